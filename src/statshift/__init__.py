@@ -1,0 +1,1 @@
+"""statshift measures, adapts and hardens vision models against distribution shift."""

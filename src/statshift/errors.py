@@ -1,0 +1,19 @@
+"""Bad input, told in one line."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """Input that cannot be used; the message is one line that names the value and the remedy.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
+    """Return the error for a name that is not among `choices`: it lists them, the nearest first named."""
+    choices = list(choices)
+    near = get_close_matches(name.lower(), choices, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return InputError(f"Unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}.")
