@@ -59,7 +59,7 @@ def bits(keys: Tensor, count: int) -> Tensor:
     out = torch.empty(len(keys), count, dtype=torch.int32, device=keys.device)
     scratch = torch.empty(min(rows, len(keys)), count, dtype=torch.int32, device=keys.device)
     for start in range(0, len(keys), rows):
-        first, second = keys[start : start + rows].split(1, dim=1)
+        first, second = keys[start : start + rows, :1], keys[start : start + rows, 1:]
         state = torch.add(walk, first, out=out[start : start + rows])
         shifted = scratch[: len(state)]
         _fold(state, shifted, 16).mul_(0x7FEB352D).add_(second)

@@ -14,9 +14,11 @@ from torch import Tensor
 from statshift.corruptions import blur, digital, noise, weather
 from statshift.corruptions.constants import SEVERITIES as SEVERITIES
 from statshift.corruptions.constants import Table as Table
-from statshift.corruptions.constants import constants, table_for
-from statshift.corruptions.filters import quantise as quantise_
+from statshift.corruptions.constants import constants
+from statshift.corruptions.constants import table_for as table_for
+from statshift.corruptions.filters import quantise_ as quantise_
 from statshift.corruptions.frost import find_photographs, photographs
+from statshift.corruptions.frost import frost_source as frost_source
 from statshift.corruptions.jpeg import compress
 from statshift.corruptions.spatter import spatter
 from statshift.errors import InputError, unknown

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from statshift.corruptions import filters
-from statshift.corruptions.filters import Array, on_device, quantise
+from statshift.corruptions.filters import Array, on_device, quantise_
 from statshift.streams import Draws
 
 
@@ -45,7 +45,7 @@ def glass_blur(images: Tensor, draws: Draws, *, sigma: float, delta: int, iterat
     The copies are one gather: the source of a position is that of its target if the target was visited earlier,
     else the target. Chains of earlier targets are followed by pointer doubling.
     """
-    blurred = quantise(filters.gaussian_blur(images, sigma))
+    blurred = quantise_(filters.gaussian_blur(images, sigma))
     height, width = images.shape[-2:]
     sources = torch.arange(height * width, device=images.device).expand(len(images), -1)
     for step in range(iterations):

@@ -176,7 +176,7 @@ def centre_zoom(images: Tensor, factor: float) -> Tensor:
     return enlarge(images[..., top : top + rows, left : left + columns], factor, (height, width))
 
 
-def quantise(images: Tensor) -> Tensor:
+def quantise_(images: Tensor) -> Tensor:
     """Truncate values to 256 levels, as the benchmark stores its images; in place, values in [0,1] or beyond.
 
     A value within a thousandth of the next level counts as that level, so that rounding errors of float32 do not

@@ -3,6 +3,7 @@
 The benchmark's photographs are not ours to ship. `statshift data frost` downloads them.
 """
 
+import hashlib
 import importlib.util
 import os
 import warnings
@@ -50,6 +51,15 @@ def find_photographs(folder: str | Path | None = None) -> Path | None:
         *(Path(place) / "frost" for place in (spec and spec.submodule_search_locations) or ()),
     ]
     return next((place for place in places if all((place / name).is_file() for name in FILES)), None)
+
+
+def frost_source(folder: str | Path | None = None) -> str:
+    """Return what stands for the frost in a record: the photographs' hash, or "procedural texture"."""
+    found = find_photographs(folder)
+    if found is None:
+        return "procedural texture"
+    digest = hashlib.sha256(b"".join((found / name).read_bytes() for name in FILES))
+    return f"photographs {digest.hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from statshift.corruptions import filters
-from statshift.corruptions.filters import quantise
+from statshift.corruptions.filters import quantise_
 from statshift.corruptions.frost import Photographs
 from statshift.streams import Draws
 
@@ -27,9 +27,9 @@ def snow(
     height, width = images.shape[-2:]
     flakes = draws.normal("flakes", 1, math.ceil(height / zoom), math.ceil(width / zoom)).mul_(scale).add_(loc)
     flakes = filters.enlarge(flakes, zoom, (height, width))
-    layer = quantise(torch.where(flakes < threshold, 0.0, flakes))
+    layer = quantise_(torch.where(flakes < threshold, 0.0, flakes))
     angles = draws.uniform("angle", low=-0.75 * math.pi, high=-0.25 * math.pi)
-    layer = quantise(filters.motion_blur(layer, radius, sigma, angles, "up"))
+    layer = quantise_(filters.motion_blur(layer, radius, sigma, angles, "up"))
     red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     grey = (red * 0.299).add_(green * 0.587).add_(blue * 0.114)
     white = torch.maximum(images, grey.mul_(1.5).add_(0.5)).mul_(1 - keep)

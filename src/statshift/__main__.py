@@ -1,0 +1,5 @@
+"""`python -m statshift` is the command `statshift`."""
+
+from statshift.cli import main
+
+main()

@@ -1,0 +1,79 @@
+"""`statshift corrupt`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from statshift.cli import options as o
+from statshift.cli.output import progress_bar, say
+from statshift.corruptions import CORRUPTIONS, table_for
+from statshift.data import load_data
+from statshift.errors import InputError
+from statshift.evaluation import find_device
+from statshift.shifts import CLEAN, CorruptionOptions, conditions, resolve
+from statshift.writing import contact_sheet, write_corrupted
+
+
+def corrupt_command(
+    data: o.Data,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
+    shifts: Annotated[str, typer.Option(help="clean, common, holdout or names, separated by commas.")] = "clean,common",
+    severities: o.Severities = "1,2,3,4,5",
+    layout: Annotated[
+        str | None, typer.Option(help="arrays (CIFAR-C) or jpeg (ImageNet-C); default arrays below 64 px.")
+    ] = None,
+    sheet: Annotated[Path | None, typer.Option(help="Write a PNG of one image under every shift.")] = None,
+    image: Annotated[int, typer.Option(help="Which image the sheet shows.")] = 0,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    workers: o.Workers = 0,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    interpolation: o.Interpolation = None,
+    class_map: o.ClassMap = None,
+    skip_bad: o.SkipBad = False,
+    table: o.Table = None,
+    frost: o.Frost = None,
+) -> None:
+    """Write corrupted images in the benchmark's layouts, or a contact sheet, or both.
+
+    Example: statshift corrupt --data digits --shifts common --out digits-c --sheet sheet.png
+    """
+    if out is None and sheet is None:
+        raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
+    options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
+    names, functions = resolve(o.parse_shifts(shifts))
+    if functions:
+        raise InputError("Only the benchmark's corruptions can be written; py: shifts are for measure.")
+    wanted = conditions(names, o.parse_severities(severities), {})
+    images = load_data(
+        data,
+        resize=resize,
+        crop=crop,
+        interpolation=interpolation or "bilinear",
+        limit=limit,
+        seed=seed,
+        skip_bad=skip_bad,
+        class_map=class_map,
+        workers=workers,
+    )
+    if sheet is not None:
+        contact_sheet(images, image, [name for name in names if name != CLEAN] or CORRUPTIONS, options, sheet)
+        say(f"Contact sheet written to {sheet}.")
+    if out is None:
+        return
+    layout = layout or {"cifar": "arrays", "imagenet": "jpeg"}[table_for(min(images.shape[1:]))]
+    with progress_bar() as bar:
+        task = bar.add_task("corrupting", total=len(wanted) * len(images), unit="images")
+        write_corrupted(
+            images,
+            wanted,
+            out,
+            layout=layout,
+            options=options,
+            device=find_device(device),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    say(f"Written to {out}; read it back with --data {'cifar-c' if layout == 'arrays' else 'imagenet-c'}:{out}")

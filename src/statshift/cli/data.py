@@ -1,0 +1,63 @@
+"""`statshift data`: what the library may not ship."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import typer
+
+from statshift.cli.output import say
+from statshift.corruptions.frost import FILES, user_cache
+from statshift.errors import InputError
+
+data_app = typer.Typer(help="Get data that the library may not ship.", no_args_is_help=True)
+
+_SOURCE = "https://raw.githubusercontent.com/hendrycks/robustness/master/ImageNet-C/create_c/"
+_CHECKSUMS = (
+    "ff9f907860bd7a835d459e32f9d588062b7f61ee267343cc7222b56753a14755",
+    "fe211a89b336999c207a852ce05818d4545d0b57c5beadd824b4cc9d9a9b6137",
+    "2d0d50b4a9bb213f38b024ef7768731bb83cc08d2f26b5766bbc167cdfa0e504",
+    "3f8b91ca1a9fa7167b09e773da53f5ae60d0a1fd88f02a783f6e328a72887f6e",
+    "5fc6a19df4a429ba68abdcc8f8a4278d4c9f81c9ccafd2c92ab0c8cf8992ebd2",
+)
+
+
+@data_app.callback()
+def _data() -> None:
+    """Get data that the library may not ship."""
+
+
+@data_app.command("frost")
+def frost_command(
+    out: Annotated[Path | None, typer.Option(help="Folder; default the user cache, where it is found.")] = None,
+    source: Annotated[str, typer.Option(help="Address of the folder that holds the photographs.")] = _SOURCE,
+) -> None:
+    """Download the benchmark's five frost photographs, checked against their known SHA-256.
+
+    Example: statshift data frost
+    """
+    folder = out or user_cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder}: {error.strerror}.") from error
+    for name, checksum in zip(FILES, _CHECKSUMS, strict=True):
+        target = folder / name
+        if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == checksum:
+            continue
+        say(f"Downloading {name}")
+        try:
+            with urlopen(f"{source.rstrip('/')}/{name}", timeout=60) as reply:
+                content: bytes = reply.read()
+        except (URLError, OSError, ValueError) as error:
+            raise InputError(
+                f"Cannot download {name}: {error}; get it by hand from {source} and put it into {folder}."
+            ) from error
+        if hashlib.sha256(content).hexdigest() != checksum:
+            raise InputError(f"{source}{name} is not the photograph expected: its SHA-256 differs; nothing was kept.")
+        partial = target.with_suffix(".partial")
+        partial.write_bytes(content)
+        partial.replace(target)
+    say(f"The frost photographs are in {folder}.")

@@ -1,0 +1,98 @@
+"""`statshift measure`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from statshift.cli import options as o
+from statshift.cli.output import MeasurementReport, print_out, progress_bar, summary_text
+from statshift.measurement import measure
+from statshift.processes import join
+from statshift.shifts import CorruptionOptions
+
+
+def measure_command(
+    model: o.Model,
+    data: o.Data,
+    out: Annotated[Path, typer.Option(help="Run directory: rows, record and summary.", show_default=False)],
+    weights: o.Weights = None,
+    shifts: Annotated[
+        str | None,
+        typer.Option(
+            help="clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION; default clean,common. Data that "
+            "store shifts are read instead."
+        ),
+    ] = None,
+    severities: o.Severities = "1,2,3,4,5",
+    limit: o.Limit = None,
+    batch_size: Annotated[int | None, typer.Option(help="Default 64 on the CPU, 256 on a GPU.")] = None,
+    device: o.Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
+    seed: o.Seed = 0,
+    workers: o.Workers = 0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    interpolation: o.Interpolation = None,
+    model_args: o.ModelArgs = None,
+    class_map: o.ClassMap = None,
+    skip_bad: o.SkipBad = False,
+    table: o.Table = None,
+    at: Annotated[str, typer.Option(help="Corrupt at 224 px (benchmark) or at the model's input size (model).")] = (
+        "benchmark"
+    ),
+    no_quantise: Annotated[
+        bool, typer.Option("--no-quantise", help="Do not round corrupted pixels to 8 bits.")
+    ] = False,
+    reencode: Annotated[
+        bool, typer.Option("--reencode", help="Store corrupted images as JPEG of quality 85, as ImageNet-C.")
+    ] = False,
+    frost: o.Frost = None,
+    baseline: Annotated[Path | None, typer.Option(help="Run whose errors CE and mCE divide by.")] = None,
+    alexnet: Annotated[str, typer.Option(help="AlexNet they divide by else: imagenet, cifar10, cifar100, none.")] = (
+        "auto"
+    ),
+) -> None:
+    """Measure a model's accuracy on clean and corrupted images, resumably.
+
+    Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --out runs/r50
+    """
+    with progress_bar() as bar:
+        found = measure(
+            model,
+            data,
+            shifts=None if shifts is None else o.parse_shifts(shifts),
+            severities=o.parse_severities(severities),
+            out=out,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
+            compiled=compiled,
+            options=CorruptionOptions(seed, o.parse_table(table), not no_quantise, reencode, frost),
+            at=at,
+            model_options={
+                "weights": weights,
+                "mean": o.parse_channels("mean", mean),
+                "std": o.parse_channels("std", std),
+                "model_args": o.parse_model_args(model_args),
+            },
+            data_options={
+                "resize": resize,
+                "crop": crop,
+                "interpolation": interpolation,
+                "limit": limit,
+                "seed": seed,
+                "skip_bad": skip_bad,
+                "class_map": class_map,
+                "workers": workers,
+            },
+            baseline=baseline,
+            alexnet=alexnet,
+            progress=MeasurementReport(bar),
+        )
+    if join()[0] == 0:
+        print_out(summary_text(found.summary))
+        print_out(f"\nWritten to {out}.")

@@ -1,0 +1,100 @@
+"""Options that mean the same in every command."""
+
+import ast
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from statshift.errors import InputError
+from statshift.models import import_function
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, cifar:NAME or py:FILE_OR_MODULE:FUNCTION.", show_default=False
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pt .pth .th .tar .safetensors.")]
+ModelArgs = Annotated[
+    list[str] | None, typer.Option(help="Argument KEY=VALUE for whatever builds the model; may be repeated.")
+]
+Mean = Annotated[str | None, typer.Option(help="Mean of the three channels in [0,1], R,G,B.")]
+Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, R,G,B.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR.",
+        show_default=False,
+    ),
+]
+Resize = Annotated[int | None, typer.Option(help="Shorter side after resizing, px.")]
+Crop = Annotated[int | None, typer.Option(help="Side of the centre crop, px.")]
+Interpolation = Annotated[str | None, typer.Option(help="Of the resizing: bilinear, bicubic, ...")]
+ClassMap = Annotated[Path | None, typer.Option(help="File that maps class folders to the model's class indices.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip image files that cannot be read, and count them.")]
+Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of N images.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode image files.")]
+Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")]
+Seed = Annotated[int, typer.Option(help="Of every random draw.")]
+Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]
+Frost = Annotated[Path | None, typer.Option(help="Folder of the frost photographs; else STATSHIFT_FROST.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+
+def split(text: str) -> list[str]:
+    """Return the parts of a list separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def parse_severities(text: str) -> list[int]:
+    """Return the severities of "1,3,5"; whether they are from 1 to 5 is checked where they are used."""
+    try:
+        return [int(part) for part in split(text)]
+    except ValueError:
+        raise InputError(f"Expected --severities as numbers from 1 to 5 with commas, but got {text!r}.") from None
+
+
+def parse_shifts(text: str) -> list[Any]:
+    """Return names as they are, and py:FILE:FUNCTION as a mapping from the function's name to the function."""
+    shifts: list[Any] = []
+    for part in split(text):
+        if part.startswith("py:"):
+            shifts.append({part.rpartition(":")[2]: import_function(part[3:])})
+        else:
+            shifts.append(part)
+    return shifts
+
+
+def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the three numbers of "0.5,0.5,0.5", or None for None."""
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in split(text))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise InputError(f"Expected --{name} as three numbers with commas, but got {text!r}.")
+    return values
+
+
+def parse_table(text: str | None) -> Any:
+    """Return the name of a table of constants, checked."""
+    if text not in (None, "imagenet", "cifar"):
+        raise InputError(f"Expected --table to be imagenet or cifar, but got {text!r}.")
+    return text
+
+
+def parse_model_args(pairs: list[str] | None) -> dict[str, Any]:
+    """Return {"width": 2} for ["width=2"]; values are Python literals, or else text."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise InputError(f"Expected --model-args KEY=VALUE, but got {pair!r}.")
+        try:
+            arguments[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            arguments[key] = value
+    return arguments

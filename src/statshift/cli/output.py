@@ -1,0 +1,188 @@
+"""What the command line shows: tables in plain text, progress, one-line messages."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from statshift.comparison import Comparison, Difference
+from statshift.measurement import Progress as Measured
+
+console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print one line beside the progress bar, on standard error."""
+    console.print(message, markup=False)
+
+
+def show_warnings_in_one_line() -> None:
+    """Make `warnings.warn` print its message alone, once."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        say(f"statshift: warning: {message}")
+
+    warnings.showwarning = show
+    warnings.filterwarnings("ignore", module=r"(?!statshift)")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a bar with the time left on standard error; nothing where that is no terminal."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        yield bar
+
+
+class MeasurementReport:
+    """Follow a measurement: how many passes, how long the first took, a bar for the rest."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("", total=None, unit="images")
+
+    def __call__(self, at: Measured) -> None:
+        """Move the bar; called before the first batch of a pass and after each."""
+        task = self._bar.tasks[self._task]
+        total = at.passes * at.images_per_pass
+        if task.total is None:
+            say(f"{at.passes} passes over {at.images_per_pass:,} images.")
+        done = at.number * at.images_per_pass + at.images
+        self._bar.update(self._task, description=str(at.condition), completed=done, total=total)
+        if at.number == 0 and at.images == at.images_per_pass and at.passes > 1:
+            seconds = task.elapsed or 0.0
+            say(f"The first pass took {seconds:.1f} s; about {duration(seconds * (at.passes - 1))} to go.")
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: "45 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def table(rows: list[list[str]]) -> str:
+    """Return rows of cells as aligned text: the first column to the left, a rule under the head."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in rows
+    ]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Return the tables of a run, one for each protocol."""
+    return "\n\n".join(_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items())
+
+
+def _protocol_text(name: str, protocol: dict[str, Any], summary: dict[str, Any]) -> str:
+    title = f"Accuracy in % over {summary['images']:,} images, protocol {name}"
+    with_ce = any(shift["ce"] is not None for shift in protocol["per_shift"].values())
+    head = ["shift", "1", "2", "3", "4", "5", "mean", *(["CE"] if with_ce else [])]
+    rows = [head]
+    for shift, found in protocol["per_shift"].items():
+        levels = found["by_severity"]
+        cells = [_percent(level) for level in levels] if len(levels) == 5 else [""] * 5
+        rows.append([shift, *cells, _percent(found["accuracy"]), *([_percent(found["ce"])] if with_ce else [])])
+    lines = [title]
+    if protocol["clean_accuracy"] is not None:
+        lines.append(f"clean {_with_interval(protocol, 'clean_accuracy', 'clean_interval')}")
+    if len(rows) > 1:
+        lines += ["", table(rows), ""]
+    return "\n".join([*lines, *_means(protocol, summary)])
+
+
+def _means(protocol: dict[str, Any], summary: dict[str, Any]) -> Iterator[str]:
+    if protocol["mean_accuracy"] is None:
+        over = protocol["mean_over"]
+        if over["conditions"]:
+            yield (
+                f"Means and mCE are over all {over['of']} common conditions; {over['conditions']} of them are "
+                "measured here."
+            )
+        return
+    yield f"mean accuracy  {_with_interval(protocol, 'mean_accuracy', 'mean_interval')}  over the 15 x 5"
+    yield f"mean error     {_percent(protocol['mean_error'])} %"
+    if protocol["mce"] is not None:
+        relative = protocol["relative_mce"]
+        yield (
+            f"mCE            {_with_interval(protocol, 'mce', 'mce_interval')}  (100 = {_reference(summary)}; this is "
+            "not the mean error)"
+        )
+        if relative is not None:
+            yield f"relative mCE   {_percent(relative)} %"
+
+
+def _reference(summary: dict[str, Any]) -> str:
+    kind, _, name = summary["relative_to"].partition(":")
+    return f"AlexNet on {name}" if kind == "alexnet" else "the baseline run"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _with_interval(found: dict[str, Any], value: str, interval: str) -> str:
+    low, high = found[interval]
+    return f"{_percent(found[value])} % [{_percent(low)}, {_percent(high)}]"
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Return the table of a comparison, second less first."""
+    rows = [["condition", "first", "second", "difference", "95 % interval", "only first", "only second", "p (Holm)"]]
+    for one in comparison.conditions:
+        condition = f"{one.shift} {one.severity}" if one.severity else one.shift
+        rows.append(
+            [
+                condition,
+                *_difference_cells(one.accuracy),
+                str(one.only_first),
+                str(one.only_second),
+                f"{one.adjusted_p_value:.2g}" + ("*" if one.adjusted_p_value < 0.05 else ""),
+            ]
+        )
+    lines = [
+        f"Accuracy in % over the same {comparison.images:,} images; differences are second less first",
+        table(rows),
+    ]
+    for name, figure in (("mean accuracy over the 15 x 5", comparison.mean_accuracy), ("mCE", comparison.mce)):
+        if figure is not None:
+            first, second, difference, interval = _difference_cells(figure)
+            lines.append(f"{name}: {first} -> {second}, difference {difference} {interval}")
+    return "\n".join(lines)
+
+
+def _difference_cells(figure: Difference) -> list[str]:
+    return [
+        _percent(figure.first),
+        _percent(figure.second),
+        f"{100 * figure.difference:+.1f}",
+        f"[{100 * figure.low:+.1f}, {100 * figure.high:+.1f}]",
+    ]
+
+
+def print_out(text: str) -> None:
+    """Print a result on standard output."""
+    sys.stdout.write(f"{text}\n")

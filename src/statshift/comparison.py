@@ -1,0 +1,168 @@
+"""Two runs over the same images: what differs, by how much, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from statshift.errors import InputError, unknown
+from statshift.results import Row, RunResult, bits, read_run
+from statshift.results.conditions import (
+    Conditions,
+    by_condition,
+    image_errors,
+    mce_weights,
+    mean_weights,
+    missing_conditions,
+)
+from statshift.results.summary import BENCHMARK, alexnet_errors
+from statshift.uncertainty import bootstrap_interval, holm, mcnemar, paired_interval
+
+COMPARABLE = (
+    "data.images",
+    "data.indices_hash",
+    "data.labels_hash",
+    "corruption.table",
+    "corruption.quantise",
+    "corruption.reencode",
+    "corruption.frost",
+)
+"""Fields of the records that must be alike: the images, in order, and how they were corrupted."""
+
+
+def compare(
+    first: str | Path | RunResult,
+    second: str | Path | RunResult,
+    *,
+    protocols: tuple[str, str] = ("source", "source"),
+    table: str | None = None,
+    seed: int = 0,
+) -> "Comparison":
+    """Compare two runs condition by condition, image by image; differences are second less first.
+
+    Args:
+        first: a run or its directory.
+        second: a run or its directory, over the same images under the same corruptions.
+        protocols: of the first and of the second run.
+        table: the AlexNet that mCE divides by: a key of `ALEXNET`; without one there is no mCE.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: if the runs' images or corruptions differ (the fields are named), a protocol has no rows,
+            or the runs share no condition.
+    """
+    runs = [run if isinstance(run, RunResult) else read_run(run) for run in (first, second)]
+    _require_comparable(runs[0].record, runs[1].record)
+    rows = [_rows_of(run, protocol) for run, protocol in zip(runs, protocols, strict=True)]
+    shared = [key for key in rows[0] if key in rows[1]]
+    if not shared:
+        raise InputError(f"{runs[0].path} and {runs[1].path} share no condition: nothing to compare.")
+    pairs = [(rows[0][key], rows[1][key]) for key in shared]
+    before = by_condition((pair[0] for pair in pairs), protocols[0])
+    after = by_condition((pair[1] for pair in pairs), protocols[1])
+    complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
+    return Comparison(
+        images=pairs[0][0]["images"],
+        protocols=protocols,
+        conditions=_compare_conditions(pairs),
+        mean_accuracy=_mean_accuracy(before, after, seed) if complete else None,
+        mce=_mce(before, after, divisor, seed) if complete and divisor else None,
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of both runs, and a 95 % interval for second less first."""
+
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """Second less first."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class ConditionComparison:
+    """One condition: accuracies, the images that one run alone has right, and McNemar's test."""
+
+    shift: str
+    severity: int
+    draw: int
+    accuracy: Difference
+    only_first: int
+    only_second: int
+    p_value: float
+    adjusted_p_value: float
+    """By Holm's method, over all conditions compared."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds; `mean_accuracy` and `mce` need the whole benchmark in both runs, else None."""
+
+    images: int
+    protocols: tuple[str, str]
+    conditions: tuple[ConditionComparison, ...]
+    mean_accuracy: Difference | None
+    mce: Difference | None
+
+
+def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    differing = [
+        f"`{name}` is {a!r} in the first and {b!r} in the second"
+        for name, a, b in ((name, _field(first, name), _field(second, name)) for name in COMPARABLE)
+        if a != b
+    ]
+    if differing:
+        raise InputError(f"The runs cannot be compared image by image: {'; '.join(differing)}.")
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    section, key = name.split(".")
+    return record.get(section, {}).get(key)
+
+
+def _rows_of(run: RunResult, protocol: str) -> dict[tuple[str, int, int], Row]:
+    rows = {(row["shift"], row["severity"], row["draw"]): row for row in run.rows if row["protocol"] == protocol}
+    if not rows:
+        raise unknown(f"protocol of {run.path}", protocol, dict.fromkeys(row["protocol"] for row in run.rows))
+    return rows
+
+
+def _compare_conditions(pairs: Sequence[tuple[Row, Row]]) -> tuple[ConditionComparison, ...]:
+    correct = [(bits(first), bits(second)) for first, second in pairs]
+    tests = [mcnemar(*both) for both in correct]
+    adjusted = holm([p_value for _, _, p_value in tests])
+    return tuple(
+        ConditionComparison(
+            row["shift"],
+            row["severity"],
+            row["draw"],
+            Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second)),
+            *test,
+            adjusted_p_value,
+        )
+        for (row, _), (first, second), test, adjusted_p_value in zip(pairs, correct, tests, adjusted, strict=True)
+    )
+
+
+def _mean_accuracy(before: Conditions, after: Conditions, seed: int) -> Difference:
+    weights = mean_weights(BENCHMARK)
+    return _difference(1 - image_errors(before, weights), 1 - image_errors(after, weights), seed)
+
+
+def _mce(before: Conditions, after: Conditions, divisor: Mapping[str, float], seed: int) -> Difference:
+    weights = mce_weights(BENCHMARK, divisor)
+    return _difference(image_errors(before, weights), image_errors(after, weights), seed)
+
+
+def _difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int) -> Difference:
+    low, high = bootstrap_interval(second - first, seed=seed)
+    return Difference(float(first.mean()), float(second.mean()), float(low), float(high))

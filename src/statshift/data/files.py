@@ -1,0 +1,73 @@
+"""Files and folders, opened or refused in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from statshift.errors import InputError
+
+EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def existing_file(name: str | Path) -> Path:
+    """Return the path of a file that exists."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"Expected a file, but '{name}' is not one.")
+    return path
+
+
+def existing_folder(name: str | Path) -> Path:
+    """Return the path of a folder that exists."""
+    path = Path(name).expanduser()
+    if not name or not path.is_dir():
+        raise InputError(f"Expected a folder, but '{name}' is not one.")
+    return path
+
+
+def image_files(place: Path) -> list[Path]:
+    """Return the image files that lie directly in a folder, sorted."""
+    return sorted(path for path in place.iterdir() if path.suffix.lower() in EXTENSIONS)
+
+
+def load_array(path: Path) -> Any:
+    """Return the array of a .npy file, mapped and not read, or the arrays of an .npz file by name.
+
+    Raises:
+        InputError: the file is damaged, or holds pickled objects.
+    """
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+    except Exception as error:  # a damaged file makes NumPy and zipfile raise anything
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"Cannot read {path}: truncated, or no NumPy arrays ({reason}).") from error
+
+
+def channels_last(images: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Return images (N,H,W,3), whether they came so or as (N,3,H,W)."""
+    if images.ndim == 4 and 3 in (images.shape[1], images.shape[3]):
+        return images if images.shape[3] == 3 else images.transpose(0, 2, 3, 1)
+    raise InputError(f"Expected images (N,H,W,3) or (N,3,H,W) in {path}, but got shape {images.shape}.")
+
+
+def read_class_map(path: Path, folders: list[str]) -> NDArray[np.int64]:
+    """Return the class index of each folder, from JSON {"folder": index} or lines `folder index`."""
+    text = existing_file(path).read_text()
+    try:
+        if path.suffix == ".json":
+            table = {name: int(index) for name, index in json.loads(text).items()}
+        else:
+            pairs = (line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip())
+            table = {name.strip(): int(index) for name, index in pairs}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"Expected {path} to map folders to class indices, but: {error}.") from error
+    if lacking := [name for name in folders if name not in table]:
+        raise InputError(f"Expected {path} to map every class folder, but {lacking[0]!r} is not in it.")
+    return np.array([table[name] for name in folders], np.int64)

@@ -1,0 +1,120 @@
+"""Labelled images of one size: fixed batches, decoded once where memory allows."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from statshift.data.reading import read_pixels
+from statshift.data.sources import Source
+from statshift.errors import InputError
+
+
+def check_labels(data: "ImageData", num_classes: int | None) -> None:
+    """Check that the labels are among the model's classes; unknown labels or classes pass.
+
+    Raises:
+        InputError: a label is `num_classes` or more.
+    """
+    if data.labels is None or num_classes is None:
+        return
+    largest = int(data.labels.max())
+    if largest >= num_classes:
+        raise InputError(
+            f"Expected labels below the model's {num_classes} classes, but the largest label in {data.spec} is "
+            f"{largest}; map class folders to the model's classes with --class-map."
+        )
+
+
+def integers_hash(values: NDArray[np.int64]) -> str:
+    """Return 16 hexadecimal characters of SHA-256 over integers (indices, labels) as little-endian int64."""
+    return hashlib.sha256(values.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+@dataclass(eq=False)
+class ImageData:
+    """Images of one size, uint8 RGB, and what is known of them.
+
+    Attributes:
+        spec: what was loaded.
+        source: where the images lie.
+        indices: (N,) int64, ascending, the images' places in the whole data set; these address randomness.
+        labels: (N,) int64, or None.
+        class_names: by label, or None.
+        shape: (3,H,W) after preprocessing.
+        preprocessing: `resize`, `crop` (px or None) and `interpolation`, as applied.
+        converted: how many images were not RGB.
+        skipped: names of the images left out because they cannot be read.
+        workers: processes that decode.
+        cache_bytes: decoded images stay in memory if all of them take no more.
+    """
+
+    spec: str
+    source: Source = field(repr=False)
+    indices: NDArray[np.int64] = field(repr=False)
+    labels: NDArray[np.int64] | None = field(repr=False)
+    class_names: tuple[str, ...] | None = field(repr=False)
+    shape: tuple[int, int, int]
+    preprocessing: dict[str, Any]
+    converted: int = 0
+    skipped: list[str] = field(default_factory=list)
+    workers: int = 0
+    cache_bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        fits = len(self) * int(np.prod(self.shape)) <= self.cache_bytes
+        self._cache = torch.empty((len(self), *self.shape), dtype=torch.uint8) if fits else None
+        self._cached = np.zeros(len(self), bool)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes where it is known."""
+        return None if self.class_names is None else len(self.class_names)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was done to the images, for the record."""
+        return {"converted_to_rgb": self.converted, "skipped": len(self.skipped)}
+
+    def batches(
+        self, batch_size: int, which: Sequence[int] | None = None, workers: int | None = None
+    ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Yield (images uint8 (B,3,H,W) on the CPU, positions (B,) among the N), batch by batch.
+
+        Batch k holds the positions from `k * batch_size` on, whoever asks for it.
+
+        Args:
+            batch_size: images in a batch; the last may be smaller.
+            which: numbers of the batches to yield, in this order; default all.
+            workers: processes that decode; default as loaded.
+
+        Raises:
+            InputError: a batch size under 1, or a damaged image.
+        """
+        if batch_size < 1:
+            raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
+        numbers = range(-(-len(self) // batch_size)) if which is None else which
+        places = [slice(k * batch_size, min((k + 1) * batch_size, len(self))) for k in numbers]
+        ready = [bool(self._cached[place].all()) for place in places]
+        missing = [self.indices[place].tolist() for place, known in zip(places, ready, strict=True) if not known]
+        decoded = read_pixels(self.source, missing, self.preprocessing, self.workers if workers is None else workers)
+        for place, known in zip(places, ready, strict=True):
+            if known and self._cache is not None:
+                images = self._cache[place].clone()
+            else:
+                images = next(decoded)
+                self._keep(place, images)
+            yield images, np.arange(place.start, place.stop)
+
+    def _keep(self, place: slice, images: Tensor) -> None:
+        if self._cache is not None:
+            self._cache[place] = images
+            self._cached[place] = True

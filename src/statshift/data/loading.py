@@ -1,0 +1,140 @@
+"""Data by spec: from `SCHEME:REST` to images of one size with their labels."""
+
+from collections.abc import Callable
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from statshift.data.images import ImageData
+from statshift.data.preprocessing import check_sizes, resolve_preprocessing
+from statshift.data.reading import read_headers
+from statshift.data.sampling import balanced_subset
+from statshift.data.schemes import cifar, digits, folder, npz, svhn
+from statshift.data.sources import Source, read_items
+from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts
+from statshift.errors import InputError, unknown
+
+SCHEMES: dict[str, Callable[..., Source]] = {
+    "digits": digits,
+    "cifar10": partial(cifar, "cifar10"),
+    "cifar100": partial(cifar, "cifar100"),
+    "svhn": svhn,
+    "folder": folder,
+    "npz": npz,
+    "cifar-c": cifar_c,
+    "imagenet-c": imagenet_c,
+}
+STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
+    "cifar-c": cifar_c_shifts,
+    "imagenet-c": imagenet_c_shifts,
+}
+
+
+def load_data(
+    spec: str | Dataset[Any],
+    *,
+    shift: tuple[str, int] | None = None,
+    split: str | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    interpolation: str = "bilinear",
+    limit: int | None = None,
+    seed: int = 0,
+    skip_bad: bool = False,
+    class_map: str | Path | None = None,
+    workers: int = 0,
+    cache_bytes: int = 4 << 30,
+) -> ImageData:
+    r"""Return labelled images of one size, uint8 RGB, by spec.
+
+    Args:
+        spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`, `npz:FILE`,
+            `cifar-c:DIR`, `imagenet-c:DIR`, or a torch `Dataset` of (PIL image or tensor (3,H,W), label);
+            floats in [0,1] are rounded to 8 bits.
+        shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.
+        split: "train" or "test" of the data sets that have them; default "test".
+        resize: length of the shorter side, px; see `resolve_preprocessing` for the default.
+        crop: side of the central square, px; likewise.
+        interpolation: of the resizing, by Pillow.
+        limit: take a class-balanced subset of so many images, drawn with `seed`.
+        seed: of the subset.
+        skip_bad: leave out damaged images instead of raising; this decodes every image once beforehand.
+        class_map: file that maps class folders to class indices: JSON {"folder": index}, or lines `folder index`.
+        workers: processes that decode.
+        cache_bytes: decoded images stay in memory if all of them take no more.
+
+    Raises:
+        InputError: what is named is not there, cannot be read, or cannot be used.
+    """
+    name = spec if isinstance(spec, str) else f"{type(spec).__module__}.{type(spec).__qualname__}"
+    source = _open(spec, name, {"shift": shift, "split": split, "class_map": class_map})
+    _check_source(source, name)
+    indices = np.arange(len(source), dtype=np.int64)
+    if limit is not None:
+        labels = np.zeros_like(indices) if source.labels is None else source.labels
+        indices = balanced_subset(labels, limit, seed)
+    headers = read_headers(source, indices.tolist(), decode=skip_bad, workers=workers)
+    damaged = {int(i): header for i, header in zip(indices, headers, strict=True) if isinstance(header, InputError)}
+    if damaged and (not skip_bad or len(damaged) == len(headers)):
+        raise next(iter(damaged.values()))
+    indices = np.setdiff1d(indices, list(damaged))
+    sizes, modes = zip(*(header for header in headers if not isinstance(header, InputError)), strict=True)
+    how = resolve_preprocessing(sizes, resize, crop, interpolation)
+    width, height = check_sizes([source.name(index) for index in indices.tolist()], sizes, how)
+    return ImageData(
+        spec=name,
+        source=source,
+        indices=indices,
+        labels=None if source.labels is None else np.asarray(source.labels[indices], np.int64),
+        class_names=source.class_names,
+        shape=(3, height, width),
+        preprocessing=how,
+        converted=sum(mode != "RGB" for mode in modes),
+        skipped=[source.name(index) for index in damaged],
+        workers=workers,
+        cache_bytes=cache_bytes,
+    )
+
+
+def stored_shifts(spec: str | Dataset[Any]) -> dict[str, list[int]]:
+    """Return the shifts that the data store, name to severities; empty where shifts are made, not read.
+
+    Raises:
+        InputError: a folder that should store shifts is missing or holds none.
+    """
+    scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if scheme not in STORED:
+        return {}
+    shifts = STORED[scheme](rest)
+    if not shifts:
+        raise InputError(f"Expected shifts of the {scheme} layout in {rest}, but found none.")
+    return shifts
+
+
+def _open(spec: str | Dataset[Any], name: str, options: dict[str, Any]) -> Source:
+    given = {key: value for key, value in options.items() if value is not None}
+    scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if isinstance(spec, str) and scheme not in SCHEMES:
+        raise unknown("data scheme", scheme, SCHEMES)
+    taken = signature(SCHEMES[scheme]).parameters if scheme else {}
+    if excess := [key for key in given if key not in taken]:
+        raise InputError(f"Expected no `{excess[0]}` for {name}, but got {given[excess[0]]!r}.")
+    return SCHEMES[scheme](rest, **given) if isinstance(spec, str) else read_items(spec, name)
+
+
+def _check_source(source: Source, name: str) -> None:
+    if not len(source):
+        raise InputError(f"Expected images in {name}, but it is empty.")
+    labels = source.labels
+    if labels is None:
+        return
+    if labels.shape != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"Expected {len(source)} integer labels in {name}, but got {labels.dtype} of shape {labels.shape}."
+        )
+    if labels.min() < 0:
+        raise InputError(f"Expected labels from 0 up in {name}, but got {labels.min()}.")

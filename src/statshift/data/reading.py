@@ -1,0 +1,110 @@
+"""Reading images in batches, in worker processes if wanted; what is damaged comes back as an error."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from struct import error as StructError
+from typing import Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from statshift.data.preprocessing import preprocess, to_rgb
+from statshift.data.sources import Header, Pixels, Source
+from statshift.errors import InputError
+
+T = TypeVar("T")
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
+
+
+def read_headers(
+    source: Source, indices: list[int], *, decode: bool = False, workers: int = 0
+) -> list[Header | InputError]:
+    """Return ((width, height), mode) of each image, or the error that says why it cannot be read.
+
+    Args:
+        source: the images.
+        indices: which of them.
+        decode: read whole images, which also finds those that are damaged further on.
+        workers: processes that read.
+    """
+    batches = [indices[start : start + 64] for start in range(0, len(indices), 64)]
+    reader = _Headers(source, decode)
+    return [header for batch in _load(reader, batches, list, workers) for header in batch]
+
+
+def read_pixels(
+    source: Source, batches: Sequence[list[int]], how: dict[str, Any], workers: int = 0
+) -> Iterator[Tensor]:
+    """Yield uint8 images (B,3,H,W), one tensor for each batch of indices, preprocessed as `how` says.
+
+    Raises:
+        InputError: an image is damaged.
+    """
+    if isinstance(source, Pixels) and how["resize"] is None and how["crop"] is None:
+        yield from (torch.from_numpy(source.images[batch]).permute(0, 3, 1, 2).contiguous() for batch in batches)
+        return
+    for images in _load(_Decoder(source, how), batches, _stack, workers):
+        if isinstance(images, InputError):
+            raise images
+        yield images
+
+
+def _attempt(source: Source, index: int, read: Callable[[int], T]) -> T | InputError:
+    try:
+        return read(index)
+    except InputError as error:
+        return error
+    except DAMAGE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return InputError(f"Cannot read {source.name(index)} ({reason}); remove it or give --skip-bad.")
+
+
+def _load(
+    reader: Dataset[Any],
+    batches: Sequence[list[int]],
+    collate: Callable[[list[Any]], Any],
+    workers: int,
+) -> Iterator[Any]:
+    if not batches:
+        return iter(())
+    own = torch.Generator()  # the loader draws a number: not from the global stream
+    return iter(DataLoader(reader, batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=own))
+
+
+def _stack(images: list[Tensor | InputError]) -> Tensor | InputError:
+    whole = []
+    for image in images:
+        if isinstance(image, InputError):
+            return image
+        whole.append(image)
+    return torch.stack(whole)
+
+
+@dataclass
+class _Headers(Dataset[Header | InputError]):
+    source: Source
+    decode: bool
+
+    def __getitem__(self, index: int) -> Header | InputError:
+        return _attempt(self.source, index, self._read)
+
+    def _read(self, index: int) -> Header:
+        if self.decode:
+            with self.source.open(index) as image:
+                to_rgb(image).load()
+        return self.source.header(index)
+
+
+@dataclass
+class _Decoder(Dataset[Tensor | InputError]):
+    source: Source
+    how: dict[str, Any]
+
+    def __getitem__(self, index: int) -> Tensor | InputError:
+        return _attempt(self.source, index, self._read)
+
+    def _read(self, index: int) -> Tensor:
+        with self.source.open(index) as image:
+            return preprocess(image, **self.how)

@@ -1,0 +1,110 @@
+"""Data by spec: what stands behind each `SCHEME:REST`, in the order of the documentation."""
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from statshift.data.files import channels_last, existing_file, existing_folder, image_files, load_array, read_class_map
+from statshift.data.preprocessing import quantise
+from statshift.data.sampling import balanced_subset
+from statshift.data.sources import EncodedImages, Files, Pixels, Source
+from statshift.errors import InputError, unknown
+
+DIGITS_TEST = 597
+
+
+def digits(rest: str, *, split: str | None = None) -> Source:
+    """Return scikit-learn's 1797 handwritten digits, enlarged fourfold (bilinear) to 32 px RGB.
+
+    The test split holds 597, class-balanced, drawn with seed 0; the training split the other 1200.
+    """
+    if rest and split:
+        raise InputError(f"Expected one split of digits, but got {rest!r} and {split!r}.")
+    split = _split(rest or split)
+    load: Any = import_module("sklearn.datasets").load_digits
+    bunch = load()
+    test = balanced_subset(bunch.target.astype(np.int64), DIGITS_TEST)
+    chosen = test if split == "test" else np.setdiff1d(np.arange(len(bunch.target)), test)
+    small = torch.from_numpy(bunch.images[chosen])[:, None]
+    grey = F.interpolate(small, size=(32, 32), mode="bilinear").mul(255 / 16).round().to(torch.uint8)
+    images = grey.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).numpy()
+    labels = bunch.target[chosen].astype(np.int64)
+    return Pixels("digits", images=images, labels=labels, class_names=tuple("0123456789"))
+
+
+def cifar(name: str, rest: str, *, split: str | None = None) -> Source:
+    """Return `name`, CIFAR-10 or CIFAR-100; downloads it where it is not at hand."""
+    dataset = _fetch(name, rest, train=_split(split) == "train")
+    labels = np.asarray(dataset.targets, np.int64)
+    return Pixels(name, images=dataset.data, labels=labels, class_names=tuple(dataset.classes))
+
+
+def svhn(rest: str, *, split: str | None = None) -> Source:
+    """Return the cropped house numbers; downloads them where they are not at hand."""
+    dataset = _fetch("svhn", rest, split=_split(split))
+    images, labels = dataset.data.transpose(0, 2, 3, 1), np.asarray(dataset.labels, np.int64)
+    return Pixels("svhn", images=images, labels=labels, class_names=tuple("0123456789"))
+
+
+def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
+    """Return the images of a folder: its class folders, sorted, are the labels; a flat folder has none."""
+    root = existing_folder(rest)
+    classes = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    flat = image_files(root)
+    files = [(path, label) for label, place in enumerate(classes) for path in image_files(place)]
+    if flat and files:
+        raise InputError(f"Expected {root} to hold images or class folders, but it holds both.")
+    if flat:
+        return Files(str(root), paths=flat)
+    if not files:
+        raise InputError(f"Expected images in {root} or in its class folders, but found none.")
+    names = [place.name for place in classes]
+    indices = np.arange(len(names)) if class_map is None else read_class_map(Path(class_map), names)
+    return Files(
+        str(root),
+        paths=[path for path, _ in files],
+        labels=indices[[label for _, label in files]],
+        class_names=tuple(names) if class_map is None else None,
+    )
+
+
+def npz(rest: str) -> Source:
+    """Return the `images` (NHWC or NCHW), or the `jpeg` bytes and `offsets`, of a file; `labels` as they are."""
+    path = existing_file(rest)
+    arrays = load_array(path)
+    names = list(arrays) if isinstance(arrays, dict) else []
+    if "images" in names:
+        images = quantise(channels_last(arrays["images"], path), str(path))
+        return Pixels(str(path), images=images, labels=arrays.get("labels"))
+    if "jpeg" in names and "offsets" in names:
+        encoded, offsets = arrays["jpeg"], arrays["offsets"]
+        if encoded.dtype != np.uint8 or offsets.ndim != 1 or offsets.dtype.kind not in "iu":
+            raise InputError(f"Expected `jpeg` in {path} to be uint8 and `offsets` a list of integers.")
+        return EncodedImages(str(path), encoded=encoded, offsets=offsets, labels=arrays.get("labels"))
+    raise InputError(
+        f"Expected {path} to hold `images`, or `jpeg` and `offsets`, but got: {', '.join(names) or 'one array'}."
+    )
+
+
+def _split(split: str | None) -> str:
+    if split not in (None, "train", "test"):
+        raise unknown("split", split, ("train", "test"))
+    return split or "test"
+
+
+def _fetch(name: str, rest: str, **which: Any) -> Any:
+    """Return torchvision's data set from the folder `rest`, by default one in the user's cache."""
+    kind: Any = getattr(import_module("torchvision.datasets"), name.upper())
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "statshift" / name
+    try:
+        return kind(Path(rest).expanduser() if rest else cache, download=True, **which)
+    except (OSError, RuntimeError) as error:
+        url = getattr(kind, "url", None) or kind.split_list[which["split"]][0]
+        raise InputError(
+            f"Cannot download {name}; get {url} by hand, put it into a folder DIR and name it as {name}:DIR."
+        ) from error

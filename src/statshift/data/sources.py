@@ -1,0 +1,157 @@
+"""Where images lie: each source opens the i-th of its images and knows its labels."""
+
+import io
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from statshift.data.preprocessing import quantise
+from statshift.errors import InputError
+
+Header = tuple[tuple[int, int], str]
+
+
+def read_items(dataset: Dataset[Any], place: str) -> "Items":
+    """Return the source of a torch `Dataset`; this reads every item once, for its label and its range.
+
+    Raises:
+        InputError: it has no length, an item is no image, or only some items have labels.
+    """
+    if not hasattr(dataset, "__len__"):
+        raise InputError(f"Expected a data set with a length, but {place} has none.")
+    headers, labels = [], []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        image = item_image(item, f"image {index} of {place}")
+        headers.append((image.size, image.mode))
+        if isinstance(item, Sequence) and len(item) > 1:
+            labels.append(int(item[1]))
+    if labels and len(labels) != len(headers):
+        raise InputError(f"Expected every item of {place} to have a label, but {len(headers) - len(labels)} have none.")
+    return Items(place, dataset=dataset, headers=headers, labels=np.array(labels, np.int64) if labels else None)
+
+
+def item_image(item: Any, name: str) -> Image.Image:
+    """Return the image of a data set's item: the item itself, or the first of its parts.
+
+    Raises:
+        InputError: it is neither a PIL image nor a tensor (3,H,W), uint8 or float in [0,1].
+    """
+    image = item[0] if isinstance(item, Sequence) and item else item
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, torch.Tensor):
+        raise InputError(f"Expected {name} to be a PIL image or a tensor, but got {type(image).__name__}.")
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise InputError(f"Expected {name} to have shape (3,H,W), but got {tuple(image.shape)}.")
+    return Image.fromarray(quantise(image.permute(1, 2, 0).numpy(force=True), name))
+
+
+@dataclass(frozen=True, eq=False)
+class Source(ABC):
+    """Images by index.
+
+    Attributes:
+        place: where they lie, as an error says it.
+        labels: (N,) int64, where they are known.
+        class_names: by label, where they are known.
+    """
+
+    place: str
+    labels: NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def open(self, index: int) -> Image.Image:
+        """Return an image, not decoded yet where that can wait."""
+
+    def name(self, index: int) -> str:
+        """Return what an error calls the image."""
+        return f"image {index} of {self.place}"
+
+    def header(self, index: int) -> Header:
+        """Return ((width, height), mode), without decoding where that can be."""
+        with self.open(index) as image:
+            return image.size, image.mode
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Files(Source):
+    """Image files."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def open(self, index: int) -> Image.Image:
+        """Open the file."""
+        return Image.open(self.paths[index])
+
+    def name(self, index: int) -> str:
+        """Return the file's path."""
+        return str(self.paths[index])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EncodedImages(Source):
+    """Encoded images end to end: image i lies in `encoded[offsets[i]:offsets[i + 1]]`, uint8."""
+
+    encoded: NDArray[np.uint8]
+    offsets: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def open(self, index: int) -> Image.Image:
+        """Open the bytes."""
+        start, stop = self.offsets[index : index + 2]
+        return Image.open(io.BytesIO(self.encoded[start:stop].tobytes()))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pixels(Source):
+    """Decoded images (N,H,W,3) uint8."""
+
+    images: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def open(self, index: int) -> Image.Image:
+        """Wrap the pixels."""
+        return Image.fromarray(self.images[index])
+
+    def header(self, index: int) -> Header:
+        """Return the size and mode that all share."""
+        return (self.images.shape[2], self.images.shape[1]), "RGB"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Items(Source):
+    """A torch `Dataset` and the headers of its images."""
+
+    dataset: Dataset[Any]
+    headers: Sequence[Header]
+
+    def __len__(self) -> int:
+        return len(self.headers)
+
+    def open(self, index: int) -> Image.Image:
+        """Get the item."""
+        return item_image(self.dataset[index], self.name(index))
+
+    def header(self, index: int) -> Header:
+        """Return what was seen when the labels were read."""
+        return self.headers[index]

@@ -1,0 +1,106 @@
+"""Checkpoints as data: read without running anything, fitted to a network strictly, and hashed."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from statshift.errors import InputError
+
+NESTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema")
+PREFIXES = ("module.", "_orig_mod.", "model.")
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Copy the weights of a checkpoint into `network`, all of them or none.
+
+    A state dict may lie under one of `NESTS`, and its names may share the `PREFIXES` that wrappers leave.
+    A missing `num_batches_tracked` is tolerated: nothing but a momentum of None reads it.
+
+    Args:
+        network: the module to fill.
+        path: a .pt, .pth, .th, .tar or .safetensors file.
+
+    Raises:
+        InputError: the file is missing, damaged, needs more than data, or does not fit.
+    """
+    own = network.state_dict()
+    weights = _strip_prefixes(_find_state(_read(Path(path).expanduser()), path), own)
+    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in weights if name not in own]
+    differing = [
+        f"{name} {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in own.keys() & weights.keys()
+        if weights[name].shape != own[name].shape
+    ]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(differing)}
+    if any(faults.values()):
+        told = "; ".join(f"{kind}: {_few(names)}" for kind, names in faults.items() if names)
+        raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.")
+    network.load_state_dict(weights, strict=False)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Return 16 hexadecimal characters of SHA-256 over the state dict: names, dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> Any:
+    """Return what the file holds, on the CPU."""
+    if not path.is_file():
+        raise InputError(f"Expected `weights` to be a checkpoint file, but {path} is not a file.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it asks for {wanted[1]}" if wanted else "its pickle does what no tensor needs"
+        raise InputError(
+            f"Refused to load {path}: it is more than data ({reason}); save its state_dict alone instead."
+        ) from error
+    except Exception as error:  # a damaged file makes the readers raise anything
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise InputError(f"Cannot read {path}: truncated, or not a checkpoint ({reason}).") from error
+
+
+def _find_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in a checkpoint's content."""
+    while isinstance(content, Mapping):
+        nested = next((content[key] for key in NESTS if isinstance(content.get(key), Mapping)), None)
+        if nested is None:
+            break
+        content = nested
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"Expected {path} to hold a state dict, but got {type(content).__name__}.")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise InputError(f"Expected {path} to hold a state dict, but these are no tensors: {_few(others)}.")
+    return dict(content)
+
+
+def _strip_prefixes(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the prefixes that all names share, and that the network's own names do not."""
+
+    def shared(prefix: str, names: Iterable[str]) -> bool:
+        return all(name.startswith(prefix) for name in names)
+
+    while prefix := next((p for p in PREFIXES if shared(p, weights) and not shared(p, own)), None):
+        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    return weights
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

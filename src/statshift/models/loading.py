@@ -1,0 +1,164 @@
+"""Models by spec; timm, torchvision and a user's file are imported only when a spec names them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from statshift.errors import InputError, unknown
+from statshift.models.checkpoints import load_weights
+from statshift.models.cifar import ZOO
+from statshift.models.pixel import PixelModel, Preprocessing
+from statshift.models.usercode import import_function
+
+Built = tuple[nn.Module, Preprocessing, int | None]
+
+
+def load_model(
+    spec: str | Callable[..., Any],
+    *,
+    weights: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+    resize_input: bool = True,
+) -> PixelModel:
+    """Return a model in pixel space and in eval mode; a module given is wrapped, not copied.
+
+    Args:
+        spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights), `cifar:NAME`,
+            `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
+        weights: a checkpoint to load instead of the pretrained weights.
+        mean: of the three channels in [0,1]; default the model's own, else ImageNet's.
+        std: likewise.
+        model_args: keyword arguments for whatever builds the network, such as `num_classes`.
+        pretrained: False builds timm's and torchvision's models with random weights.
+        resize_input: resize images of another size than the model's; False forgets that size.
+
+    Raises:
+        InputError: an unknown scheme or name, weights that do not fit, a download that failed.
+    """
+    args = dict(model_args or {})
+    try:
+        network, preprocessing, num_classes = _build(spec, pretrained and weights is None, args)
+    except TypeError as error:
+        if not args:
+            raise
+        raise InputError(f"{spec} does not take the model arguments {args}: {error}.") from error
+    if weights is not None:
+        load_weights(network, weights)
+    preprocessing = replace(
+        preprocessing,
+        mean=preprocessing.mean if mean is None else tuple(mean),
+        std=preprocessing.std if std is None else tuple(std),
+        input_size=preprocessing.input_size if resize_input else None,
+    )
+    return PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes).eval()
+
+
+def _name(spec: Any) -> str:
+    if isinstance(spec, str):
+        return spec
+    if isinstance(spec, PixelModel):
+        return spec.spec
+    named = type(spec) if isinstance(spec, nn.Module) else spec
+    return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any]) -> Built:
+    """Return the network, what it expects, and its number of classes where known."""
+    if isinstance(spec, str):
+        scheme, _, rest = spec.partition(":")
+        if scheme not in SCHEMES:
+            raise unknown("model scheme", scheme, SCHEMES)
+        return SCHEMES[scheme](rest, pretrained, args)
+    if isinstance(spec, PixelModel):
+        return spec.network, spec.preprocessing, spec.num_classes
+    network = spec if isinstance(spec, nn.Module) else spec(**args)
+    if not isinstance(network, nn.Module):
+        raise InputError(f"Expected {_name(spec)} to return a torch.nn.Module, but got {network!r}.")
+    classes = getattr(network, "num_classes", None)
+    return network, Preprocessing(), classes if isinstance(classes, int) else None
+
+
+def _build_timm(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    timm: Any = import_module("timm")
+    hub = name.partition(":")[2]
+    if not hub and not timm.is_model(name):
+        raise unknown("timm model", name, get_close_matches(name, timm.list_models(), n=5, cutoff=0))
+    try:
+        network = timm.create_model(name, pretrained=pretrained, **args)
+    except OSError as error:
+        known = None if hub else timm.get_pretrained_cfg(name)
+        raise _no_download(f"timm:{name}", known.hf_hub_id or known.url if known else hub) from error
+    except RuntimeError as error:
+        raise InputError(f"timm cannot build {name!r}: {' '.join(str(error).split())}") from error
+    config = timm.data.resolve_model_data_config(network)
+    size = config["input_size"][-1]
+    preprocessing = Preprocessing(
+        config["mean"],
+        config["std"],
+        input_size=size,
+        resize=math.floor(size / config["crop_pct"]),
+        crop=size,
+        interpolation=config["interpolation"],
+    )
+    return network, preprocessing, network.num_classes
+
+
+def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    models: Any = import_module("torchvision.models")
+    spec = f"torchvision:{name}"
+    name, _, tag = name.partition("@")
+    if name not in models.list_models(models):
+        raise unknown("torchvision model", name, models.list_models(models))
+    tags = {weights.name: weights for weights in models.get_model_weights(name)}
+    if tag and tag != "none" and tag not in tags:
+        raise unknown(f"weights tag of torchvision:{name}", tag, [*tags, "none"])
+    if not tag and pretrained:
+        raise InputError(
+            f"Expected {spec} to name its pretrained weights, as {spec}@TAG; choose from: {', '.join(tags)}, "
+            "none (random), or give a file with --weights."
+        )
+    chosen: Any = tags.get(tag)
+    try:
+        network = models.get_model(name, weights=chosen if pretrained else None, **args)
+    except OSError as error:
+        raise _no_download(spec, chosen.url) from error
+    preprocessing = Preprocessing(input_size=getattr(network, "image_size", None))
+    if chosen is not None:
+        recipe = chosen.transforms()
+        size = recipe.crop_size[0]
+        preprocessing = Preprocessing(
+            recipe.mean, recipe.std, size, recipe.resize_size[0], size, recipe.interpolation.value
+        )
+    return network, preprocessing, args.get("num_classes", 1000)
+
+
+def _build_cifar(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    if name not in ZOO:
+        raise unknown("CIFAR model", name, ZOO)
+    return ZOO[name](**args), Preprocessing(input_size=32), args.get("num_classes", 10)
+
+
+def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    return _build(import_function(target), pretrained, args)
+
+
+def _no_download(spec: str, place: str) -> InputError:
+    place = place if place.startswith("http") else f"https://huggingface.co/{place}"
+    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give --weights FILE.")
+
+
+SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
+    "timm": _build_timm,
+    "torchvision": _build_torchvision,
+    "cifar": _build_cifar,
+    "py": _build_py,
+}

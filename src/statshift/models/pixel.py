@@ -1,0 +1,111 @@
+"""A model in pixel space: images in [0,1] go in, logits come out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from statshift.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def extract_logits(output: Any) -> Tensor:
+    """Return the logits in what a network returned.
+
+    Args:
+        output: a tensor, an object with `.logits`, a dict (`logits`, else `out`, else its only value), or a
+            tuple or list (its first element); nested as they like.
+
+    Returns:
+        Logits (B,K).
+
+    Raises:
+        InputError: there are none in it.
+    """
+    found = output
+    while not isinstance(found, Tensor):
+        if isinstance(found, Mapping):
+            only = next(iter(found.values())) if len(found) == 1 else None
+            found = found.get("logits", found.get("out", only))
+        elif hasattr(found, "logits"):
+            found = found.logits
+        elif isinstance(found, Sequence) and not isinstance(found, str) and found:
+            found = found[0]
+        else:
+            raise InputError(f"Expected the model to return logits, but got {_describe(output)}.")
+    if found.ndim != 2:
+        raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
+    return found
+
+
+def _describe(output: Any) -> str:
+    names = f" with the keys {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+    return f"an object of type {type(output).__name__}{names}"
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model expects of its input.
+
+    `mean` and `std` are of the channels in [0,1]. Images of another side than `input_size` (px) are resized
+    to it; None takes them as they are. `resize` (shorter side, px), `crop` (px) and `interpolation` are how
+    the model's authors load a photograph.
+    """
+
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    input_size: int | None = None
+    resize: int | None = None
+    crop: int | None = None
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            value = tuple(float(v) for v in getattr(self, name))
+            object.__setattr__(self, name, value)
+            if len(value) != 3 or (name == "std" and min(value) <= 0):
+                kind = "positive numbers" if name == "std" else "numbers"
+                raise InputError(f"Expected `{name}` to be three {kind}, but got {value}.")
+
+
+class PixelModel(nn.Module):
+    """Wrap `network`, itself and not a copy, so that it takes images in [0,1].
+
+    Args:
+        network: takes normalised images (B,3,H,W).
+        preprocessing: what it expects.
+        spec: the name it goes by in a record.
+        num_classes: K, where known.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing | None = None,
+        *,
+        spec: str = "",
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing or Preprocessing()
+        self.spec = spec
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
+        size = self.preprocessing.input_size
+        if size is not None and images.shape[-2:] != (size, size):
+            mode = "bicubic" if self.preprocessing.interpolation == "bicubic" else "bilinear"
+            images = F.interpolate(images, size=(size, size), mode=mode, antialias=True).clamp(0, 1)
+        return extract_logits(self.network((images - self.mean) / self.std))

@@ -1,0 +1,42 @@
+"""Several processes over one job: who am I, and what did the others find.
+
+Started by torchrun or `accelerate launch`, which set RANK and WORLD_SIZE. Results travel over gloo on the CPU, so
+one code path serves CPUs and GPUs.
+"""
+
+import os
+from typing import TypeVar
+
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+def join() -> tuple[int, int]:
+    """Return (rank, world size), joining the group that the launcher's environment names; (0, 1) without one."""
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo")
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather(value: T) -> list[T]:
+    """Return every process's value, by rank, on every process."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]  # each place is filled by its rank
+
+
+def from_first(value: T) -> T:
+    """Return the first process's value on every process."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def local_rank() -> int:
+    """Return this process's number on its machine, as the launcher says; 0 without one."""
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,0 +1,13 @@
+"""A run on disk: what it is, its rows, and what they add up to."""
+
+from statshift.results.files import write_json_atomically as write_json_atomically
+from statshift.results.rows import Row as Row
+from statshift.results.rows import bits as bits
+from statshift.results.rows import make_row as make_row
+from statshift.results.rows import row_key as row_key
+from statshift.results.runs import Run as Run
+from statshift.results.runs import RunResult as RunResult
+from statshift.results.runs import open_run as open_run
+from statshift.results.runs import read_run as read_run
+from statshift.results.summary import baseline_errors as baseline_errors
+from statshift.results.summary import summarise as summarise

@@ -1,0 +1,87 @@
+"""One protocol's rows by condition: averages, and the errors by image behind every mean."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
+
+from statshift.metrics import SEVERITIES, calibration_error
+from statshift.results.rows import Row, bits
+
+Condition = tuple[str, int]
+"""Shift and severity."""
+
+Conditions = dict[Condition, list[Row]]
+"""The rows of each condition, one per draw."""
+
+MEASURES = ("accuracy", "error", "top5_accuracy", "cross_entropy", "calibration_error")
+"""What is averaged over draws, severities and shifts alike."""
+
+
+def by_condition(rows: Iterable[Row], protocol: str) -> Conditions:
+    """Sort the rows of `protocol` by condition, in order of appearance."""
+    conditions: Conditions = {}
+    for row in rows:
+        if row["protocol"] == protocol:
+            conditions.setdefault((row["shift"], row["severity"]), []).append(row)
+    return conditions
+
+
+def missing_conditions(conditions: Conditions, common: Iterable[str]) -> list[Condition]:
+    """Return which of `common` at the five severities have no row."""
+    wanted = [(name, severity) for name in common for severity in SEVERITIES]
+    return [condition for condition in wanted if condition not in conditions]
+
+
+def average_draws(draws: Iterable[Row]) -> dict[str, float]:
+    """Return the mean of each of `MEASURES` over the draws of one condition."""
+    return average([_measures(row) for row in draws])
+
+
+def average(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the plain mean of each of `MEASURES`."""
+    return {name: fmean(part[name] for part in parts) for name in MEASURES}
+
+
+def error_by_severity(conditions: Conditions, shift: str) -> list[float]:
+    """Return the five errors under a shift that was measured at every severity."""
+    return [average_draws(conditions[shift, severity])["error"] for severity in SEVERITIES]
+
+
+def mean_weights(common: Sequence[str]) -> dict[str, float]:
+    """Return the weight that each condition of a corruption has in the mean error."""
+    return {name: 1 / (len(common) * len(SEVERITIES)) for name in common}
+
+
+def mce_weights(common: Sequence[str], divisor: Mapping[str, float]) -> dict[str, float]:
+    """Return the weight that each condition of a corruption has in mCE."""
+    return {name: weight / divisor[name] for name, weight in mean_weights(common).items()}
+
+
+def image_errors(conditions: Conditions, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """Return (N,), one value per image, whose mean is the weighted sum of the conditions' errors.
+
+    Args:
+        conditions: all over the same N images; draws are averaged.
+        weights: of each condition of a shift; a shift without a weight does not count.
+    """
+    parts = [
+        ~bits(row) * (weights[shift] / len(draws))
+        for (shift, _), draws in conditions.items()
+        if shift in weights
+        for row in draws
+    ]
+    return np.asarray(np.sum(parts, axis=0), np.float64)
+
+
+def _measures(row: Row) -> dict[str, float]:
+    images, bins = row["images"], row["calibration"]
+    values = (
+        row["correct"] / images,
+        (images - row["correct"]) / images,
+        row["correct_top5"] / images,
+        row["cross_entropy_sum"] / images,
+        calibration_error(bins["counts"], bins["correct"], bins["confidence_sums"]),
+    )
+    return dict(zip(MEASURES, values, strict=True))

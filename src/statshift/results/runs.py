@@ -1,0 +1,132 @@
+"""A run directory: `record.json`, append-only `rows.jsonl`, `timings.jsonl`, `summary.json`."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from statshift.errors import InputError
+from statshift.results.files import append_line, keep_lines, lock, read_lines, write_json_atomically
+from statshift.results.records import read_record, settle_record
+from statshift.results.rows import Key, Row, row_key
+
+
+def read_run(path: str | Path) -> "RunResult":
+    """Read a run without changing it; a torn last row, of a run killed or still going, is left out.
+
+    Raises:
+        InputError: if `path` is not a run directory, or its files are damaged.
+    """
+    path = Path(path)
+    return RunResult(path, read_record(path), _read_rows(path / "rows.jsonl")[0])
+
+
+def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
+    """Create a run directory, or open the one that an earlier sitting left, for this process alone.
+
+    A torn last row is cut off: its condition is not done.
+
+    Args:
+        path: a directory that does not exist, is empty or holds a run; names with a leading dot do not count.
+        record: what the run is, in JSON types.
+
+    Raises:
+        InputError: if the directory cannot be written, holds another run (the fields that differ are named)
+            or something else, is damaged, or another process is writing to it.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose a directory for the run.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        held = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
+        if held and "record.json" not in held:
+            raise InputError(f"{path} is not empty and holds no record.json: choose another directory.")
+        guard = lock(path / ".lock")
+    except OSError as error:
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another directory.") from error
+    try:
+        settled = settle_record(path, record)
+        rows, lines = _read_rows(path / "rows.jsonl")
+        keep_lines(path / "rows.jsonl", lines)
+        keep_lines(path / "timings.jsonl", read_lines(path / "timings.jsonl"))
+    except BaseException:
+        os.close(guard)
+        raise
+    return Run(path, settled, rows, guard)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run directory holds."""
+
+    path: Path
+    record: dict[str, Any]
+    rows: list[Row]
+
+
+class Run:
+    """A run open for writing: its record, its finished rows, and the one way to add to them."""
+
+    def __init__(self, path: Path, record: dict[str, Any], rows: list[Row], guard: int) -> None:
+        self.path = path
+        self.record = record
+        self.rows = rows
+        self._guard: int | None = guard
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def done(self) -> set[Key]:
+        """The (protocol, shift, severity, draw) of the finished rows."""
+        return {row_key(row) for row in self.rows}
+
+    def append(self, row: Row, timing: Mapping[str, Any] | None = None) -> None:
+        """Put a finished row on the disk, then its timing (seconds, device), which is never compared.
+
+        Raises:
+            InputError: if the condition has its row already, or the disk is full; earlier rows are untouched.
+        """
+        key = row_key(row)
+        if key in self.done:
+            raise InputError(f"Expected a condition that is not done, but got {key} again.")
+        append_line(self.path / "rows.jsonl", row)
+        self.rows.append(row)
+        if timing is not None:
+            protocol, shift, severity, draw = key
+            condition = {"protocol": protocol, "shift": shift, "severity": severity, "draw": draw}
+            append_line(self.path / "timings.jsonl", {**condition, **timing})
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, whole or not at all."""
+        write_json_atomically(self.path / "summary.json", summary)
+
+    def close(self) -> None:
+        """Let others write to the directory; closing again does nothing."""
+        if self._guard is not None:
+            os.close(self._guard)
+            self._guard = None
+
+
+def _read_rows(path: Path) -> tuple[list[Row], list[bytes]]:
+    """Return the rows and the lines they came from; the last line alone may be broken, and is left out."""
+    lines = read_lines(path)
+    rows: dict[Key, Row] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            key = row_key(row)
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise InputError(f"{path} is damaged: line {number} of {len(lines)} is not a row.") from None
+            return list(rows.values()), lines[:-1]
+        if key in rows:
+            raise InputError(f"{path} is damaged: line {number} repeats {key}.")
+        rows[key] = row
+    return list(rows.values()), lines

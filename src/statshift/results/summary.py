@@ -1,0 +1,199 @@
+"""From rows to `summary.json`: accuracies with intervals, CE and mCE, for each protocol."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from statshift.errors import InputError, unknown
+from statshift.metrics import (
+    ALEXNET,
+    ALEXNET_CLEAN,
+    SEVERITIES,
+    corruption_error,
+    mean_corruption_error,
+    relative_mean_corruption_error,
+)
+from statshift.results.conditions import (
+    MEASURES,
+    Conditions,
+    average,
+    average_draws,
+    by_condition,
+    error_by_severity,
+    image_errors,
+    mce_weights,
+    mean_weights,
+    missing_conditions,
+)
+from statshift.results.rows import Row
+from statshift.uncertainty import bootstrap_interval, wilson_interval
+
+BENCHMARK = tuple(ALEXNET["imagenet"])
+"""The corruptions over which mean error and mCE are defined."""
+
+
+def summarise(
+    rows: Sequence[Row],
+    *,
+    table: str | None = None,
+    baseline: Mapping[str, float] | None = None,
+    common: Sequence[str] = BENCHMARK,
+    class_counts: Sequence[int] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Add up a run's rows; what they do not suffice for is None, never a mean over fewer conditions.
+
+    `mean_*`, `mce` and `relative_mce` are over `common` at all five severities. A shift's own figures are
+    means over the severities measured, which `by_severity` shows (one entry for a shift without severities).
+    Draws are averaged first. Intervals are 95 %: Wilson's for one condition, the bootstrap over images for
+    `mean_interval` and `mce_interval`, in which the baseline is taken as exact.
+
+    Args:
+        rows: of one run, any protocols, all over the same images.
+        table: the AlexNet that CE and mCE divide by: a key of `ALEXNET`, or None for data without one.
+        baseline: errors by shift, as `baseline_errors` gives them, to divide by in AlexNet's place.
+        common: names of the benchmark's corruptions.
+        class_counts: images by class, for `per_class_accuracy`.
+        seed: of the bootstrap.
+
+    Returns:
+        JSON types; fractions in [0,1], cross-entropy in nats, CE and mCE as ratios (1.0 is the baseline's).
+
+    Raises:
+        InputError: if there are no rows, they are over different numbers of images, or `table` is unknown.
+    """
+    counts = {row["images"] for row in rows}
+    if len(counts) != 1:
+        raise InputError(f"Expected rows over the same images, but got numbers of images {sorted(counts)}.")
+    divisor = alexnet_errors(table) if baseline is None else baseline
+    alexnet = f"alexnet:{table}" if table else None
+    return {
+        "images": counts.pop(),
+        "relative_to": alexnet if baseline is None else "baseline",
+        "protocols": {
+            protocol: _summarise_protocol(by_condition(rows, protocol), common, divisor, class_counts, seed)
+            for protocol in dict.fromkeys(row["protocol"] for row in rows)
+        },
+    }
+
+
+def alexnet_errors(table: str | None) -> dict[str, float]:
+    """Return AlexNet's error by corruption, and under "clean" where it is published; empty for None.
+
+    Raises:
+        InputError: if there is no such table.
+    """
+    if table is None:
+        return {}
+    if table not in ALEXNET:
+        raise unknown("table of AlexNet errors", table, ALEXNET)
+    return ALEXNET[table] | ({"clean": ALEXNET_CLEAN[table]} if table in ALEXNET_CLEAN else {})
+
+
+def baseline_errors(
+    rows: Sequence[Row], protocol: str = "source", common: Sequence[str] = BENCHMARK
+) -> dict[str, float]:
+    """Return a run's mean error under each of `common`, and under "clean" where it was measured.
+
+    Raises:
+        InputError: if the run lacks one of the conditions, or makes no error under a corruption, so that
+            nothing can be divided by it.
+    """
+    conditions = by_condition(rows, protocol)
+    missing = dict.fromkeys(name for name, _ in missing_conditions(conditions, common))
+    if missing:
+        raise InputError(
+            f"A baseline needs every common corruption at every severity, but it lacks some of {', '.join(missing)}."
+        )
+    errors = {name: fmean(error_by_severity(conditions, name)) for name in common}
+    faultless = [name for name, error in errors.items() if error == 0]
+    if faultless:
+        raise InputError(f"A baseline needs errors to divide by, but it makes none under {', '.join(faultless)}.")
+    clean = conditions.get(("clean", 0))
+    return errors | ({"clean": average_draws(clean)["error"]} if clean else {})
+
+
+def _summarise_protocol(
+    conditions: Conditions,
+    common: Sequence[str],
+    divisor: Mapping[str, float],
+    class_counts: Sequence[int] | None,
+    seed: int,
+) -> dict[str, Any]:
+    measured = dict.fromkeys(name for name, _ in conditions if name != "clean")
+    own = [name for name in measured if name not in common]
+    ordered = [name for name in common if name in measured] + own
+    shifts = {name: _summarise_shift(conditions, name, divisor.get(name)) for name in ordered}
+    needed, missing = len(common) * len(SEVERITIES), missing_conditions(conditions, common)
+    complete = not missing
+    return {
+        **_summarise_clean(conditions.get(("clean", 0)), class_counts),
+        **_prefixed("mean", average([shifts[name] for name in common]) if complete else None),
+        "mean_interval": (_bootstrap(1 - image_errors(conditions, mean_weights(common)), seed) if complete else None),
+        "mean_over": {"conditions": needed - len(missing), "of": needed},
+        **_summarise_mce(conditions, common, divisor if complete else {}, seed),
+        "per_shift": shifts,
+    }
+
+
+def _summarise_clean(clean: Sequence[Row] | None, class_counts: Sequence[int] | None) -> dict[str, Any]:
+    per_class = None
+    if clean and class_counts:
+        correct = np.mean([row["class_correct"] for row in clean], axis=0).tolist()
+        per_class = [n / count if count else None for n, count in zip(correct, class_counts, strict=True)]
+    return {
+        **_prefixed("clean", average_draws(clean) if clean else None),
+        "clean_interval": _wilson(clean) if clean else None,
+        "per_class_accuracy": per_class,
+    }
+
+
+def _summarise_mce(
+    conditions: Conditions, common: Sequence[str], divisor: Mapping[str, float], seed: int
+) -> dict[str, Any]:
+    if not divisor:
+        return {"mce": None, "mce_interval": None, "relative_mce": None}
+    errors = {name: error_by_severity(conditions, name) for name in common}
+    table = {name: divisor[name] for name in common}
+    clean = conditions.get(("clean", 0))
+    relative = None
+    if clean and "clean" in divisor and min(table.values()) > divisor["clean"]:
+        relative = relative_mean_corruption_error(errors, average_draws(clean)["error"], table, divisor["clean"])
+    return {
+        "mce": mean_corruption_error(errors, table),
+        "mce_interval": _bootstrap(image_errors(conditions, mce_weights(common, table)), seed),
+        "relative_mce": relative,
+    }
+
+
+def _summarise_shift(conditions: Conditions, name: str, divisor: float | None) -> dict[str, Any]:
+    levels = (0,) if (name, 0) in conditions else SEVERITIES
+    rows = [conditions.get((name, level)) for level in levels]
+    averages = [average_draws(draws) if draws else None for draws in rows]
+    measured = [one for one in averages if one]
+    ce = None
+    if divisor is not None and len(measured) == len(SEVERITIES):
+        ce = corruption_error([one["error"] for one in measured], divisor)
+    return {
+        **average(measured),
+        "ce": ce,
+        "by_severity": [one["accuracy"] if one else None for one in averages],
+        "intervals": [_wilson(draws) if draws else None for draws in rows],
+    }
+
+
+def _prefixed(prefix: str, measures: Mapping[str, float] | None) -> dict[str, float | None]:
+    return {f"{prefix}_{name}": measures[name] if measures else None for name in MEASURES}
+
+
+def _wilson(draws: Sequence[Row]) -> list[float]:
+    low, high = wilson_interval(fmean(row["correct"] for row in draws), draws[0]["images"])
+    return [float(low), float(high)]
+
+
+def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> list[float]:
+    low, high = bootstrap_interval(values, seed=seed)
+    return [float(low), float(high)]

@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from statshift.comparison import Difference, compare
+from statshift.errors import InputError
+from statshift.metrics import ALEXNET
+from statshift.results import RunResult, open_run
+from synthetic_runs import COMMON, benchmark_rows, per_image, synthetic_record, synthetic_row
+
+
+@pytest.fixture
+def runs(tmp_path):
+    weak = benchmark_rows(0.6, seed=1)
+    strong = benchmark_rows(0.75, seed=2)
+    return run_of(tmp_path / "weak", weak), run_of(tmp_path / "strong", strong)
+
+
+def run_of(path, rows, **changes):
+    return RunResult(path, json.loads(json.dumps(synthetic_record(**changes))), rows)
+
+
+def test_conditions_are_compared_image_by_image(runs):
+    first, second = runs
+    comparison = compare(first, second)
+    assert comparison.images == 50
+    assert [(c.shift, c.severity) for c in comparison.conditions] == [
+        (row["shift"], row["severity"]) for row in first.rows
+    ]
+    for condition, a, b in zip(comparison.conditions, first.rows, second.rows, strict=True):
+        before, after = per_image(a), per_image(b)
+        accuracy = condition.accuracy
+        assert accuracy.first == pytest.approx(sum(before) / 50, rel=1e-12)
+        assert accuracy.second == pytest.approx(sum(after) / 50, rel=1e-12)
+        assert accuracy.difference == pytest.approx((sum(after) - sum(before)) / 50, abs=1e-12)
+        assert accuracy.low < accuracy.difference < accuracy.high
+        lost = sum(x and not y for x, y in zip(before, after, strict=True))
+        gained = sum(y and not x for x, y in zip(before, after, strict=True))
+        assert (condition.only_first, condition.only_second) == (lost, gained)
+        assert condition.p_value == pytest.approx(stats.binomtest(int(lost), int(lost + gained)).pvalue)
+
+
+def test_p_values_are_adjusted_over_all_conditions(runs):
+    conditions = compare(*runs).conditions
+    ranked = sorted(conditions, key=lambda condition: condition.p_value)
+    running = 0.0
+    for rank, condition in enumerate(ranked):
+        running = max(running, min(1.0, (76 - rank) * condition.p_value))
+        assert condition.adjusted_p_value == pytest.approx(running)
+
+
+def test_the_means_are_bootstrapped_over_images_shared_by_both_runs(runs):
+    comparison = compare(*runs, table="cifar10", seed=3)
+    wrong = [{(r["shift"], r["severity"]): ~per_image(r) for r in run.rows} for run in runs]
+
+    def figures(images):
+        by_run = []
+        for one in wrong:
+            errors = {c: np.mean([one[c, s][images].mean() for s in range(1, 6)]) for c in COMMON}
+            mce = np.mean([errors[c] / ALEXNET["cifar10"][c] for c in COMMON])
+            by_run.append((1 - np.mean(list(errors.values())), mce))
+        return np.array(by_run)
+
+    generator = np.random.default_rng(3)
+    draws = np.array([figures(generator.integers(50, size=50)) for _ in range(1000)])
+    low, high = np.quantile(draws[:, 1] - draws[:, 0], [0.025, 0.975], axis=0)
+    point = figures(np.arange(50))
+    for i, got in enumerate((comparison.mean_accuracy, comparison.mce)):
+        assert (got.first, got.second) == pytest.approx(tuple(point[:, i]))
+        assert (got.low, got.high) == pytest.approx((low[i], high[i]))
+    assert comparison.mean_accuracy.low > 0
+    assert comparison.mce.high < 0
+
+
+def test_a_run_does_not_differ_from_itself(runs):
+    comparison = compare(runs[0], runs[0], table="imagenet")
+    assert all(condition.adjusted_p_value == 1 for condition in comparison.conditions)
+    assert all(condition.accuracy.difference == 0 for condition in comparison.conditions)
+    for overall in (comparison.mean_accuracy, comparison.mce):
+        assert (overall.difference, overall.low, overall.high) == (0, 0, 0)
+
+
+def test_only_shared_conditions_are_compared(runs):
+    first, second = runs
+    fewer = run_of(second.path, [row for row in second.rows if row["shift"] != "fog"])
+    comparison = compare(first, fewer, table="cifar10")
+    assert len(comparison.conditions) == 71
+    assert comparison.mean_accuracy is comparison.mce is None
+    assert compare(first, second).mce is None
+    with pytest.raises(InputError, match="share no condition"):
+        compare(run_of(first.path, first.rows[:1]), run_of(second.path, second.rows[1:]))
+
+
+def test_protocols_of_one_run_are_compared(tmp_path):
+    rows = [synthetic_row("fog", 1, 0.4), synthetic_row("fog", 1, 0.9, protocol="replace")]
+    run = run_of(tmp_path, rows)
+    comparison = compare(run, run, protocols=("source", "replace"))
+    (condition,) = comparison.conditions
+    assert condition.accuracy.first == rows[0]["correct"] / 50
+    assert condition.accuracy.second == rows[1]["correct"] / 50
+    with pytest.raises(InputError, match=r"Unknown protocol .* 'replce'\. Did you mean 'replace'"):
+        compare(run, run, protocols=("source", "replce"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [("data", "indices_hash", "other"), ("data", "labels_hash", "other"), ("corruption", "frost", "photographs")],
+)
+def test_runs_over_other_images_are_refused(runs, section, key, value):
+    record = synthetic_record()
+    other = run_of(runs[1].path, runs[1].rows, **{section: record[section] | {key: value}})
+    with pytest.raises(InputError, match=f"`{section}.{key}` is '.*' in the first and '{value}' in the second"):
+        compare(runs[0], other)
+
+
+def test_models_weights_and_seeds_may_differ(runs):
+    other = run_of(runs[1].path, runs[1].rows, model={"spec": "timm:resnet50"}, seed=1, dtype="bfloat16")
+    assert compare(runs[0], other) == compare(*runs)
+
+
+def test_directories_are_read(tmp_path, runs):
+    for name, run in zip("ab", runs, strict=True):
+        with open_run(tmp_path / name, synthetic_record()) as opened:
+            for row in run.rows[:3]:
+                opened.append(row)
+    comparison = compare(tmp_path / "a", str(tmp_path / "b"))
+    assert len(comparison.conditions) == 3
+    with pytest.raises(InputError, match="nowhere is not a run directory"):
+        compare(tmp_path / "a", tmp_path / "nowhere")
+
+
+def test_a_difference_is_second_less_first():
+    assert Difference(0.25, 0.75, 0.1, 0.9).difference == 0.5
