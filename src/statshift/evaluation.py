@@ -68,11 +68,24 @@ class Evaluator:
             raise unknown("dtype", dtype, DTYPES)
         self.device = device
         self.batch_size = batch_size
+        self._model = model
         self._classify = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype]
         self._options = options
         self._functions = functions
         self._at_once = batch_size
+
+    @torch.inference_mode()
+    def count_classes(self, data: ImageData) -> int:
+        """Return K, the width of the model's logits for the first image, which the labels must fit.
+
+        Raises:
+            InputError: the model returns no logits, or a label is K or more.
+        """
+        images, _ = next(data.batches(1, which=[0]))
+        classes = self._model(self._send(images).float() / 255).shape[1]
+        check_labels(data, classes)
+        return int(classes)
 
     def __call__(self, data: ImageData, condition: Condition, on_batch: Callable[[int], None]) -> ImageStatistics:
         """Return four tensors (N,) on the CPU, in image order, on every process.
@@ -112,7 +125,6 @@ class Evaluator:
             if len(images) == 1:
                 raise InputError(f"Out of memory on {self.device} with a single image; use --device cpu.") from None
         else:
-            check_labels(data, logits.shape[1])
             assert data.labels is not None
             return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
         self._at_once = (len(images) + 1) // 2

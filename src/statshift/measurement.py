@@ -1,12 +1,10 @@
 """Measure a model under shift: one row for each condition, kept as soon as it is finished."""
 
-import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from statshift import processes
-from statshift.corruptions import SEVERITIES, frost_source, table_for
-from statshift.data import ImageData, integers_hash, load_data, stored_shifts
+from statshift.corruptions import SEVERITIES, table_for
+from statshift.data import ImageData, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator, find_device
 from statshift.layers import evaluating
 from statshift.metrics import ALEXNET
-from statshift.models import PixelModel, load_model, weights_hash
+from statshift.models import PixelModel, load_model
+from statshift.provenance import describe_corruption, describe_data, describe_environment, describe_model
 from statshift.results import Row, baseline_errors, make_row, open_run, read_run, row_key, summarise
 from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, conditions, resolve
 from statshift.uncertainty import wilson_interval
@@ -85,7 +84,7 @@ def measure(
             by default the clean images and the 15. Data that store shifts are read instead.
         severities: of 1 to 5.
         out: run directory, made if need be.
-        batch_size: images in a batch; by default 64 on the CPU and 256 on a GPU.
+        batch_size: images in a batch; by default 256 on a GPU, on the CPU 16 photographs or 128 smaller images.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         compiled: run the model through `torch.compile`.
@@ -109,7 +108,6 @@ def measure(
     where = find_device(device)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
-    size = batch_size or (64 if where.type == "cpu" else 256)
     divisor = None if baseline is None else baseline_errors(read_run(baseline).rows)
     stored = stored_shifts(data) if isinstance(data, str) else {}
     names, functions = resolve(_default(data, stored) if shifts is None else shifts, list(stored) or None)
@@ -118,42 +116,31 @@ def measure(
     load = _loader(data, _with_preprocessing(data_options or {}, pixel_model, at), bool(stored))
     first = load(wanted[0])
     labels = _labels(first)
-    alexnet_table = _alexnet(alexnet, pixel_model, first)
-    class_counts = np.bincount(labels, minlength=first.classes or 0).tolist()
-    record = {
-        "model": {
-            "spec": pixel_model.spec,
-            "weights_hash": weights_hash(pixel_model.network),
-            "preprocessing": vars(pixel_model.preprocessing),
-        },
-        "data": {
-            "spec": first.spec,
-            "images": len(first),
-            "shape": list(first.shape),
-            "indices_hash": integers_hash(first.indices),
-            "labels_hash": integers_hash(labels),
-            "class_counts": class_counts,
-            "preprocessing": first.preprocessing,
-            "counts": first.counts,
-            "skipped": first.skipped,
-        },
-        "corruption": _describe_corruption(options, first, at, bool(stored)),
+    size = batch_size or (256 if where.type == "cuda" else 16 if min(first.shape[1:]) >= PHOTOGRAPH else 128)
+    evaluate = Evaluator(
+        pixel_model, where, dtype=dtype, compiled=compiled, options=options, functions=functions, batch_size=size
+    )
+    with evaluating(pixel_model):
+        classes = evaluate.count_classes(first)
+    alexnet_table = _alexnet(alexnet, pixel_model.spec, first, classes)
+    record: dict[str, Any] = {
+        "model": describe_model(pixel_model),
+        "data": describe_data(first, labels),
+        "corruption": {"stored": True} if stored else describe_corruption(options, first.shape, at),
         "alexnet": alexnet_table,
         "shifts": names,
         "severities": sorted(set(severities)),
         "protocols": ["source"],
         "seed": options.seed,
         "dtype": dtype,
-        "environment": _environment(where, size, compiled),
+        "environment": describe_environment(where) | {"batch_size": size, "compiled": compiled},
     }
-    evaluate = Evaluator(
-        pixel_model, where, dtype=dtype, compiled=compiled, options=options, functions=functions, batch_size=size
-    )
+    class_counts = record["data"]["class_counts"]
     rank, _ = processes.join()
     run = open_run(out, record) if out is not None and rank == 0 else None
     try:
-        rows = list(run.rows) if run else []
-        done = processes.from_first({row_key(row) for row in rows})
+        rows = processes.from_first(list(run.rows) if run else [])
+        done = {row_key(row) for row in rows}
         todo = [one for one in wanted if ("source", one.shift, one.severity, 0) not in done]
         with evaluating(pixel_model):
             for number, condition in enumerate(todo):
@@ -169,7 +156,7 @@ def measure(
                 rows.append(row)
                 if run:
                     run.append(row, {"seconds": time.perf_counter() - started, "device": str(where)})
-        _warn_near_chance(rows, pixel_model.num_classes or len(class_counts))
+        _warn_near_chance(rows, classes)
         summary = summarise(rows, table=alexnet_table, baseline=divisor, class_counts=class_counts, seed=options.seed)
         if run:
             run.write_summary(summary)
@@ -192,11 +179,11 @@ def _default(data: Any, stored: Mapping[str, Any]) -> Shifts:
 
 def _prepare(model: str | nn.Module, device: torch.device, options: Mapping[str, Any]) -> PixelModel:
     """Return the model on the device; a caller's own module is copied if it lies elsewhere."""
-    pixel_model = model if isinstance(model, PixelModel) else load_model(model, **options)
-    tensor = next(iter(pixel_model.parameters()), pixel_model.mean)
-    if tensor.device != device or pixel_model.mean.device != device:
-        pixel_model = (pixel_model if isinstance(model, str) else deepcopy(pixel_model)).to(device)
-    return pixel_model
+    if isinstance(model, str):
+        return load_model(model, **options).to(device)
+    pixel_model = model if isinstance(model, PixelModel) else load_model(model)
+    tensors = [*pixel_model.parameters(), *pixel_model.buffers()]
+    return pixel_model if all(tensor.device == device for tensor in tensors) else deepcopy(pixel_model).to(device)
 
 
 def _with_preprocessing(options: Mapping[str, Any], model: PixelModel, at: str) -> dict[str, Any]:
@@ -226,44 +213,18 @@ def _labels(data: ImageData) -> NDArray[np.int64]:
     return data.labels
 
 
-def _alexnet(choice: str, model: PixelModel, data: ImageData) -> str | None:
-    """Return which AlexNet's errors CE divides by; "auto" goes by the data's scheme and the model's classes."""
+def _alexnet(choice: str, model: str, data: ImageData, classes: int) -> str | None:
+    """Return which AlexNet's errors CE divides by; "auto" goes by the specs, the images' size and the classes."""
     if choice not in ("auto", "none", *ALEXNET):
         raise unknown("AlexNet", choice, ["auto", "none", *ALEXNET])
     if choice != "auto":
         return None if choice == "none" else choice
-    scheme, classes, small = data.spec.partition(":")[0], model.num_classes, table_for(min(data.shape[1:])) == "cifar"
+    scheme, small = data.spec.partition(":")[0], table_for(min(data.shape[1:])) == "cifar"
     if classes == 1000 and not small:
         return "imagenet"
-    cifar = scheme in ("cifar10", "cifar100", "cifar-c") or (
-        scheme in ("npz", "folder") and model.spec.startswith("cifar:")
-    )
-    return {10: "cifar10", 100: "cifar100"}.get(classes or 0) if cifar and small else None
-
-
-def _describe_corruption(options: CorruptionOptions, data: ImageData, at: str, stored: bool) -> dict[str, Any]:
-    if stored:
-        return {"stored": True}
-    return {
-        "table": options.table or table_for(min(data.shape[1:])),
-        "quantise": options.quantise,
-        "reencode": options.reencode,
-        "frost": frost_source(options.frost),
-        "at": at,
-    }
-
-
-def _environment(device: torch.device, batch_size: int, compiled: bool) -> dict[str, Any]:
-    """Return what may differ between two sittings of one run."""
-    return {
-        "versions": {name: version(name) for name in ("statshift", "torch", "torchvision", "timm", "numpy")},
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "processes": processes.join()[1],
-        "batch_size": batch_size,
-        "compiled": compiled,
-    }
+    said_so = scheme in ("cifar10", "cifar100", "cifar-c")
+    likely = scheme in ("npz", "folder") and model.startswith("cifar:")
+    return {10: "cifar10", 100: "cifar100"}.get(classes) if small and (said_so or likely) else None
 
 
 def _teller(

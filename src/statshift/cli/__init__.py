@@ -12,6 +12,7 @@ from statshift.cli.demo import demo_command
 from statshift.cli.measure import measure_command
 from statshift.cli.output import say, show_warnings_in_one_line
 from statshift.errors import InputError
+from statshift.memory import keep_freed_memory
 
 # The error classes of typer's parser, wherever this version of typer keeps them.
 _CommandLineError: Any = typer.BadParameter.__mro__[2]
@@ -51,6 +52,7 @@ def _root(
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
     show_warnings_in_one_line()
+    keep_freed_memory()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except InputError as error:

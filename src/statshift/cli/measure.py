@@ -26,7 +26,9 @@ def measure_command(
     ] = None,
     severities: o.Severities = "1,2,3,4,5",
     limit: o.Limit = None,
-    batch_size: Annotated[int | None, typer.Option(help="Default 64 on the CPU, 256 on a GPU.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Default 256 on a GPU; on the CPU 16 photographs or 128 small images.")
+    ] = None,
     device: o.Device = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,

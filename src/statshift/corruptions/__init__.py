@@ -50,7 +50,7 @@ COMMON = CORRUPTIONS[:15]
 HOLDOUT = CORRUPTIONS[15:]
 SMALLEST = 32  # px, the shorter side
 
-_CACHE = 1 << 18  # values corrupted at once on the CPU, so that the intermediate results stay in cache
+_CACHE = 1 << 20  # values corrupted at once on the CPU, so that the intermediate results stay in cache
 REENCODE_QUALITY = 85  # ImageNet-C is stored as JPEG of this quality
 
 

@@ -45,6 +45,24 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(weights, strict=False)
 
 
+def save_weights(network: nn.Module, path: str | Path) -> None:
+    """Write the state dict to a .safetensors file, whole or not at all; its folder is made if need be.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}))
+        partial.replace(path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+
+
 def weights_hash(network: nn.Module) -> str:
     """Return 16 hexadecimal characters of SHA-256 over the state dict: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()

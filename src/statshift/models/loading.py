@@ -29,7 +29,7 @@ def load_model(
     pretrained: bool = True,
     resize_input: bool = True,
 ) -> PixelModel:
-    """Return a model in pixel space and in eval mode; a module given is wrapped, not copied.
+    """Return a model in pixel space, in evaluation mode; a module given is wrapped, not copied, and left in its mode.
 
     Args:
         spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights), `cifar:NAME`,
@@ -59,7 +59,8 @@ def load_model(
         std=preprocessing.std if std is None else tuple(std),
         input_size=preprocessing.input_size if resize_input else None,
     )
-    return PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes).eval()
+    model = PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes)
+    return model if isinstance(spec, nn.Module) else model.eval()
 
 
 def _name(spec: Any) -> str:

@@ -1,0 +1,56 @@
+"""What every benchmark shares: the shortest of several repeats, and a JSON file beside a table."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from statshift.memory import keep_freed_memory
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def start(threads: int | None) -> None:
+    """Set up the process as the command line does, and print how busy the machine is."""
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
+    print(f"load average {os.getloadavg()[0]:.2f} before the start; figures are only good on an idle machine")
+
+
+def best(function: Callable[[], Any], device: torch.device, repeats: int) -> float:
+    """Return the shortest time of a call, in seconds, after one call to warm up."""
+    times = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begun)
+    return min(times[1:])
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return what the figures depend on."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def report(name: str, results: dict[str, Any], head: list[str], rows: list[list[str]]) -> None:
+    """Print a Markdown table and write it with the JSON to `benchmarks/results/`."""
+    lines = [" | ".join(cells) for cells in (head, ["---"] * len(head), *rows)]
+    table = "\n".join(f"| {line} |" for line in lines)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (RESULTS / f"{name}.md").write_text(table + "\n")
+    print(table)
+    print(f"load average {os.getloadavg()[0]:.2f} at the end; written to {RESULTS / name}.json and .md")

@@ -1,0 +1,62 @@
+"""What goes into a record: enough to know whether two figures are of the same thing."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from statshift import processes
+from statshift.corruptions import frost_source, table_for
+from statshift.data import ImageData, integers_hash
+from statshift.models import PixelModel, weights_hash
+from statshift.shifts import CorruptionOptions
+
+
+def describe_model(model: PixelModel) -> dict[str, Any]:
+    """Return the model's spec, the hash of its weights and its preprocessing."""
+    return {
+        "spec": model.spec,
+        "weights_hash": weights_hash(model.network),
+        "preprocessing": vars(model.preprocessing),
+    }
+
+
+def describe_data(data: ImageData, labels: NDArray[np.int64]) -> dict[str, Any]:
+    """Return which images of which data, how they were loaded, and what was left out."""
+    return {
+        "spec": data.spec,
+        "images": len(data),
+        "shape": list(data.shape),
+        "indices_hash": integers_hash(data.indices),
+        "labels_hash": integers_hash(labels),
+        "class_counts": np.bincount(labels, minlength=data.classes or 0).tolist(),
+        "preprocessing": data.preprocessing,
+        "counts": data.counts,
+        "skipped": data.skipped,
+    }
+
+
+def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: str) -> dict[str, Any]:
+    """Return how images of `shape` (3,H,W) are corrupted: constants, rounding, re-encoding, frost and at which size."""
+    return {
+        "table": options.table or table_for(min(shape[1:])),
+        "quantise": options.quantise,
+        "reencode": options.reencode,
+        "frost": frost_source(options.frost),
+        "at": at,
+    }
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return versions and the machine: what may differ between two sittings of one run."""
+    return {
+        "versions": {name: version(name) for name in ("statshift", "torch", "torchvision", "timm", "numpy")},
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.join()[1],
+    }
