@@ -5,7 +5,8 @@ Perturbations", ICLR 2019.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,6 +55,7 @@ _CACHE = 1 << 20  # values corrupted at once on the CPU, so that the intermediat
 REENCODE_QUALITY = 85  # ImageNet-C is stored as JPEG of this quality
 
 
+@torch.no_grad()
 def corrupt(
     images: Tensor,
     name: str,
@@ -112,10 +114,23 @@ def corrupt(
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
         draws = Draws(seed, indices[part], f"{name}/{severity}")
-        result = _FUNCTIONS[name](images[part].float().contiguous(), draws, **arguments)
-        result = quantise_(result) if quantise else result.clamp_(0, 1)
-        out[part] = compress(result, REENCODE_QUALITY) if reencode else result
+        with _full_precision(images.device):
+            result = _FUNCTIONS[name](images[part].float().contiguous(), draws, **arguments)
+            result = quantise_(result) if quantise else result.clamp_(0, 1)
+            out[part] = compress(result, REENCODE_QUALITY) if reencode else result
     return out.to(images.dtype)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Keep products in float32, whatever autocast or the caller's matmul precision say."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def check_severity(severity: int) -> None:

@@ -1,5 +1,6 @@
 """Brightness, contrast, elastic transform, pixelate, JPEG compression and saturate."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +24,7 @@ def saturate(images: Tensor, draws: Draws, *, factor: float, offset: float) -> T
     target = saturation.mul(factor).add_(offset).clamp_(0, 1)
     # Each channel lies below the value by a share of the chroma; for grey, red's share is 0 and the others' is 1.
     share = (value - images) / chroma.clamp(min=1e-6)
-    grey = torch.tensor([0.0, 1.0, 1.0], device=images.device).view(1, 3, 1, 1)
-    share = torch.where(chroma > 0, share, grey)
+    share = torch.where(chroma > 0, share, filters.channels(images.device, 0.0, 1.0, 1.0))
     return value - share.mul_(target).mul_(value)
 
 
@@ -74,12 +74,16 @@ def elastic_transform(images: Tensor, draws: Draws, *, alpha: float, sigma: floa
     return filters.sample(warped, rows + fields[:, 1], columns + fields[:, 0], edge_repeated=True)
 
 
+@filters.on_device
+def _three_points(height: int, width: int) -> filters.Array:
+    """Return (3, 2): the (x, y) of the points that the affine map moves."""
+    third = min(height, width) // 3
+    return np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]]) * third + [width // 2, height // 2]
+
+
 def _inverse_affine(moved: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return (B,2,2) and (B,2): the map from warped (x, y) back to the image, given how three points move (B,3,2)."""
-    centre = moved.new_tensor([size[1] // 2, size[0] // 2])
-    third = min(size) // 3
-    points = centre + third * moved.new_tensor([[1, 1], [1, -1], [-1, -1]])
-    points = points.double()
+    points = _three_points(moved.device, *size).double()
     landed = points + moved
     (a, b), (c, d) = (landed[:, 1:] - landed[:, :1]).permute(2, 1, 0)
     adjugate = torch.stack([torch.stack([d, -b], -1), torch.stack([-c, a], -1)], -2)

@@ -34,6 +34,12 @@ def on_device(build: Callable[..., NDArray[Any]]) -> Callable[..., Tensor]:
 
 
 @on_device
+def channels(red: float, green: float, blue: float) -> Array:
+    """Return (1, 3, 1, 1): one number for each channel."""
+    return np.array([red, green, blue], dtype=np.float64).reshape(1, 3, 1, 1)
+
+
+@on_device
 def gaussian_matrix(side: int, sigma: float, truncate: float, edge: str) -> Array:
     """Return (side, side): Gaussian smoothing of a line, borders as `edge` ("nearest", or "reflect" as SciPy's)."""
     matrix = np.zeros((side, side))

@@ -67,19 +67,20 @@ class Photographs:
     """Five photographs on one canvas, ready to be cropped by gathering.
 
     Attributes:
-        canvas: (5, 3, H, W) uint8, each photograph in the upper left corner.
-        sizes: (5, 2) int64, their heights and widths.
+        canvas: (5, 3, H', W') uint8, each photograph in the upper left corner.
+        room: (5, 2) int64, by how much each is higher and wider than the images.
+        size: height and width of the images.
     """
 
     canvas: Tensor
-    sizes: Tensor
+    room: Tensor
+    size: tuple[int, int]
 
-    def crops(self, draws: Draws, shape: Sequence[int]) -> Tensor:
+    def crops(self, draws: Draws) -> Tensor:
         """Return a random crop of a random photograph for each image: (B,3,H,W) float32 in [0,1]."""
-        batch, _, height, width = shape
-        device = self.canvas.device
+        batch, (height, width), device = len(draws.indices), self.size, self.canvas.device
         chosen = draws.integers("photograph", low=0, high=len(self.canvas))
-        room = self.sizes.index_select(0, chosen) - torch.tensor([height, width], device=device)
+        room = self.room.index_select(0, chosen)
         top, left = (draws.uniform("corner", 2) * room).long().T[..., None]
         rows = top + torch.arange(height, device=device)
         columns = left + torch.arange(width, device=device)
@@ -116,8 +117,8 @@ def photographs(folder: Path | None, size: tuple[int, int], shrunk: bool, device
     canvas = np.zeros((len(photos), 3, height, width), dtype=np.uint8)
     for place, photo in zip(canvas, photos, strict=True):
         place[:, : photo.shape[0], : photo.shape[1]] = photo.transpose(2, 0, 1)
-    sizes = torch.tensor([photo.shape[:2] for photo in photos])
-    return Photographs(torch.from_numpy(canvas).to(device), sizes.to(device))
+    room = torch.tensor([photo.shape[:2] for photo in photos]) - torch.tensor(size)
+    return Photographs(torch.from_numpy(canvas).to(device), room.to(device), size)
 
 
 def _read(path: Path) -> Photo:

@@ -30,7 +30,7 @@ def spatter(
     """
     field = draws.normal("liquid", 1, *images.shape[-2:]).mul_(scale).add_(loc)
     liquid = filters.gaussian_blur(field, sigma)
-    colour = torch.tensor(_MUD if mud else _WATER, device=images.device).view(1, 3, 1, 1) / 255
+    colour = filters.channels(images.device, *(_MUD if mud else _WATER)) / 255
     if mud:
         cover = filters.gaussian_blur((liquid > threshold).float(), strength)
         cover = torch.where(cover < 0.8, 0.0, cover)

@@ -40,7 +40,7 @@ def frost(
     images: Tensor, draws: Draws, photographs: Photographs, *, image_weight: float, frost_weight: float
 ) -> Tensor:
     """Blend in a random crop of one of five photographs of frost."""
-    return photographs.crops(draws, images.shape).mul_(frost_weight).add_(images * image_weight)
+    return photographs.crops(draws).mul_(frost_weight).add_(images * image_weight)
 
 
 def fog(images: Tensor, draws: Draws, *, amount: float, decay: float) -> Tensor:
