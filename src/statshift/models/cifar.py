@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 def subsample_and_pad(features: Tensor, channels: int, stride: int) -> Tensor:
     """Return features (B,C,H,W) at every `stride`-th position, zero channels added on both sides."""
+    if stride == 1 and channels == features.shape[1]:
+        return features
     padding = (channels - features.shape[1]) // 2
     return F.pad(features[:, :, ::stride, ::stride], (0, 0, 0, 0, padding, padding))
 
