@@ -19,7 +19,6 @@ _CommandLineError: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     help="Measure how a vision model fares under distribution shift.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -54,7 +53,7 @@ def main() -> None:
     show_warnings_in_one_line()
     keep_freed_memory()
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
     except InputError as error:
         say(f"statshift: error: {' '.join(str(error).split())}")
         sys.exit(2)

@@ -12,7 +12,7 @@ from statshift.cli.output import say
 from statshift.corruptions.frost import FILES, user_cache
 from statshift.errors import InputError
 
-data_app = typer.Typer(help="Get data that the library may not ship.", no_args_is_help=True)
+data_app = typer.Typer(help="Get data that the library may not ship.")
 
 _SOURCE = "https://raw.githubusercontent.com/hendrycks/robustness/master/ImageNet-C/create_c/"
 _CHECKSUMS = (
@@ -34,7 +34,7 @@ def frost_command(
     out: Annotated[Path | None, typer.Option(help="Folder; default the user cache, where it is found.")] = None,
     source: Annotated[str, typer.Option(help="Address of the folder that holds the photographs.")] = _SOURCE,
 ) -> None:
-    """Download the benchmark's five frost photographs, checked against their known SHA-256.
+    """Download the five frost photographs, checked by SHA-256.
 
     Example: statshift data frost
     """

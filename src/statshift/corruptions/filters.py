@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 Array = NDArray[np.float64]
 
+_BAND = 56  # rows of a smoothing matrix that are multiplied at once
+
 
 def on_device(build: Callable[..., NDArray[Any]]) -> Callable[..., Tensor]:
     """Turn a function that builds an array into one that keeps it as a tensor: `f(device, *arguments)`.
@@ -74,10 +76,16 @@ def box_matrix(source: int, target: int) -> Array:
 
 def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0, edge: str = "nearest") -> Tensor:
     """Smooth the last two axes of `images` by a Gaussian of `sigma` pixels."""
-    height, width = images.shape[-2:]
-    down = gaussian_matrix(images.device, height, sigma, truncate, edge)
-    across = gaussian_matrix(images.device, width, sigma, truncate, edge)
-    return down @ (images @ across.T)
+    for axis in (-1, -2):
+        side, reach = images.shape[axis], int(truncate * sigma + 0.5)
+        matrix = gaussian_matrix(images.device, side, sigma, truncate, edge)
+        parts = []
+        for start in range(0, side, _BAND):  # a band of the matrix holds all that is not zero in these rows
+            near = slice(max(0, start - reach), start + _BAND + reach)
+            band = matrix[start : start + _BAND, near]
+            parts.append(images[..., near] @ band.T if axis == -1 else band @ images[..., near, :])
+        images = torch.cat(parts, dim=axis)
+    return images
 
 
 def _fft_side(least: int) -> int:
