@@ -115,8 +115,13 @@ def test_runs_over_other_images_are_refused(runs, section, key, value):
         compare(runs[0], other)
 
 
-def test_models_weights_and_seeds_may_differ(runs):
-    other = run_of(runs[1].path, runs[1].rows, model={"spec": "timm:resnet50"}, seed=1, dtype="bfloat16")
+def test_other_draws_are_refused(runs):
+    with pytest.raises(InputError, match="`seed` is 0 in the first and 1 in the second"):
+        compare(runs[0], run_of(runs[1].path, runs[1].rows, seed=1))
+
+
+def test_models_and_weights_may_differ(runs):
+    other = run_of(runs[1].path, runs[1].rows, model={"spec": "timm:resnet50"}, dtype="bfloat16")
     assert compare(runs[0], other) == compare(*runs)
 
 

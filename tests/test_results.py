@@ -290,9 +290,17 @@ def test_a_run_closes_once_and_for_all(tmp_path):
     run = open_run(tmp_path, synthetic_record())
     run.close()
     run.close()
-    with pytest.raises(InputError):
-        open_run(tmp_path, synthetic_record(seed=1))
     open_run(tmp_path, synthetic_record()).close()
+
+
+def test_a_record_without_rows_binds_nobody(tmp_path):
+    """A run that failed before its first row (a broken image, say) is begun anew with other options."""
+    open_run(tmp_path, synthetic_record()).close()
+    with open_run(tmp_path, synthetic_record(seed=1)) as run:
+        assert run.record["seed"] == 1
+        run.append(synthetic_row("fog", 1))
+    with pytest.raises(InputError, match="`seed`: 1 in the directory, 0 now"):
+        open_run(tmp_path, synthetic_record())
 
 
 # summary

@@ -23,8 +23,13 @@ from statshift.uncertainty import bootstrap_interval, holm, mcnemar, paired_inte
 
 COMPARABLE = (
     "data.images",
+    "data.shape",
+    "data.preprocessing",
     "data.indices_hash",
     "data.labels_hash",
+    "data.content_hash",
+    "seed",
+    "corruption.at",
     "corruption.table",
     "corruption.quantise",
     "corruption.reencode",
@@ -125,8 +130,8 @@ def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> 
 
 
 def _field(record: Mapping[str, Any], name: str) -> Any:
-    section, key = name.split(".")
-    return record.get(section, {}).get(key)
+    section, _, key = name.partition(".")
+    return record.get(section, {}).get(key) if key else record.get(section)
 
 
 def _rows_of(run: RunResult, protocol: str) -> dict[tuple[str, int, int], Row]:

@@ -1,7 +1,7 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -14,7 +14,7 @@ from statshift.data import ImageData, check_labels
 from statshift.errors import InputError, unknown
 from statshift.metrics import ImageStatistics, image_statistics
 from statshift.models import PixelModel
-from statshift.shifts import Condition, CorruptionOptions, ShiftFunction, apply
+from statshift.shifts import Condition
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,8 +48,8 @@ class Evaluator:
         device: where images are shifted and classified.
         dtype: name of the type the model runs in, by autocast unless "float32".
         compiled: run the model through `torch.compile`.
-        options: how corruptions are made.
-        functions: a user's own shifts by name.
+        shift: takes images (B,3,H,W) in [0,1], a condition and the images' indices (B,), and returns the images under
+            that condition.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
     """
 
@@ -60,8 +60,7 @@ class Evaluator:
         *,
         dtype: str,
         compiled: bool,
-        options: CorruptionOptions,
-        functions: Mapping[str, ShiftFunction],
+        shift: Callable[[Tensor, Condition, Tensor], Tensor],
         batch_size: int,
     ) -> None:
         if dtype not in DTYPES:
@@ -71,8 +70,7 @@ class Evaluator:
         self._model = model
         self._classify = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype]
-        self._options = options
-        self._functions = functions
+        self._shift = shift
         self._at_once = batch_size
 
     @torch.inference_mode()
@@ -101,36 +99,47 @@ class Evaluator:
         numbers = range(rank, -(-len(data) // self.batch_size), world)
         mine = []
         for images, positions in data.batches(self.batch_size, which=numbers):
-            mine.append(self._statistics(data, condition, images, positions))
+            parts = self._in_parts(data, condition, images, positions)
+            mine.append(ImageStatistics(*map(torch.cat, zip(*parts, strict=True))))
             on_batch(min(int(positions[0]) + world * self.batch_size, len(data)))
         found = processes.gather([ImageStatistics(*(field.cpu() for field in one)) for one in mine])
         ordered = [found[number % world][number // world] for number in range(sum(map(len, found)))]
         return ImageStatistics(*map(torch.cat, zip(*ordered, strict=True)))
 
+    def _in_parts(
+        self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]
+    ) -> list[ImageStatistics]:
+        """Return the statistics of a batch in as few parts as memory allows."""
+        parts: list[ImageStatistics] = []
+        start = 0
+        while start < len(images):
+            part = slice(start, start + self._at_once)
+            found = self._statistics(data, condition, images[part], positions[part])
+            if found is not None:
+                parts.append(found)
+                start += self._at_once
+            elif self._at_once == 1:
+                raise InputError(f"Out of memory on {self.device} with a single image; use --device cpu.")
+            else:
+                self._at_once = (min(self._at_once, len(images)) + 1) // 2
+                torch.cuda.empty_cache()
+                warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
+        return parts
+
     @torch.inference_mode()
     def _statistics(
         self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]
-    ) -> ImageStatistics:
-        if len(images) > self._at_once:
-            cuts = [slice(start, start + self._at_once) for start in range(0, len(images), self._at_once)]
-            parts = [self._statistics(data, condition, images[cut], positions[cut]) for cut in cuts]
-            return ImageStatistics(*map(torch.cat, zip(*parts, strict=True)))
+    ) -> ImageStatistics | None:
+        """Return the statistics of some images, or None where memory runs out."""
+        assert data.labels is not None
         try:
             pixels = self._send(images).float().div_(255)
-            indices = self._send(torch.from_numpy(data.indices[positions]))
-            shifted = apply(pixels, condition, indices, self._options, self._functions)
+            shifted = self._shift(pixels, condition, self._send(torch.from_numpy(data.indices[positions])))
             with self._autocast():
                 logits: Tensor = self._classify(shifted)
-        except torch.OutOfMemoryError:
-            if len(images) == 1:
-                raise InputError(f"Out of memory on {self.device} with a single image; use --device cpu.") from None
-        else:
-            assert data.labels is not None
             return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
-        self._at_once = (len(images) + 1) // 2
-        torch.cuda.empty_cache()
-        warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} images at once.", stacklevel=2)
-        return self._statistics(data, condition, images, positions)
+        except torch.OutOfMemoryError:
+            return None
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)

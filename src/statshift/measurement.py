@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,20 +12,26 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from statshift import processes
-from statshift.corruptions import SEVERITIES, table_for
-from statshift.data import ImageData, load_data, stored_shifts
+from statshift.corruptions import SEVERITIES, table_for, warn_without_photographs
+from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator, find_device
 from statshift.layers import evaluating
 from statshift.metrics import ALEXNET
 from statshift.models import PixelModel, load_model
-from statshift.provenance import describe_corruption, describe_data, describe_environment, describe_model
-from statshift.results import Row, baseline_errors, make_row, open_run, read_run, row_key, summarise
-from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, conditions, resolve
+from statshift.provenance import (
+    describe_corruption,
+    describe_data,
+    describe_environment,
+    describe_functions,
+    describe_model,
+)
+from statshift.results import Row, RunResult, baseline_errors, make_row, open_run, read_run, row_key, summarise
+from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
 from statshift.uncertainty import wilson_interval
 
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
@@ -32,11 +39,21 @@ PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a measurement is: `images` of pass `number` (from 0) of `passes`, `images_per_pass` each."""
+    """How far a measurement is.
+
+    Attributes:
+        condition: at work now.
+        number: of its pass, from 0.
+        passes: to make in this sitting.
+        finished_before: passes that an earlier sitting made.
+        images: finished in this pass.
+        images_per_pass: in each pass.
+    """
 
     condition: Condition
     number: int
     passes: int
+    finished_before: int
     images: int
     images_per_pass: int
 
@@ -64,7 +81,6 @@ def measure(
     compiled: bool = False,
     options: CorruptionOptions | None = None,
     at: str = "benchmark",
-    model_options: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
     baseline: str | Path | None = None,
     alexnet: str = "auto",
@@ -77,8 +93,7 @@ def measure(
     one process.
 
     Args:
-        model: a spec (see `load_model`), a `PixelModel`, or a module whose input is normalised by ImageNet's mean
-            and deviation.
+        model: a spec or what `load_model` returns; a bare module is taken to want ImageNet's mean and deviation.
         data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
         shifts: names, "common" (the 15), "holdout" (the 4), or {"name": function} (see `statshift.shifts.apply`);
             by default the clean images and the 15. Data that store shifts are read instead.
@@ -91,7 +106,6 @@ def measure(
         options: how corruptions are made, and the seed.
         at: "benchmark" corrupts photographs at 224 px, from which a model of another size resizes; "model"
             corrupts at the model's own input size, with scaled constants.
-        model_options: further arguments of `load_model`, where `model` is a spec.
         data_options: further arguments of `load_data`, where `data` is not loaded.
         baseline: a run directory whose errors CE and mCE divide by, in AlexNet's place.
         alexnet: whose AlexNet they divide by otherwise: "imagenet", "cifar10", "cifar100", "none", or "auto", which
@@ -108,100 +122,115 @@ def measure(
     where = find_device(device)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
-    divisor = None if baseline is None else baseline_errors(read_run(baseline).rows)
     stored = stored_shifts(data) if isinstance(data, str) else {}
-    names, functions = resolve(_default(data, stored) if shifts is None else shifts, list(stored) or None)
-    wanted = conditions(names, severities, functions)
-    pixel_model = _prepare(model, where, model_options or {})
-    load = _loader(data, _with_preprocessing(data_options or {}, pixel_model, at), bool(stored))
+    if shifts is None:
+        shifts = ("common",) if isinstance(data, str) and not has_clean(data) else (CLEAN, "common")
+    names, functions = resolve(shifts, list(stored) or None)
+    wanted = conditions(names, severities, functions, stored)
+    if "frost" in names and not stored:
+        warn_without_photographs(options.frost)
+    pixel_model = _prepare(model, where)
+    load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored))
     first = load(wanted[0])
     labels = _labels(first)
+
+    def shift(images: Tensor, condition: Condition, indices: Tensor) -> Tensor:
+        return images if stored else apply(images, condition, indices, options, functions)
+
     size = batch_size or (256 if where.type == "cuda" else 16 if min(first.shape[1:]) >= PHOTOGRAPH else 128)
-    evaluate = Evaluator(
-        pixel_model, where, dtype=dtype, compiled=compiled, options=options, functions=functions, batch_size=size
-    )
+    evaluate = Evaluator(pixel_model, where, dtype=dtype, compiled=compiled, shift=shift, batch_size=size)
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
-    alexnet_table = _alexnet(alexnet, pixel_model.spec, first, classes)
+    _warn_of_fewer_classes(first, classes)
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "data": describe_data(first, labels),
         "corruption": {"stored": True} if stored else describe_corruption(options, first.shape, at),
-        "alexnet": alexnet_table,
+        "alexnet": _alexnet(alexnet, pixel_model.spec, first, classes),
         "shifts": names,
+        "functions": describe_functions(functions),
         "severities": sorted(set(severities)),
         "protocols": ["source"],
         "seed": options.seed,
         "dtype": dtype,
         "environment": describe_environment(where) | {"batch_size": size, "compiled": compiled},
     }
+    reference = None if baseline is None else _read_baseline(baseline, record)
     class_counts = record["data"]["class_counts"]
-    rank, _ = processes.join()
-    run = open_run(out, record) if out is not None and rank == 0 else None
-    try:
+    first_process = processes.join()[0] == 0
+    with open_run(out, record) if out is not None and first_process else nullcontext() as run:
         rows = processes.from_first(list(run.rows) if run else [])
         done = {row_key(row) for row in rows}
         todo = [one for one in wanted if ("source", one.shift, one.severity, 0) not in done]
-        with evaluating(pixel_model):
-            for number, condition in enumerate(todo):
-                started = time.perf_counter()
-                images = load(condition)
-                if not np.array_equal(_labels(images), labels):
-                    raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
-                tell = _teller(progress if rank == 0 else None, condition, number, len(todo), len(images))
+        for number, condition in enumerate(todo):
+            started = time.perf_counter()
+            images = load(condition)
+            if not np.array_equal(_labels(images), labels):
+                raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
+
+            def tell(finished: int, condition: Condition = condition, number: int = number) -> None:
+                if progress and first_process:
+                    progress(Progress(condition, number, len(todo), len(wanted) - len(todo), finished, len(labels)))
+
+            tell(0)
+            with evaluating(pixel_model):
                 statistics = evaluate(images, condition, tell)
-                row = make_row(
-                    statistics, labels, len(class_counts), shift=condition.shift, severity=condition.severity
-                )
-                rows.append(row)
-                if run:
-                    run.append(row, {"seconds": time.perf_counter() - started, "device": str(where)})
-        _warn_near_chance(rows, classes)
-        summary = summarise(rows, table=alexnet_table, baseline=divisor, class_counts=class_counts, seed=options.seed)
+            row = make_row(statistics, labels, len(class_counts), shift=condition.shift, severity=condition.severity)
+            rows.append(row)
+            if run:
+                run.append(row, {"seconds": time.perf_counter() - started, "device": str(where)})
+            if condition.shift == CLEAN:
+                _warn_near_chance(row, classes)
+        summary = summarise(
+            rows,
+            table=record["alexnet"],
+            baseline=baseline_errors(reference.rows) if reference else None,
+            class_counts=class_counts,
+            seed=options.seed,
+        )
+        if reference:
+            summary["baseline"] = {name: reference.record["model"][name] for name in ("spec", "weights_hash")}
         if run:
             run.write_summary(summary)
-    finally:
-        if run:
-            run.close()
     return Measurement(run.record if run else record, rows, summary, None if out is None else Path(out))
 
 
-def _default(data: Any, stored: Mapping[str, Any]) -> Shifts:
-    """Return the clean images, where there are any, and the 15, or whatever of them the data store."""
-    if not stored:
-        return (CLEAN, "common")
-    try:
-        load_data(data, limit=1)
-    except InputError:
-        return ("common",)
-    return (CLEAN, "common")
-
-
-def _prepare(model: str | nn.Module, device: torch.device, options: Mapping[str, Any]) -> PixelModel:
+def _prepare(model: str | nn.Module, device: torch.device) -> PixelModel:
     """Return the model on the device; a caller's own module is copied if it lies elsewhere."""
     if isinstance(model, str):
-        return load_model(model, **options).to(device)
-    pixel_model = model if isinstance(model, PixelModel) else load_model(model)
-    tensors = [*pixel_model.parameters(), *pixel_model.buffers()]
-    return pixel_model if all(tensor.device == device for tensor in tensors) else deepcopy(pixel_model).to(device)
+        return load_model(model).to(device)
+    network = model.network if isinstance(model, PixelModel) else model
+    if any(tensor.device != device for tensor in [*network.parameters(), *network.buffers()]):
+        model = deepcopy(model)
+    return (model if isinstance(model, PixelModel) else load_model(model)).to(device)
 
 
-def _with_preprocessing(options: Mapping[str, Any], model: PixelModel, at: str) -> dict[str, Any]:
-    """Add to the options of `load_data` what the model says of resizing, where the caller does not."""
+def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, device: torch.device) -> dict[str, Any]:
+    """Add to the options of `load_data` what the caller leaves open: for `at="model"` what the model's authors do.
+
+    Decoding gets processes of its own where the model runs on a GPU.
+    """
     if at not in ("benchmark", "model"):
         raise unknown("place of corruption", at, ["benchmark", "model"])
+    given = {name: value for name, value in options.items() if value is not None}
+    given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
+    if at == "benchmark" or {"resize", "crop"} & given.keys():
+        return given
     wishes = model.preprocessing
-    options = {"interpolation": wishes.interpolation} | {k: v for k, v in options.items() if v is not None}
-    if at == "model" and not {"resize", "crop"} & options.keys():
-        options |= {"resize": wishes.resize or wishes.input_size, "crop": wishes.crop or wishes.input_size}
-    return options
+    size = wishes.crop or wishes.input_size
+    if size is None:
+        raise InputError(f"{model.spec} does not tell its input size: give --resize and --crop, or --at benchmark.")
+    return {"interpolation": wishes.interpolation, "resize": wishes.resize or size, "crop": size} | given
 
 
 def _loader(data: Any, options: Mapping[str, Any], stored: bool) -> Callable[[Condition], ImageData]:
     """Return what loads the images of a condition: always the same ones, unless the data store shifts."""
-    if stored:
+    if stored:  # each condition is read once, so nothing is kept
         return lambda condition: load_data(
-            data, shift=None if condition.shift == CLEAN else (condition.shift, condition.severity), **options
+            data,
+            shift=None if condition.shift == CLEAN else (condition.shift, condition.severity),
+            cache_bytes=0,
+            **options,
         )
     loaded = data if isinstance(data, ImageData) else load_data(data, **options)
     return lambda condition: loaded
@@ -211,6 +240,16 @@ def _labels(data: ImageData) -> NDArray[np.int64]:
     if data.labels is None:
         raise InputError(f"Expected labelled images to measure accuracy, but {data.spec} has no labels.")
     return data.labels
+
+
+def _read_baseline(path: str | Path, record: Mapping[str, Any]) -> RunResult:
+    """Return the run whose errors CE divides by, which must be over as many classes, corrupted alike."""
+    baseline = read_run(path)
+    for section, name in (("data", "classes"), ("corruption", "table"), ("corruption", "stored")):
+        here, there = record[section].get(name), baseline.record[section].get(name)
+        if here != there:
+            raise InputError(f"The baseline {path} is no baseline here: its {section}.{name} is {there}, not {here}.")
+    return baseline
 
 
 def _alexnet(choice: str, model: str, data: ImageData, classes: int) -> str | None:
@@ -227,21 +266,16 @@ def _alexnet(choice: str, model: str, data: ImageData, classes: int) -> str | No
     return {10: "cifar10", 100: "cifar100"}.get(classes) if small and (said_so or likely) else None
 
 
-def _teller(
-    progress: Callable[[Progress], None] | None, condition: Condition, number: int, passes: int, images: int
-) -> Callable[[int], None]:
-    def tell(done: int) -> None:
-        if progress:
-            progress(Progress(condition, number, passes, done, images))
-
-    tell(0)
-    return tell
+def _warn_of_fewer_classes(data: ImageData, classes: int) -> None:
+    if data.classes is not None and data.classes != classes:
+        warnings.warn(
+            f"{data.spec} has {data.classes} classes and the model {classes}: labels are taken to be the model's first "
+            f"{data.classes} classes; if they are others, map them with --class-map.",
+            stacklevel=3,
+        )
 
 
-def _warn_near_chance(rows: Sequence[Row], classes: int) -> None:
-    clean = next((row for row in rows if row["shift"] == CLEAN), None)
-    if clean is None:
-        return
+def _warn_near_chance(clean: Row, classes: int) -> None:
     low, _ = wilson_interval(clean["correct"], clean["images"])
     if float(low) < 1 / classes + 0.05 * (1 - 1 / classes):
         warnings.warn(

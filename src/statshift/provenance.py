@@ -1,7 +1,7 @@
 """What goes into a record: enough to know whether two figures are of the same thing."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 from statshift import processes
 from statshift.corruptions import frost_source, table_for
 from statshift.data import ImageData, integers_hash
-from statshift.models import PixelModel, weights_hash
-from statshift.shifts import CorruptionOptions
+from statshift.models import PixelModel, source_hash, weights_hash
+from statshift.shifts import CorruptionOptions, ShiftFunction
 
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
-    """Return the model's spec, the hash of its weights and its preprocessing."""
+    """Return the model's spec and arguments, the hashes of its weights and of a user's file, and its preprocessing."""
     return {
         "spec": model.spec,
+        "arguments": {name: repr(value) for name, value in model.arguments.items()},
+        "source_hash": source_hash(type(model.network)) if model.spec.startswith("py:") else None,
         "weights_hash": weights_hash(model.network),
         "preprocessing": vars(model.preprocessing),
     }
@@ -33,6 +35,8 @@ def describe_data(data: ImageData, labels: NDArray[np.int64]) -> dict[str, Any]:
         "shape": list(data.shape),
         "indices_hash": integers_hash(data.indices),
         "labels_hash": integers_hash(labels),
+        "content_hash": data.content_hash(),
+        "classes": data.classes or int(labels.max()) + 1,
         "class_counts": np.bincount(labels, minlength=data.classes or 0).tolist(),
         "preprocessing": data.preprocessing,
         "counts": data.counts,
@@ -48,6 +52,13 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
         "reencode": options.reencode,
         "frost": frost_source(options.frost),
         "at": at,
+    }
+
+
+def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:
+    """Return for each shift of the user's own the hash of its file, or its name where it has none."""
+    return {
+        name: source_hash(function) or repr(function).partition(" at 0x")[0] for name, function in functions.items()
     }
 
 

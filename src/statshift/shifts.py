@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from statshift.corruptions import COMMON, CORRUPTIONS, HOLDOUT, Table, check_severity, corrupt, quantise_
+from statshift.corruptions import COMMON, CORRUPTIONS, HOLDOUT, Table, check_severity, corrupt, finish
 from statshift.errors import InputError, unknown
 
 CLEAN = "clean"
@@ -73,20 +73,35 @@ def resolve(shifts: Shifts, stored: Sequence[str] | None = None) -> tuple[list[s
 
 
 def conditions(
-    names: Sequence[str], severities: Sequence[int], functions: Mapping[str, ShiftFunction]
+    names: Sequence[str],
+    severities: Sequence[int],
+    functions: Mapping[str, ShiftFunction] | None = None,
+    stored: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Condition]:
-    """Return every shift at every severity it has.
+    """Return every shift at every severity that is asked for and that it has.
+
+    Args:
+        names: of the shifts.
+        severities: of 1 to 5.
+        functions: a user's own shifts; one that takes no `severity` has severity 0 alone.
+        stored: the severities of shifts that the data store, where they do.
 
     Raises:
-        InputError: a severity that is not an integer from 1 to 5, or none.
+        InputError: a severity that is not an integer from 1 to 5, or none that a shift has.
     """
     for severity in severities:
         check_severity(severity)
     if not severities:
         raise InputError("Expected at least one severity from 1 to 5.")
-    levels = sorted(set(severities))
-    single = {CLEAN, *(name for name, function in functions.items() if "severity" not in _keywords(function))}
-    return [Condition(name, level) for name in names for level in ((0,) if name in single else levels)]
+    levels = sorted({int(severity) for severity in severities})
+    single = {CLEAN, *(name for name, function in (functions or {}).items() if "severity" not in _keywords(function))}
+    found = []
+    for name in names:
+        own = [0] if name in single else [level for level in levels if level in (stored or {}).get(name, levels)]
+        if not own:
+            raise InputError(f"The data store {name} at the severities {stored and stored[name]}, none of {levels}.")
+        found += [Condition(name, level) for level in own]
+    return found
 
 
 def apply(
@@ -109,7 +124,8 @@ def apply(
         given = {"severity": condition.severity, "seed": options.seed, "indices": indices}
         shifted = function(images.clone(), **{name: given[name] for name in _keywords(function)})
         _check_shifted(shifted, images, condition)
-        return quantise_(shifted.float()) if options.quantise else shifted.float()
+        shifted = shifted.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return finish(shifted, options.quantise, options.reencode)
     if condition.shift == CLEAN:
         return images
     return corrupt(
@@ -126,7 +142,10 @@ def apply(
 
 
 def _keywords(function: ShiftFunction) -> list[str]:
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:  # a built-in function, which takes images alone
+        return []
     return [name for name in ("severity", "seed", "indices") if name in parameters]
 
 
@@ -134,7 +153,10 @@ def _check_shifted(shifted: Tensor, images: Tensor, condition: Condition) -> Non
     if not isinstance(shifted, Tensor) or shifted.shape != images.shape:
         found = tuple(shifted.shape) if isinstance(shifted, Tensor) else type(shifted).__name__
         raise InputError(f"Expected the shift {condition.shift!r} to return {tuple(images.shape)}, but got {found}.")
-    if not bool(((shifted >= 0) & (shifted <= 1)).all()):
+    inside = ((shifted >= 0) & (shifted <= 1)).all()
+    if shifted.device.type != "cpu":
+        torch._assert_async(inside)
+    elif not inside:
         low, high = torch.aminmax(shifted.float())
         raise InputError(
             f"Expected the shift {condition.shift!r} to return pixels in [0,1], but got values from "

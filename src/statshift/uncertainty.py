@@ -61,7 +61,7 @@ def bootstrap_interval(
     images = values.shape[-1]
     if images == 0:
         raise InputError("Expected `values` of at least one image, but got none.")
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed % 2**64)
     means = [values[..., generator.integers(images, size=images)].mean(-1) for _ in range(draws)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high

@@ -1,8 +1,6 @@
 """Corrupted data on disk, in the layouts of CIFAR-C and ImageNet-C, and a contact sheet to look at."""
 
-import contextlib
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +11,16 @@ from torch import Tensor
 
 from statshift.corruptions import REENCODE_QUALITY, SEVERITIES
 from statshift.data import ImageData
-from statshift.errors import InputError
-from statshift.shifts import CLEAN, Condition, CorruptionOptions, apply
+from statshift.errors import InputError, unknown
+from statshift.files import replacing
+from statshift.provenance import describe_corruption, describe_data, describe_functions
+from statshift.results import settle_record
+from statshift.shifts import CLEAN, Condition, CorruptionOptions, ShiftFunction, apply
 
 BATCH = 64
 LAYOUTS = ("arrays", "jpeg")
+
+Corrupted = Callable[[Condition], Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]]
 
 
 def write_corrupted(
@@ -28,9 +31,10 @@ def write_corrupted(
     layout: str,
     options: CorruptionOptions,
     device: torch.device,
+    functions: Mapping[str, ShiftFunction] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write every condition of `wanted`; what an earlier call finished is kept.
+    """Write every condition of `wanted`, and `record.json`; what an earlier call of the same finished is kept.
 
     Args:
         data: the clean images.
@@ -40,15 +44,22 @@ def write_corrupted(
             (ImageNet-C: NAME/SEVERITY/CLASS/*.JPEG of quality 85). Clean images go to clean.npy or clean/.
         options: how corruptions are made.
         device: where they are made.
+        functions: a user's own shifts by name.
         progress: called with (images done, images in all) after each batch.
 
     Raises:
-        InputError: missing labels or severities, or a folder that cannot be written.
+        InputError: missing labels or severities, a folder that holds other data, or one that cannot be written.
     """
     if layout not in LAYOUTS:
-        raise InputError(f"Expected `layout` to be one of {', '.join(LAYOUTS)}, but got {layout!r}.")
+        raise unknown("layout", layout, LAYOUTS)
     if data.labels is None:
         raise InputError(f"Expected labelled images, but {data.spec} has no labels.")
+    levels: dict[str, list[int]] = {}
+    for condition in wanted:
+        levels.setdefault(condition.shift, []).append(condition.severity)
+    for name, found in levels.items():
+        if layout == "arrays" and name != CLEAN and tuple(found) != SEVERITIES:
+            raise InputError(f"The layout of CIFAR-C holds five severities, but {name} would have {found}; use jpeg.")
     out, count = Path(out), 0
 
     def corrupted(condition: Condition) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -56,14 +67,23 @@ def write_corrupted(
         for images, positions in data.batches(BATCH):
             pixels = images.to(device).float() / 255
             indices = torch.from_numpy(data.indices[positions]).to(device)
-            yield to_bytes(apply(pixels, condition, indices, options, {})), positions
+            yield to_bytes(apply(pixels, condition, indices, options, functions or {})), positions
             count += len(images)
             if progress:
                 progress(count, len(wanted) * len(data))
 
+    record = {
+        "data": describe_data(data, data.labels),
+        "corruption": describe_corruption(options, data.shape, "benchmark"),
+        "layout": layout,
+        "shifts": list(levels),
+        "functions": describe_functions(functions or {}),
+        "seed": options.seed,
+    }
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _WRITERS[layout](data, wanted, out, corrupted)
+        settle_record(out, record)
+        {"arrays": _write_arrays, "jpeg": _write_jpegs}[layout](data, levels, out, corrupted)
     except OSError as error:
         raise InputError(
             f"Cannot write to {out}: {error.strerror}. Finished shifts are kept: make room, then run it again."
@@ -75,79 +95,41 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-Corrupted = Callable[[Condition], Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]]
-
-
-def _write_arrays(data: ImageData, wanted: Sequence[Condition], out: Path, corrupted: Corrupted) -> None:
-    severities: dict[str, list[int]] = {}
-    for condition in wanted:
-        severities.setdefault(condition.shift, []).append(condition.severity)
-    for name, levels in severities.items():
-        if name != CLEAN and tuple(levels) != SEVERITIES:
-            raise InputError(f"The layout of CIFAR-C holds all five severities, but {name} was asked for at {levels}.")
+def _write_arrays(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:
     assert data.labels is not None
-    repeats = 1 if set(severities) == {CLEAN} else len(SEVERITIES)
-    _save(out / "labels.npy", np.tile(data.labels, repeats))
+    with replacing(out / "labels.npy") as partial, partial.open("wb") as file:
+        np.save(file, np.tile(data.labels, len(SEVERITIES)))
     _, height, width = data.shape
-    for name, levels in severities.items():
+    for name, severities in levels.items():
         path = out / f"{name}.npy"
         if path.exists():
             continue
-        with _partial(path) as partial:
-            shape = (len(levels) * len(data), height, width, 3)
+        with replacing(path) as partial:
+            shape = (len(severities) * len(data), height, width, 3)
             array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            for number, level in enumerate(levels):
-                for images, positions in corrupted(Condition(name, level)):
+            for number, severity in enumerate(severities):
+                for images, positions in corrupted(Condition(name, severity)):
                     array[number * len(data) + positions] = images
             array.flush()
             del array
 
 
-def _write_jpegs(data: ImageData, wanted: Sequence[Condition], out: Path, corrupted: Corrupted) -> None:
+def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:
     assert data.labels is not None
-    digits = len(str(int(data.labels.max())))
-    names = data.class_names or [f"{label:0{digits}d}" for label in range(int(data.labels.max()) + 1)]
-    for condition in wanted:
+    largest = int(data.labels.max())
+    names = data.class_names or [f"{label:0{len(str(largest))}d}" for label in range(largest + 1)]
+    for condition in [Condition(name, severity) for name, severities in levels.items() for severity in severities]:
         path = out / condition.shift / str(condition.severity) if condition.severity else out / condition.shift
         if path.exists():
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _partial(path) as partial:
-            for label in np.unique(data.labels):
-                (partial / names[label]).mkdir(parents=True)
+        with replacing(path) as partial:
+            for name in names:  # empty ones too: the sorted folders are the labels
+                (partial / name).mkdir(parents=True)
             for images, positions in corrupted(condition):
                 for image, position in zip(images, positions, strict=True):
-                    name = f"{data.indices[position]:08d}.JPEG"
-                    file = partial / names[data.labels[position]] / name
+                    file = partial / names[data.labels[position]] / f"{data.indices[position]:08d}.JPEG"
                     Image.fromarray(image).save(file, "JPEG", quality=REENCODE_QUALITY)
-
-
-_WRITERS = {"arrays": _write_arrays, "jpeg": _write_jpegs}
-
-
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` that becomes `path` on success and is removed on failure."""
-    partial = path.with_name(f".{path.name}.partial")
-    _remove(partial)
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _save(path: Path, array: NDArray[np.int64]) -> None:
-    with _partial(path) as partial, partial.open("wb") as file:
-        np.save(file, array)
 
 
 def contact_sheet(
@@ -158,6 +140,8 @@ def contact_sheet(
     Raises:
         InputError: there is no such image, or the file cannot be written.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise InputError(f"Expected the contact sheet to be a .png file, but got {path}.")
     if not 0 <= position < len(data):
         raise InputError(f"Expected an image from 0 to {len(data) - 1}, but got {position}.")
     (images, positions), *_ = data.batches(1, which=[position])

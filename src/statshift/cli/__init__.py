@@ -1,7 +1,7 @@
 """The command line: `statshift VERB`."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,8 +14,7 @@ from statshift.cli.output import say, show_warnings_in_one_line
 from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
-# The error classes of typer's parser, wherever this version of typer keeps them.
-_CommandLineError: Any = typer.BadParameter.__mro__[2]
+_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Measure how a vision model fares under distribution shift.",
@@ -24,11 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command("demo")(demo_command)
-app.command("measure")(measure_command)
-app.command("compare")(compare_command)
-app.command("corrupt")(corrupt_command)
-app.add_typer(data_app, name="data")
+app.command("demo", short_help="Train a small network on digits and measure it.")(demo_command)
+app.command("measure", short_help="Measure a model under the common corruptions.")(measure_command)
+app.command("compare", short_help="Compare two runs image by image.")(compare_command)
+app.command("corrupt", short_help="Write corrupted images, or a contact sheet.")(corrupt_command)
+app.add_typer(data_app, name="data", short_help="Get what the library may not ship.")
 
 
 def _version(wanted: bool) -> None:
@@ -53,14 +52,20 @@ def main() -> None:
     show_warnings_in_one_line()
     keep_freed_memory()
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        if code == _INTERRUPTED:  # newer versions of typer return it, older ones let KeyboardInterrupt through
+            raise KeyboardInterrupt
+        sys.exit(code)
     except InputError as error:
         say(f"statshift: error: {' '.join(str(error).split())}")
         sys.exit(2)
-    except _CommandLineError as error:
-        if error.format_message():
-            say(f"statshift: error: {' '.join(error.format_message().split())} (see --help)")
-        sys.exit(error.exit_code)
+    except typer.Exit as exit_request:
+        sys.exit(exit_request.exit_code)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer's parser raises, in whatever module it keeps it
+            raise
+        say(f"statshift: error: {' '.join(error.format_message().split())} (see --help)")
+        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        say("statshift: interrupted; what was finished is kept, and the same command goes on from there.")
-        sys.exit(130)
+        say("statshift: interrupted; what is finished is kept, and the same command goes on from there.")
+        sys.exit(_INTERRUPTED)

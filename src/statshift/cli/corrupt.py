@@ -11,14 +11,14 @@ from statshift.corruptions import CORRUPTIONS, table_for
 from statshift.data import load_data
 from statshift.errors import InputError
 from statshift.evaluation import find_device
-from statshift.shifts import CLEAN, CorruptionOptions, conditions, resolve
+from statshift.shifts import CorruptionOptions, conditions, resolve
 from statshift.writing import contact_sheet, write_corrupted
 
 
 def corrupt_command(
     data: o.Data,
     out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
-    shifts: Annotated[str, typer.Option(help="clean, common, holdout or names, separated by commas.")] = "clean,common",
+    shifts: Annotated[str, typer.Option(help="clean, common, holdout, names, py:FILE:FUNCTION.")] = "clean,common",
     severities: o.Severities = "1,2,3,4,5",
     layout: Annotated[
         str | None, typer.Option(help="arrays (CIFAR-C) or jpeg (ImageNet-C); default arrays below 64 px.")
@@ -28,7 +28,7 @@ def corrupt_command(
     limit: o.Limit = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,
-    workers: o.Workers = 0,
+    workers: o.Workers = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -45,9 +45,7 @@ def corrupt_command(
         raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
     options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
     names, functions = resolve(o.parse_shifts(shifts))
-    if functions:
-        raise InputError("Only the benchmark's corruptions can be written; py: shifts are for measure.")
-    wanted = conditions(names, o.parse_severities(severities), {})
+    wanted = conditions(names, o.parse_severities(severities), functions)
     images = load_data(
         data,
         resize=resize,
@@ -57,10 +55,10 @@ def corrupt_command(
         seed=seed,
         skip_bad=skip_bad,
         class_map=class_map,
-        workers=workers,
+        workers=workers or 0,
     )
     if sheet is not None:
-        contact_sheet(images, image, [name for name in names if name != CLEAN] or CORRUPTIONS, options, sheet)
+        contact_sheet(images, image, [name for name in names if name in CORRUPTIONS] or CORRUPTIONS, options, sheet)
         say(f"Contact sheet written to {sheet}.")
     if out is None:
         return
@@ -74,6 +72,7 @@ def corrupt_command(
             layout=layout,
             options=options,
             device=find_device(device),
+            functions=functions,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     say(f"Written to {out}; read it back with --data {'cifar-c' if layout == 'arrays' else 'imagenet-c'}:{out}")

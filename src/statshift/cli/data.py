@@ -9,8 +9,9 @@ from urllib.request import urlopen
 import typer
 
 from statshift.cli.output import say
-from statshift.corruptions.frost import FILES, user_cache
+from statshift.corruptions.frost import FILES
 from statshift.errors import InputError
+from statshift.files import replacing, user_cache
 
 data_app = typer.Typer(help="Get data that the library may not ship.")
 
@@ -38,7 +39,7 @@ def frost_command(
 
     Example: statshift data frost
     """
-    folder = out or user_cache()
+    folder = out or user_cache("frost")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,7 +58,6 @@ def frost_command(
             ) from error
         if hashlib.sha256(content).hexdigest() != checksum:
             raise InputError(f"{source}{name} is not the photograph expected: its SHA-256 differs; nothing was kept.")
-        partial = target.with_suffix(".partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+        with replacing(target) as partial:
+            partial.write_bytes(content)
     say(f"The frost photographs are in {folder}.")

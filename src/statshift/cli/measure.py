@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, print_out, progress_bar, summary_text
+from statshift.cli.output import MeasurementReport, print_out, progress_bar, say, summary_text
 from statshift.measurement import measure
+from statshift.models import load_model
 from statshift.processes import join
 from statshift.shifts import CorruptionOptions
 
@@ -33,7 +34,7 @@ def measure_command(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     seed: o.Seed = 0,
-    workers: o.Workers = 0,
+    workers: o.Workers = None,
     mean: o.Mean = None,
     std: o.Std = None,
     resize: o.Resize = None,
@@ -64,7 +65,13 @@ def measure_command(
     """
     with progress_bar() as bar:
         found = measure(
-            model,
+            load_model(
+                model,
+                weights=weights,
+                mean=o.parse_channels("mean", mean),
+                std=o.parse_channels("std", std),
+                model_args=o.parse_model_args(model_args),
+            ),
             data,
             shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
@@ -75,12 +82,6 @@ def measure_command(
             compiled=compiled,
             options=CorruptionOptions(seed, o.parse_table(table), not no_quantise, reencode, frost),
             at=at,
-            model_options={
-                "weights": weights,
-                "mean": o.parse_channels("mean", mean),
-                "std": o.parse_channels("std", std),
-                "model_args": o.parse_model_args(model_args),
-            },
             data_options={
                 "resize": resize,
                 "crop": crop,
@@ -93,8 +94,10 @@ def measure_command(
             },
             baseline=baseline,
             alexnet=alexnet,
-            progress=MeasurementReport(bar),
+            progress=(report := MeasurementReport(bar)),
         )
+    if not report.called:
+        say("Every condition was finished before; nothing was measured again.")
     if join()[0] == 0:
         print_out(summary_text(found.summary))
         print_out(f"\nWritten to {out}.")

@@ -34,7 +34,9 @@ Interpolation = Annotated[str | None, typer.Option(help="Of the resizing: biline
 ClassMap = Annotated[Path | None, typer.Option(help="File that maps class folders to the model's class indices.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip image files that cannot be read, and count them.")]
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of N images.")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that decode image files.")]
+Workers = Annotated[
+    int | None, typer.Option(min=0, help="Processes that decode image files; default one a core with a GPU, else none.")
+]
 Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]

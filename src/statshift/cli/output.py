@@ -61,12 +61,18 @@ class MeasurementReport:
         self._bar = bar
         self._task = bar.add_task("", total=None, unit="images")
 
+    @property
+    def called(self) -> bool:
+        """Whether there was anything to measure."""
+        return self._bar.tasks[self._task].total is not None
+
     def __call__(self, at: Measured) -> None:
         """Move the bar; called before the first batch of a pass and after each."""
         task = self._bar.tasks[self._task]
         total = at.passes * at.images_per_pass
         if task.total is None:
-            say(f"{at.passes} passes over {at.images_per_pass:,} images.")
+            before = f"; {at.finished_before} finished before" if at.finished_before else ""
+            say(f"{at.passes} {'pass' if at.passes == 1 else 'passes'} over {at.images_per_pass:,} images{before}.")
         done = at.number * at.images_per_pass + at.images
         self._bar.update(self._task, description=str(at.condition), completed=done, total=total)
         if at.number == 0 and at.images == at.images_per_pass and at.passes > 1:
@@ -137,7 +143,7 @@ def _means(protocol: dict[str, Any], summary: dict[str, Any]) -> Iterator[str]:
 
 def _reference(summary: dict[str, Any]) -> str:
     kind, _, name = summary["relative_to"].partition(":")
-    return f"AlexNet on {name}" if kind == "alexnet" else "the baseline run"
+    return f"AlexNet on {name}" if kind == "alexnet" else f"the baseline {summary['baseline']['spec']}"
 
 
 def _percent(value: float | None) -> str:

@@ -7,22 +7,24 @@ Perturbations", ICLR 2019.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from statshift.corruptions import blur, digital, noise, weather
-from statshift.corruptions.constants import SEVERITIES as SEVERITIES
 from statshift.corruptions.constants import Table as Table
 from statshift.corruptions.constants import constants
 from statshift.corruptions.constants import table_for as table_for
-from statshift.corruptions.filters import quantise_ as quantise_
+from statshift.corruptions.filters import quantise_
 from statshift.corruptions.frost import find_photographs, photographs
 from statshift.corruptions.frost import frost_source as frost_source
+from statshift.corruptions.frost import warn_without_photographs as warn_without_photographs
 from statshift.corruptions.jpeg import compress
 from statshift.corruptions.spatter import spatter
 from statshift.errors import InputError, unknown
+from statshift.metrics import SEVERITIES as SEVERITIES
 from statshift.streams import Draws
 
 _FUNCTIONS: dict[str, Callable[..., Tensor]] = {
@@ -103,39 +105,46 @@ def corrupt(
     table = table or table_for(side)
     arguments = constants(name, severity, side, table)
     if name == "frost":
+        warn_without_photographs(frost)
         folder = find_photographs(frost)
         arguments["photographs"] = photographs(folder, (height, width), table == "cifar", images.device)
-    indices = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
+    indices = torch.arange(len(images), device=images.device) if indices is None else torch.as_tensor(indices)
     if indices.shape != images.shape[:1]:
         raise InputError(f"Expected `indices` of shape ({len(images)},), but got {tuple(indices.shape)}.")
     indices = indices.to(images.device, torch.int64)
-    out = torch.empty(images.shape, device=images.device)
+    out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     chunk = max(1, _CACHE // (3 * height * width)) if images.device.type == "cpu" else max(1, len(images))
     for start in range(0, len(images), chunk):
         part = slice(start, start + chunk)
         draws = Draws(seed, indices[part], f"{name}/{severity}")
         with _full_precision(images.device):
             result = _FUNCTIONS[name](images[part].float().contiguous(), draws, **arguments)
-            result = quantise_(result) if quantise else result.clamp_(0, 1)
-            out[part] = compress(result, REENCODE_QUALITY) if reencode else result
+            out[part] = finish(result, quantise, reencode)
     return out.to(images.dtype)
+
+
+def finish(images: Tensor, quantise: bool, reencode: bool) -> Tensor:
+    """Store float32 images as the benchmark does, in place: clipped to [0,1], truncated to 8 bits, as JPEG."""
+    images = quantise_(images) if quantise else images.clamp_(0, 1)
+    return compress(images, REENCODE_QUALITY) if reencode else images
 
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """Keep products in float32, whatever autocast or the caller's matmul precision say."""
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    backend = (torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn).matmul
+    kept = backend.fp32_precision
+    backend.fp32_precision = "ieee"
     try:
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        torch.set_float32_matmul_precision(precision)
+        backend.fp32_precision = kept
 
 
-def check_severity(severity: int) -> None:
+def check_severity(severity: object) -> None:
     """Raise InputError unless `severity` is an integer from 1 to 5."""
-    if isinstance(severity, bool) or not isinstance(severity, int) or severity not in SEVERITIES:
+    if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in SEVERITIES:
         raise InputError(f"Expected `severity` to be an integer from 1 to 5, but got {severity!r}.")
 
 

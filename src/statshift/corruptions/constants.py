@@ -9,8 +9,6 @@ from typing import Any, Literal
 Table = Literal["imagenet", "cifar"]
 Constants = dict[str, Any]
 
-SEVERITIES = (1, 2, 3, 4, 5)
-
 
 def _columns(*names: str, rows: list[tuple[Any, ...]]) -> list[Constants]:
     return [dict(zip(names, row, strict=True)) for row in rows]

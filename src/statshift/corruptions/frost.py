@@ -19,27 +19,26 @@ from PIL import Image
 from torch import Tensor
 
 from statshift.errors import InputError
+from statshift.files import user_cache
 from statshift.streams import Draws, keys, normal
 
 FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # the sixth is never drawn
+PROCEDURAL = "procedural"
 Photo = NDArray[np.uint8]
-
-
-def user_cache() -> Path:
-    """Return the folder where downloaded photographs are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "statshift" / "frost"
 
 
 def find_photographs(folder: str | Path | None = None) -> Path | None:
     """Return the folder of the five photographs, or None where there is none.
 
-    Looked for in `folder` or else the environment's STATSHIFT_FROST (either must hold them), the user cache, and
-    the data of an installed `imagecorruptions` package, which is not imported.
+    Looked for in `folder` or else the environment's STATSHIFT_FROST (either must hold them, or be "procedural" for
+    none), the user cache, and the data of an installed `imagecorruptions` package, which is not imported.
 
     Raises:
         InputError: `folder` or STATSHIFT_FROST lacks a photograph.
     """
     named = folder or os.environ.get("STATSHIFT_FROST")
+    if str(named) == PROCEDURAL:
+        return None
     if named:
         missing = [name for name in FILES if not (Path(named) / name).is_file()]
         if missing:
@@ -47,17 +46,17 @@ def find_photographs(folder: str | Path | None = None) -> Path | None:
         return Path(named)
     spec = importlib.util.find_spec("imagecorruptions")
     places = [
-        user_cache(),
+        user_cache("frost"),
         *(Path(place) / "frost" for place in (spec and spec.submodule_search_locations) or ()),
     ]
     return next((place for place in places if all((place / name).is_file() for name in FILES)), None)
 
 
 def frost_source(folder: str | Path | None = None) -> str:
-    """Return what stands for the frost in a record: the photographs' hash, or "procedural texture"."""
+    """Return what stands for the frost in a record: the photographs' hash, or "procedural"."""
     found = find_photographs(folder)
     if found is None:
-        return "procedural texture"
+        return PROCEDURAL
     digest = hashlib.sha256(b"".join((found / name).read_bytes() for name in FILES))
     return f"photographs {digest.hexdigest()[:16]}"
 
@@ -90,26 +89,34 @@ class Photographs:
         return self.canvas.view(-1).index_select(0, flat).view(batch, 3, height, width) / 255
 
 
+def warn_without_photographs(folder: str | Path | None = None) -> None:
+    """Warn, once, that a procedural texture stands in for the photographs, unless it was asked for."""
+    asked_for = str(folder or os.environ.get("STATSHIFT_FROST")) == PROCEDURAL
+    if not asked_for and find_photographs(folder) is None:
+        _warn_once()
+
+
+@lru_cache(maxsize=1)
+def _warn_once() -> None:
+    warnings.warn(
+        "No frost photographs found: a procedural texture stands in for them. `statshift data frost` downloads the "
+        "benchmark's; STATSHIFT_FROST names a folder that holds them.",
+        stacklevel=3,
+    )
+
+
 @lru_cache(maxsize=8)
 def photographs(folder: Path | None, size: tuple[int, int], shrunk: bool, device: torch.device) -> Photographs:
     """Return the photographs prepared for images of `size` (height, width).
 
     Args:
-        folder: where they lie, or None for the procedural texture (a warning is given once).
+        folder: where they lie, or None for the procedural texture.
         size: of the images, in pixels.
         shrunk: first reduced to a fifth without antialiasing, as for CIFAR-C; else enlarged by side / 224 for
             images larger than 224 px.
         device: where the canvas goes.
     """
-    if folder is None:
-        warnings.warn(
-            "No frost photographs found: a procedural texture stands in for them. `statshift data frost` downloads "
-            "the benchmark's; STATSHIFT_FROST names a folder that holds them.",
-            stacklevel=2,
-        )
-        photos = _textures()
-    else:
-        photos = [_read(folder / name) for name in FILES]
+    photos = _textures() if folder is None else [_read(folder / name) for name in FILES]
     if shrunk:
         photos = [photo[2::5, 2::5] for photo in photos]  # bilinear at a fifth falls on every fifth pixel
     photos = [_enlarge(photo, max(size) / (32 if shrunk else 224), size) for photo in photos]

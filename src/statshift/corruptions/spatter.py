@@ -112,9 +112,7 @@ def _edge_distance(edges: Tensor) -> Tensor:
 def _equalise(plane: Tensor) -> Tensor:
     """Equalise each image's histogram of whole numbers in [0,255]; the lowest level present maps to 0."""
     levels = plane.flatten(1).long()
-    counts = torch.zeros(len(plane), 256, device=plane.device).scatter_add_(
-        1, levels, torch.ones_like(levels, dtype=torch.float32)
-    )
+    counts = plane.new_zeros(len(plane), 256).scatter_add_(1, levels, torch.ones_like(levels, dtype=torch.float32))
     lowest = counts.gather(1, levels.amin(1, keepdim=True))
     mapped = (counts.cumsum(1) - lowest) * 255 / (levels.shape[1] - lowest).clamp(min=1)
     return mapped.round_().gather(1, levels).view_as(plane)

@@ -28,9 +28,10 @@ def existing_folder(name: str | Path) -> Path:
     return path
 
 
-def image_files(place: Path) -> list[Path]:
-    """Return the image files that lie directly in a folder, sorted."""
-    return sorted(path for path in place.iterdir() if path.suffix.lower() in EXTENSIONS)
+def image_files(place: Path, nested: bool = False) -> list[Path]:
+    """Return the image files that lie directly in a folder, or at any depth, sorted."""
+    found = place.rglob("*") if nested else place.iterdir()
+    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS and path.is_file())
 
 
 def load_array(path: Path) -> Any:

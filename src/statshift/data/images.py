@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from statshift.data.reading import read_pixels
-from statshift.data.sources import Source
+from statshift.data.sources import Pixels, Source
 from statshift.errors import InputError
 
 
@@ -51,7 +51,7 @@ class ImageData:
         converted: how many images were not RGB.
         skipped: names of the images left out because they cannot be read.
         workers: processes that decode.
-        cache_bytes: decoded images stay in memory if all of them take no more.
+        cache_bytes: as many decoded images stay in memory as take no more.
     """
 
     spec: str
@@ -67,8 +67,8 @@ class ImageData:
     cache_bytes: int = 4 << 30
 
     def __post_init__(self) -> None:
-        fits = len(self) * int(np.prod(self.shape)) <= self.cache_bytes
-        self._cache = torch.empty((len(self), *self.shape), dtype=torch.uint8) if fits else None
+        capacity = min(len(self), self.cache_bytes // int(np.prod(self.shape)))
+        self._cache = torch.empty((capacity, *self.shape), dtype=torch.uint8)
         self._cached = np.zeros(len(self), bool)
 
     def __len__(self) -> int:
@@ -78,6 +78,15 @@ class ImageData:
     def classes(self) -> int | None:
         """Number of classes where it is known."""
         return None if self.class_names is None else len(self.class_names)
+
+    @property
+    def needs_decoding(self) -> bool:
+        """Whether the images are files or encoded bytes."""
+        return not isinstance(self.source, Pixels)
+
+    def content_hash(self) -> str:
+        """Return 16 hexadecimal characters of SHA-256 over the content: pixels, bytes, or files' names and sizes."""
+        return hashlib.sha256(self.source.content()).hexdigest()[:16]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -107,14 +116,11 @@ class ImageData:
         missing = [self.indices[place].tolist() for place, known in zip(places, ready, strict=True) if not known]
         decoded = read_pixels(self.source, missing, self.preprocessing, self.workers if workers is None else workers)
         for place, known in zip(places, ready, strict=True):
-            if known and self._cache is not None:
+            if known:
                 images = self._cache[place].clone()
             else:
                 images = next(decoded)
-                self._keep(place, images)
+                if place.stop <= len(self._cache):
+                    self._cache[place] = images
+                    self._cached[place] = True
             yield images, np.arange(place.start, place.stop)
-
-    def _keep(self, place: slice, images: Tensor) -> None:
-        if self._cache is not None:
-            self._cache[place] = images
-            self._cached[place] = True

@@ -15,7 +15,7 @@ from statshift.data.reading import read_headers
 from statshift.data.sampling import balanced_subset
 from statshift.data.schemes import cifar, digits, folder, npz, svhn
 from statshift.data.sources import Source, read_items
-from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts
+from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
 from statshift.errors import InputError, unknown
 
 SCHEMES: dict[str, Callable[..., Source]] = {
@@ -98,6 +98,12 @@ def load_data(
         workers=workers,
         cache_bytes=cache_bytes,
     )
+
+
+def has_clean(spec: str) -> bool:
+    """Return whether there are clean images: data that store shifts may hold those alone."""
+    scheme, _, rest = spec.partition(":")
+    return scheme not in STORED or stores_clean(rest)
 
 
 def stored_shifts(spec: str | Dataset[Any]) -> dict[str, list[int]]:

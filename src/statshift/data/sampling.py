@@ -21,7 +21,7 @@ def balanced_subset(labels: NDArray[np.int64], limit: int, seed: int = 0) -> NDA
     """
     if limit < 1:
         raise InputError(f"Expected `limit` to be at least 1, but got {limit}.")
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = np.random.default_rng(seed % 2**64).permutation(len(labels))
     by_class = np.argsort(labels[order], kind="stable")
     grouped = labels[order][by_class]
     place_in_class = np.empty(len(labels), np.int64)

@@ -1,6 +1,5 @@
 """Data by spec: what stands behind each `SCHEME:REST`, in the order of the documentation."""
 
-import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from statshift.data.preprocessing import quantise
 from statshift.data.sampling import balanced_subset
 from statshift.data.sources import EncodedImages, Files, Pixels, Source
 from statshift.errors import InputError, unknown
+from statshift.files import user_cache
 
 DIGITS_TEST = 597
 
@@ -56,7 +56,7 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
     root = existing_folder(rest)
     classes = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     flat = image_files(root)
-    files = [(path, label) for label, place in enumerate(classes) for path in image_files(place)]
+    files = [(path, label) for label, place in enumerate(classes) for path in image_files(place, nested=True)]
     if flat and files:
         raise InputError(f"Expected {root} to hold images or class folders, but it holds both.")
     if flat:
@@ -100,9 +100,8 @@ def _split(split: str | None) -> str:
 def _fetch(name: str, rest: str, **which: Any) -> Any:
     """Return torchvision's data set from the folder `rest`, by default one in the user's cache."""
     kind: Any = getattr(import_module("torchvision.datasets"), name.upper())
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "statshift" / name
     try:
-        return kind(Path(rest).expanduser() if rest else cache, download=True, **which)
+        return kind(Path(rest).expanduser() if rest else user_cache(name), download=True, **which)
     except (OSError, RuntimeError) as error:
         url = getattr(kind, "url", None) or kind.split_list[which["split"]][0]
         raise InputError(

@@ -76,6 +76,10 @@ class Source(ABC):
     def open(self, index: int) -> Image.Image:
         """Return an image, not decoded yet where that can wait."""
 
+    @abstractmethod
+    def content(self) -> bytes | memoryview:
+        """Return bytes that are others where the images are."""
+
     def name(self, index: int) -> str:
         """Return what an error calls the image."""
         return f"image {index} of {self.place}"
@@ -99,6 +103,10 @@ class Files(Source):
         """Open the file."""
         return Image.open(self.paths[index])
 
+    def content(self) -> bytes:
+        """Return the names below the folder and the sizes of the files."""
+        return "".join(f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths).encode()
+
     def name(self, index: int) -> str:
         """Return the file's path."""
         return str(self.paths[index])
@@ -119,6 +127,10 @@ class EncodedImages(Source):
         start, stop = self.offsets[index : index + 2]
         return Image.open(io.BytesIO(self.encoded[start:stop].tobytes()))
 
+    def content(self) -> memoryview:
+        """Return the encoded bytes."""
+        return np.ascontiguousarray(self.encoded).data
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pixels(Source):
@@ -132,6 +144,10 @@ class Pixels(Source):
     def open(self, index: int) -> Image.Image:
         """Wrap the pixels."""
         return Image.fromarray(self.images[index])
+
+    def content(self) -> memoryview:
+        """Return the pixels."""
+        return np.ascontiguousarray(self.images).data
 
     def header(self, index: int) -> Header:
         """Return the size and mode that all share."""
@@ -151,6 +167,10 @@ class Items(Source):
     def open(self, index: int) -> Image.Image:
         """Get the item."""
         return item_image(self.dataset[index], self.name(index))
+
+    def content(self) -> bytes:
+        """Return the sizes and modes seen; the items themselves are not read again."""
+        return repr(self.headers).encode()
 
     def header(self, index: int) -> Header:
         """Return what was seen when the labels were read."""

@@ -55,10 +55,15 @@ def _severities(place: Path) -> list[int]:
     return [severity for severity in SEVERITIES if (place / str(severity)).is_dir()]
 
 
+def stores_clean(rest: str) -> bool:
+    """Return whether a folder of either layout holds clean images too."""
+    return any((Path(rest).expanduser() / name).exists() for name in ("clean", "clean.npy"))
+
+
 def _check(shift: tuple[str, int] | None, stored: dict[str, list[int]], rest: str) -> tuple[str, int]:
     """Return the name and severity of a stored shift, ("clean", 0) for None; refuse what is not there."""
     if shift is None:
-        if not any((Path(rest).expanduser() / name).exists() for name in ("clean", "clean.npy")):
+        if not stores_clean(rest):
             raise InputError(f"Expected clean images in {rest}, but it stores only shifts; name one of them.")
         return "clean", 0
     name, severity = shift

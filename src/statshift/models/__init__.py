@@ -7,3 +7,4 @@ from statshift.models.loading import load_model as load_model
 from statshift.models.pixel import PixelModel as PixelModel
 from statshift.models.pixel import Preprocessing as Preprocessing
 from statshift.models.usercode import import_function as import_function
+from statshift.models.usercode import source_hash as source_hash

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from statshift.errors import InputError
+from statshift.files import replacing
 
 NESTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema")
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -54,11 +55,10 @@ def save_weights(network: nn.Module, path: str | Path) -> None:
     from safetensors.torch import save
 
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}))
-        partial.replace(path)
+        with replacing(path) as partial:
+            partial.write_bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}))
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error
 

@@ -47,8 +47,8 @@ def load_model(
     args = dict(model_args or {})
     try:
         network, preprocessing, num_classes = _build(spec, pretrained and weights is None, args)
-    except TypeError as error:
-        if not args:
+    except (TypeError, ValueError) as error:
+        if not args or isinstance(error, InputError):
             raise
         raise InputError(f"{spec} does not take the model arguments {args}: {error}.") from error
     if weights is not None:
@@ -59,7 +59,7 @@ def load_model(
         std=preprocessing.std if std is None else tuple(std),
         input_size=preprocessing.input_size if resize_input else None,
     )
-    model = PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes)
+    model = PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes, arguments=args)
     return model if isinstance(spec, nn.Module) else model.eval()
 
 
@@ -102,6 +102,8 @@ def _build_timm(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
         raise InputError(f"timm cannot build {name!r}: {' '.join(str(error).split())}") from error
     config = timm.data.resolve_model_data_config(network)
     size = config["input_size"][-1]
+    if config["input_size"][-2] != size:
+        raise InputError(f"Expected a model of square images, but timm:{name} takes {config['input_size'][-2:]} px.")
     preprocessing = Preprocessing(
         config["mean"],
         config["std"],

@@ -81,6 +81,7 @@ class PixelModel(nn.Module):
         preprocessing: what it expects.
         spec: the name it goes by in a record.
         num_classes: K, where known.
+        arguments: what it was built with, for a record.
     """
 
     mean: Tensor
@@ -93,12 +94,14 @@ class PixelModel(nn.Module):
         *,
         spec: str = "",
         num_classes: int | None = None,
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.preprocessing = preprocessing or Preprocessing()
         self.spec = spec
         self.num_classes = num_classes
+        self.arguments = dict(arguments or {})
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
 

@@ -1,7 +1,9 @@
 """A user's own Python, imported only when a spec names it."""
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,17 +32,33 @@ def import_function(target: str) -> Callable[..., Any]:
     return function
 
 
+def source_hash(thing: object) -> str | None:
+    """Return 16 hexadecimal characters of SHA-256 over the file that defines a function or class, or None."""
+    try:
+        path = inspect.getsourcefile(thing)  # type: ignore[arg-type]  # raises TypeError for what it does not take
+        return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    except (TypeError, OSError):
+        return None
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION to name a file, but {path} is not a file.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = f"statshift_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the suffix is .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up here
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     finally:
         sys.path.remove(folder)
     return module

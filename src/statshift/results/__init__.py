@@ -1,6 +1,7 @@
 """A run on disk: what it is, its rows, and what they add up to."""
 
 from statshift.results.files import write_json_atomically as write_json_atomically
+from statshift.results.records import settle_record as settle_record
 from statshift.results.rows import Row as Row
 from statshift.results.rows import bits as bits
 from statshift.results.rows import make_row as make_row

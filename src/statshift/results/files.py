@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from io import FileIO
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from statshift.errors import InputError
+from statshift.files import replacing
 
 
 def write_json_atomically(path: Path, content: Mapping[str, Any]) -> None:
@@ -19,15 +21,14 @@ def write_json_atomically(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         InputError: if it cannot be written; the old file stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     text = json.dumps(content, indent=2, allow_nan=False)
+    text = re.sub(
+        r"\[[\d\s.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text
+    )  # a list of numbers: one line
     try:
-        with temporary.open("wb", buffering=0) as file:
-            _write(file, f"{text}\n".encode())
-        temporary.replace(path)
+        with replacing(path) as partial:
+            partial.write_text(f"{text}\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise _unwritable(path, error) from error
 
 

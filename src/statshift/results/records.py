@@ -34,15 +34,15 @@ def read_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def settle_record(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Write the directory's record, or check `record` against it; return the one that holds.
+def settle_record(directory: Path, record: Mapping[str, Any], *, fresh: bool = False) -> dict[str, Any]:
+    """Write the directory's record, or check `record` against it unless `fresh`; return the one that holds.
 
     Raises:
         InputError: if the directory's record is of another run; the first three differing fields are named.
     """
     new: dict[str, Any] = json.loads(json.dumps(record))
     path = directory / "record.json"
-    if not path.exists():
+    if fresh or not path.exists():
         write_json_atomically(path, new)
         return new
     kept = read_record(directory)

@@ -48,8 +48,8 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
     except OSError as error:
         raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another directory.") from error
     try:
-        settled = settle_record(path, record)
         rows, lines = _read_rows(path / "rows.jsonl")
+        settled = settle_record(path, record, fresh=not rows)
         keep_lines(path / "rows.jsonl", lines)
         keep_lines(path / "timings.jsonl", read_lines(path / "timings.jsonl"))
     except BaseException:
