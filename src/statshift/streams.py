@@ -51,10 +51,10 @@ def bits(keys: Tensor, count: int) -> Tensor:
     """Return (B, count) int32 of uniform bits: position p of key k, the same for every `count`.
 
     The positions walk a Weyl sequence from the key's first word; two multiply-and-shift rounds (the constants of
-    C. Wellons' lowbias32) mix it, and the second word enters between them, so that no two keys' streams are shifts
-    of one another.
+    C. Wellons' lowbias32) mix it, and the second word enters between them, so that streams of different second words
+    are no shifts of one another.
     """
-    rows = max(1, _CACHE // count) if keys.device.type == "cpu" else len(keys)
+    rows = max(1, _CACHE // max(1, count)) if keys.device.type == "cpu" else len(keys)
     walk = torch.arange(count, dtype=torch.int32, device=keys.device) * _signed(0x9E3779B1, 32)
     out = torch.empty(len(keys), count, dtype=torch.int32, device=keys.device)
     scratch = torch.empty(min(rows, len(keys)), count, dtype=torch.int32, device=keys.device)
@@ -94,7 +94,7 @@ def normal(keys: Tensor, *shape: int) -> Tensor:
     out = torch.empty(draws.shape, dtype=torch.float32, device=keys.device)
     torch.mul(radius, angle.cos(), out=out[:, :, 0])
     torch.mul(radius, angle.sin_(), out=out[:, :, 1])
-    return out.view(len(keys), -1)[:, :count].reshape(len(keys), *shape)
+    return out.flatten(1)[:, :count].reshape(len(keys), *shape)
 
 
 @dataclass(frozen=True)

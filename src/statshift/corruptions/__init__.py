@@ -5,6 +5,7 @@ Perturbations", ICLR 2019.
 """
 
 import math
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from numbers import Integral
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor
 
 from statshift.corruptions import blur, digital, noise, weather
+from statshift.corruptions.constants import TABLES, constants
 from statshift.corruptions.constants import Table as Table
-from statshift.corruptions.constants import constants
 from statshift.corruptions.constants import table_for as table_for
 from statshift.corruptions.filters import quantise_
 from statshift.corruptions.frost import find_photographs, photographs
@@ -99,9 +100,15 @@ def corrupt(
     if name not in _FUNCTIONS:
         raise unknown("corruption", name, CORRUPTIONS)
     check_severity(severity)
+    try:
+        seed = operator.index(seed)
+    except TypeError:
+        raise InputError(f"Expected `seed` to be an integer, but got {seed!r}.") from None
     check_images(images)
     height, width = images.shape[-2:]
     side = min(height, width)
+    if table is not None and table not in TABLES:
+        raise unknown("table", table, TABLES)
     table = table or table_for(side)
     arguments = constants(name, severity, side, table)
     if name == "frost":
@@ -109,6 +116,8 @@ def corrupt(
         folder = find_photographs(frost)
         arguments["photographs"] = photographs(folder, (height, width), table == "cifar", images.device)
     indices = torch.arange(len(images), device=images.device) if indices is None else torch.as_tensor(indices)
+    if indices.is_floating_point() or indices.dtype == torch.bool:
+        raise InputError(f"Expected `indices` to be integers, but got {indices.dtype}.")
     if indices.shape != images.shape[:1]:
         raise InputError(f"Expected `indices` of shape ({len(images)},), but got {tuple(indices.shape)}.")
     indices = indices.to(images.device, torch.int64)

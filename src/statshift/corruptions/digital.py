@@ -12,7 +12,7 @@ from statshift.streams import Draws
 def brightness(images: Tensor, draws: Draws, *, added: float) -> Tensor:
     """Add to the value of HSV and clip it: hue and saturation stay, so the colour is scaled."""
     value = images.amax(dim=1, keepdim=True)
-    scaled = images * ((value + added).clamp_(max=1) / value.clamp(min=1e-6))
+    scaled = images / value * (value + added).clamp_(max=1)
     return torch.where(value > 0, scaled, added)
 
 

@@ -70,7 +70,9 @@ def box_matrix(source: int, target: int) -> Array:
         centre = (row + 0.5) * scale
         first = max(int(centre - width / 2 + 0.5), 0)
         last = min(int(centre + width / 2 + 0.5), source)
-        matrix[row, first:last] = 1 / (last - first)
+        offsets = (np.arange(first, last) + 0.5 - centre) * (1 / width)
+        inside = (offsets > -0.5) & (offsets <= 0.5)  # a pixel whose centre lies on the box's edge counts at one end
+        matrix[row, first:last] = inside / inside.sum()
     return matrix
 
 

@@ -21,17 +21,25 @@ _CHROMINANCE = (
     "99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99 99"
 )
 _FIXED = 1 << 16  # libjpeg's colour conversion works in 16-bit fixed point
-_NUDGE = 2**-10  # lets exact halves round up in spite of float32's error
 
 
 def compress(images: Tensor, quality: int) -> Tensor:
     """Return (B,3,H,W) images after JPEG of `quality` (1 to 100) with 4:2:0 chroma, values multiples of 1/255."""
     height, width = images.shape[-2:]
-    padded = F.pad(images, (0, -width % 16, 0, -height % 16), mode="replicate") if height % 16 or width % 16 else images
+    padded = _extend(images, height % 2, -width % 16)
     luma, chroma = _to_ycc(padded.mul(255).round_())
+    # libjpeg fills the last blocks to the right before it halves the chroma, and downwards after.
+    chroma = _halve(chroma)
+    luma, chroma = _extend(luma, -luma.shape[-2] % 8, 0), _extend(chroma, -chroma.shape[-2] % 8, 0)
     luma = _code(luma, _quantisation(images.device, _LUMINANCE, quality))
-    chroma = _code(_halve(chroma), _quantisation(images.device, _CHROMINANCE, quality))
-    return _to_rgb(luma, _double(chroma))[..., :height, :width].div_(255)
+    chroma = _code(chroma, _quantisation(images.device, _CHROMINANCE, quality))
+    chroma = _double(chroma[..., : (height + 1) // 2, : (width + 1) // 2])
+    return _to_rgb(luma[..., :height, :width], chroma[..., :height, :width]).div_(255)
+
+
+def _extend(planes: Tensor, down: int, right: int) -> Tensor:
+    """Repeat the last row `down` times and the last column `right` times."""
+    return F.pad(planes, (0, right, 0, down), mode="replicate") if down or right else planes
 
 
 @on_device
@@ -65,13 +73,15 @@ def _transform() -> Array:
 
 def _along_rows(plane: Tensor, matrix: Tensor, shift: int) -> Tensor:
     """Multiply every 8 neighbours along a row by `matrix`, divide by 2**shift and round."""
-    product = plane.view(-1, 8) @ matrix.T
-    return product.mul_(2.0**-shift).add_(0.5 + _NUDGE).floor_().view(plane.shape)
+    return _rounded(plane.view(-1, 8).double() @ matrix.T, shift).view(plane.shape)
 
 
 def _along_columns(plane: Tensor, matrix: Tensor, shift: int) -> Tensor:
-    product = matrix @ plane.view(-1, 8, plane.shape[-1])
-    return product.mul_(2.0**-shift).add_(0.5 + _NUDGE).floor_().view(plane.shape)
+    return _rounded(matrix @ plane.view(-1, 8, plane.shape[-1]).double(), shift).view(plane.shape)
+
+
+def _rounded(product: Tensor, shift: int) -> Tensor:
+    return product.mul_(2.0**-shift).add_(0.5).floor_().float()
 
 
 def _code(plane: Tensor, table: Tensor) -> Tensor:
@@ -80,7 +90,8 @@ def _code(plane: Tensor, table: Tensor) -> Tensor:
     The shifts are those of libjpeg's accurate integer transform: rows carry 2 extra bits into the columns, and the
     result is 8 times the orthonormal transform.
     """
-    forward, backward = _transform(plane.device), _transform(plane.device).T
+    forward = _transform(plane.device).double()
+    backward = forward.T
     scaled = _along_columns(_along_rows(plane - 128, forward, 11), forward, 15)
     steps = table.view(8, 1, 8)
     cells = scaled.view(-1, 8, plane.shape[-1] // 8, 8)
@@ -105,10 +116,10 @@ def _to_ycc(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
-    cb, cr = chroma.sub_(128).chunk(2, dim=1)
-    red = luma + cr.mul(1.402).add_(0.5).floor_()
-    green = luma + cb.mul(-0.344136286).sub_(cr, alpha=0.714136286).add_(0.5).floor_()
-    blue = luma + cb.mul(1.772).add_(0.5).floor_()
+    cb, cr = chroma.double().sub_(128).mul_(2.0**-16).chunk(2, dim=1)
+    red = luma + cr.mul(91881).add_(0.5).floor_().float()
+    green = luma + cb.mul(-22554).sub_(cr, alpha=46802).add_(0.5).floor_().float()
+    blue = luma + cb.mul(116130).add_(0.5).floor_().float()
     return torch.cat([red, green, blue], dim=1).clamp_(0, 255)
 
 

@@ -99,7 +99,7 @@ def _spread(mask: Tensor, axis: int) -> Tensor:
 def _edge_distance(edges: Tensor) -> Tensor:
     """Return (B,1,H,W): Euclidean distance in pixels to the nearest edge, at most `_FARTHEST`."""
     height, width = edges.shape[-2:]
-    squares = torch.where(edges, 0.0, float(_FARTHEST**2))
+    squares = (~edges).float().mul_(_FARTHEST**2)
     for axis, side in ((2, height), (3, width)):
         pads = (0, 0, _FARTHEST, _FARTHEST) if axis == 2 else (_FARTHEST, _FARTHEST, 0, 0)
         padded = F.pad(squares, pads, value=float(_FARTHEST**2))
