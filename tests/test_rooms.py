@@ -12,7 +12,7 @@ import statshift
 PACKAGE = Path(statshift.__file__).parent
 
 FLOORS = (
-    ("errors", "memory", "metrics", "processes", "streams", "uncertainty"),
+    ("errors", "files", "memory", "metrics", "processes", "streams", "uncertainty"),
     ("corruptions", "data", "layers", "models", "results"),
     ("shifts", "training"),
     ("comparison", "evaluation", "measurement", "provenance", "writing"),
@@ -21,8 +21,13 @@ FLOORS = (
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-# Beside a package's own files: all may raise an InputError, and measuring stands on evaluating.
-SAME_FLOOR = {("measurement", "evaluation"), ("measurement", "provenance"), ("__main__", "cli")}
+# Beside a package's own files, and errors, which all may raise.
+SAME_FLOOR = {
+    ("measurement", "evaluation"),
+    ("measurement", "provenance"),
+    ("writing", "provenance"),
+    ("__main__", "cli"),
+}
 
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

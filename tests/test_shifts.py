@@ -55,7 +55,9 @@ def test_stored_shifts_take_the_place_of_those_that_are_made():
     stored = ["snow", "rain", "fog"]
     assert resolve("common", stored)[0] == ["snow", "fog"]
     assert resolve(["clean", "rain"], stored)[0] == ["clean", "rain"]
-    with pytest.raises(InputError, match=r"Unknown shift 'frost'.*Choose from: clean, common, holdout, snow, rain, fog"):
+    with pytest.raises(
+        InputError, match=r"Unknown shift 'frost'.*Choose from: clean, common, holdout, snow, rain, fog"
+    ):
         resolve("frost", stored)
 
 
@@ -133,7 +135,13 @@ def test_a_function_gets_what_it_names():
 
 @pytest.mark.parametrize(
     "function",
-    [flip, lambda images, **rest: images.flip(3), functools.partial(torch.flip, dims=[-1]), torch.fliplr, nn.Identity()],
+    [
+        flip,
+        lambda images, **rest: images.flip(3),
+        functools.partial(torch.flip, dims=[-1]),
+        torch.fliplr,
+        nn.Identity(),
+    ],
     ids=["function", "lambda", "partial", "built-in", "module"],
 )
 def test_anything_callable_is_a_function(function):

@@ -73,7 +73,7 @@ class Evaluator:
         self._shift = shift
         self._at_once = batch_size
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def count_classes(self, data: ImageData) -> int:
         """Return K, the width of the model's logits for the first image, which the labels must fit.
 
@@ -81,9 +81,13 @@ class Evaluator:
             InputError: the model returns no logits, or a label is K or more.
         """
         images, _ = next(data.batches(1, which=[0]))
-        classes = self._model(self._send(images).float() / 255).shape[1]
+        try:
+            with self._autocast():
+                classes = int(self._model(self._send(images).float() / 255).shape[1])
+        except torch.OutOfMemoryError:
+            raise self._no_memory() from None
         check_labels(data, classes)
-        return int(classes)
+        return classes
 
     def __call__(self, data: ImageData, condition: Condition, on_batch: Callable[[int], None]) -> ImageStatistics:
         """Return four tensors (N,) on the CPU, in image order, on every process.
@@ -119,14 +123,14 @@ class Evaluator:
                 parts.append(found)
                 start += self._at_once
             elif self._at_once == 1:
-                raise InputError(f"Out of memory on {self.device} with a single image; use --device cpu.")
+                raise self._no_memory()
             else:
                 self._at_once = (min(self._at_once, len(images)) + 1) // 2
                 torch.cuda.empty_cache()
                 warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
         return parts
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _statistics(
         self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]
     ) -> ImageStatistics | None:
@@ -143,6 +147,9 @@ class Evaluator:
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _no_memory(self) -> InputError:
+        return InputError(f"Out of memory on {self.device} with a single image; use --device cpu.")
 
     def _autocast(self) -> AbstractContextManager[object]:
         return nullcontext() if self._dtype == torch.float32 else torch.autocast(self.device.type, self._dtype)

@@ -279,7 +279,8 @@ def _warn_near_chance(clean: Row, classes: int) -> None:
     low, _ = wilson_interval(clean["correct"], clean["images"])
     if float(low) < 1 / classes + 0.05 * (1 - 1 / classes):
         warnings.warn(
-            f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: do the "
-            "labels mean the model's classes (--class-map), and are --mean and --std those it was trained with?",
+            f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: are "
+            "the weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
+            "and --std those of the training?",
             stacklevel=3,
         )

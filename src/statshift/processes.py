@@ -4,6 +4,7 @@ Started by torchrun or `accelerate launch`, which set RANK and WORLD_SIZE. Resul
 one code path serves CPUs and GPUs.
 """
 
+import atexit
 import os
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ def join() -> tuple[int, int]:
     """Return (rank, world size), joining the group that the launcher's environment names; (0, 1) without one."""
     if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         dist.init_process_group("gloo")
+        atexit.register(dist.destroy_process_group)  # else gloo's threads may abort the interpreter as it ends
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 

@@ -38,11 +38,14 @@ def train(
         seed: of order and augmentation.
         progress: called with (steps done, steps in all) after each step.
     """
+    batch_size = min(batch_size, len(images))
     steps = len(images) // batch_size
     optimiser = torch.optim.SGD(
         model.parameters(), lr=learning_rate, momentum=0.9, weight_decay=weight_decay, nesterov=True
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2, cycle_momentum=False
+    )
     padded = F.pad(images, (4, 4, 4, 4))
     everyone = torch.arange(len(images), device=images.device)
     model.train()

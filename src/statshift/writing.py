@@ -1,7 +1,9 @@
 """Corrupted data on disk, in the layouts of CIFAR-C and ImageNet-C, and a contact sheet to look at."""
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -97,21 +99,26 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
 
 def _write_arrays(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:
     assert data.labels is not None
+    labels = np.tile(data.labels, len(SEVERITIES))
     with replacing(out / "labels.npy") as partial, partial.open("wb") as file:
-        np.save(file, np.tile(data.labels, len(SEVERITIES)))
+        _write_header(file, labels.shape, labels.dtype)
+        file.write(labels.data)
     _, height, width = data.shape
     for name, severities in levels.items():
         path = out / f"{name}.npy"
         if path.exists():
             continue
-        with replacing(path) as partial:
-            shape = (len(severities) * len(data), height, width, 3)
-            array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            for number, severity in enumerate(severities):
-                for images, positions in corrupted(Condition(name, severity)):
-                    array[number * len(data) + positions] = images
-            array.flush()
-            del array
+        with replacing(path) as partial, partial.open("wb") as file:
+            _write_header(file, (len(severities) * len(data), height, width, 3), np.dtype(np.uint8))
+            for severity in severities:
+                for images, _ in corrupted(Condition(name, severity)):
+                    file.write(np.ascontiguousarray(images).data)
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Begin a .npy file; what follows are the array's bytes (NumPy's own writer does not notice a full disk)."""
+    description = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})
 
 
 def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:
@@ -129,7 +136,9 @@ def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path
             for images, positions in corrupted(condition):
                 for image, position in zip(images, positions, strict=True):
                     file = partial / names[data.labels[position]] / f"{data.indices[position]:08d}.JPEG"
-                    Image.fromarray(image).save(file, "JPEG", quality=REENCODE_QUALITY)
+                    encoded = io.BytesIO()  # Pillow's own writer does not notice a full disk
+                    Image.fromarray(image).save(encoded, "JPEG", quality=REENCODE_QUALITY)
+                    file.write_bytes(encoded.getvalue())
 
 
 def contact_sheet(

@@ -59,13 +59,16 @@ def main() -> None:
     except InputError as error:
         say(f"statshift: error: {' '.join(str(error).split())}")
         sys.exit(2)
+    except (KeyboardInterrupt, typer.Abort):
+        say("statshift: interrupted; what is finished is kept, and the same command goes on from there.")
+        sys.exit(_INTERRUPTED)
     except typer.Exit as exit_request:
         sys.exit(exit_request.exit_code)
+    except OSError as error:  # the terminal, file or pipe that takes the output
+        say(f"statshift: error: {error}")
+        sys.exit(1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer's parser raises, in whatever module it keeps it
             raise
         say(f"statshift: error: {' '.join(error.format_message().split())} (see --help)")
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
-        say("statshift: interrupted; what is finished is kept, and the same command goes on from there.")
-        sys.exit(_INTERRUPTED)

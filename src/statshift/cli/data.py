@@ -57,7 +57,9 @@ def frost_command(
                 f"Cannot download {name}: {error}; get it by hand from {source} and put it into {folder}."
             ) from error
         if hashlib.sha256(content).hexdigest() != checksum:
-            raise InputError(f"{source}{name} is not the photograph expected: its SHA-256 differs; nothing was kept.")
+            raise InputError(
+                f"{source.rstrip('/')}/{name} is not the photograph expected: its SHA-256 differs; nothing was kept."
+            )
         with replacing(target) as partial:
             partial.write_bytes(content)
     say(f"The frost photographs are in {folder}.")

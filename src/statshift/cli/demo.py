@@ -1,6 +1,7 @@
 """`statshift demo`."""
 
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import torch
@@ -9,6 +10,7 @@ import typer
 from statshift.cli.output import MeasurementReport, print_out, progress_bar, say, summary_text
 from statshift.corruptions.frost import PROCEDURAL
 from statshift.data import load_data
+from statshift.errors import InputError
 from statshift.measurement import measure
 from statshift.models import PixelModel, load_model, save_weights
 from statshift.shifts import CorruptionOptions
@@ -32,6 +34,7 @@ def demo_command(
     if weights.exists():
         say(f"Using the network in {weights}.")
     else:
+        _check_writable(out)
         say("Training a ResNet-20 on 1,200 handwritten digits (real ones, from scikit-learn, as 32 px RGB).")
         save_weights(_train().network, weights)
     model = load_model("cifar:resnet20", weights=weights)
@@ -46,6 +49,15 @@ def demo_command(
         "models or methods, and there is no AlexNet baseline for them, hence no mCE. Frost is a procedural texture."
     )
     print_out(f"The run is in {out / 'run'}: record.json, rows.jsonl, summary.json.")
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out.") from error
 
 
 def _train() -> PixelModel:

@@ -96,8 +96,8 @@ def measure_command(
             alexnet=alexnet,
             progress=(report := MeasurementReport(bar)),
         )
-    if not report.called:
-        say("Every condition was finished before; nothing was measured again.")
     if join()[0] == 0:
+        if not report.called:
+            say("Every condition was finished before; nothing was measured again.")
         print_out(summary_text(found.summary))
         print_out(f"\nWritten to {out}.")

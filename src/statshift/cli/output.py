@@ -1,5 +1,6 @@
 """What the command line shows: tables in plain text, progress, one-line messages."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -12,16 +13,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from statshift.comparison import Comparison, Difference
 from statshift.measurement import Progress as Measured
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(message: str) -> None:
     """Print one line beside the progress bar, on standard error."""
-    console.print(message, markup=False)
+    console.print(message)
 
 
 def show_warnings_in_one_line() -> None:
-    """Make `warnings.warn` print its message alone, once."""
+    """Make `warnings.warn` print its message alone, once, and on the first of several processes only."""
 
     def show(
         message: Warning | str,
@@ -34,7 +35,7 @@ def show_warnings_in_one_line() -> None:
         say(f"statshift: warning: {message}")
 
     warnings.showwarning = show
-    warnings.filterwarnings("ignore", module=r"(?!statshift)")
+    warnings.filterwarnings("ignore", module=r"(?!statshift)" if os.environ.get("RANK", "0") == "0" else "")
 
 
 @contextmanager

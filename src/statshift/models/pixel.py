@@ -1,5 +1,6 @@
 """A model in pixel space: images in [0,1] go in, logits come out."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,7 @@ class Preprocessing:
         for name in ("mean", "std"):
             value = tuple(float(v) for v in getattr(self, name))
             object.__setattr__(self, name, value)
-            if len(value) != 3 or (name == "std" and min(value) <= 0):
+            if len(value) != 3 or not all(map(math.isfinite, value)) or (name == "std" and min(value) <= 0):
                 kind = "positive numbers" if name == "std" else "numbers"
                 raise InputError(f"Expected `{name}` to be three {kind}, but got {value}.")
 

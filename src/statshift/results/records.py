@@ -47,7 +47,8 @@ def settle_record(directory: Path, record: Mapping[str, Any], *, fresh: bool = F
         return new
     kept = read_record(directory)
     _require_same(directory, dict(_identity(kept)), dict(_identity(new)))
-    merged = kept | {name: _union(kept.get(name, []), new.get(name, [])) for name in GROWING}
+    growing = [name for name in GROWING if name in kept or name in new]
+    merged = kept | {name: _union(kept.get(name, []), new.get(name, [])) for name in growing}
     if merged != kept:
         write_json_atomically(path, merged)
     return merged

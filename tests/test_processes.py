@@ -1,0 +1,147 @@
+"""Several processes over one job: alone each function is a no-op; together they give the rows of one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from statshift import processes
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10))
+
+class Failing(nn.Module):
+    def forward(self, images):
+        if len(images) > 1:
+            raise RuntimeError("the model fails")
+        return torch.zeros(len(images), 10)
+
+def failing():
+    return Failing()
+
+class OneFails(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.batches = 0
+
+    def forward(self, images):
+        import os
+        self.batches += len(images) > 1
+        if self.batches > 2 and os.environ.get("RANK") == "1":
+            raise RuntimeError("one of us fails")
+        return torch.zeros(len(images), 10)
+
+def one_fails():
+    return OneFails()
+"""
+
+
+def test_alone_there_is_one(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert processes.join() == (0, 1)
+    assert processes.gather({"a": 1}) == [{"a": 1}]
+    assert processes.from_first([2]) == [2]
+    assert processes.local_rank() == 0
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def go(count, *words, threads=None, timeout=240):
+    """Run the command in so many processes, and return how it ended."""
+    alone = [sys.executable, "-m", "statshift"]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    words = [*(alone if count == 1 else [*together, "-m", "statshift"]), *map(str, words)]
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
+
+
+def measuring(model, out, *more, build="build"):
+    words = ["measure", "--model", f"py:{model}:{build}", "--data", "digits", "--device", "cpu"]
+    return [*words, "--shifts", "clean,gaussian_noise,glass_blur", "--severities", "1,5", "--out", out, *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("limit", "batch_size", "count"),
+    [(60, 10, 2), (61, 10, 2), (50, 10, 2), (7, 16, 2), (45, 7, 3)],
+    ids=["even", "a batch of one", "odd number of batches", "one batch", "three processes"],
+)
+def test_together_they_give_the_bytes_of_one(model, tmp_path, limit, batch_size, count):
+    options = ["--limit", limit, "--batch-size", batch_size]
+    done = go(count, *measuring(model, tmp_path / "together", *options))
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "together" / "record.json").read_text())["environment"]["processes"] == count
+    assert done.stdout.count("clean ") == 1
+    assert done.stderr.count("5 passes over") == 1
+    assert done.stderr.count("near chance") <= 1
+    assert "finished before" not in done.stderr
+    for name, threads in (("alone", None), ("alone on one thread", 1)):
+        assert go(1, *measuring(model, tmp_path / name, *options), threads=threads).returncode == 0
+        record = json.loads((tmp_path / name / "record.json").read_text())
+        assert record["environment"]["processes"] == 1
+        for file in ("rows.jsonl", "summary.json"):
+            assert (tmp_path / "together" / file).read_bytes() == (tmp_path / name / file).read_bytes()
+
+
+@pytest.mark.slow
+def test_together_they_go_on_where_one_stopped(model, tmp_path):
+    options = ["--limit", "40", "--batch-size", "8"]
+    assert go(1, *measuring(model, tmp_path / "whole", *options)).returncode == 0
+    assert go(1, *measuring(model, tmp_path / "parts", *options, "--shifts", "clean,gaussian_noise")).returncode == 0
+    kept = (tmp_path / "parts" / "rows.jsonl").read_bytes()
+    done = go(2, *measuring(model, tmp_path / "parts", *options))
+    assert done.returncode == 0, done.stderr
+    assert "2 passes over" in done.stderr
+    assert (tmp_path / "parts" / "rows.jsonl").read_bytes().startswith(kept)
+    for name in ("rows.jsonl", "summary.json"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    again = go(2, *measuring(model, tmp_path / "parts", *options))
+    assert again.returncode == 0
+    assert "passes over" not in again.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "build", "told"),
+    [
+        (["--shifts", "fogg"], "build", "Unknown shift 'fogg'"),
+        (["--severities", "6"], "build", "from 1 to 5, but got 6"),
+        (["--data", "npz:{tmp}/nan.npz"], "build", "NaN"),
+        (["--out", "{tmp}/file"], "build", "is a file"),
+        (["--out", "{tmp}/other"], "build", "holds no record.json"),
+        (["--limit", "30"], "failing", "the model fails"),
+        (["--limit", "60", "--batch-size", "5"], "one_fails", "one of us fails"),
+    ],
+    ids=["shift", "severity", "data", "file in the way", "another folder", "model", "one process"],
+)
+def test_bad_input_ends_all_of_them(model, tmp_path, more, build, told):
+    """With an error, and not with a process that waits for the others."""
+    np.savez(tmp_path / "nan.npz", images=np.full((4, 32, 32, 3), np.nan), labels=np.arange(4))
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").touch()
+    more = [word.replace("{tmp}", str(tmp_path)) for word in more]
+    done = go(2, *measuring(model, tmp_path / "run", *more, build=build), timeout=90)
+    assert done.returncode != 0
+    assert told in done.stderr
+    assert done.stdout == ""
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "run" / "rows.jsonl").exists() or build == "one_fails"
