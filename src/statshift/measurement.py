@@ -127,8 +127,6 @@ def measure(
         shifts = ("common",) if isinstance(data, str) and not has_clean(data) else (CLEAN, "common")
     names, functions = resolve(shifts, list(stored) or None)
     wanted = conditions(names, severities, functions, stored)
-    if "frost" in names and not stored:
-        warn_without_photographs(options.frost)
     pixel_model = _prepare(model, where)
     load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored))
     first = load(wanted[0])
@@ -156,6 +154,8 @@ def measure(
         "environment": describe_environment(where) | {"batch_size": size, "compiled": compiled},
     }
     reference = None if baseline is None else _read_baseline(baseline, record)
+    if "frost" in names and not stored:
+        warn_without_photographs(options.frost)
     class_counts = record["data"]["class_counts"]
     first_process = processes.join()[0] == 0
     with open_run(out, record) if out is not None and first_process else nullcontext() as run:
@@ -279,8 +279,8 @@ def _warn_near_chance(clean: Row, classes: int) -> None:
     low, _ = wilson_interval(clean["correct"], clean["images"])
     if float(low) < 1 / classes + 0.05 * (1 - 1 / classes):
         warnings.warn(
-            f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: are "
-            "the weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
+            f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: are the "
+            "weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
             "and --std those of the training?",
             stacklevel=3,
         )

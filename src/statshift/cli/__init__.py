@@ -64,9 +64,9 @@ def main() -> None:
         sys.exit(_INTERRUPTED)
     except typer.Exit as exit_request:
         sys.exit(exit_request.exit_code)
-    except OSError as error:  # the terminal, file or pipe that takes the output
+    except OSError as error:  # a name too long, the file or pipe that takes the output
         say(f"statshift: error: {error}")
-        sys.exit(1)
+        sys.exit(2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer's parser raises, in whatever module it keeps it
             raise
