@@ -103,13 +103,13 @@ def main() -> None:
             f"py:{data / 'mobilenet_v1_025.py'}:mobilenet_v1_025", weights=data / "imagenet_mobilenet_v1_025.tar"
         ),
         f"npz:{data / 'imagenet_sample_500.npz'}",
+        shifts=("clean", "common", "holdout"),
     ).summary
     first, second = accuracies(resnet, cifar_rows), accuracies(mobilenet, imagenet_rows)
     rows = []
     for name in (*COMMON, *HOLDOUT):
         gaps = [f"{pixels[table][name]['largest']:.0f}" if name in GOLDEN else "" for table in pixels]
         found = statistics[name]
-        other = "{:.1f} / {:.1f}".format(*second[name]) if name in second else ""
         rows.append(
             [
                 name,
@@ -118,7 +118,7 @@ def main() -> None:
                 f"{100 * found['deviation']:.1f}",
                 f"{found['mean']:.4f}",
                 "{:.1f} / {:.1f}".format(*first[name]),
-                other,
+                "{:.1f} / {:.1f}".format(*second[name]),
             ]
         )
     means = [[np.mean([table[name][i] for name in COMMON]) for i in (0, 1)] for table in (first, second)]
@@ -139,6 +139,9 @@ def main() -> None:
     results |= {"resnet20": first, "mobilenet": second, "clean": cleans, "seeds": arguments.seeds}
     report("fidelity", results, head, rows)
     table = (Path(__file__).parent / "results" / "fidelity.md").read_text()
+    for model, table in (("ResNet-20", first), ("MobileNet", second)):
+        name = max(table, key=lambda name: abs(table[name][0] - table[name][1]))
+        print(f"{model}: farthest from the reference under {name}, {table[name][0] - table[name][1]:+.1f} points")
     (DOCS / "fidelity.md").write_text(TEXT.format(table=table, seeds=arguments.seeds))
 
 
