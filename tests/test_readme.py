@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from statshift.cli import app
 from statshift.models import load_model, save_weights
+from statshift.statistics import channel_statistics
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -32,8 +34,15 @@ def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
         accuracies = names["found"].summary["protocols"]["source"]["per_shift"]["fog"]["by_severity"]
         assert capsys.readouterr().out == f"{accuracies}\n"
         assert len(accuracies) == 5
+    elif "adapted" in names:
+        expected = channel_statistics(names["model"].network.conv1(normalised(names["model"], names["target"])))
+        torch.testing.assert_close(names["adapted"].network.bn1.running_mean, expected.mean / 3)  # 32 / (32 + 64)
     else:
         assert names["foggy"].shape == names["images"].shape
+
+
+def normalised(model, images):
+    return (images - model.mean) / model.std
 
 
 @pytest.mark.parametrize("command", COMMANDS)

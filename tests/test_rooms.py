@@ -12,9 +12,9 @@ import statshift
 PACKAGE = Path(statshift.__file__).parent
 
 FLOORS = (
-    ("errors", "files", "memory", "metrics", "processes", "streams", "uncertainty"),
+    ("errors", "files", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
     ("corruptions", "data", "layers", "models", "results"),
-    ("shifts", "training"),
+    ("rectification", "shifts", "training"),
     ("comparison", "evaluation", "measurement", "provenance", "writing"),
     (),  # recipes and report, to come
     ("__init__", "__main__", "cli"),

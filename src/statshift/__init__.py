@@ -14,5 +14,7 @@ from statshift.measurement import Progress as Progress
 from statshift.measurement import measure as measure
 from statshift.models import PixelModel as PixelModel
 from statshift.models import load_model as load_model
+from statshift.rectification import rectified as rectified
+from statshift.rectification import rectify as rectify
 from statshift.results import read_run as read_run
 from statshift.shifts import CorruptionOptions as CorruptionOptions

@@ -1,9 +1,13 @@
-"""What a model is left as: the guard that every reading of a model runs under."""
+"""The normalization layers of a model, and the guards that every reading of a model runs under."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from statshift.errors import InputError
 
 
 @contextmanager
@@ -16,3 +20,58 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the batch norms that keep running statistics, by name, in the order of the model's modules.
+
+    BatchNorm1d, 2d, 3d, SyncBatchNorm and what is derived from them (timm's BatchNormAct2d) count; a module that the
+    model uses under several names counts once.
+
+    Raises:
+        InputError: there is none; the norms that the model has are named.
+    """
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+    if not found:
+        others = sorted(
+            {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}
+        )
+        raise InputError(
+            "Expected a model with batch normalization and running statistics, but its norms are: "
+            f"{', '.join(others) or 'none'}."
+        )
+    return found
+
+
+@torch.no_grad()
+def execution_order(model: nn.Module, layers: dict[str, _BatchNorm], image: Tensor) -> list[str]:
+    """Return the names of the layers that a forward of `image` (1,3,H,W) meets, in the order it meets them."""
+    order: dict[str, None] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda module, inputs, name=name: order.setdefault(name))
+        for name, layer in layers.items()
+    ]
+    try:
+        with evaluating(model):
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(order)
+
+
+@contextmanager
+def keeping_statistics(layers: dict[str, _BatchNorm]) -> Iterator[None]:
+    """Give the layers their running statistics back, whatever happens; holds copies of these buffers only."""
+    kept = [(layer, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers.values()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for layer, buffers in kept:
+                for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
+                    buffer.copy_(value)
