@@ -437,7 +437,7 @@ def test_damaged_images_are_skipped_counted_and_recorded(run, inputs, tmp_path):
         assert "over 4 images" in done.out
         data = read_run(tmp_path / name).record["data"]
         assert data["images"] == 4
-        assert data["counts"] == {"converted_to_rgb": 0, "skipped": 1}
+        assert data["counts"] == {"converted_to_rgb": 0, "skipped": 1, "ignored": 0}
         assert data["skipped"] == [str(inputs / name / "ant" / "3.jpg")]
 
 

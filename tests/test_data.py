@@ -117,6 +117,13 @@ def test_folder_of_classes(tree):
     assert torch.equal(everything(data), channels_first(PIXELS[ORDER]))
 
 
+def test_files_that_are_no_images_are_counted_and_many_are_told(tree):
+    assert load_data(f"folder:{tree}").counts["ignored"] == 1  # notes.txt
+    (tree / "ant" / "photograph.heic").touch()
+    with pytest.warns(UserWarning, match="2 files in .* are ignored"):
+        assert load_data(f"folder:{tree}").counts["ignored"] == 2
+
+
 def test_flat_folder_has_no_labels(tree):
     data = load_data(f"folder:{tree / 'cow'}")
     assert data.labels is None
@@ -468,7 +475,7 @@ def test_any_colour_mode_becomes_rgb(mode, value, suffix, expected, tmp_path):
     image.save(tmp_path / f"image.{suffix}")
     data = load_data(f"folder:{tmp_path}")
     assert everything(data)[0, :, 5, 5].tolist() == list(expected)
-    assert data.counts == {"converted_to_rgb": int(mode != "RGB"), "skipped": 0}
+    assert data.counts == {"converted_to_rgb": int(mode != "RGB"), "skipped": 0, "ignored": 0}
 
 
 def test_orientation_tag_is_left_alone(tmp_path):
@@ -515,7 +522,7 @@ def test_damaged_file_is_named(damaged):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_files_are_skipped_and_counted(damaged, workers):
     data = load_data(f"folder:{damaged}", skip_bad=True, workers=workers)
-    assert data.counts == {"converted_to_rgb": 0, "skipped": 2}
+    assert data.counts == {"converted_to_rgb": 0, "skipped": 2, "ignored": 1}
     assert data.skipped == [str(damaged / "bee" / "0.jpg"), str(damaged / "cow" / "1.PNG")]
     assert data.indices.tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10]
     assert data.labels.tolist() == [0] * 4 + [2] * 2 + [3] * 3

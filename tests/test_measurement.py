@@ -661,7 +661,7 @@ def test_the_record_says_what_was_measured(network, digits):
             "labels_hash": hashed(digits.labels),
             "class_counts": [6] * 10,
             "preprocessing": {"resize": None, "crop": None, "interpolation": "bilinear"},
-            "counts": {"converted_to_rgb": 0, "skipped": 0},
+            "counts": {"converted_to_rgb": 0, "skipped": 0, "ignored": 0},
             "skipped": [],
         }.items()
     )

@@ -91,7 +91,7 @@ class ImageData:
     @property
     def counts(self) -> dict[str, int]:
         """What was done to the images, for the record."""
-        return {"converted_to_rgb": self.converted, "skipped": len(self.skipped)}
+        return {"converted_to_rgb": self.converted, "skipped": len(self.skipped), "ignored": self.source.ignored}
 
     def batches(
         self, batch_size: int, which: Sequence[int] | None = None, workers: int | None = None

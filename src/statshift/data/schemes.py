@@ -1,5 +1,6 @@
 """Data by spec: what stands behind each `SCHEME:REST`, in the order of the documentation."""
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,13 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
     files = [(path, label) for label, place in enumerate(classes) for path in image_files(place, nested=True)]
     if flat and files:
         raise InputError(f"Expected {root} to hold images or class folders, but it holds both.")
-    if flat:
-        return Files(str(root), paths=flat)
-    if not files:
+    if not flat and not files:
         raise InputError(f"Expected images in {root} or in its class folders, but found none.")
+    ignored = sum(path.is_file() and not path.name.startswith(".") for path in root.rglob("*")) - len(flat or files)
+    if ignored > len(flat or files) / 10:  # a list of labels beside the images is no cause for alarm
+        warnings.warn(f"{ignored} files in {root} are ignored: their extensions are no images'.", stacklevel=2)
+    if flat:
+        return Files(str(root), paths=flat, ignored=ignored)
     names = [place.name for place in classes]
     indices = np.arange(len(names)) if class_map is None else read_class_map(Path(class_map), names)
     return Files(
@@ -70,6 +74,7 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
         paths=[path for path, _ in files],
         labels=indices[[label for _, label in files]],
         class_names=tuple(names) if class_map is None else None,
+        ignored=ignored,
     )
 
 
