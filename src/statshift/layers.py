@@ -1,6 +1,6 @@
 """The normalization layers of a model, and the guards that every reading of a model runs under."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -47,21 +47,28 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     return found
 
 
-@torch.no_grad()
-def execution_order(model: nn.Module, layers: dict[str, _BatchNorm], image: Tensor) -> list[str]:
-    """Return the names of the layers that a forward of `image` (1,3,H,W) meets, in the order it meets them."""
-    order: dict[str, None] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda module, inputs, name=name: order.setdefault(name))
-        for name, layer in layers.items()
-    ]
+@contextmanager
+def before_forward(layers: dict[str, _BatchNorm], hook: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
+    """Call `hook(name, layer, features)` before each layer's forward while the context lasts; no hook survives it."""
+
+    def call(name: str) -> Callable[[_BatchNorm, tuple[Tensor]], None]:
+        return lambda layer, inputs: hook(name, layer, inputs[0])
+
+    handles = [layer.register_forward_pre_hook(call(name)) for name, layer in layers.items()]
     try:
-        with evaluating(model):
-            model(image)
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return list(order)
+
+
+@torch.no_grad()
+def execution_order(model: nn.Module, layers: dict[str, _BatchNorm], image: Tensor) -> list[str]:
+    """Return the names of the layers that a forward of `image` (1,3,H,W) meets, in the order it meets them."""
+    order: list[str] = []
+    with before_forward(layers, lambda name, layer, features: order.append(name)), evaluating(model):
+        model(image)
+    return list(dict.fromkeys(order))
 
 
 @contextmanager

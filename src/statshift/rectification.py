@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift.errors import InputError, unknown
-from statshift.layers import batch_norms, evaluating, execution_order, keeping_statistics
+from statshift.layers import batch_norms, before_forward, evaluating, execution_order, keeping_statistics
 from statshift.models import PixelModel
 from statshift.statistics import ChannelStatistics, channel_statistics, mix
 
@@ -121,24 +121,19 @@ def _rewrite(
     decide = partial(protocol, images=len(images), **numbers)
     seen: dict[str, tuple[ChannelStatistics, ChannelStatistics]] = {}
 
-    def before_forward(layer: _BatchNorm, inputs: tuple[Tensor], name: str) -> None:
+    def rectify_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
         if name in seen:
             raise InputError(f"The layer {name} is met twice in one forward: it has no statistics of its own.")
         try:
-            observed = channel_statistics(inputs[0])
+            observed = channel_statistics(features)
         except InputError as error:
             raise InputError(f"The layer {name} cannot be rectified: {error}") from error
         stored = _stored(layer)
         seen[name] = stored, observed
         _write(layer, decide(stored, observed), statistics)
 
-    handles = [layer.register_forward_pre_hook(partial(before_forward, name=name)) for name, layer in layers.items()]
-    try:
-        with evaluating(model):
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with before_forward(layers, rectify_layer), evaluating(model):
+        model(images)
     _check_finite(seen)
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():

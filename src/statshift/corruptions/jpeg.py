@@ -1,7 +1,8 @@
 """JPEG compression in tensors: what baseline JPEG does to an image, without entropy coding (which loses nothing).
 
 The arithmetic is libjpeg's, whole numbers after each stage (ITU-T T.81; chroma at half resolution, "fancy"
-triangle upsampling). All whole numbers met are below 2**24, so float32 holds them exactly.
+triangle upsampling). Planes are float32, which holds their whole numbers exactly; products that pass 2**24 are taken
+in float64.
 """
 
 import numpy as np

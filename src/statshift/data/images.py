@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from statshift.data.reading import read_pixels
-from statshift.data.sources import Pixels, Source
+from statshift.data.sources import Source
 from statshift.errors import InputError
 
 
@@ -78,11 +78,6 @@ class ImageData:
     def classes(self) -> int | None:
         """Number of classes where it is known."""
         return None if self.class_names is None else len(self.class_names)
-
-    @property
-    def needs_decoding(self) -> bool:
-        """Whether the images are files or encoded bytes."""
-        return not isinstance(self.source, Pixels)
 
     def content_hash(self) -> str:
         """Return 16 hexadecimal characters of SHA-256 over the content: pixels, bytes, or files' names and sizes."""
