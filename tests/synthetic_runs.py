@@ -45,7 +45,7 @@ def synthetic_record(**changes):
         "shifts": ["clean", "fog"],
         "severities": [1, 2],
         "corruption": {"table": "cifar", "quantise": True, "reencode": False, "frost": "procedural"},
-        "protocols": ["source"],
+        "protocols": {"source": {}},
         "seed": 0,
         "dtype": "float32",
         "environment": {"device": "cpu", "batch_size": 32},

@@ -669,7 +669,7 @@ def test_the_record_says_what_was_measured(network, digits):
     assert record["corruption"]["quantise"] is False
     assert record["corruption"]["reencode"] is False
     assert (record["shifts"], record["severities"]) == (["clean", "fog"], [1, 5])
-    assert (record["protocols"], record["seed"], record["dtype"]) == (["source"], 2, "float32")
+    assert (record["protocols"], record["seed"], record["dtype"]) == ({"source": {}}, 2, "float32")
     assert record["environment"]["batch_size"] == 20
     assert record["environment"]["processes"] == 1
     assert torch.__version__.startswith(record["environment"]["versions"]["torch"])

@@ -154,14 +154,14 @@ def test_another_run_is_refused_with_the_difference_named(tmp_path):
 
 def test_the_environment_is_no_part_of_a_run_and_lists_grow(tmp_path):
     path = fill(tmp_path)
-    longer = {"shifts": ["snow", "clean"], "severities": [3], "protocols": ["source", "replace"]}
+    longer = {"shifts": ["snow", "clean"], "severities": [3], "protocols": {"source": {}, "replace": {"samples": 8}}}
     with open_run(path, synthetic_record(environment={"device": "cuda"}, **longer)) as run:
         assert run.rows == ROWS
     record = read_run(path).record
     assert run.record == record
     assert record["shifts"] == ["clean", "fog", "snow"]
     assert record["severities"] == [1, 2, 3]
-    assert record["protocols"] == ["source", "replace"]
+    assert record["protocols"] == {"source": {}, "replace": {"samples": 8}}
     assert record["environment"] == {"device": "cpu", "batch_size": 32}
 
 

@@ -14,8 +14,12 @@ PACKAGE = Path(statshift.__file__).parent
 FLOORS = (
     ("errors", "files", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
     ("corruptions", "data", "layers", "models", "results"),
-    ("rectification", "shifts", "training"),
-    ("comparison", "evaluation", "measurement", "provenance", "writing"),
+    ("evidence", "selection", "shifts", "training"),
+    ("comparison", "evaluation", "provenance", "rectification"),
+    ("streaming", "writing"),
+    ("protocols",),
+    ("adaptation",),
+    ("measurement",),
     (),  # recipes and report, to come
     ("__init__", "__main__", "cli"),
 )
@@ -23,9 +27,6 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Beside a package's own files, and errors, which all may raise.
 SAME_FLOOR = {
-    ("measurement", "evaluation"),
-    ("measurement", "provenance"),
-    ("writing", "provenance"),
     ("__main__", "cli"),
 }
 

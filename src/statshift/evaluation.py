@@ -1,7 +1,7 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from statshift import processes
 from statshift.data import ImageData, check_labels
 from statshift.errors import InputError, unknown
+from statshift.layers import run
 from statshift.metrics import ImageStatistics, image_statistics
 from statshift.models import PixelModel
 from statshift.shifts import Condition
@@ -51,6 +52,11 @@ class Evaluator:
         shift: takes images (B,3,H,W) in [0,1], a condition and the images' indices (B,), and returns the images under
             that condition.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
+
+    Attributes:
+        model: as given.
+        device: as given.
+        batch_size: as given.
     """
 
     def __init__(
@@ -67,7 +73,7 @@ class Evaluator:
             raise unknown("dtype", dtype, DTYPES)
         self.device = device
         self.batch_size = batch_size
-        self._model = model
+        self.model = model
         self._classify = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype]
         self._shift = shift
@@ -82,14 +88,23 @@ class Evaluator:
         """
         images, _ = next(data.batches(1, which=[0]))
         try:
-            with self._autocast():
-                classes = int(self._model(self._send(images).float() / 255).shape[1])
+            with self.autocast():
+                classes = int(run(self.model, self._send(images).float() / 255).shape[1])
         except torch.OutOfMemoryError:
-            raise self._no_memory() from None
+            raise self._no_memory(1) from None
         check_labels(data, classes)
         return classes
 
-    def __call__(self, data: ImageData, condition: Condition, on_batch: Callable[[int], None]) -> ImageStatistics:
+    def __call__(
+        self,
+        data: ImageData,
+        condition: Condition,
+        on_batch: Callable[[int], None],
+        *,
+        classify: Callable[[Tensor], Tensor] | None = None,
+        groups: Sequence[NDArray[np.int64]] | None = None,
+        in_order: bool = False,
+    ) -> ImageStatistics:
         """Return four tensors (N,) on the CPU, in image order, on every process.
 
         Processes share out whole batches, so that each batch is the one that a single process would see.
@@ -98,32 +113,62 @@ class Evaluator:
             data: with labels.
             condition: what is done to the images first.
             on_batch: called with the number of images finished, over all processes.
+            classify: returns logits (B,K) for images (B,3,H,W); by default the model.
+            groups: positions (B,) of each batch, all N together; by default consecutive ones. They are never cut.
+            in_order: `classify` depends on the batches before, so every process goes through all of them.
         """
+        rank, world = (0, 1) if in_order else processes.join()
+        batches = data.batches(self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world))
+        if groups is not None:
+            batches = data.groups(groups[rank::world])
+        mine, finished = [], 0
+        for images, positions in batches:
+            parts = self._in_parts(data, condition, images, positions, classify, cut=groups is None)
+            mine.append((positions, ImageStatistics(*map(torch.cat, zip(*parts, strict=True)))))
+            finished += len(images)
+            on_batch(min(finished * world, len(data)))
+        found = [(positions, ImageStatistics(*(field.cpu() for field in one))) for positions, one in mine]
+        ordered = found if in_order else processes.in_turn(processes.gather(found))
+        everyone = torch.from_numpy(np.concatenate([positions for positions, _ in ordered])).argsort()
+        return ImageStatistics(
+            *(torch.cat(field)[everyone] for field in zip(*(one for _, one in ordered), strict=True))
+        )
+
+    @torch.no_grad()
+    def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:
+        """Return the images at these positions (B,3,H,W) under a condition, in [0,1], on the device."""
+        ((images, _),) = data.groups([positions])
+        return self._shifted(data, condition, images, positions)
+
+    def shares(self, data: ImageData, condition: Condition) -> Iterator[Tensor]:
+        """Yield this process's share of all images under a condition, batch by batch."""
         rank, world = processes.join()
-        numbers = range(rank, -(-len(data) // self.batch_size), world)
-        mine = []
-        for images, positions in data.batches(self.batch_size, which=numbers):
-            parts = self._in_parts(data, condition, images, positions)
-            mine.append(ImageStatistics(*map(torch.cat, zip(*parts, strict=True))))
-            on_batch(min(int(positions[0]) + world * self.batch_size, len(data)))
-        found = processes.gather([ImageStatistics(*(field.cpu() for field in one)) for one in mine])
-        ordered = [found[number % world][number // world] for number in range(sum(map(len, found)))]
-        return ImageStatistics(*map(torch.cat, zip(*ordered, strict=True)))
+        for images, positions in data.batches(
+            self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
+        ):
+            yield self._shifted(data, condition, images, positions)
 
     def _in_parts(
-        self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]
+        self,
+        data: ImageData,
+        condition: Condition,
+        images: Tensor,
+        positions: NDArray[np.int64],
+        classify: Callable[[Tensor], Tensor] | None,
+        *,
+        cut: bool,
     ) -> list[ImageStatistics]:
-        """Return the statistics of a batch in as few parts as memory allows."""
+        """Return the statistics of a batch, in as few parts as memory allows if it may be cut."""
         parts: list[ImageStatistics] = []
         start = 0
         while start < len(images):
-            part = slice(start, start + self._at_once)
-            found = self._statistics(data, condition, images[part], positions[part])
+            part = slice(start, start + self._at_once if cut else len(images))
+            found = self._statistics(data, condition, images[part], positions[part], classify or self._classify)
             if found is not None:
                 parts.append(found)
-                start += self._at_once
-            elif self._at_once == 1:
-                raise self._no_memory()
+                start = part.stop
+            elif not cut or self._at_once == 1:
+                raise self._no_memory(1 if cut else len(images))
             else:
                 self._at_once = (min(self._at_once, len(images)) + 1) // 2
                 torch.cuda.empty_cache()
@@ -132,24 +177,34 @@ class Evaluator:
 
     @torch.no_grad()
     def _statistics(
-        self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]
+        self,
+        data: ImageData,
+        condition: Condition,
+        images: Tensor,
+        positions: NDArray[np.int64],
+        classify: Callable[[Tensor], Tensor],
     ) -> ImageStatistics | None:
         """Return the statistics of some images, or None where memory runs out."""
         assert data.labels is not None
         try:
-            pixels = self._send(images).float().div_(255)
-            shifted = self._shift(pixels, condition, self._send(torch.from_numpy(data.indices[positions])))
-            with self._autocast():
-                logits: Tensor = self._classify(shifted)
+            shifted = self._shifted(data, condition, images, positions)
+            with self.autocast():
+                logits = classify(shifted)
             return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
         except torch.OutOfMemoryError:
             return None
 
+    def _shifted(self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]) -> Tensor:
+        pixels = self._send(images).float().div_(255)
+        return self._shift(pixels, condition, self._send(torch.from_numpy(data.indices[positions])))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which the model runs in the type asked for."""
+        return nullcontext() if self._dtype == torch.float32 else torch.autocast(self.device.type, self._dtype)
+
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def _no_memory(self) -> InputError:
-        return InputError(f"Out of memory on {self.device} with a single image; use --device cpu.")
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return nullcontext() if self._dtype == torch.float32 else torch.autocast(self.device.type, self._dtype)
+    def _no_memory(self, images: int) -> InputError:
+        many = "a single image" if images == 1 else f"{images} images at once"
+        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from statshift.errors import InputError
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode and, whatever happens, give each module its own train flag back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
     try:
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -67,7 +69,7 @@ def execution_order(model: nn.Module, layers: dict[str, _BatchNorm], image: Tens
     """Return the names of the layers that a forward of `image` (1,3,H,W) meets, in the order it meets them."""
     order: list[str] = []
     with before_forward(layers, lambda name, layer, features: order.append(name)), evaluating(model):
-        model(image)
+        run(model, image)
     return list(dict.fromkeys(order))
 
 
@@ -82,3 +84,20 @@ def keeping_statistics(layers: dict[str, _BatchNorm]) -> Iterator[None]:
             for layer, buffers in kept:
                 for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
                     buffer.copy_(value)
+
+
+def run(model: nn.Module, images: Tensor) -> Any:
+    """Return what the model returns for images (B,3,H,W).
+
+    Raises:
+        InputError: it raises; what it says is told in one line, with the images' shape.
+    """
+    try:
+        return model(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"The model fails on images of shape {tuple(images.shape)}: {reason}") from error

@@ -2,10 +2,10 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from statshift import processes
+from statshift.adaptation import AdaptationOptions, describe_protocols, evaluate_adapted
 from statshift.corruptions import SEVERITIES, table_for, warn_without_photographs
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.errors import InputError, unknown
@@ -23,6 +24,7 @@ from statshift.evaluation import Evaluator, find_device
 from statshift.layers import evaluating
 from statshift.metrics import ALEXNET
 from statshift.models import PixelModel, load_model
+from statshift.protocols import SOURCE, Protocol, Protocols, adaptation_positions, resolve_protocols
 from statshift.provenance import (
     describe_corruption,
     describe_data,
@@ -43,6 +45,7 @@ class Progress:
 
     Attributes:
         condition: at work now.
+        protocol: at work now.
         number: of its pass, from 0.
         passes: to make in this sitting.
         finished_before: passes that an earlier sitting made.
@@ -51,6 +54,7 @@ class Progress:
     """
 
     condition: Condition
+    protocol: str
     number: int
     passes: int
     finished_before: int
@@ -74,6 +78,8 @@ def measure(
     *,
     shifts: Shifts | None = None,
     severities: Sequence[int] = SEVERITIES,
+    protocols: Protocols = (),
+    adaptation: AdaptationOptions | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -98,6 +104,12 @@ def measure(
         shifts: names, "common" (the 15), "holdout" (the 4), or {"name": function} (see `statshift.shifts.apply`);
             by default the clean images and the 15. Data that store shifts are read instead.
         severities: of 1 to 5.
+        protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
+            statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
+            {"name": function} of (stored, observed, images), which returns a layer's statistics, of (model, images),
+            which returns the model to be evaluated, or of (model), which returns what answers batch after batch. Each
+            function has a model of its own; each condition begins at the source.
+        adaptation: on how many images, how often, and which statistics of which layers.
         out: run directory, made if need be.
         batch_size: images in a batch; by default 256 on a GPU, on the CPU 16 photographs or 128 smaller images.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
@@ -118,7 +130,7 @@ def measure(
     Reference:
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
-    options = options or CorruptionOptions()
+    options, adaptation = options or CorruptionOptions(), adaptation or AdaptationOptions()
     where = find_device(device)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
@@ -140,6 +152,9 @@ def measure(
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
     _warn_of_fewer_classes(first, classes)
+    adapted = {one.name: one for one in resolve_protocols(protocols)}
+    one_image = evaluate.shifted(first, wanted[0], np.zeros(1, np.int64))
+    described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels), size)
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "data": describe_data(first, labels),
@@ -148,7 +163,7 @@ def measure(
         "shifts": names,
         "functions": describe_functions(functions),
         "severities": sorted(set(severities)),
-        "protocols": ["source"],
+        "protocols": {SOURCE: {}} | described,
         "seed": options.seed,
         "dtype": dtype,
         "environment": describe_environment(where) | {"batch_size": size, "compiled": compiled},
@@ -161,26 +176,42 @@ def measure(
     with open_run(out, record) if out is not None and first_process else nullcontext() as run:
         rows = processes.from_first(list(run.rows) if run else [])
         done = {row_key(row) for row in rows}
-        todo = [one for one in wanted if ("source", one.shift, one.severity, 0) not in done]
-        for number, condition in enumerate(todo):
-            started = time.perf_counter()
+        repeats = [(SOURCE, 0), *((name, draw) for name in adapted for draw in range(adaptation.draws))]
+        todo = {
+            condition: missing
+            for condition in wanted
+            if (missing := [one for one in repeats if (one[0], *astuple(condition), one[1]) not in done])
+        }
+        passes = sum(len({(SOURCE, 0), *missing}) for missing in todo.values())  # the source is there to pair with
+        finished_before, number = len(wanted) * len(repeats) - sum(map(len, todo.values())), -1
+
+        def begin(condition: Condition, name: str) -> Callable[[int], None]:
+            nonlocal number
+            number += 1
+            start = Progress(condition, name, number, passes, finished_before, 0, len(labels))
+
+            def tell(finished: int) -> None:
+                if progress and first_process:
+                    progress(replace(start, images=finished))
+
+            tell(0)
+            return tell
+
+        for condition, missing in todo.items():
             images = load(condition)
             if not np.array_equal(_labels(images), labels):
                 raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
-
-            def tell(finished: int, condition: Condition = condition, number: int = number) -> None:
-                if progress and first_process:
-                    progress(Progress(condition, number, len(todo), len(wanted) - len(todo), finished, len(labels)))
-
-            tell(0)
-            with evaluating(pixel_model):
-                statistics = evaluate(images, condition, tell)
-            row = make_row(statistics, labels, len(class_counts), shift=condition.shift, severity=condition.severity)
-            rows.append(row)
-            if run:
-                run.append(row, {"seconds": time.perf_counter() - started, "device": str(where)})
-            if condition.shift == CLEAN:
-                _warn_near_chance(row, classes)
+            repeated = [(adapted.get(name), draw) for name, draw in missing]
+            started = time.perf_counter()
+            for row in _measure_condition(
+                evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin
+            ):
+                rows.append(row)
+                if run:
+                    run.append(row, {"seconds": time.perf_counter() - started, "device": str(where)})
+                started = time.perf_counter()
+                if row_key(row)[:2] == (SOURCE, CLEAN):
+                    _warn_near_chance(row, classes)
         summary = summarise(
             rows,
             table=record["alexnet"],
@@ -193,6 +224,42 @@ def measure(
         if run:
             run.write_summary(summary)
     return Measurement(run.record if run else record, rows, summary, None if out is None else Path(out))
+
+
+def _measure_condition(
+    evaluate: Evaluator,
+    images: ImageData,
+    classes: int,
+    condition: Condition,
+    repeated: Sequence[tuple[Protocol | None, int]],
+    adaptation: AdaptationOptions,
+    seed: int,
+    begin: Callable[[Condition, str], Callable[[int], None]],
+) -> Iterator[Row]:
+    """Yield a row for each protocol and draw, None being the source, which is measured first in any case."""
+    labels = _labels(images)
+    with evaluating(evaluate.model):
+        source = evaluate(images, condition, begin(condition, SOURCE))
+    for protocol, draw in repeated:
+        if protocol is None:
+            yield make_row(source, labels, classes, shift=condition.shift, severity=condition.severity)
+            continue
+        tell = begin(condition, protocol.name)
+        with evaluating(evaluate.model):
+            found = evaluate_adapted(evaluate, images, condition, protocol, draw, adaptation, seed, tell)
+        few = protocol.few_images
+        yield make_row(
+            found,
+            labels,
+            classes,
+            shift=condition.shift,
+            severity=condition.severity,
+            protocol=protocol.name,
+            draw=draw,
+            adapted_on=adaptation_positions(images.indices, adaptation.samples, seed, draw) if few else None,
+            held_out=not adaptation.include_adaptation,
+            source=source,
+        )
 
 
 def _prepare(model: str | nn.Module, device: torch.device) -> PixelModel:

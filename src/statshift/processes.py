@@ -30,6 +30,11 @@ def gather(value: T) -> list[T]:
     return values  # type: ignore[return-value]  # each place is filled by its rank
 
 
+def in_turn(shares: list[list[T]]) -> list[T]:
+    """Return in order what was dealt out in turn: the first of each share, then the second of each, and so on."""
+    return [shares[number % len(shares)][number // len(shares)] for number in range(sum(map(len, shares)))]
+
+
 def from_first(value: T) -> T:
     """Return the first process's value on every process."""
     if not dist.is_initialized():

@@ -5,34 +5,38 @@ layers are rectified in one forward pass, each before it normalises, so that lat
 by earlier ones.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace as with_changes
-from fnmatch import fnmatchcase
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from statshift import processes
 from statshift.errors import InputError, unknown
-from statshift.layers import batch_norms, before_forward, evaluating, execution_order, keeping_statistics
-from statshift.models import PixelModel
-from statshift.statistics import ChannelStatistics, channel_statistics, mix
+from statshift.evidence import (
+    check_finite,
+    distances,
+    layer_shift,
+    observe,
+    persisting_share,
+    share_beyond,
+    stored_statistics,
+)
+from statshift.layers import batch_norms, before_forward, evaluating, keeping_statistics, run
+from statshift.selection import PARTS, select_layers, write
+from statshift.statistics import ChannelStatistics, Observed, mix, pool
 
-THIRDS = ("front", "middle", "end")
-PARTS = ("both", "mean", "var")
 
-
-def source(stored: ChannelStatistics, observed: ChannelStatistics, images: int) -> ChannelStatistics:
+def source(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
     """Keep what is stored: the untouched model."""
     return stored
 
 
-def replace(stored: ChannelStatistics, observed: ChannelStatistics, images: int) -> ChannelStatistics:
+def replace(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
     """Replace what is stored by the statistics of the images.
 
     Reference:
@@ -41,9 +45,7 @@ def replace(stored: ChannelStatistics, observed: ChannelStatistics, images: int)
     return observed
 
 
-def prior(
-    stored: ChannelStatistics, observed: ChannelStatistics, images: int, *, prior_count: float = 16
-) -> ChannelStatistics:
+def prior(stored: ChannelStatistics, observed: Observed, images: int, *, prior_count: float = 16) -> ChannelStatistics:
     """Mix linearly in mean and in variance, as if what is stored were of `prior_count` images (0 or more).
 
     Reference:
@@ -54,51 +56,78 @@ def prior(
     return mix(stored, observed, 1 - images / (prior_count + images))
 
 
+def auto(
+    stored: ChannelStatistics, observed: Observed, images: int, *, eps: float, persisting: Tensor
+) -> ChannelStatistics:
+    """Go half-way to the target, less by what noise explains here and by what does not reach the last layers.
+
+    The derivation is in docs/auto.md; nothing is to be tuned.
+
+    Args:
+        stored: what the layer has stored.
+        observed: what it observes.
+        images: how many they are of; the spread between them is the noise.
+        eps: the layer's own.
+        persisting: () in [0,1], of `persisting_share`, from a forward of the untouched model.
+    """
+    shift = layer_shift(stored, observed, eps)
+    mean_weight = persisting / 2 * share_beyond(shift.mean_spread / images, shift.mean)
+    var_weight = persisting / 2 * share_beyond(shift.var_spread / images, shift.var)
+    return ChannelStatistics(
+        stored.mean.lerp(observed.mean, mean_weight), stored.var.lerp(observed.var, var_weight), observed.count
+    )
+
+
 Protocol = Callable[..., ChannelStatistics]
-PROTOCOLS: dict[str, Protocol] = {"source": source, "replace": replace, "prior": prior}
+PROTOCOLS: dict[str, Protocol] = {"source": source, "replace": replace, "prior": prior, "auto": auto}
+STREAMS = ("batch", "running")
+"""Protocols whose statistics move while they predict; see `statshift.streaming`."""
+FULL = "full"
+NUMBERS = {"prior": "prior_count", "running": "momentum"}
+"""The number that a protocol takes as "NAME:NUMBER"."""
 
 
-def rectify(model: nn.Module, images: Tensor, protocol: str | Protocol = "replace", **options: Any) -> nn.Module:
+def rectify(model: nn.Module, images: Tensor, protocol: str | Protocol = "auto", **options: Any) -> nn.Module:
     """Return a copy of the model whose batch-norm statistics are re-estimated from images; see `rectified`."""
     adapted = deepcopy(model)
-    _rewrite(adapted, images, protocol, **options)
+    rewrite(adapted, images, protocol, **options)
     return adapted
 
 
 @contextmanager
 def rectified(
-    model: nn.Module, images: Tensor, protocol: str | Protocol = "replace", **options: Any
+    model: nn.Module, images: Tensor, protocol: str | Protocol = "auto", **options: Any
 ) -> Iterator[nn.Module]:
     """Re-estimate the batch-norm statistics of the model itself while the context lasts.
 
     What is written are the layers' running statistics, so it holds in evaluation mode whatever is called in between,
-    and the layers' own `eps`, affine terms and activations stay. One forward pass of the images; on leaving, also by
-    an exception, the model is as it was found.
+    and the layers' own `eps`, affine terms and activations stay. One forward pass of the images, two for "auto"; on
+    leaving, also by an exception, the model is as it was found.
 
     Args:
         model: a `PixelModel`, or a module that takes the images as they are.
         images: (n,3,H,W), unlabelled.
-        protocol: a name in `PROTOCOLS`, or a function of (stored, observed, number of images).
-        **options: `statistics`: "both", "mean" or "var" are rewritten. `where`: "all"; "front", "middle" or "end",
-            thirds of the layers in execution order as `numpy.array_split` makes them; or a pattern of layer names.
-            `unbiased`: write the variance with count - 1 in the denominator, as torch's own cumulative mode does;
-            by default the biased one, with which evaluation reproduces the forward that was measured. Others go to
-            the protocol (`prior_count`).
+        protocol: a name in `PROTOCOLS`, with its number as in "prior:64" if wanted, or a function of (stored,
+            observed, number of images) that returns what a layer shall use.
+        **options: `statistics`: "both", "mean" or "var" are rewritten. `where`: see `select_layers`. `unbiased`:
+            write the variance with count - 1 in the denominator, as torch's own cumulative mode does; by default the
+            biased one, with which evaluation reproduces the forward that was measured. Others go to the protocol
+            (`prior_count`).
 
     Raises:
-        InputError: a model without batch norm, no image, a single value in a channel, NaN in features, a layer met
-            twice in a forward, or an option that cannot be.
+        InputError: a model without batch norm, no image, images that the model cannot take, a single value in a
+            channel, NaN in features, a layer met twice in a forward, or an option that cannot be.
 
     Reference:
         Benz et al., WACV 2021, sections 4 (protocol), 6.2 (mean or variance alone), 6.3 (thirds).
     """
     with keeping_statistics(batch_norms(model)):
-        _rewrite(model, images, protocol, **options)
+        rewrite(model, images, protocol, **options)
         yield model
 
 
 @torch.no_grad()
-def _rewrite(
+def rewrite(
     model: nn.Module,
     images: Tensor,
     protocol: str | Protocol,
@@ -107,76 +136,148 @@ def _rewrite(
     where: str = "all",
     unbiased: bool = False,
     **numbers: Any,
-) -> None:
-    """Rewrite the running statistics of the model's batch norms."""
-    if isinstance(protocol, str):
-        if protocol not in PROTOCOLS:
-            raise unknown("protocol", protocol, PROTOCOLS)
-        protocol = PROTOCOLS[protocol]
+) -> Tensor:
+    """Rewrite the running statistics of the model's batch norms; return what that forward returned.
+
+    Args:
+        model: as in `rectified`, whose options these are; it stays changed.
+        images: (n,3,H,W).
+        protocol: a name or a function.
+        statistics: "both", "mean" or "var".
+        where: which layers.
+        unbiased: which variance.
+        **numbers: of the protocol.
+    """
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
     if images.ndim != 4 or len(images) == 0:
         raise InputError(f"Expected at least one image, (n, 3, H, W), but got shape {tuple(images.shape)}.")
     layers = select_layers(model, images, where)
-    decide = partial(protocol, images=len(images), **numbers)
-    seen: dict[str, tuple[ChannelStatistics, ChannelStatistics]] = {}
+    if isinstance(protocol, str):
+        protocol, numbers = _named(protocol, numbers)
+    if protocol is auto:
+        everywhere = layers if where == "all" else select_layers(model, images)
+        numbers["persisting"] = persisting_share(model, images, everywhere)
+    seen: dict[str, tuple[ChannelStatistics, Observed]] = {}
+
+    def decide(name: str) -> ChannelStatistics:
+        own = {"eps": layers[name].eps} if protocol is auto else {}
+        return protocol(*seen[name], len(images), **numbers, **own)
 
     def rectify_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
         if name in seen:
             raise InputError(f"The layer {name} is met twice in one forward: it has no statistics of its own.")
-        try:
-            observed = channel_statistics(features)
-        except InputError as error:
-            raise InputError(f"The layer {name} cannot be rectified: {error}") from error
-        stored = _stored(layer)
-        seen[name] = stored, observed
-        _write(layer, decide(stored, observed), statistics)
+        stored = stored_statistics(layer)
+        seen[name] = deepcopy(stored) if unbiased else stored, observe(name, features)
+        write(layer, decide(name), statistics)
 
     with before_forward(layers, rectify_layer), evaluating(model):
-        model(images)
-    _check_finite(seen)
+        output = run(model, images)
+    check_finite({name: observed.var for name, (_, observed) in seen.items()})
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():
-            _write(layers[name], decide(stored, with_changes(observed, var=observed.unbiased_var)), statistics)
+            seen[name] = stored, with_changes(observed, var=observed.unbiased_var)
+            write(layers[name], decide(name), statistics)
+    return cast(Tensor, output)
 
 
-def select_layers(model: nn.Module, images: Tensor, where: str = "all") -> dict[str, _BatchNorm]:
-    """Return the batch norms that `where` names, by name; see `rectified`.
+def parse_protocol(spec: str) -> tuple[str, dict[str, float]]:
+    """Return the name and the numbers of "NAME" or "NAME:NUMBER" ("prior:64", "running:0.1").
 
     Raises:
-        InputError: the pattern matches no layer.
+        InputError: an unknown name, or a number where there is none to give.
     """
-    layers = batch_norms(model.network if isinstance(model, PixelModel) else model)
-    if where == "all":
-        return layers
-    if where in THIRDS:
-        third = np.array_split(execution_order(model, layers, images[:1]), 3)[THIRDS.index(where)]
-        return {name: layers[name] for name in third.tolist()}
-    chosen = {name: layer for name, layer in layers.items() if fnmatchcase(name, where)}
-    if not chosen:
-        raise unknown("place or pattern of layers", where, ["all", *THIRDS, *layers])
-    return chosen
+    name, colon, number = spec.partition(":")
+    known = (*PROTOCOLS, *STREAMS, FULL)
+    if name not in known:
+        raise unknown("protocol", name, known)
+    if not colon:
+        return name, {}
+    if name not in NUMBERS:
+        raise InputError(f"Expected no number for the protocol {name}, but got {spec!r}.")
+    try:
+        return name, {NUMBERS[name]: float(number)}
+    except ValueError:
+        raise InputError(f"Expected {name}:NUMBER, but got {spec!r}.") from None
 
 
-def _stored(layer: _BatchNorm) -> ChannelStatistics:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    return ChannelStatistics(layer.running_mean.clone(), layer.running_var.clone(), 0)
+def _named(spec: str, numbers: dict[str, Any]) -> tuple[Protocol, dict[str, Any]]:
+    """Return the function and the numbers of a protocol that rewrites statistics once."""
+    name, given = parse_protocol(spec)
+    if name in STREAMS:
+        raise InputError(
+            f"The protocol {name} has no statistics to write: they move with every batch. Measure it as it is, or "
+            "write those of auto, prior or replace."
+        )
+    return PROTOCOLS["replace" if name == FULL else name], given | numbers
 
 
-def _write(layer: _BatchNorm, target: ChannelStatistics, statistics: str) -> None:
-    assert layer.running_mean is not None
-    assert layer.running_var is not None
-    if statistics != "var":
-        layer.running_mean.copy_(target.mean)
-    if statistics != "mean":
-        layer.running_var.copy_(target.var)
+@torch.no_grad()
+def sweep(
+    model: nn.Module,
+    batches: Callable[[], Iterable[Tensor]],
+    *,
+    tolerance: float = 0.01,
+    statistics: str = "both",
+    where: str = "all",
+    unbiased: bool = False,
+) -> int:
+    """Replace the statistics of the model's batch norms by those of a whole set that does not fit into one forward.
+
+    The first sweep normalises each batch by its own statistics and pools them. Each further one measures all layers
+    under the statistics that the sweep before has written, so after k more the first k layers are exact, and after as
+    many as there are layers, all; it ends before, when no layer moves more than `tolerance`. Started on several
+    processes, each gives its share of the batches, dealt out in turn, and all write the same.
+
+    Args:
+        model: as in `rectified`; it stays changed.
+        batches: called for each sweep; the same images (B,3,H,W), batch by batch, each time.
+        tolerance: root mean square over a layer's channels of how far mean or deviation move, in deviations; 0 ends
+            where nothing moves.
+        statistics: "both", "mean" or "var".
+        where: which layers; see `select_layers`.
+        unbiased: write the variance with count - 1 in the denominator.
+
+    Returns:
+        How many sweeps it took.
+    """
+    if statistics not in PARTS:
+        raise unknown("statistics", statistics, PARTS)
+    layers = select_layers(model, next(iter(batches())), where)
+    pooled, sweeps, moving = _sweep_once(model, batches(), layers, statistics), 1, True
+    while moving and sweeps <= len(layers):
+        check_finite({name: one.var for name, one in pooled.items()})
+        for name, one in pooled.items():
+            write(layers[name], one, statistics)
+        before, pooled, sweeps = pooled, _sweep_once(model, batches(), layers), sweeps + 1
+        moved = [torch.add(*distances(before[name], one, layers[name].eps)) for name, one in pooled.items()]
+        moving = float(torch.stack(moved).max()) > tolerance**2
+    for name, one in pooled.items():
+        write(layers[name], one, statistics)
+    if unbiased:
+        for name, one in pooled.items():
+            write(layers[name], with_changes(one, var=one.unbiased_var), statistics)
+    return sweeps
 
 
-def _check_finite(seen: dict[str, tuple[ChannelStatistics, ChannelStatistics]]) -> None:
-    """Raise InputError naming the first layer that observed what is not finite; one transfer for all layers."""
-    if not seen:
-        raise InputError("The forward met none of the layers to be rectified.")
-    finite = torch.stack([observed.var.isfinite().all() for _, observed in seen.values()]).tolist()
-    if not all(finite):
-        raise InputError(f"The features before {list(seen)[finite.index(False)]} are not finite: check the images.")
+def _sweep_once(
+    model: nn.Module, batches: Iterable[Tensor], layers: dict[str, _BatchNorm], rewriting: str | None = None
+) -> dict[str, ChannelStatistics]:
+    """Return what each layer observes in all batches, pooled in the same order whatever the number of processes.
+
+    With `rewriting`, a choice of statistics, each batch is normalised by its own.
+    """
+    mine: list[dict[str, ChannelStatistics]] = []
+
+    def observe_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
+        seen = observe(name, features)
+        mine[-1][name] = ChannelStatistics(seen.mean, seen.var, seen.count)
+        if rewriting:
+            write(layer, seen, rewriting)
+
+    with before_forward(layers, observe_layer), evaluating(model):
+        for images in batches:
+            mine.append({})
+            run(model, images)
+    everyone = processes.in_turn(processes.gather(mine))
+    return {name: pool(*(one[name] for one in everyone)) for name in everyone[0]}

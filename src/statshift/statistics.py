@@ -32,19 +32,78 @@ class ChannelStatistics:
         return self.var * (self.count / (self.count - 1))
 
 
-def channel_statistics(features: Tensor) -> ChannelStatistics:
-    """Return the statistics of features (B,C) or (B,C,*positions) over images and positions, in float32 or wider.
+@dataclass(frozen=True)
+class Observed(ChannelStatistics):
+    """What a layer observes in some images, and how far that would move with other images.
+
+    Attributes:
+        instances: mean and variance (B,C) of each image's own channels.
+    """
+
+    instances: ChannelStatistics
+
+    @property
+    def spreads(self) -> tuple[Tensor, Tensor]:
+        """Variances (C,) between images of what an image adds to `mean` and to `var`; infinite for one image.
+
+        Divided by the number of images they are squared standard errors.
+        """
+        images = len(self.instances.mean)
+        if images == 1:
+            return torch.full_like(self.mean, torch.inf), torch.full_like(self.mean, torch.inf)
+        from_mean = (self.instances.mean - self.mean).square_()
+        from_var = (self.instances.var + from_mean - self.var).square_()
+        return from_mean.sum(0) / (images - 1), from_var.sum(0) / (images - 1)
+
+
+def instance_statistics(features: Tensor) -> ChannelStatistics:
+    """Return the statistics (B,C) of each image's own channels, features (B,C) or (B,C,*positions).
+
+    They are float32, or float64 where the features are.
+
+    Reference:
+        Benz et al., WACV 2021, equation 3.
+    """
+    wide = features if features.dtype == torch.float64 else features.float()
+    if wide.ndim == 2:
+        return ChannelStatistics(wide, torch.zeros_like(wide), 1)
+    wide = wide.flatten(2)
+    return ChannelStatistics(*_moments(wide), wide.shape[2])
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over the last axis.
+
+    On a CPU `torch.var_mean` takes many times as long as two plain sums. Those lose digits where the mean is far from
+    zero, in deviations: from 10 deviations on, where 1e-5 of the variance might be lost, another kernel takes over.
+    """
+    if values.is_cuda:
+        var, mean = torch.var_mean(values, dim=-1, correction=0)
+        return mean, var
+    images, channels, positions = values.shape
+    mean = values.mean(2)
+    squared = mean.square()
+    var = torch.linalg.vector_norm(values, dim=2).square_().div_(positions).sub_(squared)
+    if bool((squared.mean(0) > 100 * var.mean(0)).any()):
+        tiny = torch.finfo(values.dtype).tiny
+        _, mean, inverse = torch.native_group_norm(values, None, None, images, channels, positions, channels, tiny)
+        var = inverse.pow(-2)
+    return mean, var.clamp_min_(0)
+
+
+def channel_statistics(features: Tensor) -> Observed:
+    """Return the statistics of features (B,C) or (B,C,*positions) over images and positions.
 
     Raises:
         InputError: fewer than two values in a channel, for which there is no variance.
     """
-    count = features.numel() // max(1, features.shape[1])
-    if count < 2:
+    one = instance_statistics(features)
+    images = len(one.mean)
+    if images * one.count < 2:
         raise InputError(f"Expected at least two values in a channel, but got features {tuple(features.shape)}.")
-    wide = features if features.dtype == torch.float64 else features.float()
-    axes = [axis for axis in range(features.ndim) if axis != 1]
-    var, mean = torch.var_mean(wide, dim=axes, correction=0)
-    return ChannelStatistics(mean, var, count)
+    mean = one.mean.mean(0)
+    between = (one.mean - mean).square_().mean(0)
+    return Observed(mean, one.var.mean(0).add_(between), images * one.count, one)
 
 
 def pool(*parts: ChannelStatistics) -> ChannelStatistics:

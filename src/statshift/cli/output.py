@@ -75,7 +75,8 @@ class MeasurementReport:
             before = f"; {at.finished_before} finished before" if at.finished_before else ""
             say(f"{at.passes} {'pass' if at.passes == 1 else 'passes'} over {at.images_per_pass:,} images{before}.")
         done = at.number * at.images_per_pass + at.images
-        self._bar.update(self._task, description=str(at.condition), completed=done, total=total)
+        at_work = str(at.condition) if at.protocol == "source" else f"{at.condition}, {at.protocol}"
+        self._bar.update(self._task, description=at_work, completed=done, total=total)
         if at.number == 0 and at.images == at.images_per_pass and at.passes > 1:
             seconds = task.elapsed or 0.0
             say(f"The first pass took {seconds:.1f} s; about {duration(seconds * (at.passes - 1))} to go.")

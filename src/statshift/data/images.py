@@ -106,16 +106,30 @@ class ImageData:
         if batch_size < 1:
             raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
         numbers = range(-(-len(self) // batch_size)) if which is None else which
-        places = [slice(k * batch_size, min((k + 1) * batch_size, len(self))) for k in numbers]
-        ready = [bool(self._cached[place].all()) for place in places]
-        missing = [self.indices[place].tolist() for place, known in zip(places, ready, strict=True) if not known]
+        everywhere = np.arange(len(self))
+        return self.groups([everywhere[k * batch_size : (k + 1) * batch_size] for k in numbers], workers)
+
+    def groups(
+        self, groups: Sequence[NDArray[np.int64]], workers: int | None = None
+    ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Yield (images uint8 (B,3,H,W) on the CPU, positions (B,) among the N) for each group of positions.
+
+        Args:
+            groups: positions (B,) each, in any order.
+            workers: processes that decode; default as loaded.
+
+        Raises:
+            InputError: a damaged image.
+        """
+        ready = [bool(self._cached[group].all()) for group in groups]
+        missing = [self.indices[group].tolist() for group, known in zip(groups, ready, strict=True) if not known]
         decoded = read_pixels(self.source, missing, self.preprocessing, self.workers if workers is None else workers)
-        for place, known in zip(places, ready, strict=True):
+        for group, known in zip(groups, ready, strict=True):
             if known:
-                images = self._cache[place].clone()
+                images = self._cache[torch.from_numpy(group)]
             else:
                 images = next(decoded)
-                if place.stop <= len(self._cache):
-                    self._cache[place] = images
-                    self._cached[place] = True
-            yield images, np.arange(place.start, place.stop)
+                if group.max() < len(self._cache):
+                    self._cache[torch.from_numpy(group)] = images
+                    self._cached[group] = True
+            yield images, group

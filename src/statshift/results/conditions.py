@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from statshift.metrics import SEVERITIES, calibration_error
-from statshift.results.rows import Row, bits
+from statshift.results.rows import Row, bits, everywhere
 
 Condition = tuple[str, int]
 """Shift and severity."""
@@ -26,6 +26,15 @@ def by_condition(rows: Iterable[Row], protocol: str) -> Conditions:
         if row["protocol"] == protocol:
             conditions.setdefault((row["shift"], row["severity"]), []).append(row)
     return conditions
+
+
+def paired_source(conditions: Conditions) -> Conditions:
+    """Return rows of the source over exactly the images of an adapted protocol's rows."""
+    places = ("shift", "severity", "draw", "left_out", "class_images")
+    return {
+        condition: [{key: row[key] for key in places if key in row} | row["paired_source"] for row in draws]
+        for condition, draws in conditions.items()
+    }
 
 
 def missing_conditions(conditions: Conditions, common: Iterable[str]) -> list[Condition]:
@@ -67,7 +76,7 @@ def image_errors(conditions: Conditions, weights: Mapping[str, float]) -> npt.ND
         weights: of each condition of a shift; a shift without a weight does not count.
     """
     parts = [
-        ~bits(row) * (weights[shift] / len(draws))
+        everywhere(row, ~bits(row)) * (weights[shift] / len(draws))
         for (shift, _), draws in conditions.items()
         if shift in weights
         for row in draws

@@ -13,7 +13,7 @@ FREE = ("environment",)
 """Keys of a record that may differ between two sittings: versions, device, batch size, workers."""
 
 GROWING = ("shifts", "severities", "protocols")
-"""Keys whose lists a later sitting may extend; the record keeps the union."""
+"""Keys whose lists or mappings a later sitting may extend; the record keeps the union."""
 
 
 def read_record(directory: Path) -> dict[str, Any]:
@@ -47,8 +47,7 @@ def settle_record(directory: Path, record: Mapping[str, Any], *, fresh: bool = F
         return new
     kept = read_record(directory)
     _require_same(directory, dict(_identity(kept)), dict(_identity(new)))
-    growing = [name for name in GROWING if name in kept or name in new]
-    merged = kept | {name: _union(kept.get(name, []), new.get(name, [])) for name in growing}
+    merged = kept | {name: _union(directory, kept.get(name), new.get(name)) for name in GROWING if name in kept | new}
     if merged != kept:
         write_json_atomically(path, merged)
     return merged
@@ -77,5 +76,12 @@ def _require_same(directory: Path, there: dict[str, Any], now: dict[str, Any]) -
         raise InputError(f"{directory} holds another run ({'; '.join(differing[:3])}{more}): choose another directory.")
 
 
-def _union(kept: list[Any], new: list[Any]) -> list[Any]:
-    return kept + [item for item in new if item not in kept]
+def _union(directory: Path, kept: Any, new: Any) -> Any:
+    """Return what either holds; of mappings, what both hold must be the same."""
+    if kept is None or new is None:
+        return new if kept is None else kept
+    if isinstance(kept, list):
+        return kept + [item for item in new if item not in kept]
+    for name in kept.keys() & new.keys():
+        _require_same(directory, dict(_identity(kept[name], f"{name}.")), dict(_identity(new[name], f"{name}.")))
+    return kept | new

@@ -31,6 +31,9 @@ def make_row(
     severity: int,
     protocol: str = "source",
     draw: int = 0,
+    adapted_on: npt.NDArray[np.int64] | None = None,
+    held_out: bool = False,
+    source: ImageStatistics | None = None,
 ) -> Row:
     """Reduce per-image statistics, in image order, to a row; the same images give the same bytes.
 
@@ -42,33 +45,57 @@ def make_row(
         severity: 1 to 5, or 0 for "clean" and for a shift that has no severities.
         protocol: how the model was adapted; "source" is not at all.
         draw: which draw of the protocol's random choices.
+        adapted_on: positions of the few images that the protocol adapted on, if it did on few.
+        held_out: whether the row is of the other images only.
+        source: the statistics (N,) of the source model, for a row of another protocol.
 
     Returns:
         Counts (`images`, `correct`, `correct_top5`), `cross_entropy_sum` in nats, `class_correct` by class,
-        `calibration` by bin of confidence, and `bits`: base64 of one bit per image, the first image highest.
+        `calibration` by bin of confidence, and `bits`: base64 of one bit per image, the first image highest. A row
+        that was adapted on few images has `adapted_on`, and `left_out`, those of them that it is not over;
+        `paired_source` holds the same counts of the source over exactly the row's images.
 
     Raises:
         InputError: if the model's output is not finite for some image.
     """
-    correct, correct_top5, cross_entropy, confidence = (field.cpu().numpy() for field in statistics)
-    images = len(correct)
-    broken = images - int(np.isfinite(cross_entropy).sum())
-    if broken:
+    labels = np.asarray(labels)
+    left_out = adapted_on if held_out and adapted_on is not None else np.empty(0, np.int64)
+    kept = np.setdiff1d(np.arange(len(labels)), left_out)
+    try:
+        row = {
+            "protocol": protocol,
+            "shift": shift,
+            "severity": severity,
+            "draw": draw,
+            **_count(statistics, labels, classes, kept),
+        }
+    except FloatingPointError as error:
         raise InputError(
-            f"The model's output is not finite for {broken} of {images} images of {shift} at severity "
-            f"{severity}: check its weights, or use another dtype."
-        )
+            f"The model's output is not finite for {error} images of {shift} at severity {severity}: check its "
+            "weights, or use another dtype."
+        ) from None
+    if adapted_on is not None:
+        row |= {"adapted_on": adapted_on.tolist(), "left_out": left_out.tolist()}
+    if len(left_out):
+        row["class_images"] = np.bincount(labels[kept], minlength=classes).tolist()
+    return row if source is None else row | {"paired_source": _count(source, labels, classes, kept)}
+
+
+def _count(
+    statistics: ImageStatistics, labels: npt.NDArray[Any], classes: int, kept: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return the counts over the images kept."""
+    correct, correct_top5, cross_entropy, confidence = (field.cpu().numpy()[kept] for field in statistics)
+    broken = len(kept) - int(np.isfinite(cross_entropy).sum())
+    if broken:
+        raise FloatingPointError(f"{broken} of {len(kept)}")
     bin_counts, bin_correct, confidence_sums = calibration_bins(confidence, correct)
     return {
-        "protocol": protocol,
-        "shift": shift,
-        "severity": severity,
-        "draw": draw,
-        "images": images,
+        "images": len(kept),
         "correct": int(correct.sum()),
         "correct_top5": int(correct_top5.sum()),
         "cross_entropy_sum": math.fsum(cross_entropy),
-        "class_correct": np.bincount(np.asarray(labels)[correct], minlength=classes).tolist(),
+        "class_correct": np.bincount(labels[kept][correct], minlength=classes).tolist(),
         "calibration": {
             "counts": bin_counts.tolist(),
             "correct": bin_correct.tolist(),
@@ -79,6 +106,19 @@ def make_row(
 
 
 def bits(row: Row) -> npt.NDArray[np.bool_]:
-    """Return for each image of `row`, in order, whether it was classified correctly: bool (N,)."""
+    """Return for each image of `row`, in order and without those left out, whether it was right: bool (N,)."""
     packed = np.frombuffer(base64.b64decode(row["bits"]), np.uint8)
     return np.unpackbits(packed, count=row["images"]).astype(bool)
+
+
+def everywhere(row: Row, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return what is right (M,) at the places of all N images, weighted so that the mean over N is that over the M.
+
+    Images left out are 0.
+    """
+    left_out = row.get("left_out", [])
+    images = len(right) + len(left_out)
+    kept = np.setdiff1d(np.arange(images), left_out)
+    values = np.zeros(images)
+    values[kept] = right * (images / len(right))
+    return values

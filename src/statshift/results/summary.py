@@ -1,7 +1,7 @@
 """From rows to `summary.json`: accuracies with intervals, CE and mCE, for each protocol."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from statshift.results.conditions import (
     mce_weights,
     mean_weights,
     missing_conditions,
+    paired_source,
 )
 from statshift.results.rows import Row
 from statshift.uncertainty import bootstrap_interval, wilson_interval
@@ -52,7 +53,7 @@ def summarise(
     `mean_interval` and `mce_interval`, in which the baseline is taken as exact.
 
     Args:
-        rows: of one run, any protocols, all over the same images.
+        rows: of one run, any protocols, all over the same images, of which some may be left out.
         table: the AlexNet that CE and mCE divide by: a key of `ALEXNET`, or None for data without one.
         baseline: errors by shift, as `baseline_errors` gives them, to divide by in AlexNet's place.
         common: names of the benchmark's corruptions.
@@ -60,12 +61,14 @@ def summarise(
         seed: of the bootstrap.
 
     Returns:
-        JSON types; fractions in [0,1], cross-entropy in nats, CE and mCE as ratios (1.0 is the baseline's).
+        JSON types; fractions in [0,1], cross-entropy in nats, CE and mCE as ratios (1.0 is the baseline's). Adapted
+        protocols also have `paired_source`, the same fields of the source over exactly their images; `gain`, their
+        mean accuracy less the source's, with a paired interval; and the means of each draw with their deviation.
 
     Raises:
         InputError: if there are no rows, they are over different numbers of images, or `table` is unknown.
     """
-    counts = {row["images"] for row in rows}
+    counts = {row["images"] + len(row.get("left_out", [])) for row in rows}
     if len(counts) != 1:
         raise InputError(f"Expected rows over the same images, but got numbers of images {sorted(counts)}.")
     divisor = alexnet_errors(table) if baseline is None else baseline
@@ -74,7 +77,7 @@ def summarise(
         "images": counts.pop(),
         "relative_to": alexnet if baseline is None else "baseline",
         "protocols": {
-            protocol: _summarise_protocol(by_condition(rows, protocol), common, divisor, class_counts, seed)
+            protocol: _summarise_adapted(by_condition(rows, protocol), common, divisor, class_counts, seed)
             for protocol in dict.fromkeys(row["protocol"] for row in rows)
         },
     }
@@ -116,6 +119,47 @@ def baseline_errors(
     return errors | ({"clean": average_draws(clean)["error"]} if clean else {})
 
 
+def _summarise_adapted(
+    conditions: Conditions,
+    common: Sequence[str],
+    divisor: Mapping[str, float],
+    class_counts: Sequence[int] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Summarise a protocol, beside the source where its rows are paired with it."""
+    summary = _summarise_protocol(conditions, common, divisor, class_counts, seed)
+    rows = [row for draws in conditions.values() for row in draws]
+    if not all("paired_source" in row for row in rows):
+        return summary
+    paired = paired_source(conditions)
+    gain = None
+    if summary["mean_accuracy"] is not None:
+        weights = mean_weights(common)
+        gains = image_errors(paired, weights) - image_errors(conditions, weights)
+        gain = {"mean_accuracy": float(gains.mean()), "interval": _bootstrap(gains, seed)}
+    means = _means_by_draw(conditions, common)
+    return {
+        **summary,
+        "images": rows[0]["images"],
+        "draws": len({row["draw"] for row in rows}),
+        "mean_accuracy_by_draw": means,
+        "mean_accuracy_deviation": stdev(means) if len(means) > 1 else None,
+        "gain": gain,
+        "paired_source": _summarise_protocol(paired, common, divisor, class_counts, seed),
+    }
+
+
+def _means_by_draw(conditions: Conditions, common: Sequence[str]) -> list[float]:
+    """Return the mean accuracy of each draw that has all of the benchmark."""
+    found = []
+    for draw in sorted({row["draw"] for draws in conditions.values() for row in draws}):
+        one = {key: [row for row in draws if row["draw"] == draw] for key, draws in conditions.items()}
+        one = {key: draws for key, draws in one.items() if draws}
+        if not missing_conditions(one, common):
+            found.append(1 - fmean(fmean(error_by_severity(one, name)) for name in common))
+    return found
+
+
 def _summarise_protocol(
     conditions: Conditions,
     common: Sequence[str],
@@ -142,8 +186,9 @@ def _summarise_protocol(
 def _summarise_clean(clean: Sequence[Row] | None, class_counts: Sequence[int] | None) -> dict[str, Any]:
     per_class = None
     if clean and class_counts:
-        correct = np.mean([row["class_correct"] for row in clean], axis=0).tolist()
-        per_class = [n / count if count else None for n, count in zip(correct, class_counts, strict=True)]
+        correct = np.sum([row["class_correct"] for row in clean], axis=0).tolist()
+        counts = np.sum([row.get("class_images", class_counts) for row in clean], axis=0).tolist()
+        per_class = [n / count if count else None for n, count in zip(correct, counts, strict=True)]
     return {
         **_prefixed("clean", average_draws(clean) if clean else None),
         "clean_interval": _wilson(clean) if clean else None,

@@ -1,0 +1,159 @@
+"""A protocol under measurement: adapt to a condition, answer it, and leave the model as found."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from statshift.data import ImageData
+from statshift.errors import InputError
+from statshift.evaluation import Evaluator
+from statshift.layers import batch_norms, keeping_statistics
+from statshift.metrics import ImageStatistics
+from statshift.protocols import Protocol, adaptation_positions, shuffled_batches
+from statshift.provenance import describe_functions
+from statshift.rectification import rewrite, sweep
+from statshift.selection import select_layers
+from statshift.shifts import Condition
+
+
+@dataclass(frozen=True)
+class AdaptationOptions:
+    """How protocols adapt.
+
+    Attributes:
+        samples: images that a protocol adapts on, and in a batch of a stream.
+        draws: with how many choices of these images each condition is repeated; the same in every condition.
+        include_adaptation: evaluate on the images adapted on too; by default they are held out.
+        statistics: "both", "mean" or "var" are rewritten.
+        where: which layers; see `statshift.selection.select_layers`.
+        unbiased: write the variance with count - 1 in the denominator.
+    """
+
+    samples: int = 32
+    draws: int = 1
+    include_adaptation: bool = False
+    statistics: str = "both"
+    where: str = "all"
+    unbiased: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "draws"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Expected `{name}` to be at least 1, but got {getattr(self, name)}.")
+
+    @property
+    def layers(self) -> dict[str, Any]:
+        """What `rewrite` is told."""
+        return {"statistics": self.statistics, "where": self.where, "unbiased": self.unbiased}
+
+
+def describe_protocols(
+    protocols: Sequence[Protocol],
+    options: AdaptationOptions,
+    model: nn.Module,
+    image: Tensor,
+    images: int,
+    batch_size: int,
+) -> dict[str, dict[str, Any]]:
+    """Return for a record what each protocol does, with all its numbers.
+
+    Args:
+        protocols: to be measured.
+        options: for all of them.
+        model: the source.
+        image: (1,3,H,W), for the layers' order.
+        images: how many will be measured on.
+        batch_size: images in a batch, in which "full" goes through them.
+
+    Raises:
+        InputError: a model without batch norm for a protocol that rewrites it, layers that are not there, or more
+            samples than images.
+    """
+    described: dict[str, dict[str, Any]] = {}
+    for one in protocols:
+        rewrites = not one.own or one.kind == "layers"
+        found: dict[str, Any] = {"kind": one.kind, **one.numbers}
+        if one.own:
+            found["function"] = describe_functions({one.name: one.function})[one.name]
+        if one.kind == "full":
+            found["batch_size"] = batch_size
+        else:
+            most = images - (one.few_images and not options.include_adaptation)
+            if options.samples > most:
+                raise InputError(
+                    f"Expected at most {most} samples of the {images} images for {one.name}, but got {options.samples}."
+                )
+            found["samples"] = options.samples
+        if rewrites:
+            layers = select_layers(model, image, options.where)
+            found |= options.layers | {"layers": list(layers)}
+        held_out = one.few_images and not options.include_adaptation
+        found["evaluated_on"] = "the other images" if held_out else "all images, those adapted on among them"
+        found["reset"] = "to the source at each condition and draw"
+        described[one.name] = found
+    return described
+
+
+def evaluate_adapted(
+    evaluate: Evaluator,
+    data: ImageData,
+    condition: Condition,
+    protocol: Protocol,
+    draw: int,
+    options: AdaptationOptions,
+    seed: int,
+    on_batch: Callable[[int], None],
+) -> ImageStatistics:
+    """Adapt the evaluator's model to a condition, and return what it answers for all images; see `Evaluator`.
+
+    Args:
+        evaluate: with the source model, which is left as found.
+        data: the images.
+        condition: what is done to them.
+        protocol: how to adapt.
+        draw: number of the choice of images.
+        options: for all protocols.
+        seed: of the choice.
+        on_batch: called with the number of images finished.
+    """
+    model, layers = evaluate.model, {} if protocol.own and protocol.kind != "layers" else options.layers
+    given: Mapping[str, Any] = layers | protocol.numbers
+    if protocol.kind == "stream":
+        return evaluate(
+            data,
+            condition,
+            on_batch,
+            classify=protocol.function(deepcopy(model), **given),
+            groups=shuffled_batches(data.indices, options.samples, seed, draw),
+            in_order=protocol.name != "batch",
+        )
+    if protocol.kind == "full":
+        with keeping_statistics(batch_norms(model)):
+            with _adapting(evaluate, len(data)):
+                sweep(model, lambda: evaluate.shares(data, condition), **given)
+            return evaluate(data, condition, on_batch)
+    images = evaluate.shifted(data, condition, adaptation_positions(data.indices, options.samples, seed, draw))
+    if protocol.kind == "model":
+        with _adapting(evaluate, len(images)):
+            adapted = protocol.function(deepcopy(model), images)
+        if not callable(adapted):
+            raise InputError(f"Expected {protocol.name} to return a model, but got {type(adapted).__name__}.")
+        return evaluate(data, condition, on_batch, classify=adapted)
+    with keeping_statistics(batch_norms(model)):
+        with _adapting(evaluate, len(images)):
+            rewrite(model, images, protocol.function, **given)
+        return evaluate(data, condition, on_batch)
+
+
+@contextmanager
+def _adapting(evaluate: Evaluator, images: int) -> Iterator[None]:
+    try:
+        with evaluate.autocast():
+            yield
+    except torch.OutOfMemoryError:
+        raise InputError(f"Out of memory on {evaluate.device} adapting on {images} images; use --device cpu.") from None

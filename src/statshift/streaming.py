@@ -1,0 +1,99 @@
+"""Statistics that move with a stream: each batch by its own, a running average, or a window that is rectified anew.
+
+`batch` and `running` are protocols of a stream: from a model that is theirs to change they make the function that
+answers one batch after another.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from statshift.errors import InputError
+from statshift.layers import keeping_statistics
+from statshift.rectification import rewrite
+from statshift.selection import select_layers
+from statshift.statistics import ChannelStatistics, Observed, mix
+
+Step = Callable[[Tensor], Tensor]
+"""From a batch of images (B,3,H,W) to its logits (B,K)."""
+
+
+def batch(model: nn.Module, **options: Any) -> Step:
+    """Normalise each batch by its own statistics.
+
+    Reference:
+        Nado et al., "Evaluating prediction-time batch normalization", 2020.
+    """
+
+    def step(images: Tensor) -> Tensor:
+        with keeping_statistics(select_layers(model, images)):
+            return rewrite(model, images, "replace", **options)
+
+    return step
+
+
+def running(model: nn.Module, *, momentum: float = 0.1, **options: Any) -> Step:
+    """Normalise each batch by an exponential average, from the source on, that the batch itself has moved.
+
+    Args:
+        model: the source; it is changed.
+        momentum: weight of the newest batch, in [0,1], in mean and in variance.
+        **options: of `rectified`.
+    """
+    if not 0 <= momentum <= 1:
+        raise InputError(f"Expected `momentum` in [0,1], but got {momentum}.")
+
+    def move(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
+        return mix(stored, observed, 1 - momentum)
+
+    return lambda images: rewrite(model, images, move, **options)
+
+
+STREAM_PROTOCOLS: dict[str, Callable[..., Step]] = {"batch": batch, "running": running}
+
+
+class RectifiedStream(nn.Module):
+    """Answer a stream by a copy of the model that is rectified to the newest images, and anew as they change.
+
+    With "auto" the copy is the source itself as long as, or as soon as, the window shows no shift beyond noise. It
+    costs two more forward passes of `window` images for every `every` images answered.
+
+    Args:
+        model: left as it is.
+        window: how many of the newest images are rectified to.
+        every: after how many new images; until `window` images have come, after each batch.
+        protocol: see `rectified`.
+        **options: of `rectified`.
+    """
+
+    def __init__(self, model: nn.Module, window: int = 32, every: int = 32, protocol: Any = "auto", **options: Any):
+        super().__init__()
+        if window < 1 or every < 1:
+            raise InputError(f"Expected `window` and `every` to be at least 1, but got {window} and {every}.")
+        self.model = deepcopy(model).eval()
+        self.window, self.every = window, every
+        self._options = {"protocol": protocol} | options
+        self._source = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
+        self._newest: Tensor | None = None
+        self._waiting = 0
+
+    def reset(self) -> None:
+        """Forget the stream: back to the source."""
+        self._newest, self._waiting = None, 0
+        self.model.load_state_dict(self._source, strict=False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,K) for the next images (B,3,H,W), which are in the window already."""
+        seen = images if self._newest is None else torch.cat([self._newest, images])
+        growing = self._newest is None or len(self._newest) < self.window
+        self._newest, self._waiting = seen[-self.window :].clone(), self._waiting + len(images)
+        if growing or self._waiting >= self.every:
+            self.model.load_state_dict(self._source, strict=False)
+            rewrite(self.model, self._newest, **self._options)
+            self._waiting = 0
+        logits: Tensor = self.model(images)
+        return logits
