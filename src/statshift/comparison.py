@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from statshift.errors import InputError, unknown
-from statshift.results import Row, RunResult, bits, read_run
+from statshift.results import Row, RunResult, bits, everywhere, read_run, restrict
 from statshift.results.conditions import (
     Conditions,
     by_condition,
@@ -62,17 +62,17 @@ def compare(
     runs = [run if isinstance(run, RunResult) else read_run(run) for run in (first, second)]
     _require_comparable(runs[0].record, runs[1].record)
     rows = [_rows_of(run, protocol) for run, protocol in zip(runs, protocols, strict=True)]
-    shared = [key for key in rows[0] if key in rows[1]]
-    if not shared:
+    shared = [condition for condition in rows[0] if condition in rows[1]]
+    pairs = {condition: pair for condition in shared if (pair := _pair(rows[0][condition], rows[1][condition]))}
+    if not pairs:
         raise InputError(f"{runs[0].path} and {runs[1].path} share no condition: nothing to compare.")
-    pairs = [(rows[0][key], rows[1][key]) for key in shared]
-    before = by_condition((pair[0] for pair in pairs), protocols[0])
-    after = by_condition((pair[1] for pair in pairs), protocols[1])
+    before = {condition: [first for first, _ in draws] for condition, draws in pairs.items()}
+    after = {condition: [second for _, second in draws] for condition, draws in pairs.items()}
     complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
     return Comparison(
-        images=pairs[0][0]["images"],
+        images=next(iter(before.values()))[0]["images"],
         protocols=protocols,
-        conditions=_compare_conditions(pairs),
+        conditions=_compare_conditions(pairs, seed),
         mean_accuracy=_mean_accuracy(before, after, seed) if complete else None,
         mce=_mce(before, after, divisor, seed) if complete and divisor else None,
     )
@@ -95,11 +95,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class ConditionComparison:
-    """One condition: accuracies, the images that one run alone has right, and McNemar's test."""
+    """One condition: accuracies, how often one run alone is right, and McNemar's test, over all draws together."""
 
     shift: str
     severity: int
-    draw: int
+    draws: int
     accuracy: Difference
     only_first: int
     only_second: int
@@ -134,28 +134,46 @@ def _field(record: Mapping[str, Any], name: str) -> Any:
     return record.get(section, {}).get(key) if key else record.get(section)
 
 
-def _rows_of(run: RunResult, protocol: str) -> dict[tuple[str, int, int], Row]:
-    rows = {(row["shift"], row["severity"], row["draw"]): row for row in run.rows if row["protocol"] == protocol}
+def _rows_of(run: RunResult, protocol: str) -> Conditions:
+    rows = by_condition(run.rows, protocol)
     if not rows:
         raise unknown(f"protocol of {run.path}", protocol, dict.fromkeys(row["protocol"] for row in run.rows))
     return rows
 
 
-def _compare_conditions(pairs: Sequence[tuple[Row, Row]]) -> tuple[ConditionComparison, ...]:
-    correct = [(bits(first), bits(second)) for first, second in pairs]
-    tests = [mcnemar(*both) for both in correct]
+def _pair(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Pair rows by draw, each over the images that both have; a source, of one draw, goes with every draw."""
+    if len(first) == 1 or len(second) == 1:
+        pairs = [(a, b) for a in first for b in second]
+    else:
+        by_draw = {row["draw"]: row for row in second}
+        pairs = [(row, by_draw[row["draw"]]) for row in first if row["draw"] in by_draw]
+    return [(restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", []))) for a, b in pairs]
+
+
+def _compare_conditions(
+    pairs: Mapping[tuple[str, int], Sequence[tuple[Row, Row]]], seed: int
+) -> tuple[ConditionComparison, ...]:
+    tests = [
+        mcnemar(*(np.concatenate([bits(row) for row in side]) for side in zip(*draws, strict=True)))
+        for draws in pairs.values()
+    ]
     adjusted = holm([p_value for _, _, p_value in tests])
     return tuple(
-        ConditionComparison(
-            row["shift"],
-            row["severity"],
-            row["draw"],
-            Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second)),
-            *test,
-            adjusted_p_value,
-        )
-        for (row, _), (first, second), test, adjusted_p_value in zip(pairs, correct, tests, adjusted, strict=True)
+        ConditionComparison(shift, severity, len(draws), _accuracy(draws, seed), *test, adjusted_p_value)
+        for ((shift, severity), draws), test, adjusted_p_value in zip(pairs.items(), tests, adjusted, strict=True)
     )
+
+
+def _accuracy(draws: Sequence[tuple[Row, Row]], seed: int) -> Difference:
+    """Return accuracies and their difference; over several draws, which share images, images are resampled."""
+    if len(draws) > 1:
+        first, second = (
+            np.mean([everywhere(row, bits(row)) for row in side], axis=0) for side in zip(*draws, strict=True)
+        )
+        return _difference(first, second, seed)
+    first, second = (bits(row) for row in draws[0])
+    return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second))
 
 
 def _mean_accuracy(before: Conditions, after: Conditions, seed: int) -> Difference:

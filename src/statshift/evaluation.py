@@ -1,5 +1,6 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +18,7 @@ from statshift.metrics import ImageStatistics, image_statistics
 from statshift.models import PixelModel
 from statshift.shifts import Condition
 
+KEPT_BYTES = 2 << 30
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -57,6 +59,7 @@ class Evaluator:
         model: as given.
         device: as given.
         batch_size: as given.
+        keeping: keep the shifted images of the condition at work, since it will be asked for again.
     """
 
     def __init__(
@@ -78,6 +81,10 @@ class Evaluator:
         self._dtype = DTYPES[dtype]
         self._shift = shift
         self._at_once = batch_size
+        self.keeping = False
+        self._kept_of: tuple[ImageData, Condition] | None = None
+        self._kept: Tensor | None = None
+        self._is_kept = np.zeros(0, bool)
 
     @torch.no_grad()
     def count_classes(self, data: ImageData) -> int:
@@ -195,8 +202,20 @@ class Evaluator:
             return None
 
     def _shifted(self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]) -> Tensor:
+        """Return images under a condition; of the condition at work they are made once, where memory allows."""
+        places = torch.from_numpy(positions).to(self.device)
+        if self._kept_of != (data, condition):
+            few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES
+            self._kept_of, self._is_kept = (data, condition), np.zeros(len(data), bool)
+            self._kept = torch.empty((len(data), *data.shape), device=self.device) if few and self.keeping else None
+        if self._kept is not None and self._is_kept[positions].all():
+            return self._kept[places]
         pixels = self._send(images).float().div_(255)
-        return self._shift(pixels, condition, self._send(torch.from_numpy(data.indices[positions])))
+        shifted = self._shift(pixels, condition, self._send(torch.from_numpy(data.indices[positions])))
+        if self._kept is not None:
+            self._kept[places] = shifted
+            self._is_kept[positions] = True
+        return shifted
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the model runs in the type asked for."""

@@ -152,6 +152,7 @@ def measure(
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
     _warn_of_fewer_classes(first, classes)
+    evaluate.keeping = bool(protocols)
     adapted = {one.name: one for one in resolve_protocols(protocols)}
     one_image = evaluate.shifted(first, wanted[0], np.zeros(1, np.int64))
     described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels), size)

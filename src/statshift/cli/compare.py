@@ -5,18 +5,28 @@ from typing import Annotated
 
 import typer
 
+from statshift.cli.options import split
 from statshift.cli.output import comparison_text, print_out
 from statshift.comparison import compare
+from statshift.errors import InputError
 from statshift.results import read_run
 
 
 def compare_command(
     first: Annotated[Path, typer.Argument(help="Run directory.", show_default=False)],
-    second: Annotated[Path, typer.Argument(help="Run directory over the same images.", show_default=False)],
+    second: Annotated[
+        Path | None, typer.Argument(help="Run directory over the same images; by default the first.")
+    ] = None,
+    protocols: Annotated[
+        str, typer.Option(help="Protocols of the first and of the second run, separated by a comma.")
+    ] = "source,source",
 ) -> None:
-    """Compare two runs condition by condition: paired intervals and McNemar's test, Holm-corrected.
+    """Compare two runs, or two protocols, condition by condition: paired intervals and McNemar's test, Holm-corrected.
 
-    Example: statshift compare runs/r50 runs/r50-augmix
+    Example: statshift compare runs/r50 --protocols source,auto
     """
-    runs = read_run(first), read_run(second)
-    print_out(comparison_text(compare(*runs, table=runs[0].record.get("alexnet"))))
+    names = split(protocols)
+    if len(names) != 2:
+        raise InputError(f"Expected --protocols as two names with a comma, but got {protocols!r}.")
+    runs = read_run(first), read_run(second or first)
+    print_out(comparison_text(compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"))))

@@ -44,7 +44,7 @@ def corrupt_command(
     if out is None and sheet is None:
         raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
     options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
-    names, functions = resolve(o.parse_shifts(shifts))
+    names, functions = resolve(o.parse_functions(shifts))
     wanted = conditions(names, o.parse_severities(severities), functions)
     images = load_data(
         data,

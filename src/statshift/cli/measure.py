@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, print_out, progress_bar, say, summary_text
+from statshift.cli.output import MeasurementReport, layers_text, print_out, progress_bar, say, summary_text
 from statshift.measurement import measure
 from statshift.models import load_model
 from statshift.processes import join
@@ -26,6 +27,22 @@ def measure_command(
         ),
     ] = None,
     severities: o.Severities = "1,2,3,4,5",
+    rectify: Annotated[
+        str | None,
+        typer.Option(
+            "--rectify",
+            help="Protocols to measure beside the source: auto, replace, prior[:COUNT], batch, running[:MOMENTUM], "
+            "full, py:FILE:FUNCTION.",
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Images a protocol adapts on, or in a batch of a stream.")] = 32,
+    draws: Annotated[int, typer.Option(help="Repeat with so many choices of these images.")] = 1,
+    include_adaptation: Annotated[
+        bool, typer.Option("--include-adaptation", help="Evaluate on the images adapted on too.")
+    ] = False,
+    statistics: o.Statistics = "both",
+    where: o.Where = "all",
+    unbiased: o.Unbiased = False,
     limit: o.Limit = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Default 256 on a GPU; on the CPU 16 photographs or 128 small images.")
@@ -61,7 +78,8 @@ def measure_command(
 ) -> None:
     """Measure a model's accuracy on clean and corrupted images, resumably.
 
-    Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --out runs/r50
+    Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --rectify auto
+    --out runs/r50
     """
     with progress_bar() as bar:
         found = measure(
@@ -73,8 +91,10 @@ def measure_command(
                 model_args=o.parse_model_args(model_args),
             ),
             data,
-            shifts=None if shifts is None else o.parse_shifts(shifts),
+            shifts=None if shifts is None else o.parse_functions(shifts),
             severities=o.parse_severities(severities),
+            protocols=o.parse_functions(rectify or ""),
+            adaptation=AdaptationOptions(samples, draws, include_adaptation, statistics, where, unbiased),
             out=out,
             batch_size=batch_size,
             device=device,
@@ -100,4 +120,7 @@ def measure_command(
         if not report.called:
             say("Every condition was finished before; nothing was measured again.")
         print_out(summary_text(found.summary))
+        for name, protocol in found.record["protocols"].items():
+            if "layers" in protocol:
+                print_out(f"\n{name} rewrites {layers_text(protocol['layers'])}")
         print_out(f"\nWritten to {out}.")

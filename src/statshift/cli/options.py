@@ -41,6 +41,11 @@ Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]
 Frost = Annotated[Path | None, typer.Option(help="Folder of the frost photographs; else STATSHIFT_FROST.")]
+Statistics = Annotated[str, typer.Option(help="Rewrite both, mean or var.")]
+Where = Annotated[
+    str, typer.Option(help="Rewrite all norm layers, those of a third (front, middle, end), or a pattern of names.")
+]
+Unbiased = Annotated[bool, typer.Option("--unbiased", help="Write the unbiased variance, as torch's cumulative mode.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
@@ -57,15 +62,11 @@ def parse_severities(text: str) -> list[int]:
         raise InputError(f"Expected --severities as numbers from 1 to 5 with commas, but got {text!r}.") from None
 
 
-def parse_shifts(text: str) -> list[Any]:
+def parse_functions(text: str) -> list[Any]:
     """Return names as they are, and py:FILE:FUNCTION as a mapping from the function's name to the function."""
-    shifts: list[Any] = []
-    for part in split(text):
-        if part.startswith("py:"):
-            shifts.append({part.rpartition(":")[2]: import_function(part[3:])})
-        else:
-            shifts.append(part)
-    return shifts
+    return [
+        {part.rpartition(":")[2]: import_function(part[3:])} if part.startswith("py:") else part for part in split(text)
+    ]
 
 
 def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:

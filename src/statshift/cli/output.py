@@ -101,12 +101,59 @@ def table(rows: list[list[str]]) -> str:
 
 
 def summary_text(summary: dict[str, Any]) -> str:
-    """Return the tables of a run, one for each protocol."""
-    return "\n\n".join(_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items())
+    """Return the tables of a run, one for each protocol, and one that puts the protocols beside the source."""
+    texts = [_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items()]
+    return "\n\n".join([*texts, *_gains(summary["protocols"])])
+
+
+def layers_text(names: list[str], most: int = 6) -> str:
+    """Return how many layers these are, and the first and last of them."""
+    shown = names if len(names) <= most else [*names[: most // 2], "...", *names[-most // 2 :]]
+    return f"{len(names)} norm {'layer' if len(names) == 1 else 'layers'}: {', '.join(shown)}."
+
+
+def _gains(protocols: dict[str, Any]) -> Iterator[str]:
+    """Yield a table of what each protocol gains on the source, over the same images."""
+    adapted = {name: one for name, one in protocols.items() if "paired_source" in one}
+    if not adapted:
+        return
+    rows = [["protocol", "draws", "clean", "source", "mean", "source", "gain", "95 % interval", "worst condition"]]
+    for name, one in adapted.items():
+        source, gain = one["paired_source"], one["gain"]
+        rows.append(
+            [
+                name,
+                str(one["draws"]),
+                _percent(one["clean_accuracy"]),
+                _percent(source["clean_accuracy"]),
+                _percent(one["mean_accuracy"]),
+                _percent(source["mean_accuracy"]),
+                *([f"{100 * gain['mean_accuracy']:+.1f}", _signed(*gain["interval"])] if gain else ["-", "-"]),
+                _worst(one, source),
+            ]
+        )
+    yield f"Protocols in % beside the source over the same images\n\n{table(rows)}"
+
+
+def _worst(protocol: dict[str, Any], source: dict[str, Any]) -> str:
+    """Return the condition in which a protocol loses most, or gains least, on the source."""
+    gains = {
+        f"{shift} {severity}" if len(found["by_severity"]) > 1 else shift: accuracy - before
+        for shift, found in protocol["per_shift"].items()
+        for severity, (accuracy, before) in enumerate(
+            zip(found["by_severity"], source["per_shift"][shift]["by_severity"], strict=True), start=1
+        )
+        if accuracy is not None and before is not None
+    }
+    if protocol["clean_accuracy"] is not None:
+        gains["clean"] = protocol["clean_accuracy"] - source["clean_accuracy"]
+    worst = min(gains, key=lambda name: gains[name])
+    return f"{worst} {100 * gains[worst]:+.1f}"
 
 
 def _protocol_text(name: str, protocol: dict[str, Any], summary: dict[str, Any]) -> str:
-    title = f"Accuracy in % over {summary['images']:,} images, protocol {name}"
+    images, draws = protocol.get("images", summary["images"]), protocol.get("draws", 1)
+    title = f"Accuracy in % over {images:,} images, protocol {name}{f', {draws} draws' if draws > 1 else ''}"
     with_ce = any(shift["ce"] is not None for shift in protocol["per_shift"].values())
     head = ["shift", "1", "2", "3", "4", "5", "mean", *(["CE"] if with_ce else [])]
     rows = [head]
@@ -132,6 +179,8 @@ def _means(protocol: dict[str, Any], summary: dict[str, Any]) -> Iterator[str]:
             )
         return
     yield f"mean accuracy  {_with_interval(protocol, 'mean_accuracy', 'mean_interval')}  over the 15 x 5"
+    if protocol.get("mean_accuracy_deviation") is not None:
+        yield f"               deviation between draws {_percent(protocol['mean_accuracy_deviation'])} %"
     yield f"mean error     {_percent(protocol['mean_error'])} %"
     if protocol["mce"] is not None:
         relative = protocol["relative_mce"]
@@ -187,8 +236,12 @@ def _difference_cells(figure: Difference) -> list[str]:
         _percent(figure.first),
         _percent(figure.second),
         f"{100 * figure.difference:+.1f}",
-        f"[{100 * figure.low:+.1f}, {100 * figure.high:+.1f}]",
+        _signed(figure.low, figure.high),
     ]
+
+
+def _signed(low: float, high: float) -> str:
+    return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def print_out(text: str) -> None:

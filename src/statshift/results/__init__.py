@@ -4,7 +4,9 @@ from statshift.results.files import write_json_atomically as write_json_atomical
 from statshift.results.records import settle_record as settle_record
 from statshift.results.rows import Row as Row
 from statshift.results.rows import bits as bits
+from statshift.results.rows import everywhere as everywhere
 from statshift.results.rows import make_row as make_row
+from statshift.results.rows import restrict as restrict
 from statshift.results.rows import row_key as row_key
 from statshift.results.runs import Run as Run
 from statshift.results.runs import RunResult as RunResult

@@ -2,6 +2,7 @@
 
 import base64
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,14 @@ def everywhere(row: Row, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64
     values = np.zeros(images)
     values[kept] = right * (images / len(right))
     return values
+
+
+def restrict(row: Row, left_out: Iterable[int]) -> Row:
+    """Return what `bits` and `everywhere` need of a row, without the images at the positions `left_out`."""
+    before = row.get("left_out", [])
+    kept = np.setdiff1d(np.arange(row["images"] + len(before)), before)
+    without = np.union1d(before, np.asarray(list(left_out), np.int64)).astype(int)
+    right = bits(row)[~np.isin(kept, without)]
+    key = {name: row[name] for name in ("protocol", "shift", "severity", "draw")}
+    packed = base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
+    return key | {"images": len(right), "left_out": without.tolist(), "bits": packed}
