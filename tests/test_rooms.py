@@ -16,8 +16,8 @@ FLOORS = (
     ("corruptions", "data", "layers", "models", "results"),
     ("evidence", "selection", "shifts", "training"),
     ("comparison", "evaluation", "provenance", "rectification"),
-    ("streaming", "writing"),
-    ("protocols",),
+    ("diagnosis", "streaming", "writing"),
+    ("plots", "protocols"),
     ("adaptation",),
     ("measurement",),
     (),  # recipes and report, to come

@@ -1,9 +1,11 @@
 """A protocol under measurement: adapt to a condition, answer it, and leave the model as found."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +16,15 @@ from statshift.errors import InputError
 from statshift.evaluation import Evaluator
 from statshift.layers import batch_norms, keeping_statistics
 from statshift.metrics import ImageStatistics
-from statshift.protocols import Protocol, adaptation_positions, shuffled_batches
-from statshift.provenance import describe_functions
+from statshift.models import PixelModel, save_weights
+from statshift.protocols import SOURCE, Protocol, adaptation_positions, draw_images, resolve_protocols, shuffled_batches
+from statshift.provenance import describe_data, describe_environment, describe_functions, describe_model
 from statshift.rectification import rewrite, sweep
 from statshift.selection import select_layers
 from statshift.shifts import Condition
+
+FULL_BATCH = 64
+"""Images at once where all of them are gone through to write weights."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,63 @@ def evaluate_adapted(
         with _adapting(evaluate, len(images)):
             rewrite(model, images, protocol.function, **given)
         return evaluate(data, condition, on_batch)
+
+
+def write_rectified(
+    model: PixelModel,
+    data: ImageData,
+    out: str | Path,
+    *,
+    protocol: str | Mapping[str, Callable[..., Any]] = "auto",
+    options: AdaptationOptions | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Rectify a copy of the model to images, and write its weights for the original, unmodified architecture.
+
+    Args:
+        model: left as found; on the device where it is to run.
+        data: the images, without labels if there are none.
+        out: a .safetensors file; its metadata hold the record under "statshift", as JSON.
+        protocol: a name, or one's own function under its name, as in `measure`.
+        options: `samples`, `statistics`, `where` and `unbiased`.
+        seed: of the choice of images.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: a protocol whose statistics move with the stream, or what `rectified` and `save_weights` raise.
+    """
+    options = options or AdaptationOptions()
+    found = resolve_protocols(protocol)
+    if not found or found[0].kind == "stream":
+        raise InputError(
+            f"The protocol {found[0].name if found else SOURCE} leaves no statistics to write: "
+            f"{'they move with every batch' if found else 'it changes nothing'}. Write those of auto, prior, replace "
+            "or full."
+        )
+    one, adapted = found[0], deepcopy(model)
+    images = draw_images(data, len(data) if one.kind == "full" else options.samples, seed).to(model.mean.device)
+    described = describe_protocols(
+        [one], replace(options, include_adaptation=True), model, images[:1], len(data), FULL_BATCH
+    )[one.name]
+    if one.kind == "full":
+        sweep(adapted, lambda: torch.split(images, FULL_BATCH), **options.layers)
+    elif one.kind == "model":
+        adapted = one.function(adapted, images)
+    else:
+        given: dict[str, Any] = options.layers | one.numbers
+        rewrite(adapted, images, one.function, **given)
+    del described["evaluated_on"], described["reset"]
+    record = {
+        "model": describe_model(model),
+        "data": describe_data(data, None),
+        "protocol": {"name": one.name, **described},
+        "seed": seed,
+        "environment": describe_environment(model.mean.device),
+    }
+    save_weights(getattr(adapted, "network", adapted), out, {"statshift": json.dumps(record)})
+    return record
 
 
 @contextmanager

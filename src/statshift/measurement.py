@@ -284,11 +284,9 @@ def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, dev
     given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
     if at == "benchmark" or {"resize", "crop"} & given.keys():
         return given
-    wishes = model.preprocessing
-    size = wishes.crop or wishes.input_size
-    if size is None:
+    if not model.loading_options:
         raise InputError(f"{model.spec} does not tell its input size: give --resize and --crop, or --at benchmark.")
-    return {"interpolation": wishes.interpolation, "resize": wishes.resize or size, "crop": size} | given
+    return model.loading_options | given
 
 
 def _loader(data: Any, options: Mapping[str, Any], stored: bool) -> Callable[[Condition], ImageData]:

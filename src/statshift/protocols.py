@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from statshift.data import ImageData
 from statshift.errors import InputError
 from statshift.rectification import FULL, PROTOCOLS, parse_protocol
 from statshift.streaming import STREAM_PROTOCOLS
@@ -101,6 +103,12 @@ def adaptation_positions(indices: NDArray[np.int64], samples: int, seed: int, dr
     if not 1 <= samples <= len(indices):
         raise InputError(f"Expected `samples` from 1 to the {len(indices)} images, but got {samples}.")
     return np.sort(_order(indices, seed, f"adaptation draw {draw}")[:samples])
+
+
+def draw_images(data: ImageData, samples: int, seed: int = 0, draw: int = 0) -> Tensor:
+    """Return the images (n,3,H,W) in [0,1] that a draw adapts on; see `adaptation_positions`."""
+    ((images, _),) = data.groups([adaptation_positions(data.indices, samples, seed, draw)])
+    return images.float() / 255
 
 
 def shuffled_batches(indices: NDArray[np.int64], size: int, seed: int, draw: int) -> list[NDArray[np.int64]]:

@@ -27,17 +27,24 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
     }
 
 
-def describe_data(data: ImageData, labels: NDArray[np.int64]) -> dict[str, Any]:
-    """Return which images of which data, how they were loaded, and what was left out."""
+def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Return which images of which data, with which labels if any, how they were loaded, and what was left out."""
+    labelled = (
+        {}
+        if labels is None
+        else {
+            "labels_hash": integers_hash(labels),
+            "classes": data.classes or int(labels.max()) + 1,
+            "class_counts": np.bincount(labels, minlength=data.classes or 0).tolist(),
+        }
+    )
     return {
         "spec": data.spec,
         "images": len(data),
         "shape": list(data.shape),
         "indices_hash": integers_hash(data.indices),
-        "labels_hash": integers_hash(labels),
         "content_hash": data.content_hash(),
-        "classes": data.classes or int(labels.max()) + 1,
-        "class_counts": np.bincount(labels, minlength=data.classes or 0).tolist(),
+        **labelled,
         "preprocessing": data.preprocessing,
         "counts": data.counts,
         "skipped": data.skipped,

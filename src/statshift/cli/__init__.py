@@ -9,15 +9,17 @@ from statshift.cli.compare import compare_command
 from statshift.cli.corrupt import corrupt_command
 from statshift.cli.data import data_app
 from statshift.cli.demo import demo_command
+from statshift.cli.diagnose import diagnose_command
 from statshift.cli.measure import measure_command
 from statshift.cli.output import say, show_warnings_in_one_line
+from statshift.cli.rectify import rectify_command
 from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
-    help="Measure how a vision model fares under distribution shift.",
+    help="Measure how a vision model fares under distribution shift, and adapt it.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -26,6 +28,10 @@ app = typer.Typer(
 app.command("demo", short_help="Train a small network on digits and measure it.")(demo_command)
 app.command("measure", short_help="Measure a model under the common corruptions.")(measure_command)
 app.command("compare", short_help="Compare two runs image by image.")(compare_command)
+app.command("rectify", short_help="Re-estimate norm statistics from unlabelled images, and write the weights.")(
+    rectify_command
+)
+app.command("diagnose", short_help="Tell from unlabelled images whether rectifying will help.")(diagnose_command)
 app.command("corrupt", short_help="Write corrupted images, or a contact sheet.")(corrupt_command)
 app.add_typer(data_app, name="data", short_help="Get what the library may not ship.")
 

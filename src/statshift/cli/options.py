@@ -41,6 +41,10 @@ Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]
 Frost = Annotated[Path | None, typer.Option(help="Folder of the frost photographs; else STATSHIFT_FROST.")]
+TargetData = Annotated[
+    str, typer.Option(help="Images as the model now meets them, labels not needed: folder:DIR, ...", show_default=False)
+]
+Samples = Annotated[int, typer.Option(help="How many of the images to use.")]
 Statistics = Annotated[str, typer.Option(help="Rewrite both, mean or var.")]
 Where = Annotated[
     str, typer.Option(help="Rewrite all norm layers, those of a third (front, middle, end), or a pattern of names.")

@@ -46,19 +46,27 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(weights, strict=False)
 
 
-def save_weights(network: nn.Module, path: str | Path) -> None:
+def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state dict to a .safetensors file, whole or not at all; its folder is made if need be.
 
+    Args:
+        network: the module.
+        path: the file.
+        metadata: text by name, kept in the file's header.
+
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file is of another kind or cannot be written.
     """
     from safetensors.torch import save
 
     path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"Expected a .safetensors file to write, but got {path}.")
+    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            partial.write_bytes(save({name: value.contiguous() for name, value in network.state_dict().items()}))
+            partial.write_bytes(save(tensors, {"format": "pt", **(metadata or {})}))
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error
 

@@ -106,6 +106,15 @@ class PixelModel(nn.Module):
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
 
+    @property
+    def loading_options(self) -> dict[str, Any]:
+        """The `resize`, `crop` and `interpolation` with which the model's authors load a photograph, if known."""
+        wishes = self.preprocessing
+        size = wishes.crop or wishes.input_size
+        if size is None:
+            return {}
+        return {"interpolation": wishes.interpolation, "resize": wishes.resize or size, "crop": size}
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
         size = self.preprocessing.input_size

@@ -1,0 +1,51 @@
+"""`statshift rectify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from statshift.adaptation import AdaptationOptions, write_rectified
+from statshift.cli import options as o
+from statshift.cli.output import layers_text, print_out
+from statshift.cli.target import load_model_on, load_target
+
+
+def rectify_command(
+    model: o.Model,
+    data: o.TargetData,
+    out: Annotated[Path, typer.Option(help="File to write: .safetensors.", show_default=False)],
+    weights: o.Weights = None,
+    protocol: Annotated[str, typer.Option(help="auto, replace, prior[:COUNT], full, or py:FILE:FUNCTION.")] = "auto",
+    samples: o.Samples = 32,
+    statistics: o.Statistics = "both",
+    where: o.Where = "all",
+    unbiased: o.Unbiased = False,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    interpolation: o.Interpolation = None,
+    skip_bad: o.SkipBad = False,
+    model_args: o.ModelArgs = None,
+) -> None:
+    """Re-estimate a model's norm statistics from unlabelled images, and write weights for the same architecture.
+
+    Example: statshift rectify --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --out night.safetensors
+    """
+    source = load_model_on(device, model, weights, mean, std, model_args)
+    options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
+    record = write_rectified(
+        source,
+        load_target(source, data, options),
+        out,
+        protocol=o.parse_functions(protocol)[0] if protocol else protocol,
+        options=AdaptationOptions(samples, statistics=statistics, where=where, unbiased=unbiased),
+        seed=seed,
+    )
+    layers = record["protocol"].get("layers")
+    if layers:
+        print_out(f"Rewritten: {layers_text(layers)}")
+    print_out(f"Written to {out}; load it into the same architecture, as with --weights {out}")

@@ -1,0 +1,36 @@
+"""What `rectify` and `diagnose` share: a model on its device, and images as it now meets them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from statshift.cli import options as o
+from statshift.data import ImageData, load_data
+from statshift.evaluation import find_device
+from statshift.models import PixelModel, load_model
+
+
+def load_model_on(
+    device: str,
+    spec: str,
+    weights: Path | None,
+    mean: str | None,
+    std: str | None,
+    model_args: list[str] | None,
+) -> PixelModel:
+    """Return the model that the options name, on the device they name."""
+    model = load_model(
+        spec,
+        weights=weights,
+        mean=o.parse_channels("mean", mean),
+        std=o.parse_channels("std", std),
+        model_args=o.parse_model_args(model_args),
+    )
+    return model.to(find_device(device))
+
+
+def load_target(model: PixelModel, data: str, options: Mapping[str, Any]) -> ImageData:
+    """Return the images, sized as the model's authors do unless the options say otherwise."""
+    given = {name: value for name, value in options.items() if value is not None}
+    own = {} if {"resize", "crop"} & given.keys() else model.loading_options
+    return load_data(data, **(own | given))
