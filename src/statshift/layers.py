@@ -54,7 +54,10 @@ def before_forward(layers: dict[str, _BatchNorm], hook: Callable[[str, _BatchNor
     """Call `hook(name, layer, features)` before each layer's forward while the context lasts; no hook survives it."""
 
     def call(name: str) -> Callable[[_BatchNorm, tuple[Tensor]], None]:
-        return lambda layer, inputs: hook(name, layer, inputs[0])
+        def before(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
+            hook(name, layer, inputs[0])
+
+        return before
 
     handles = [layer.register_forward_pre_hook(call(name)) for name, layer in layers.items()]
     try:

@@ -6,5 +6,6 @@ from statshift.models.checkpoints import weights_hash as weights_hash
 from statshift.models.loading import load_model as load_model
 from statshift.models.pixel import PixelModel as PixelModel
 from statshift.models.pixel import Preprocessing as Preprocessing
+from statshift.models.pixel import extract_logits as extract_logits
 from statshift.models.usercode import import_function as import_function
 from statshift.models.usercode import source_hash as source_hash
