@@ -139,9 +139,9 @@ def main() -> None:
     results |= {"resnet20": first, "mobilenet": second, "clean": cleans, "seeds": arguments.seeds}
     report("fidelity", results, head, rows)
     table = (Path(__file__).parent / "results" / "fidelity.md").read_text()
-    for model, table in (("ResNet-20", first), ("MobileNet", second)):
-        name = max(table, key=lambda name: abs(table[name][0] - table[name][1]))
-        print(f"{model}: farthest from the reference under {name}, {table[name][0] - table[name][1]:+.1f} points")
+    for model, found in (("ResNet-20", first), ("MobileNet", second)):
+        name, (ours, theirs) = max(found.items(), key=lambda item: abs(item[1][0] - item[1][1]))
+        print(f"{model}: farthest from the reference under {name}, {ours - theirs:+.1f} points")
     (DOCS / "fidelity.md").write_text(TEXT.format(table=table, seeds=arguments.seeds))
 
 

@@ -20,7 +20,7 @@ FLOORS = (
     ("plots", "protocols"),
     ("adaptation",),
     ("measurement",),
-    (),  # recipes and report, to come
+    ("analyses",),  # recipes and report, to come
     ("__init__", "__main__", "cli"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
