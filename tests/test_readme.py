@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import statshift
 from statshift.cli import app
 from statshift.models import load_model, save_weights
 from statshift.statistics import channel_statistics
@@ -37,6 +38,9 @@ def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
     elif "adapted" in names:
         expected = channel_statistics(names["model"].network.conv1(normalised(names["model"], names["target"])))
         torch.testing.assert_close(names["adapted"].network.bn1.running_mean, expected.mean / 3)  # 32 / (32 + 64)
+        with statshift.rectified(names["model"], names["target"]), torch.no_grad():
+            torch.testing.assert_close(names["logits"], names["model"](names["target"]))
+        assert capsys.readouterr().out.strip() == statshift.diagnose(names["model"], names["target"]).sentence
     else:
         assert names["foggy"].shape == names["images"].shape
 
