@@ -18,6 +18,8 @@ from statshift.statistics import ChannelStatistics, Observed, channel_statistics
 TRAINING_BATCH = 32
 """Images per device in the customary training with batch norm; networks tolerate the noise of its statistics."""
 
+NONE_MET = "The forward met none of the layers to be rectified."
+
 
 @dataclass(frozen=True)
 class LayerShift:
@@ -92,16 +94,17 @@ def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, s
         skip: how many of the layers to pass by first.
 
     Raises:
-        InputError: a layer observes a single value.
+        InputError: a layer observes a single value, or is met twice.
     """
     shifts: dict[str, LayerShift] = {}
-    passed: set[str] = set()
+    met: set[str] = set()
 
     def observe_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
-        if len(passed) < skip:
-            passed.add(name)
-            return
-        shifts[name] = layer_shift(stored_statistics(layer), observe(name, features), layer.eps)
+        if name in met:
+            raise met_twice(name)
+        met.add(name)
+        if len(met) > skip:
+            shifts[name] = layer_shift(stored_statistics(layer), observe(name, features), layer.eps)
 
     with before_forward(layers, observe_layer), evaluating(model):
         run(model, images)
@@ -116,7 +119,12 @@ def persisting_share(model: nn.Module, images: Tensor, layers: dict[str, _BatchN
 
     Args: as in `survey`.
     """
-    return joint_share(list(survey(model, images, layers, skip=len(layers) - last_third(len(layers))).values()))
+    wanted = last_third(len(layers))
+    shifts = survey(model, images, layers, skip=len(layers) - wanted)
+    if len(shifts) < wanted:  # a forward does not meet all layers, so it was another third
+        shifts = survey(model, images, layers)
+        wanted = last_third(len(shifts))
+    return joint_share(list(shifts.values())[-wanted:])
 
 
 def last_third(layers: int) -> int:
@@ -125,7 +133,13 @@ def last_third(layers: int) -> int:
 
 
 def joint_share(shifts: Sequence[LayerShift]) -> Tensor:
-    """Return the share () in [0,1] of the layers' shift that neither sampling nor training noise explains."""
+    """Return the share () in [0,1] of the layers' shift that neither sampling nor training noise explains.
+
+    Raises:
+        InputError: there are no layers.
+    """
+    if not shifts:
+        raise InputError(NONE_MET)
     distance = torch.stack([shift.distance for shift in shifts]).sum()
     spread = torch.stack([shift.spread for shift in shifts]).sum()
     return share_beyond(spread * (1 / shifts[0].images + 1 / TRAINING_BATCH), distance)
@@ -139,6 +153,11 @@ def observe(name: str, features: Tensor) -> Observed:
         raise InputError(f"The layer {name} cannot be rectified: {error}") from error
 
 
+def met_twice(name: str) -> InputError:
+    """Return the error for a layer that a forward meets twice."""
+    return InputError(f"The layer {name} is met twice in one forward: it has no statistics of its own.")
+
+
 def stored_statistics(layer: _BatchNorm) -> ChannelStatistics:
     """Return the running statistics themselves, not a copy."""
     assert layer.running_mean is not None
@@ -149,7 +168,7 @@ def stored_statistics(layer: _BatchNorm) -> ChannelStatistics:
 def check_finite(values: dict[str, Tensor]) -> None:
     """Raise InputError naming the first layer whose values (C,) are not all finite; one transfer for all layers."""
     if not values:
-        raise InputError("The forward met none of the layers to be rectified.")
+        raise InputError(NONE_MET)
     if bool(torch.cat(list(values.values())).isfinite().all()):
         return
     layer = next(name for name, value in values.items() if not value.isfinite().all())

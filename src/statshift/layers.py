@@ -49,19 +49,32 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     return found
 
 
+class _FromHookError(Exception):
+    """What a hook raised, on its way through the model."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
 @contextmanager
 def before_forward(layers: dict[str, _BatchNorm], hook: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
     """Call `hook(name, layer, features)` before each layer's forward while the context lasts; no hook survives it."""
 
     def call(name: str) -> Callable[[_BatchNorm, tuple[Tensor]], None]:
         def before(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
-            hook(name, layer, inputs[0])
+            try:
+                hook(name, layer, inputs[0])
+            except Exception as error:  # not the model's: `run` shall not take it for one
+                raise _FromHookError(error) from error
 
         return before
 
     handles = [layer.register_forward_pre_hook(call(name)) for name, layer in layers.items()]
     try:
         yield
+    except _FromHookError as wrapped:
+        raise wrapped.error from wrapped.error.__cause__
     finally:
         for handle in handles:
             handle.remove()
@@ -77,16 +90,24 @@ def execution_order(model: nn.Module, layers: dict[str, _BatchNorm], image: Tens
 
 
 @contextmanager
-def keeping_statistics(layers: dict[str, _BatchNorm]) -> Iterator[None]:
-    """Give the layers their running statistics back, whatever happens; holds copies of these buffers only."""
+def keeping_statistics(layers: dict[str, _BatchNorm], *, unless_done: bool = False) -> Iterator[None]:
+    """Give the layers their running statistics back, whatever happens; holds copies of these buffers only.
+
+    Args:
+        layers: by name.
+        unless_done: give them back only if something is raised.
+    """
     kept = [(layer, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers.values()]
+    done = False
     try:
         yield
+        done = True
     finally:
-        with torch.no_grad():
-            for layer, buffers in kept:
-                for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
-                    buffer.copy_(value)
+        if not (done and unless_done):
+            with torch.no_grad():
+                for layer, buffers in kept:
+                    for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
+                        buffer.copy_(value)
 
 
 def run(model: nn.Module, images: Tensor) -> Any:

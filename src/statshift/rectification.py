@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace as with_changes
+from inspect import signature
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,7 @@ from statshift.evidence import (
     check_finite,
     distances,
     layer_shift,
+    met_twice,
     observe,
     persisting_share,
     share_beyond,
@@ -155,6 +157,7 @@ def rewrite(
     layers = select_layers(model, images, where)
     if isinstance(protocol, str):
         protocol, numbers = _named(protocol, numbers)
+    _check_numbers(protocol, numbers)
     if protocol is auto:
         everywhere = layers if where == "all" else select_layers(model, images)
         numbers["persisting"] = persisting_share(model, images, everywhere)
@@ -166,14 +169,14 @@ def rewrite(
 
     def rectify_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
         if name in seen:
-            raise InputError(f"The layer {name} is met twice in one forward: it has no statistics of its own.")
+            raise met_twice(name)
         stored = stored_statistics(layer)
         seen[name] = deepcopy(stored) if unbiased else stored, observe(name, features)
         write(layer, decide(name), statistics)
 
-    with before_forward(layers, rectify_layer), evaluating(model):
+    with keeping_statistics(layers, unless_done=True), before_forward(layers, rectify_layer), evaluating(model):
         output = run(model, images)
-    check_finite({name: observed.var for name, (_, observed) in seen.items()})
+        check_finite({name: observed.var for name, (_, observed) in seen.items()})
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():
             seen[name] = stored, with_changes(observed, var=observed.unbiased_var)
@@ -210,6 +213,15 @@ def _named(spec: str, numbers: dict[str, Any]) -> tuple[Protocol, dict[str, Any]
             "write those of auto, prior or replace."
         )
     return PROTOCOLS["replace" if name == FULL else name], given | numbers
+
+
+def _check_numbers(protocol: Protocol, numbers: dict[str, Any]) -> None:
+    reserved = {"eps", "persisting"} if protocol is auto else set()
+    taken = signature(protocol).parameters.values()
+    known = {one.name for one in taken if one.kind is one.KEYWORD_ONLY} - reserved
+    unknown_numbers = [name for name in numbers if name not in known]
+    if unknown_numbers and not any(one.kind is one.VAR_KEYWORD for one in taken):
+        raise unknown("option of the protocol", unknown_numbers[0], ["statistics", "where", "unbiased", *sorted(known)])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from statshift.errors import InputError
-from statshift.layers import keeping_statistics
+from statshift.layers import batch_norms, evaluating, keeping_statistics, run
 from statshift.rectification import rewrite
 from statshift.selection import select_layers
 from statshift.statistics import ChannelStatistics, Observed, mix
@@ -58,8 +58,9 @@ STREAM_PROTOCOLS: dict[str, Callable[..., Step]] = {"batch": batch, "running": r
 class RectifiedStream(nn.Module):
     """Answer a stream by a copy of the model that is rectified to the newest images, and anew as they change.
 
-    With "auto" the copy is the source itself as long as, or as soon as, the window shows no shift beyond noise. It
-    costs two more forward passes of `window` images for every `every` images answered.
+    With "auto" the copy goes as far as the window shows a shift beyond noise, so it is back at the source, or nearly,
+    once the shift is gone. It costs two more forward passes of `window` images for every `every` images answered.
+    Images that cannot be answered raise, and do not enter the window; those of another size begin a new one.
 
     Args:
         model: left as it is.
@@ -88,12 +89,23 @@ class RectifiedStream(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B,K) for the next images (B,3,H,W), which are in the window already."""
-        seen = images if self._newest is None else torch.cat([self._newest, images])
-        growing = self._newest is None or len(self._newest) < self.window
-        self._newest, self._waiting = seen[-self.window :].clone(), self._waiting + len(images)
-        if growing or self._waiting >= self.every:
-            self.model.load_state_dict(self._source, strict=False)
-            rewrite(self.model, self._newest, **self._options)
-            self._waiting = 0
-        logits: Tensor = self.model(images)
+        if not images.isfinite().all():
+            raise InputError(f"Expected finite images, but {int((~images.isfinite()).sum())} values are not.")
+        if self._newest is not None and self._newest.shape[1:] == images.shape[1:]:
+            seen = torch.cat([self._newest.to(images.device), images])
+        else:
+            seen = images
+        growing = len(seen) - len(images) < self.window
+        waiting = self._waiting + len(images)
+        if growing or waiting >= self.every:
+            self._rectify(seen[-self.window :])
+            waiting = 0
+        with evaluating(self.model):
+            logits: Tensor = run(self.model, images)
+        self._newest, self._waiting = seen[-self.window :].clone(), waiting
         return logits
+
+    def _rectify(self, images: Tensor) -> None:
+        with keeping_statistics(batch_norms(self.model), unless_done=True):
+            self.model.load_state_dict(self._source, strict=False)
+            rewrite(self.model, images, **self._options)

@@ -62,7 +62,10 @@ def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, st
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"Expected a .safetensors file to write, but got {path}.")
-    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in network.state_dict().items()
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:

@@ -117,6 +117,8 @@ class PixelModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise InputError(f"Expected images (B,3,H,W), but got shape {tuple(images.shape)}.")
         size = self.preprocessing.input_size
         if size is not None and images.shape[-2:] != (size, size):
             mode = "bicubic" if self.preprocessing.interpolation == "bicubic" else "bilinear"
