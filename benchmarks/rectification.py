@@ -109,10 +109,10 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
 def samples(found: dict[str, Subject], runs: Path) -> None:
     """Accuracy by the number of images, severity 3."""
     model, data = found["resnet20"]
-    names = ["auto", "replace", "prior:16", "prior:64"]
+    names = ["auto", "replace", "prior:16"]
     accuracies: dict[str, dict[str, float]] = {name: {} for name in ("source", *names)}
     cleans: dict[str, dict[str, float]] = {name: {} for name in names}
-    variants = by_samples(draws=3)
+    variants = by_samples(draws=2)
     runs_by = measure_variants(model, data, variants, protocols=names, out=runs / "samples", severities=[3])
     for count, run in runs_by.items():
         for name, by_count in accuracies.items():
@@ -132,7 +132,7 @@ def samples(found: dict[str, Subject], runs: Path) -> None:
 def parts(found: dict[str, Subject], runs: Path) -> None:
     """Mean or variance alone, and thirds of the layers."""
     published = {"both": "73.0", "mean": "69.3", "var": "79.3", "front": "71.7", "middle": "71.5", "end": "67.2"}
-    options = AdaptationOptions(32, 3, include_adaptation=True)
+    options = AdaptationOptions(32, 1, include_adaptation=True)
     variants = by_part(options) | {name: one for name, one in by_third(options).items() if name != "all"}
     rows, results = [], {"machine": machine(CPU)}
     per_shift: dict[str, dict[str, float]] = {}

@@ -1,4 +1,4 @@
-"""Tent (Wang et al., ICLR 2021) as a protocol of one's own, measured like the others:
+"""Tent (Wang et al., ICLR 2021) as a protocol of one's own, measured like the others.
 
 statshift measure --model cifar:resnet20 --weights resnet20.th --data npz:test.npz \
     --rectify auto,batch,py:examples/tent.py:tent --samples 64 --out runs/tent

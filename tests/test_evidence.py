@@ -24,14 +24,7 @@ from statshift.layers import batch_norms
 from statshift.rectification import rectify
 from statshift.statistics import ChannelStatistics, channel_statistics, instance_statistics
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep networks as small as these from waiting for threads, on a machine that does other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seed(number):

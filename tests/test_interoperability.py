@@ -18,13 +18,7 @@ from statshift.statistics import channel_statistics, pool
 CHANGING = ("replace", "prior", "auto")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Keep networks as small as these from waiting for threads, on a machine that does other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def settled(model):

@@ -1,18 +1,20 @@
 """A protocol under measurement: adapt to a condition, answer it, and leave the model as found."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from statshift.data import ImageData
-from statshift.errors import InputError
+from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator
 from statshift.layers import batch_norms, keeping_statistics
 from statshift.metrics import ImageStatistics
@@ -20,7 +22,7 @@ from statshift.models import PixelModel, save_weights
 from statshift.protocols import SOURCE, Protocol, adaptation_positions, draw_images, resolve_protocols, shuffled_batches
 from statshift.provenance import describe_data, describe_environment, describe_functions, describe_model
 from statshift.rectification import rewrite, sweep
-from statshift.selection import select_layers
+from statshift.selection import PARTS, select_layers
 from statshift.shifts import Condition
 
 FULL_BATCH = 64
@@ -49,13 +51,25 @@ class AdaptationOptions:
 
     def __post_init__(self) -> None:
         for name in ("samples", "draws"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Expected `{name}` to be at least 1, but got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise InputError(f"Expected `{name}` to be an integer of at least 1, but got {value}.")
+        if self.statistics not in PARTS:
+            raise unknown("statistics", self.statistics, PARTS)
+
+    def repeats(self, protocol: Protocol) -> int:
+        """Return how often a protocol is measured: one that takes all images has nothing to draw."""
+        return 1 if protocol.kind == "full" else self.draws
 
     @property
     def layers(self) -> dict[str, Any]:
         """What `rewrite` is told."""
-        return {"statistics": self.statistics, "where": self.where, "unbiased": self.unbiased}
+        return self.written | {"where": self.where}
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """Which statistics are written."""
+        return {"statistics": self.statistics, "unbiased": self.unbiased}
 
 
 def describe_protocols(
@@ -83,7 +97,8 @@ def describe_protocols(
     described: dict[str, dict[str, Any]] = {}
     for one in protocols:
         rewrites = not one.own or one.kind == "layers"
-        found: dict[str, Any] = {"kind": one.kind, **one.numbers}
+        numbers = {name: value if math.isfinite(value) else repr(value) for name, value in one.numbers.items()}
+        found: dict[str, Any] = {"kind": one.kind, **numbers}
         if one.own:
             found["function"] = describe_functions({one.name: one.function})[one.name]
         if one.kind == "full":
@@ -127,29 +142,29 @@ def evaluate_adapted(
         seed: of the choice.
         on_batch: called with the number of images finished.
     """
-    model, layers = evaluate.model, {} if protocol.own and protocol.kind != "layers" else options.layers
-    given: Mapping[str, Any] = layers | protocol.numbers
+    model = evaluate.model
+    given = protocol.numbers | ({} if protocol.own and protocol.kind != "layers" else options.layers)
     if protocol.kind == "stream":
         return evaluate(
             data,
             condition,
             on_batch,
-            classify=protocol.function(deepcopy(model), **given),
+            classify=_callable(protocol, protocol.function(deepcopy(model), **given)),
             groups=shuffled_batches(data.indices, options.samples, seed, draw),
             in_order=protocol.name != "batch",
         )
     if protocol.kind == "full":
         with keeping_statistics(batch_norms(model)):
             with _adapting(evaluate, len(data)):
-                sweep(model, lambda: evaluate.shares(data, condition), **given)
+                first = evaluate.shifted(data, condition, np.zeros(1, np.int64))
+                layers = select_layers(model, first, options.where)
+                sweep(model, lambda: evaluate.shares(data, condition), layers, **options.written)
             return evaluate(data, condition, on_batch)
     images = evaluate.shifted(data, condition, adaptation_positions(data.indices, options.samples, seed, draw))
     if protocol.kind == "model":
         with _adapting(evaluate, len(images)):
             adapted = protocol.function(deepcopy(model), images)
-        if not callable(adapted):
-            raise InputError(f"Expected {protocol.name} to return a model, but got {type(adapted).__name__}.")
-        return evaluate(data, condition, on_batch, classify=adapted)
+        return evaluate(data, condition, on_batch, classify=_callable(protocol, adapted))
     with keeping_statistics(batch_norms(model)):
         with _adapting(evaluate, len(images)):
             rewrite(model, images, protocol.function, **given)
@@ -195,7 +210,8 @@ def write_rectified(
         [one], replace(options, include_adaptation=True), model, images[:1], len(data), FULL_BATCH
     )[one.name]
     if one.kind == "full":
-        sweep(adapted, lambda: torch.split(images, FULL_BATCH), **options.layers)
+        layers = select_layers(adapted, images, options.where)
+        sweep(adapted, lambda: torch.split(images, FULL_BATCH), layers, **options.written)
     elif one.kind == "model":
         adapted = one.function(adapted, images)
     else:
@@ -211,6 +227,14 @@ def write_rectified(
     }
     save_weights(getattr(adapted, "network", adapted), out, {"statshift": json.dumps(record)})
     return record
+
+
+def _callable(protocol: Protocol, made: Any) -> Callable[[Tensor], Tensor]:
+    if not callable(made):
+        raise InputError(
+            f"Expected the protocol {protocol.name} to return what answers images, but got {type(made).__name__}."
+        )
+    return cast(Callable[[Tensor], Tensor], made)
 
 
 @contextmanager

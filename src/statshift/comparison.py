@@ -142,8 +142,8 @@ def _rows_of(run: RunResult, protocol: str) -> Conditions:
 
 
 def _pair(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Pair rows by draw, each over the images that both have; a source, of one draw, goes with every draw."""
-    if len(first) == 1 or len(second) == 1:
+    """Pair rows by draw, each over the images that both have; what draws no images goes with every draw."""
+    if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
         pairs = [(a, b) for a in first for b in second]
     else:
         by_draw = {row["draw"]: row for row in second}

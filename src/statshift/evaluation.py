@@ -125,6 +125,7 @@ class Evaluator:
             in_order: `classify` depends on the batches before, so every process goes through all of them.
         """
         rank, world = (0, 1) if in_order else processes.join()
+        classify = self._classify if classify is None else classify
         batches = data.batches(self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world))
         if groups is not None:
             batches = data.groups(groups[rank::world])
@@ -161,7 +162,7 @@ class Evaluator:
         condition: Condition,
         images: Tensor,
         positions: NDArray[np.int64],
-        classify: Callable[[Tensor], Tensor] | None,
+        classify: Callable[[Tensor], Tensor],
         *,
         cut: bool,
     ) -> list[ImageStatistics]:
@@ -170,7 +171,7 @@ class Evaluator:
         start = 0
         while start < len(images):
             part = slice(start, start + self._at_once if cut else len(images))
-            found = self._statistics(data, condition, images[part], positions[part], classify or self._classify)
+            found = self._statistics(data, condition, images[part], positions[part], classify)
             if found is not None:
                 parts.append(found)
                 start = part.stop

@@ -107,8 +107,9 @@ def measure(
         protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
             {"name": function} of (stored, observed, images), which returns a layer's statistics, of (model, images),
-            which returns the model to be evaluated, or of (model), which returns what answers batch after batch. Each
-            function has a model of its own; each condition begins at the source.
+            which returns the model to be evaluated, or of (model), which returns what answers batch after batch, and
+            runs without gradients unless it enables them. Each function has a model of its own; each condition begins
+            at the source.
         adaptation: on how many images, how often, and which statistics of which layers.
         out: run directory, made if need be.
         batch_size: images in a batch; by default 256 on a GPU, on the CPU 16 photographs or 128 smaller images.
@@ -177,7 +178,10 @@ def measure(
     with open_run(out, record) if out is not None and first_process else nullcontext() as run:
         rows = processes.from_first(list(run.rows) if run else [])
         done = {row_key(row) for row in rows}
-        repeats = [(SOURCE, 0), *((name, draw) for name in adapted for draw in range(adaptation.draws))]
+        repeats = [
+            (SOURCE, 0),
+            *((name, draw) for name, one in adapted.items() for draw in range(adaptation.repeats(one))),
+        ]
         todo = {
             condition: missing
             for condition in wanted

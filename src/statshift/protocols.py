@@ -67,6 +67,8 @@ def resolve_protocols(protocols: Protocols) -> list[Protocol]:
 
 
 def _named(spec: str) -> Protocol:
+    if not isinstance(spec, str):
+        raise InputError(f"Expected protocols as names or {{name: function}}, but got {spec!r}.")
     name, numbers = parse_protocol(spec)
     if name == FULL:
         return Protocol(spec, "full", lambda: None)
@@ -77,13 +79,18 @@ def _named(spec: str) -> Protocol:
 def _own(name: str, function: Callable[..., Any]) -> Protocol:
     if name in (*PROTOCOLS, *STREAM_PROTOCOLS, FULL):
         raise InputError(f"The protocol name {name!r} is taken: give your function another.")
-    parameters = inspect.signature(function).parameters.values()
-    needed = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        raise InputError(f"Expected the protocol {name!r} to be a function, but got {function!r}.") from None
+    needed = [
+        one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
     kinds = {1: "stream", 2: "model", 3: "layers"}
-    if len(needed) not in kinds:
+    if len(needed) not in kinds or any(one.kind is one.KEYWORD_ONLY for one in needed):
         raise InputError(
             f"Expected the protocol {name!r} to be a function of (model), (model, images) or (stored, observed, "
-            f"images), but it needs {len(needed)} arguments."
+            f"images), but it needs ({', '.join(one.name for one in needed)})."
         )
     return Protocol(name, kinds[len(needed)], function, own=True)
 

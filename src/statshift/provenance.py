@@ -1,7 +1,9 @@
 """What goes into a record: enough to know whether two figures are of the same thing."""
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -63,10 +65,16 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
 
 
 def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:
-    """Return for each shift of the user's own the hash of its file, or its name where it has none."""
-    return {
-        name: source_hash(function) or repr(function).partition(" at 0x")[0] for name, function in functions.items()
-    }
+    """Return for each function of the user's own its name, the hash of its file and what arguments are bound to it."""
+    return {name: _describe_function(function) for name, function in functions.items()}
+
+
+def _describe_function(function: Any) -> str:
+    if isinstance(function, partial):
+        bound = [*map(repr, function.args), *(f"{name}={value!r}" for name, value in function.keywords.items())]
+        return re.sub(r" at 0x\w+", "", f"{_describe_function(function.func)}({', '.join(bound)})")
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{source_hash(function) or source_hash(type(function)) or ''}:{name}"
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

@@ -85,8 +85,8 @@ PROTOCOLS: dict[str, Protocol] = {"source": source, "replace": replace, "prior":
 STREAMS = ("batch", "running")
 """Protocols whose statistics move while they predict; see `statshift.streaming`."""
 FULL = "full"
-NUMBERS = {"prior": "prior_count", "running": "momentum"}
-"""The number that a protocol takes as "NAME:NUMBER"."""
+NUMBERS = {"prior": ("prior_count", 0, float("inf")), "running": ("momentum", 0, 1)}
+"""What a protocol takes as "NAME:NUMBER", from where to where."""
 
 
 def rectify(model: nn.Module, images: Tensor, protocol: str | Protocol = "auto", **options: Any) -> nn.Module:
@@ -165,7 +165,10 @@ def rewrite(
 
     def decide(name: str) -> ChannelStatistics:
         own = {"eps": layers[name].eps} if protocol is auto else {}
-        return protocol(*seen[name], len(images), **numbers, **own)
+        target = protocol(*seen[name], len(images), **numbers, **own)
+        if not isinstance(target, ChannelStatistics):
+            raise InputError(f"Expected the protocol to return ChannelStatistics, but got {type(target).__name__}.")
+        return target
 
     def rectify_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
         if name in seen:
@@ -198,10 +201,14 @@ def parse_protocol(spec: str) -> tuple[str, dict[str, float]]:
         return name, {}
     if name not in NUMBERS:
         raise InputError(f"Expected no number for the protocol {name}, but got {spec!r}.")
+    what, low, high = NUMBERS[name]
     try:
-        return name, {NUMBERS[name]: float(number)}
+        value = float(number)
     except ValueError:
-        raise InputError(f"Expected {name}:NUMBER, but got {spec!r}.") from None
+        value = float("nan")
+    if not low <= value <= high:
+        raise InputError(f"Expected {name}:NUMBER, its `{what}` from {low} to {high}, but got {spec!r}.")
+    return name, {what: value}
 
 
 def _named(spec: str, numbers: dict[str, Any]) -> tuple[Protocol, dict[str, Any]]:
@@ -228,10 +235,10 @@ def _check_numbers(protocol: Protocol, numbers: dict[str, Any]) -> None:
 def sweep(
     model: nn.Module,
     batches: Callable[[], Iterable[Tensor]],
+    layers: dict[str, _BatchNorm] | None = None,
     *,
     tolerance: float = 0.01,
     statistics: str = "both",
-    where: str = "all",
     unbiased: bool = False,
 ) -> int:
     """Replace the statistics of the model's batch norms by those of a whole set that does not fit into one forward.
@@ -244,10 +251,10 @@ def sweep(
     Args:
         model: as in `rectified`; it stays changed.
         batches: called for each sweep; the same images (B,3,H,W), batch by batch, each time.
+        layers: as `select_layers` returns them; by default all.
         tolerance: root mean square over a layer's channels of how far mean or deviation move, in deviations; 0 ends
             where nothing moves.
         statistics: "both", "mean" or "var".
-        where: which layers; see `select_layers`.
         unbiased: write the variance with count - 1 in the denominator.
 
     Returns:
@@ -255,7 +262,7 @@ def sweep(
     """
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
-    layers = select_layers(model, next(iter(batches())), where)
+    layers = layers or batch_norms(model)
     pooled, sweeps, moving = _sweep_once(model, batches(), layers, statistics), 1, True
     while moving and sweeps <= len(layers):
         check_finite({name: one.var for name, one in pooled.items()})

@@ -1,0 +1,172 @@
+"""Diagnosis: against the layer's own statistics in NumPy, what it says, and what is written to a file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+import statshift
+from statshift import load_data, load_model, rectify
+from statshift.adaptation import AdaptationOptions, write_rectified
+from statshift.cli import app
+from statshift.diagnosis import Diagnosis, diagnose
+from statshift.errors import InputError
+from statshift.models import save_weights
+from statshift.plots import plot_diagnosis
+from statshift.protocols import adaptation_positions, draw_images
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def pictures(count, seed=0):
+    """Return images that differ in brightness."""
+    generator = torch.Generator().manual_seed(seed)
+    brightness = torch.rand(count, 3, 1, 1, generator=generator, dtype=torch.float64)
+    return (0.25 + brightness / 2 + 0.1 * torch.randn(count, 3, 6, 6, generator=generator, dtype=torch.float64)).clamp(
+        0, 1
+    )
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network that has stored the statistics of 2000 pictures."""
+    torch.manual_seed(0)
+    layers = [nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(), nn.Conv2d(4, 4, 3)]
+    network = nn.Sequential(*layers, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 10)).double().eval()
+    return rectify(network, pictures(2000), "replace")
+
+
+def test_shift_and_noise_are_those_of_the_layers_inputs(network):
+    images = pictures(20, seed=1) * 0.5
+    found = diagnose(network, images)
+    assert found.layers == ["0", "2", "5"]
+    assert found.images == 20
+    features = network[:2](images).detach().numpy()
+    layer = network[2]
+    mean, var = layer.running_mean.numpy(), layer.running_var.numpy()
+    scale = var + layer.eps
+    target_mean, target_var = features.mean((0, 2, 3)), features.var((0, 2, 3))
+    distance = ((target_mean - mean) ** 2 / scale + (target_var - var) ** 2 / scale**2 / 4).mean()
+    squares = ((features - target_mean.reshape(1, -1, 1, 1)) ** 2).mean((2, 3))
+    noise = features.mean((2, 3)).var(0, ddof=1) / scale + squares.var(0, ddof=1) / scale**2 / 4
+    assert found.shift[1] == pytest.approx(np.sqrt(distance))
+    assert found.noise[1] == pytest.approx(np.sqrt(noise.mean() / 20))
+    assert found.ratios[1] == pytest.approx(found.shift[1] / found.noise[1])
+    assert found.number == pytest.approx(found.ratios[2])
+
+
+def test_the_sentence_says_whether_and_where(network):
+    shifted = diagnose(network, pictures(64, seed=2) * 0.4)
+    assert shifted.persisting > 0.5
+    assert "rectifying will likely help" in shifted.sentence
+    assert f"{shifted.number:.1f} x sampling noise" in shifted.sentence
+    alike = [diagnose(network, pictures(64, seed=seed)) for seed in range(3, 13)]
+    assert sum("leave the model alone" in one.sentence for one in alike) >= 8
+    assert np.mean([one.number for one in alike]) < 1.3
+    assert np.mean([one.number for one in alike]) == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("shift", "persisting", "words"),
+    [
+        ([9, 9, 1, 1, 1, 1], 0.0, "No shift beyond noise reaches the last layers (1.0 x noise): leave"),
+        ([9, 9, 1, 1, 2, 2], 0.9, "2.0 x sampling noise where it reaches the last layers, and largest in the first"),
+        ([1, 1, 1, 1, 3, 3], 0.2, "largest in the last third: rectifying may help a little."),
+    ],
+)
+def test_sentences(shift, persisting, words):
+    found = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting)
+    assert words in found.sentence
+
+
+def test_one_image_tells_no_noise(network):
+    with pytest.raises(InputError, match=r"at least two images .* got shape \(1, 3, 6, 6\)"):
+        diagnose(network, pictures(1))
+
+
+def test_the_plot_is_drawn(network, tmp_path):
+    plot_diagnosis(diagnose(network, pictures(8)), tmp_path / "deep" / "plot.png")
+    assert (tmp_path / "deep" / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match=r"Cannot write the plot .*plot\.nothing"):
+        plot_diagnosis(diagnose(network, pictures(8)), tmp_path / "plot.nothing")
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """Dimmed digits without labels, and weights with their own statistics."""
+    monkeypatch.chdir(tmp_path)
+    images = next(load_data("digits", limit=40).batches(40))[0]
+    np.savez("dim.npz", images=(images // 2).permute(0, 2, 3, 1).numpy())
+    model = load_model("cifar:resnet20")
+    save_weights(rectify(model, images.float() / 255, "replace").network, "source.safetensors")
+    return load_data("npz:dim.npz")
+
+
+ARGUMENTS = ["--model", "cifar:resnet20", "--weights", "source.safetensors", "--data", "npz:dim.npz", "--device", "cpu"]
+
+
+def test_the_command_prints_what_the_function_finds(digits, capsys):
+    app(["diagnose", *ARGUMENTS, "--samples", "16", "--plot", "plot.png"], standalone_mode=False)
+    text = capsys.readouterr().out
+    model = load_model("cifar:resnet20", weights="source.safetensors")
+    found = diagnose(model, draw_images(digits, 16))
+    assert found.sentence in text
+    assert f"bn1           {found.shift[0]:.3f}" in text
+    assert Path("plot.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("protocol", ["auto", "prior:64", "full"])
+def test_rectified_weights_load_into_the_unmodified_architecture(digits, protocol, capsys):
+    app(
+        ["rectify", *ARGUMENTS, "--samples", "16", "--protocol", protocol, "--out", "out.safetensors"],
+        standalone_mode=False,
+    )
+    assert "Rewritten: 19 norm layers: bn1, layer1.0.bn1" in capsys.readouterr().out
+    source = load_model("cifar:resnet20", weights="source.safetensors")
+    every = next(digits.batches(40))[0].float() / 255
+    chosen = every if protocol == "full" else every[adaptation_positions(digits.indices, 16, 0, 0)]
+    expected = rectify(source, chosen, "replace" if protocol == "full" else protocol)
+    plain = load_model("cifar:resnet20", weights="out.safetensors")
+    # the 40 images go through in one batch, so that even the sweeps of "full" are exact
+    torch.testing.assert_close(plain(every), expected(every))
+    with safe_open("out.safetensors", "pt") as file:
+        record = json.loads(file.metadata()["statshift"])
+    assert record["protocol"]["name"] == protocol
+    assert record["protocol"].get("samples") == (None if protocol == "full" else 16)
+    assert record["model"]["weights_hash"] == statshift.models.weights_hash(source.network)
+    assert record["data"]["images"] == 40
+
+
+def test_a_protocol_of_ones_own_is_written(digits, tmp_path):
+    model = load_model("cifar:resnet20", weights="source.safetensors")
+
+    def dim(model, images):
+        with torch.no_grad():
+            model.network.linear.bias += len(images)
+        return model
+
+    before = model.network.linear.bias.clone()
+    write_rectified(model, digits, "out.safetensors", protocol={"dim": dim}, options=AdaptationOptions(8))
+    plain = load_model("cifar:resnet20", weights="out.safetensors")
+    assert torch.equal(plain.network.linear.bias, before + 8)
+    assert torch.equal(model.network.linear.bias, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--protocol", "batch"], "The protocol batch leaves no statistics to write: they move with every batch"),
+        (["--protocol", "source"], "The protocol source leaves no statistics to write: it changes nothing"),
+        (["--samples", "41"], "from 1 to the 40 images, but got 41"),
+        (["--protocol", "atuo"], "Did you mean 'auto'"),
+        (["--out", "out.pth"], r"Expected a \.safetensors file to write, but got out\.pth"),
+    ],
+)
+def test_bad_input_to_rectify(digits, arguments, message):
+    with pytest.raises(InputError, match=message):
+        app(["rectify", *ARGUMENTS, "--out", "out.safetensors", *arguments], standalone_mode=False)
+    assert not Path("out.safetensors").exists()
