@@ -200,3 +200,18 @@ def test_features_that_are_not_finite_name_their_layer(images):
         network.layer2[0].conv1.weight[0] = float("nan")
     with pytest.raises(InputError, match=r"before layer2\.0\.bn1 are not finite"):
         rectify(network, images)
+
+
+@pytest.mark.parametrize("protocol", ["replace", "prior", "auto"])
+def test_a_model_in_half_precision_is_rectified_as_in_full(images, protocol):
+    network = seeded(NETWORKS["frozen, momentum None"]).float()
+    expected = rectify(network, images.float(), protocol)
+    found = rectify(network.to(torch.bfloat16), images.to(torch.bfloat16), protocol)
+    for name, layer in batch_norms(found).items():
+        assert layer.running_mean.dtype == layer.running_var.dtype == torch.bfloat16
+        torch.testing.assert_close(
+            layer.running_mean.float(), batch_norms(expected)[name].running_mean, rtol=0, atol=0.02
+        )
+        torch.testing.assert_close(
+            layer.running_var.float(), batch_norms(expected)[name].running_var, rtol=0.03, atol=0
+        )

@@ -76,7 +76,9 @@ def auto(
     mean_weight = persisting / 2 * share_beyond(shift.mean_spread / images, shift.mean)
     var_weight = persisting / 2 * share_beyond(shift.var_spread / images, shift.var)
     return ChannelStatistics(
-        stored.mean.lerp(observed.mean, mean_weight), stored.var.lerp(observed.var, var_weight), observed.count
+        stored.mean + mean_weight * (observed.mean - stored.mean),
+        stored.var + var_weight * (observed.var - stored.var),
+        observed.count,
     )
 
 
@@ -287,10 +289,12 @@ def _sweep_once(
     With `rewriting`, a choice of statistics, each batch is normalised by its own.
     """
     mine: list[dict[str, ChannelStatistics]] = []
+    alone = processes.join()[1] == 1
 
     def observe_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
         seen = observe(name, features)
-        mine[-1][name] = ChannelStatistics(seen.mean, seen.var, seen.count)
+        mean, var = (seen.mean, seen.var) if alone else (seen.mean.cpu(), seen.var.cpu())
+        mine[-1][name] = ChannelStatistics(mean, var, seen.count)
         if rewriting:
             write(layer, seen, rewriting)
 
