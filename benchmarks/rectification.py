@@ -29,7 +29,7 @@ from statshift.analyses import (
 )
 from statshift.diagnosis import diagnose
 from statshift.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
-from statshift.protocols import draw_images
+from statshift.protocols import adaptation_positions, draw_images
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -61,7 +61,7 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
         ("resnet20", "", ["auto", "replace", "prior:16", "prior:64"], AdaptationOptions(32, 5)),
         ("mobilenet", "", ["auto", "replace", *PRIORS], AdaptationOptions(32, 5)),
         ("resnet20", "-8", ["auto", "prior:16", "prior:64"], AdaptationOptions(8, 5)),
-        ("resnet20", "-1", ["auto"], AdaptationOptions(1, 5)),
+        ("resnet20", "-1", ["auto"], AdaptationOptions(1, 2)),
         ("resnet20", "-all", ["replace"], AdaptationOptions(32, 5, True)),
         ("resnet20", "-stream", ["batch", "running", "full"], AdaptationOptions(32, 1)),
         ("mobilenet", "-all", ["replace"], AdaptationOptions(32, 5, True)),
@@ -80,7 +80,7 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
                 [
                     name,
                     str(options.samples),
-                    "all" if options.include_adaptation or "adapted_on" not in run.rows[1] else "others",
+                    "others" if run.record["protocols"][protocol]["evaluated_on"] == "the other images" else "all",
                     protocol,
                     f"{100 * one['clean_accuracy']:.1f}",
                     f"{100 * source['clean_accuracy']:.1f}",
@@ -208,8 +208,6 @@ def diagnosis(found: dict[str, Subject], runs: Path) -> None:
 
 
 def _positions(data: Any) -> Any:
-    from statshift.protocols import adaptation_positions
-
     return adaptation_positions(data.indices, 32, 0, 0)
 
 

@@ -586,12 +586,25 @@ def test_another_function_of_the_same_name_is_refused(network, digits, tmp_path,
         go(protocols={"mine": other})
 
 
-def test_full_is_of_its_batches_and_the_rest_is_not(network, digits, whole, tmp_path):
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
-    measure(network, digits, protocols=["auto", "batch"], adaptation=AdaptationOptions(16), out=out, batch_size=7)
-    with pytest.raises(InputError, match=r"`full\.batch_size`: 25 in the directory, 7 now"):
-        measure(network, digits, protocols="full", out=out, batch_size=7)
+def test_no_protocol_is_of_the_loaders_batches(network, digits, whole, tmp_path):
+    measure(network, digits, protocols=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=tmp_path, batch_size=7)
+    key = ("protocol", "shift", "severity", "draw", "bits", "left_out")
+    expected, found = (
+        [{name: json.loads(line).get(name) for name in key} for line in lines(out)] for out in (whole, tmp_path)
+    )
+    assert found == expected
+
+
+def test_a_stream_begins_again_after_so_many_batches(network, digits):
+    def always_anew(model):
+        return lambda images: running(copy.deepcopy(model), momentum=0.3)(images)
+
+    expected = draws(measured(network, digits, {"mine": always_anew}, samples=20), "mine")
+    for every, same in ((1, True), (2, False), (None, False)):
+        found = draws(measured(network, digits, "running:0.3", samples=20, reset_every=every), "running:0.3")
+        assert ([row["cross_entropy_sum"] for row in found] == [row["cross_entropy_sum"] for row in expected]) is same
+    record = measure(network, digits, protocols="running", adaptation=AdaptationOptions(20, reset_every=2)).record
+    assert record["protocols"]["running"]["reset"].endswith("condition and draw, and after every 2 batches")
 
 
 def test_the_record_says_how_each_protocol_adapts(whole):
@@ -604,7 +617,7 @@ def test_the_record_says_how_each_protocol_adapts(whole):
     assert found["running:0.3"] == {
         **{"kind": "stream", "momentum": 0.3, "samples": 16, **layers, "evaluated_on": everything, **reset}
     }
-    assert found["full"] == {"kind": "full", "batch_size": 25, **layers, "evaluated_on": everything, **reset}
+    assert found["full"] == {"kind": "full", **layers, "evaluated_on": everything, **reset}
     assert without(found["mine"], "function") == {
         **{"kind": "layers", "samples": 16, **layers, "evaluated_on": held_out, **reset}
     }

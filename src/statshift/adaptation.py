@@ -16,17 +16,23 @@ from torch import Tensor, nn
 from statshift.data import ImageData
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator
-from statshift.layers import batch_norms, keeping_statistics
+from statshift.layers import batch_norms, execution_order, keeping_statistics
 from statshift.metrics import ImageStatistics
-from statshift.models import PixelModel, save_weights
-from statshift.protocols import SOURCE, Protocol, adaptation_positions, draw_images, resolve_protocols, shuffled_batches
+from statshift.models import PixelModel, check_writable, save_weights, weights_hash
+from statshift.protocols import (
+    SOURCE,
+    Protocol,
+    Protocols,
+    adaptation_positions,
+    draw_images,
+    full_batches,
+    resolve_protocols,
+    shuffled_batches,
+)
 from statshift.provenance import describe_data, describe_environment, describe_functions, describe_model
 from statshift.rectification import rewrite, sweep
 from statshift.selection import PARTS, select_layers
 from statshift.shifts import Condition
-
-FULL_BATCH = 64
-"""Images at once where all of them are gone through to write weights."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class AdaptationOptions:
         statistics: "both", "mean" or "var" are rewritten.
         where: which layers; see `statshift.selection.select_layers`.
         unbiased: write the variance with count - 1 in the denominator.
+        reset_every: after so many batches a stream begins at the source again; by default only at each condition.
     """
 
     samples: int = 32
@@ -48,10 +55,13 @@ class AdaptationOptions:
     statistics: str = "both"
     where: str = "all"
     unbiased: bool = False
+    reset_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("samples", "draws"):
+        for name in ("samples", "draws", "reset_every"):
             value = getattr(self, name)
+            if name == "reset_every" and value is None:
+                continue
             if not (isinstance(value, int) and value >= 1):
                 raise InputError(f"Expected `{name}` to be an integer of at least 1, but got {value}.")
         if self.statistics not in PARTS:
@@ -78,7 +88,6 @@ def describe_protocols(
     model: nn.Module,
     image: Tensor,
     images: int,
-    batch_size: int,
 ) -> dict[str, dict[str, Any]]:
     """Return for a record what each protocol does, with all its numbers.
 
@@ -88,7 +97,6 @@ def describe_protocols(
         model: the source.
         image: (1,3,H,W), for the layers' order.
         images: how many will be measured on.
-        batch_size: images in a batch, in which "full" goes through them.
 
     Raises:
         InputError: a model without batch norm for a protocol that rewrites it, layers that are not there, or more
@@ -101,9 +109,7 @@ def describe_protocols(
         found: dict[str, Any] = {"kind": one.kind, **numbers}
         if one.own:
             found["function"] = describe_functions({one.name: one.function})[one.name]
-        if one.kind == "full":
-            found["batch_size"] = batch_size
-        else:
+        if one.kind != "full":
             most = images - (one.few_images and not options.include_adaptation)
             if options.samples > most:
                 raise InputError(
@@ -112,10 +118,12 @@ def describe_protocols(
             found["samples"] = options.samples
         if rewrites:
             layers = select_layers(model, image, options.where)
-            found |= options.layers | {"layers": list(layers)}
+            found |= options.layers | {"layers": execution_order(model, layers, image)}
         held_out = one.few_images and not options.include_adaptation
         found["evaluated_on"] = "the other images" if held_out else "all images, those adapted on among them"
         found["reset"] = "to the source at each condition and draw"
+        if one.kind == "stream" and options.reset_every:
+            found["reset"] += f", and after every {options.reset_every} batches"
         described[one.name] = found
     return described
 
@@ -149,7 +157,7 @@ def evaluate_adapted(
             data,
             condition,
             on_batch,
-            classify=_callable(protocol, protocol.function(deepcopy(model), **given)),
+            classify=_resetting(protocol, model, given, options.reset_every),
             groups=shuffled_batches(data.indices, options.samples, seed, draw),
             in_order=protocol.name != "batch",
         )
@@ -158,7 +166,8 @@ def evaluate_adapted(
             with _adapting(evaluate, len(data)):
                 first = evaluate.shifted(data, condition, np.zeros(1, np.int64))
                 layers = select_layers(model, first, options.where)
-                sweep(model, lambda: evaluate.shares(data, condition), layers, **options.written)
+                groups = full_batches(len(data))
+                sweep(model, lambda: evaluate.shares(data, condition, groups), layers, **options.written)
             return evaluate(data, condition, on_batch)
     images = evaluate.shifted(data, condition, adaptation_positions(data.indices, options.samples, seed, draw))
     if protocol.kind == "model":
@@ -176,7 +185,7 @@ def write_rectified(
     data: ImageData,
     out: str | Path,
     *,
-    protocol: str | Mapping[str, Callable[..., Any]] = "auto",
+    protocol: Protocols = "auto",
     options: AdaptationOptions | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -197,7 +206,10 @@ def write_rectified(
         InputError: a protocol whose statistics move with the stream, or what `rectified` and `save_weights` raise.
     """
     options = options or AdaptationOptions()
+    check_writable(out)
     found = resolve_protocols(protocol)
+    if len(found) > 1:
+        raise InputError(f"Expected one protocol to write, but got {', '.join(one.name for one in found)}.")
     if not found or found[0].kind == "stream":
         raise InputError(
             f"The protocol {found[0].name if found else SOURCE} leaves no statistics to write: "
@@ -205,28 +217,55 @@ def write_rectified(
             "or full."
         )
     one, adapted = found[0], deepcopy(model)
-    images = draw_images(data, len(data) if one.kind == "full" else options.samples, seed).to(model.mean.device)
-    described = describe_protocols(
-        [one], replace(options, include_adaptation=True), model, images[:1], len(data), FULL_BATCH
-    )[one.name]
+    images = draw_images(data, 1 if one.kind == "full" else options.samples, seed).to(model.mean.device)
+    described = describe_protocols([one], replace(options, include_adaptation=True), model, images[:1], len(data))[
+        one.name
+    ]
     if one.kind == "full":
-        layers = select_layers(adapted, images, options.where)
-        sweep(adapted, lambda: torch.split(images, FULL_BATCH), layers, **options.written)
+        groups = full_batches(len(data))
+
+        def batches() -> Iterator[Tensor]:
+            return (part.to(model.mean.device).float() / 255 for part, _ in data.groups(groups))
+
+        sweep(adapted, batches, select_layers(adapted, images, options.where), **options.written)
     elif one.kind == "model":
-        adapted = one.function(adapted, images)
+        adapted = one.function(adapted.eval(), images)
+        if not isinstance(adapted, nn.Module):
+            raise InputError(f"Expected {one.name} to return the adapted model, but got {type(adapted).__name__}.")
     else:
         given: dict[str, Any] = options.layers | one.numbers
         rewrite(adapted, images, one.function, **given)
     del described["evaluated_on"], described["reset"]
-    record = {
+    record: dict[str, Any] = {
         "model": describe_model(model),
         "data": describe_data(data, None),
         "protocol": {"name": one.name, **described},
         "seed": seed,
         "environment": describe_environment(model.mean.device),
     }
+    record["changed"] = record["model"]["weights_hash"] != weights_hash(getattr(adapted, "network", adapted))
     save_weights(getattr(adapted, "network", adapted), out, {"statshift": json.dumps(record)})
     return record
+
+
+def _resetting(
+    protocol: Protocol, model: nn.Module, given: Mapping[str, Any], every: int | None
+) -> Callable[[Tensor], Tensor]:
+    """Return what answers batch after batch, made anew from the model after every so many."""
+
+    def make() -> Callable[[Tensor], Tensor]:
+        return _callable(protocol, protocol.function(deepcopy(model), **given))
+
+    step, answered = make(), 0
+
+    def answer(images: Tensor) -> Tensor:
+        nonlocal step, answered
+        if every and answered and answered % every == 0:
+            step = make()
+        answered += 1
+        return step(images)
+
+    return answer
 
 
 def _callable(protocol: Protocol, made: Any) -> Callable[[Tensor], Tensor]:

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from statshift.adaptation import AdaptationOptions
 from statshift.data import ImageData
-from statshift.errors import InputError
+from statshift.errors import InputError, unknown
 from statshift.layers import before_forward, evaluating, run
 from statshift.measurement import Measurement, measure
 from statshift.models import extract_logits
 from statshift.rectification import rectified
 from statshift.selection import PARTS, THIRDS, select_layers
-from statshift.statistics import ChannelStatistics, instance_statistics, pool
+from statshift.statistics import ChannelStatistics, instance_statistics
 
 SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -109,7 +109,9 @@ def statistic_distances(
         Figure 2.
     """
     if not 2 * batch_size <= len(clean) == len(shifted):
-        raise InputError(f"Expected {2 * batch_size} images or more, clean and shifted, but got {len(clean)}.")
+        raise InputError(
+            f"Expected {2 * batch_size} images or more, clean and shifted, but got {len(clean)} and {len(shifted)}."
+        )
     styles = [_instances(model, images, layer) for images in (clean, shifted)]
     generator = np.random.default_rng(seed)
     found: dict[str, list[tuple[float, float]]] = {}
@@ -201,7 +203,10 @@ def embed(features: Tensor, seed: int = 0) -> NDArray[np.float64]:
 def _instances(model: nn.Module, images: Tensor, layer: str) -> ChannelStatistics:
     """Return the statistics (N,C) of each image before a layer of the untouched model."""
     found: list[ChannelStatistics] = []
-    layers = select_layers(model, images, layer)
+    layers = select_layers(model, images)
+    if layer not in layers:
+        raise unknown("norm layer", layer, layers)
+    layers = {layer: layers[layer]}
 
     def keep(name: str, norm: nn.Module, features: Tensor) -> None:
         found.append(instance_statistics(features))
@@ -215,9 +220,10 @@ def _instances(model: nn.Module, images: Tensor, layer: str) -> ChannelStatistic
 
 
 def _of_images(instances: ChannelStatistics, chosen: Tensor) -> ChannelStatistics:
-    """Return the statistics (C,) of a batch of these images: pooling is exact."""
-    parts = zip(instances.mean[chosen], instances.var[chosen], strict=True)
-    return pool(*(ChannelStatistics(mean, var, instances.count) for mean, var in parts))
+    """Return the statistics (C,) of a batch of these images, exactly."""
+    means = instances.mean[chosen]
+    var = instances.var[chosen].mean(0) + means.var(0, correction=0)
+    return ChannelStatistics(means.mean(0), var, len(chosen) * instances.count)
 
 
 def _averages(found: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Any]:

@@ -95,7 +95,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class ConditionComparison:
-    """One condition: accuracies, how often one run alone is right, and McNemar's test, over all draws together."""
+    """One condition: accuracies, how often one run alone is right, and McNemar's test, over all draws together.
+
+    The test takes draws for independent; the interval, by resampling images, does not.
+    """
 
     shift: str
     severity: int

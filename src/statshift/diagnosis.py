@@ -42,7 +42,10 @@ class Diagnosis:
 
     @property
     def number(self) -> float:
-        """The shift that reaches the last third of the layers, in units of its noise; 1 is no shift."""
+        """The shift that reaches the last third of the layers, in units of its noise; 1 is no shift.
+
+        More images make less noise: compare numbers of equally many.
+        """
         return float(self._ratio(np.arange(len(self.layers))[None, -last_third(len(self.layers)) :])[0])
 
     @property
@@ -51,7 +54,10 @@ class Diagnosis:
         thirds = np.array_split(np.arange(len(self.layers)), min(3, len(self.layers)))
         largest = int(np.argmax([self._ratio(third[None])[0] for third in thirds]))
         if self.persisting == 0:
-            return f"No shift beyond noise reaches the last layers ({self.number:.1f} x noise): leave the model alone."
+            return (
+                f"No shift beyond noise reaches the last layers ({self.number:.1f} x sampling noise, no more than in "
+                "training): leave the model alone."
+            )
         where = ("first", "second", "last")[largest] if len(thirds) == 3 else "last"
         verdict = "will likely help" if self.persisting >= LIKELY else "may help a little"
         return (

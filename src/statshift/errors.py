@@ -11,9 +11,14 @@ class InputError(ValueError):
     """
 
 
+MOST = 30
+"""How many choices an error names."""
+
+
 def unknown(kind: str, name: str, choices: Iterable[str]) -> InputError:
     """Return the error for a name that is not among `choices`: it lists them, the nearest first named."""
     choices = list(choices)
     near = get_close_matches(str(name).lower(), choices, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return InputError(f"Unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices)}.")
+    more = f", ... ({len(choices)} in all)" if len(choices) > MOST else ""
+    return InputError(f"Unknown {kind} {name!r}.{hint} Choose from: {', '.join(choices[:MOST])}{more}.")

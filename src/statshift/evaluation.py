@@ -148,12 +148,11 @@ class Evaluator:
         ((images, _),) = data.groups([positions])
         return self._shifted(data, condition, images, positions)
 
-    def shares(self, data: ImageData, condition: Condition) -> Iterator[Tensor]:
-        """Yield this process's share of all images under a condition, batch by batch."""
+    @torch.no_grad()
+    def shares(self, data: ImageData, condition: Condition, groups: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
+        """Yield this process's share of groups of images under a condition, dealt out in turn."""
         rank, world = processes.join()
-        for images, positions in data.batches(
-            self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
-        ):
+        for images, positions in data.groups(groups[rank::world]):
             yield self._shifted(data, condition, images, positions)
 
     def _in_parts(
@@ -208,7 +207,10 @@ class Evaluator:
         if self._kept_of != (data, condition):
             few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES
             self._kept_of, self._is_kept = (data, condition), np.zeros(len(data), bool)
-            self._kept = torch.empty((len(data), *data.shape), device=self.device) if few and self.keeping else None
+            if not (few and self.keeping):
+                self._kept = None
+            elif self._kept is None or self._kept.shape != (len(data), *data.shape):
+                self._kept = torch.empty((len(data), *data.shape), device=self.device)
         if self._kept is not None and self._is_kept[positions].all():
             return self._kept[places]
         pixels = self._send(images).float().div_(255)

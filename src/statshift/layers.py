@@ -12,16 +12,18 @@ from statshift.errors import InputError
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode and, whatever happens, give each module its own train flag back."""
-    training = [module for module in model.modules() if module.training]
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode and, whatever happens, give each module its own train flag back."""
+    flags = [(module, module.training) for model in models for module in model.modules()]
+    training = [module for module, flag in flags if flag]
     for module in training:
         module.training = False
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        for module, flag in flags:
+            if module.training != flag:
+                module.training = flag
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:

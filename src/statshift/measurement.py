@@ -132,6 +132,7 @@ def measure(
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
     options, adaptation = options or CorruptionOptions(), adaptation or AdaptationOptions()
+    adapted = {one.name: one for one in resolve_protocols(protocols)}
     where = find_device(device)
     if batch_size is not None and batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
@@ -153,10 +154,11 @@ def measure(
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
     _warn_of_fewer_classes(first, classes)
-    evaluate.keeping = bool(protocols)
-    adapted = {one.name: one for one in resolve_protocols(protocols)}
-    one_image = evaluate.shifted(first, wanted[0], np.zeros(1, np.int64))
-    described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels), size)
+    described = {}
+    if adapted:
+        one_image = evaluate.shifted(first, wanted[0], np.zeros(1, np.int64))
+        described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels))
+        evaluate.keeping = True
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "data": describe_data(first, labels),

@@ -100,7 +100,18 @@ def _figure(columns: int = 1, panels: int | None = None) -> Any:
     return figure, figure.subplots(1, panels or columns)
 
 
+def check_plot(path: str | Path) -> None:
+    """Check that a plot may be written under this name.
+
+    Raises:
+        InputError: another extension than .png, .svg or .pdf.
+    """
+    if Path(path).suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise InputError(f"Expected a .png, .svg or .pdf file for the plot, but got {path}.")
+
+
 def _save(figure: Any, path: str | Path) -> None:
+    check_plot(path)
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

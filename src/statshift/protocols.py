@@ -118,6 +118,11 @@ def draw_images(data: ImageData, samples: int, seed: int = 0, draw: int = 0) -> 
     return images.float() / 255
 
 
+def full_batches(images: int, size: int = 64) -> list[NDArray[np.int64]]:
+    """Return the positions of each batch in which "full" goes through all images; a short last one joins its like."""
+    return np.split(np.arange(images), np.arange(size, images - size + 1, size))
+
+
 def shuffled_batches(indices: NDArray[np.int64], size: int, seed: int, draw: int) -> list[NDArray[np.int64]]:
     """Return the positions of each batch of a shuffled stream; a short last batch joins the one before.
 

@@ -82,8 +82,8 @@ def auto(
     )
 
 
-Protocol = Callable[..., ChannelStatistics]
-PROTOCOLS: dict[str, Protocol] = {"source": source, "replace": replace, "prior": prior, "auto": auto}
+LayerRule = Callable[..., ChannelStatistics]
+PROTOCOLS: dict[str, LayerRule] = {"source": source, "replace": replace, "prior": prior, "auto": auto}
 STREAMS = ("batch", "running")
 """Protocols whose statistics move while they predict; see `statshift.streaming`."""
 FULL = "full"
@@ -91,7 +91,7 @@ NUMBERS = {"prior": ("prior_count", 0, float("inf")), "running": ("momentum", 0,
 """What a protocol takes as "NAME:NUMBER", from where to where."""
 
 
-def rectify(model: nn.Module, images: Tensor, protocol: str | Protocol = "auto", **options: Any) -> nn.Module:
+def rectify(model: nn.Module, images: Tensor, protocol: str | LayerRule = "auto", **options: Any) -> nn.Module:
     """Return a copy of the model whose batch-norm statistics are re-estimated from images; see `rectified`."""
     adapted = deepcopy(model)
     rewrite(adapted, images, protocol, **options)
@@ -100,13 +100,13 @@ def rectify(model: nn.Module, images: Tensor, protocol: str | Protocol = "auto",
 
 @contextmanager
 def rectified(
-    model: nn.Module, images: Tensor, protocol: str | Protocol = "auto", **options: Any
+    model: nn.Module, images: Tensor, protocol: str | LayerRule = "auto", **options: Any
 ) -> Iterator[nn.Module]:
     """Re-estimate the batch-norm statistics of the model itself while the context lasts.
 
-    What is written are the layers' running statistics, so it holds in evaluation mode whatever is called in between,
-    and the layers' own `eps`, affine terms and activations stay. One forward pass of the images, two for "auto"; on
-    leaving, also by an exception, the model is as it was found.
+    What is written are the layers' running statistics, and the layers are put into evaluation mode; their own `eps`,
+    affine terms and activations stay. One forward pass of the images, two for "auto" (three where a forward does not
+    meet all norm layers); on leaving, also by an exception, the model is as it was found.
 
     Args:
         model: a `PixelModel`, or a module that takes the images as they are.
@@ -125,7 +125,8 @@ def rectified(
     Reference:
         Benz et al., WACV 2021, sections 4 (protocol), 6.2 (mean or variance alone), 6.3 (thirds).
     """
-    with keeping_statistics(batch_norms(model)):
+    layers = batch_norms(model)
+    with keeping_statistics(layers), evaluating(*layers.values()):
         rewrite(model, images, protocol, **options)
         yield model
 
@@ -134,7 +135,7 @@ def rectified(
 def rewrite(
     model: nn.Module,
     images: Tensor,
-    protocol: str | Protocol,
+    protocol: str | LayerRule,
     *,
     statistics: str = "both",
     where: str = "all",
@@ -181,7 +182,7 @@ def rewrite(
 
     with keeping_statistics(layers, unless_done=True), before_forward(layers, rectify_layer), evaluating(model):
         output = run(model, images)
-        check_finite({name: observed.var for name, (_, observed) in seen.items()})
+        check_finite({name: _written_and_seen(layers[name], observed) for name, (_, observed) in seen.items()})
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():
             seen[name] = stored, with_changes(observed, var=observed.unbiased_var)
@@ -213,7 +214,7 @@ def parse_protocol(spec: str) -> tuple[str, dict[str, float]]:
     return name, {what: value}
 
 
-def _named(spec: str, numbers: dict[str, Any]) -> tuple[Protocol, dict[str, Any]]:
+def _named(spec: str, numbers: dict[str, Any]) -> tuple[LayerRule, dict[str, Any]]:
     """Return the function and the numbers of a protocol that rewrites statistics once."""
     name, given = parse_protocol(spec)
     if name in STREAMS:
@@ -224,9 +225,20 @@ def _named(spec: str, numbers: dict[str, Any]) -> tuple[Protocol, dict[str, Any]
     return PROTOCOLS["replace" if name == FULL else name], given | numbers
 
 
-def _check_numbers(protocol: Protocol, numbers: dict[str, Any]) -> None:
+def _written_and_seen(layer: _BatchNorm, observed: Observed) -> Tensor:
+    stored = stored_statistics(layer)
+    return torch.cat([one.to(observed.var) for one in (observed.var, stored.mean, stored.var)])
+
+
+def _check_numbers(protocol: LayerRule, numbers: dict[str, Any]) -> None:
     reserved = {"eps", "persisting"} if protocol is auto else set()
     taken = signature(protocol).parameters.values()
+    needed = [one for one in taken if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
+    if len(needed) > 3 or (len(needed) < 3 and not any(one.kind is one.VAR_POSITIONAL for one in taken)):
+        raise InputError(
+            "Expected the protocol to be a function of (stored, observed, images), but it needs "
+            f"({', '.join(one.name for one in needed)}); `measure` takes others."
+        )
     known = {one.name for one in taken if one.kind is one.KEYWORD_ONLY} - reserved
     unknown_numbers = [name for name in numbers if name not in known]
     if unknown_numbers and not any(one.kind is one.VAR_KEYWORD for one in taken):
@@ -261,13 +273,27 @@ def sweep(
 
     Returns:
         How many sweeps it took.
+
+    Raises:
+        InputError: no batch, or what `rectified` raises; the model is then as it was found.
     """
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
-    layers = layers or batch_norms(model)
+    layers = batch_norms(model) if layers is None else layers
+    with keeping_statistics(layers, unless_done=True):
+        return _sweep(model, batches, layers, tolerance, statistics, unbiased)
+
+
+def _sweep(
+    model: nn.Module,
+    batches: Callable[[], Iterable[Tensor]],
+    layers: dict[str, _BatchNorm],
+    tolerance: float,
+    statistics: str,
+    unbiased: bool,
+) -> int:
     pooled, sweeps, moving = _sweep_once(model, batches(), layers, statistics), 1, True
     while moving and sweeps <= len(layers):
-        check_finite({name: one.var for name, one in pooled.items()})
         for name, one in pooled.items():
             write(layers[name], one, statistics)
         before, pooled, sweeps = pooled, _sweep_once(model, batches(), layers), sweeps + 1
@@ -292,6 +318,8 @@ def _sweep_once(
     alone = processes.join()[1] == 1
 
     def observe_layer(name: str, layer: _BatchNorm, features: Tensor) -> None:
+        if name in mine[-1]:
+            raise met_twice(name)
         seen = observe(name, features)
         mean, var = (seen.mean, seen.var) if alone else (seen.mean.cpu(), seen.var.cpu())
         mine[-1][name] = ChannelStatistics(mean, var, seen.count)
@@ -303,4 +331,8 @@ def _sweep_once(
             mine.append({})
             run(model, images)
     everyone = processes.in_turn(processes.gather(mine))
-    return {name: pool(*(one[name] for one in everyone)) for name in everyone[0]}
+    if not everyone:
+        raise InputError("Expected at least one batch of images, but there is none.")
+    pooled = {name: pool(*(one[name] for one in everyone)) for name in everyone[0]}
+    check_finite({name: one.var for name, one in pooled.items()})
+    return pooled

@@ -17,6 +17,7 @@ from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
 _INTERRUPTED = 130
+_RESUMED = {"corrupt", "demo", "measure"}
 
 app = typer.Typer(
     help="Measure how a vision model fares under distribution shift, and adapt it.",
@@ -66,7 +67,10 @@ def main() -> None:
         say(f"statshift: error: {' '.join(str(error).split())}")
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        say("statshift: interrupted; what is finished is kept, and the same command goes on from there.")
+        kept = (
+            "; what is finished is kept, and the same command goes on from there" if _RESUMED & {*sys.argv[1:2]} else ""
+        )
+        say(f"statshift: interrupted{kept}.")
         sys.exit(_INTERRUPTED)
     except typer.Exit as exit_request:
         sys.exit(exit_request.exit_code)

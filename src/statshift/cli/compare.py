@@ -28,5 +28,7 @@ def compare_command(
     names = split(protocols)
     if len(names) != 2:
         raise InputError(f"Expected --protocols as two names with a comma, but got {protocols!r}.")
+    if second is None and names[0] == names[1]:
+        raise InputError(f"Expected a second run, or two protocols of {first}: --protocols source,auto.")
     runs = read_run(first), read_run(second or first)
     print_out(comparison_text(compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"))))

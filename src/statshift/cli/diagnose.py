@@ -9,7 +9,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_out, table
 from statshift.cli.target import load_model_on, load_target
 from statshift.diagnosis import diagnose
-from statshift.plots import plot_diagnosis
+from statshift.plots import check_plot, plot_diagnosis
 from statshift.protocols import draw_images
 
 
@@ -33,6 +33,8 @@ def diagnose_command(
 
     Example: statshift diagnose --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --plot night.png
     """
+    if plot is not None:
+        check_plot(plot)
     source = load_model_on(device, model, weights, mean, std, model_args)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
     images = draw_images(load_target(source, data, options), samples, seed)

@@ -43,6 +43,9 @@ def measure_command(
     statistics: o.Statistics = "both",
     where: o.Where = "all",
     unbiased: o.Unbiased = False,
+    reset_every: Annotated[
+        int | None, typer.Option(help="Streams begin at the source again after so many batches.")
+    ] = None,
     limit: o.Limit = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Default 256 on a GPU; on the CPU 16 photographs or 128 small images.")
@@ -94,7 +97,15 @@ def measure_command(
             shifts=None if shifts is None else o.parse_functions(shifts),
             severities=o.parse_severities(severities),
             protocols=o.parse_functions(rectify or ""),
-            adaptation=AdaptationOptions(samples, draws, include_adaptation, statistics, where, unbiased),
+            adaptation=AdaptationOptions(
+                samples=samples,
+                draws=draws,
+                include_adaptation=include_adaptation,
+                statistics=statistics,
+                where=where,
+                unbiased=unbiased,
+                reset_every=reset_every,
+            ),
             out=out,
             batch_size=batch_size,
             device=device,
@@ -120,7 +131,7 @@ def measure_command(
         if not report.called:
             say("Every condition was finished before; nothing was measured again.")
         print_out(summary_text(found.summary))
-        for name, protocol in found.record["protocols"].items():
-            if "layers" in protocol:
-                print_out(f"\n{name} rewrites {layers_text(protocol['layers'])}")
+        rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}
+        for layers in sorted(rewritten):
+            print_out(f"\nRewritten: {layers}")
         print_out(f"\nWritten to {out}.")

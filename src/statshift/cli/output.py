@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -117,26 +118,38 @@ def _gains(protocols: dict[str, Any]) -> Iterator[str]:
     adapted = {name: one for name, one in protocols.items() if "paired_source" in one}
     if not adapted:
         return
-    rows = [["protocol", "draws", "clean", "source", "mean", "source", "gain", "95 % interval", "worst condition"]]
+    rows = [["protocol", "draws", "clean", "mean", "gain: clean", "mean", "95 % interval", "least"]]
     for name, one in adapted.items():
         source, gain = one["paired_source"], one["gain"]
+        clean = None if one["clean_accuracy"] is None else one["clean_accuracy"] - source["clean_accuracy"]
+        mean = _mean_of_shifts(one)
         rows.append(
             [
                 name,
                 str(one["draws"]),
                 _percent(one["clean_accuracy"]),
-                _percent(source["clean_accuracy"]),
-                _percent(one["mean_accuracy"]),
-                _percent(source["mean_accuracy"]),
-                *([f"{100 * gain['mean_accuracy']:+.1f}", _signed(*gain["interval"])] if gain else ["-", "-"]),
-                _worst(one, source),
+                _percent(mean),
+                _percent(clean, "+"),
+                _percent(None if mean is None else mean - _mean_of_shifts(source), "+"),
+                _signed(*gain["interval"]) if gain else "-",
+                _least(one, source),
             ]
         )
-    yield f"Protocols in % beside the source over the same images\n\n{table(rows)}"
+    yield (
+        "Accuracy in % of each protocol, mean over the shifts measured, and what it gains on the source over the same "
+        f"images\n\n{table(rows)}"
+    )
 
 
-def _worst(protocol: dict[str, Any], source: dict[str, Any]) -> str:
-    """Return the condition in which a protocol loses most, or gains least, on the source."""
+def _mean_of_shifts(protocol: dict[str, Any]) -> Any:
+    """Return the mean accuracy over the benchmark, or else over the shifts that were measured, if any."""
+    shifts = protocol["per_shift"].values()
+    whole = protocol["mean_accuracy"]
+    return whole if whole is not None or not shifts else fmean(shift["accuracy"] for shift in shifts)
+
+
+def _least(protocol: dict[str, Any], source: dict[str, Any]) -> str:
+    """Return what a protocol gains on the source in the condition where it gains least, and which that is."""
     gains = {
         f"{shift} {severity}" if len(found["by_severity"]) > 1 else shift: accuracy - before
         for shift, found in protocol["per_shift"].items()
@@ -147,8 +160,8 @@ def _worst(protocol: dict[str, Any], source: dict[str, Any]) -> str:
     }
     if protocol["clean_accuracy"] is not None:
         gains["clean"] = protocol["clean_accuracy"] - source["clean_accuracy"]
-    worst = min(gains, key=lambda name: gains[name])
-    return f"{worst} {100 * gains[worst]:+.1f}"
+    least = min(gains, key=lambda name: gains[name])
+    return f"{100 * gains[least]:+.1f} {least}"
 
 
 def _protocol_text(name: str, protocol: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -197,8 +210,8 @@ def _reference(summary: dict[str, Any]) -> str:
     return f"AlexNet on {name}" if kind == "alexnet" else f"the baseline {summary['baseline']['spec']}"
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def _percent(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{100 * value:{sign}.1f}"
 
 
 def _with_interval(found: dict[str, Any], value: str, interval: str) -> str:

@@ -41,11 +41,12 @@ def rectify_command(
         source,
         load_target(source, data, options),
         out,
-        protocol=o.parse_functions(protocol)[0] if protocol else protocol,
+        protocol=o.parse_functions(protocol),
         options=AdaptationOptions(samples, statistics=statistics, where=where, unbiased=unbiased),
         seed=seed,
     )
-    layers = record["protocol"].get("layers")
-    if layers:
-        print_out(f"Rewritten: {layers_text(layers)}")
+    if not record["changed"]:
+        print_out("Nothing was changed: the images show no shift beyond noise. These are the source's weights.")
+    elif "layers" in record["protocol"]:
+        print_out(f"Rewritten: {layers_text(record['protocol']['layers'])}")
     print_out(f"Written to {out}; load it into the same architecture, as with --weights {out}")

@@ -1,5 +1,6 @@
 """Models by spec: `load_model("timm:resnet50")` returns one that takes images in [0,1]."""
 
+from statshift.models.checkpoints import check_writable as check_writable
 from statshift.models.checkpoints import load_weights as load_weights
 from statshift.models.checkpoints import save_weights as save_weights
 from statshift.models.checkpoints import weights_hash as weights_hash

@@ -46,6 +46,16 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     network.load_state_dict(weights, strict=False)
 
 
+def check_writable(path: str | Path) -> None:
+    """Check that a checkpoint may be written under this name.
+
+    Raises:
+        InputError: another extension than .safetensors, or a folder.
+    """
+    if Path(path).suffix != ".safetensors" or Path(path).is_dir():
+        raise InputError(f"Expected a .safetensors file to write, but got {path}.")
+
+
 def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state dict to a .safetensors file, whole or not at all; its folder is made if need be.
 
@@ -60,8 +70,7 @@ def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, st
     from safetensors.torch import save
 
     path = Path(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"Expected a .safetensors file to write, but got {path}.")
+    check_writable(path)
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in network.state_dict().items()
