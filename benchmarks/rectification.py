@@ -7,6 +7,7 @@ SHARED holds `data/` (images, weights). Runs are resumed; each part writes `benc
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from scipy.stats import spearmanr
 
 from reporting import RESULTS, best, machine, report, start
-from statshift import COMMON, compare, corrupt, load_data, load_model, measure, rectified
+from statshift import COMMON, compare, corrupt, load_data, load_model, measure, rectified, rectify
 from statshift.adaptation import AdaptationOptions
 from statshift.analyses import (
     by_part,
@@ -28,8 +29,11 @@ from statshift.analyses import (
     statistic_distances,
 )
 from statshift.diagnosis import diagnose
+from statshift.evidence import layer_shift, persisting_share, share_beyond
+from statshift.layers import batch_norms
 from statshift.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
 from statshift.protocols import adaptation_positions, draw_images
+from statshift.statistics import ChannelStatistics, Observed
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -167,6 +171,61 @@ def parts(found: dict[str, Subject], runs: Path) -> None:
 LIGHT = {"mobilenet": {"severities": [3]}}
 
 
+def without(part: str) -> Callable[[Any, torch.Tensor], Any]:
+    """Return `auto` as a protocol of one's own, without one of its parts: "noise", "persisting" or "half"."""
+
+    def adapt(model: Any, images: torch.Tensor) -> Any:
+        persisting = torch.ones(()) if part == "persisting" else persisting_share(model, images, batch_norms(model))
+        scale = persisting * (1 if part == "half" else 0.5)
+
+        def rule(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
+            shift = layer_shift(stored, observed, 1e-5)
+            mean = var = scale
+            if part != "noise":
+                mean = scale * share_beyond(shift.mean_spread / images, shift.mean)
+                var = scale * share_beyond(shift.var_spread / images, shift.var)
+            return ChannelStatistics(
+                stored.mean + mean * (observed.mean - stored.mean), stored.var + var * (observed.var - stored.var), 0
+            )
+
+        return rectify(model, images, rule)
+
+    return adapt
+
+
+def ablation(found: dict[str, Subject], runs: Path) -> None:
+    """What each part of `auto` is worth, severity 3."""
+    own = {f"auto without {part}": without(part) for part in ("noise", "persisting", "half")}
+    rows, results = [], {"machine": machine(CPU)}
+    for name, count in (("resnet20", 8), ("resnet20", 32), ("resnet20", 256), ("mobilenet", 32)):
+        model, data = found[name]
+        options = AdaptationOptions(count, 1)
+        run = measure(
+            model, data, protocols=["auto", own], adaptation=options, severities=[3], out=runs / f"parts-{name}-{count}"
+        )
+        for protocol in ("auto", *own):
+            one = run.summary["protocols"][protocol]
+            before = one["paired_source"]
+            gains = {
+                shift: one["per_shift"][shift]["accuracy"] - before["per_shift"][shift]["accuracy"] for shift in COMMON
+            }
+            gains["clean"] = one["clean_accuracy"] - before["clean_accuracy"]
+            least = min(gains, key=lambda shift: gains[shift])
+            mean = fmean(one["per_shift"][shift]["accuracy"] for shift in COMMON)
+            rows.append(
+                [
+                    name,
+                    str(count),
+                    protocol,
+                    f"{100 * mean:.1f}",
+                    f"{100 * one['clean_accuracy']:.1f}",
+                    f"{100 * gains[least]:+.1f} {least}",
+                ]
+            )
+            results[f"{name} {count} {protocol}"] = {"mean": mean, "clean": one["clean_accuracy"], "gains": gains}
+    report("rectification-ablation", results, ["model", "n", "", "mean", "clean", "least gain on the source"], rows)
+
+
 def diagnosis(found: dict[str, Subject], runs: Path) -> None:
     """How well the number of `diagnose` predicts the gain of `auto` and of `replace`, condition by condition."""
     rows, results = [], {"machine": machine(CPU)}
@@ -277,7 +336,7 @@ def figures(found: dict[str, Subject], runs: Path) -> None:
     report("rectification-figures", results, ["", "mean, or before", "variance, or after"], rows)
 
 
-PARTS = {one.__name__: one for one in (protocols, samples, parts, diagnosis, cost, figures)}
+PARTS = {one.__name__: one for one in (protocols, samples, parts, ablation, diagnosis, cost, figures)}
 
 
 def main() -> None:

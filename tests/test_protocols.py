@@ -20,6 +20,7 @@ from statshift.errors import InputError
 from statshift.protocols import adaptation_positions, resolve_protocols, shuffled_batches
 from statshift.results import row_key
 from statshift.statistics import mix
+from statshift.streaming import running
 from synthetic_runs import per_image
 
 measure = partial(statshift.measure, device="cpu", shifts=["clean", "contrast"], severities=[5])
@@ -597,7 +598,10 @@ def test_no_protocol_is_of_the_loaders_batches(network, digits, whole, tmp_path)
 
 def test_a_stream_begins_again_after_so_many_batches(network, digits):
     def always_anew(model):
-        return lambda images: running(copy.deepcopy(model), momentum=0.3)(images)
+        def step(images):
+            return running(copy.deepcopy(model), momentum=0.3)(images)
+
+        return step
 
     expected = draws(measured(network, digits, {"mine": always_anew}, samples=20), "mine")
     for every, same in ((1, True), (2, False), (None, False)):

@@ -8,6 +8,7 @@ import typer
 from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, layers_text, print_out, progress_bar, say, summary_text
+from statshift.errors import InputError
 from statshift.measurement import measure
 from statshift.models import load_model
 from statshift.processes import join
@@ -84,6 +85,17 @@ def measure_command(
     Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --rectify auto
     --out runs/r50
     """
+    adaptation = AdaptationOptions(
+        samples=samples,
+        draws=draws,
+        include_adaptation=include_adaptation,
+        statistics=statistics,
+        where=where,
+        unbiased=unbiased,
+        reset_every=reset_every,
+    )
+    if not rectify and adaptation != AdaptationOptions():
+        raise InputError("Expected a protocol to adapt by: add --rectify auto, or leave out what concerns it.")
     with progress_bar() as bar:
         found = measure(
             load_model(
@@ -97,15 +109,7 @@ def measure_command(
             shifts=None if shifts is None else o.parse_functions(shifts),
             severities=o.parse_severities(severities),
             protocols=o.parse_functions(rectify or ""),
-            adaptation=AdaptationOptions(
-                samples=samples,
-                draws=draws,
-                include_adaptation=include_adaptation,
-                statistics=statistics,
-                where=where,
-                unbiased=unbiased,
-                reset_every=reset_every,
-            ),
+            adaptation=adaptation,
             out=out,
             batch_size=batch_size,
             device=device,

@@ -233,8 +233,10 @@ def comparison_text(comparison: Comparison) -> str:
                 f"{one.adjusted_p_value:.2g}" + ("*" if one.adjusted_p_value < 0.05 else ""),
             ]
         )
+    draws = max(one.draws for one in comparison.conditions)
+    repeated = f" of {draws} draws, counted together" if draws > 1 else ""
     lines = [
-        f"Accuracy in % over the same {comparison.images:,} images; differences are second less first",
+        f"Accuracy in % over the same {comparison.images:,} images{repeated}; differences are second less first",
         table(rows),
     ]
     for name, figure in (("mean accuracy over the 15 x 5", comparison.mean_accuracy), ("mCE", comparison.mce)):
