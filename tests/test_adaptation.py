@@ -25,9 +25,9 @@ from statshift.corruptions import COMMON
 from statshift.layers import batch_norms
 from statshift.models import load_model
 from statshift.protocols import adaptation_positions, shuffled_batches
-from statshift.rectification import sweep
 from statshift.results import RunResult
 from statshift.shifts import CorruptionOptions
+from statshift.sweeps import sweep
 from synthetic_runs import per_image
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)

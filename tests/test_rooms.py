@@ -15,7 +15,7 @@ FLOORS = (
     ("errors", "files", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
     ("corruptions", "data", "layers", "models", "results"),
     ("evidence", "selection", "shifts", "training"),
-    ("comparison", "evaluation", "provenance", "rectification"),
+    ("comparison", "evaluation", "provenance", "rectification", "sweeps"),
     ("diagnosis", "streaming", "writing"),
     ("plots", "protocols"),
     ("adaptation",),

@@ -19,7 +19,7 @@ from statshift.models import PixelModel as PixelModel
 from statshift.models import load_model as load_model
 from statshift.rectification import rectified as rectified
 from statshift.rectification import rectify as rectify
-from statshift.rectification import sweep as sweep
 from statshift.results import read_run as read_run
 from statshift.shifts import CorruptionOptions as CorruptionOptions
 from statshift.streaming import RectifiedStream as RectifiedStream
+from statshift.sweeps import sweep as sweep

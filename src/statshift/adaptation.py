@@ -30,9 +30,10 @@ from statshift.protocols import (
     shuffled_batches,
 )
 from statshift.provenance import describe_data, describe_environment, describe_functions, describe_model
-from statshift.rectification import rewrite, sweep
+from statshift.rectification import rewrite
 from statshift.selection import PARTS, select_layers
 from statshift.shifts import Condition
+from statshift.sweeps import sweep
 
 
 @dataclass(frozen=True)
