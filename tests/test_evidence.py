@@ -311,11 +311,12 @@ def test_auto_is_what_a_second_writing_of_it_finds(trained, gain, count):
 
 
 @pytest.mark.parametrize("gain", [1, 0.2])
-def test_auto_leaves_the_source_to_the_bit_for_one_image(trained, gain):
+def test_one_image_moves_auto_by_its_share_of_a_training_batch(trained, gain):
     image = pictures(1, 5) * gain
-    assert len(unchanged(rectify(trained, image, "auto"), trained)) == 10
-    single = deepcopy(trained).float()
-    assert len(unchanged(rectify(single, image.float(), "auto"), single)) == 10
+    expected = batch_norms(rectify(trained, image, "prior", prior_count=31))
+    for name, layer in batch_norms(rectify(trained, image, "auto")).items():
+        torch.testing.assert_close(layer.running_mean, expected[name].running_mean, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(layer.running_var, expected[name].running_var, rtol=1e-12, atol=1e-15)
 
 
 def test_auto_leaves_the_source_alone_where_there_is_no_shift_and_moves_where_there_is(trained):

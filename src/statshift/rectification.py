@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift.errors import InputError, unknown
 from statshift.evidence import (
+    TRAINING_BATCH,
     check_finite,
     layer_shift,
     met_twice,
@@ -57,19 +58,22 @@ def prior(stored: ChannelStatistics, observed: Observed, images: int, *, prior_c
 
 
 def auto(
-    stored: ChannelStatistics, observed: Observed, images: int, *, eps: float, persisting: Tensor
+    stored: ChannelStatistics, observed: Observed, images: int, *, eps: float, persisting: Any
 ) -> ChannelStatistics:
     """Go half-way to the target, less by what noise explains here and by what does not reach the last layers.
 
-    The derivation is in docs/auto.md; nothing is to be tuned.
+    A single image moves the statistics by its share of a training batch. The derivation is in docs/auto.md; nothing is
+    to be tuned.
 
     Args:
         stored: what the layer has stored.
         observed: what it observes.
         images: how many they are of; the spread between them is the noise.
         eps: the layer's own.
-        persisting: () in [0,1], of `persisting_share`, from a forward of the untouched model.
+        persisting: () in [0,1], of `persisting_share`, from a forward of the untouched model; of one image, unused.
     """
+    if images == 1:  # which cannot tell its own noise
+        return mix(stored, observed, 1 - 1 / TRAINING_BATCH)
     shift = layer_shift(stored, observed, eps)
     mean_weight = persisting / 2 * share_beyond(shift.mean_spread / images, shift.mean)
     var_weight = persisting / 2 * share_beyond(shift.var_spread / images, shift.var)
@@ -161,7 +165,7 @@ def rewrite(
     _check_numbers(protocol, numbers)
     if protocol is auto:
         everywhere = layers if where == "all" else select_layers(model, images)
-        numbers["persisting"] = persisting_share(model, images, everywhere)
+        numbers["persisting"] = persisting_share(model, images, everywhere) if len(images) > 1 else None
     seen: dict[str, tuple[ChannelStatistics, Observed]] = {}
 
     def decide(name: str) -> ChannelStatistics:
