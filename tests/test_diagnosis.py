@@ -11,10 +11,11 @@ from torch import nn
 
 import statshift
 from statshift import load_data, load_model, rectify
-from statshift.adaptation import AdaptationOptions, write_rectified
+from statshift.adaptation import AdaptationOptions
 from statshift.cli import app
 from statshift.diagnosis import Diagnosis, diagnose
 from statshift.errors import InputError
+from statshift.export import write_rectified
 from statshift.models import save_weights
 from statshift.plots import plot_diagnosis
 from statshift.protocols import adaptation_positions, draw_images

@@ -19,7 +19,7 @@ FLOORS = (
     ("diagnosis", "streaming", "writing"),
     ("plots", "protocols"),
     ("adaptation",),
-    ("measurement",),
+    ("export", "measurement"),
     ("analyses",),  # recipes and report, to come
     ("__init__", "__main__", "cli"),
 )

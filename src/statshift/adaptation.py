@@ -1,12 +1,10 @@
 """A protocol under measurement: adapt to a condition, answer it, and leave the model as found."""
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -16,21 +14,18 @@ from torch import Tensor, nn
 from statshift.data import ImageData
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator
-from statshift.layers import batch_norms, execution_order, keeping_statistics
+from statshift.layers import batch_norms, evaluating, execution_order, keeping_statistics
 from statshift.metrics import ImageStatistics
-from statshift.models import PixelModel, check_writable, save_weights, weights_hash
 from statshift.protocols import (
     SOURCE,
     Protocol,
-    Protocols,
     adaptation_positions,
-    draw_images,
     full_batches,
-    resolve_protocols,
     shuffled_batches,
 )
-from statshift.provenance import describe_data, describe_environment, describe_functions, describe_model
+from statshift.provenance import describe_functions
 from statshift.rectification import rewrite
+from statshift.results import Row, make_row
 from statshift.selection import PARTS, select_layers
 from statshift.shifts import Condition
 from statshift.sweeps import sweep
@@ -129,6 +124,54 @@ def describe_protocols(
     return described
 
 
+def measure_condition(
+    evaluate: Evaluator,
+    images: ImageData,
+    classes: int,
+    condition: Condition,
+    repeated: Sequence[tuple[Protocol | None, int]],
+    adaptation: AdaptationOptions,
+    seed: int,
+    begin: Callable[[Condition, str], Callable[[int], None]],
+) -> Iterator[Row]:
+    """Yield a row for each protocol and draw of a condition; the source is measured first in any case, to pair with.
+
+    Args:
+        evaluate: with the source model, which is left as found.
+        images: with labels.
+        classes: number of classes of the data.
+        condition: what is done to the images.
+        repeated: the rows wanted, as protocol and draw; None is the source.
+        adaptation: for all protocols.
+        seed: of the draws.
+        begin: called with condition and protocol before each pass; returns what is told the number of images finished.
+    """
+    labels = images.labels
+    assert labels is not None
+    with evaluating(evaluate.model):
+        source = evaluate(images, condition, begin(condition, SOURCE))
+    for protocol, draw in repeated:
+        if protocol is None:
+            yield make_row(source, labels, classes, shift=condition.shift, severity=condition.severity)
+            continue
+        tell = begin(condition, protocol.name)
+        with evaluating(evaluate.model):
+            found = evaluate_adapted(evaluate, images, condition, protocol, draw, adaptation, seed, tell)
+        few = protocol.few_images
+        yield make_row(
+            found,
+            labels,
+            classes,
+            shift=condition.shift,
+            severity=condition.severity,
+            protocol=protocol.name,
+            draw=draw,
+            adapted_on=adaptation_positions(images.indices, adaptation.samples, seed, draw) if few else None,
+            held_out=not adaptation.include_adaptation,
+            source=source,
+        )
+
+
 def evaluate_adapted(
     evaluate: Evaluator,
     data: ImageData,
@@ -179,74 +222,6 @@ def evaluate_adapted(
         with _adapting(evaluate, len(images)):
             rewrite(model, images, protocol.function, **given)
         return evaluate(data, condition, on_batch)
-
-
-def write_rectified(
-    model: PixelModel,
-    data: ImageData,
-    out: str | Path,
-    *,
-    protocol: Protocols = "auto",
-    options: AdaptationOptions | None = None,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Rectify a copy of the model to images, and write its weights for the original, unmodified architecture.
-
-    Args:
-        model: left as found; on the device where it is to run.
-        data: the images, without labels if there are none.
-        out: a .safetensors file; its metadata hold the record under "statshift", as JSON.
-        protocol: a name, or one's own function under its name, as in `measure`.
-        options: `samples`, `statistics`, `where` and `unbiased`.
-        seed: of the choice of images.
-
-    Returns:
-        The record.
-
-    Raises:
-        InputError: a protocol whose statistics move with the stream, or what `rectified` and `save_weights` raise.
-    """
-    options = options or AdaptationOptions()
-    check_writable(out)
-    found = resolve_protocols(protocol)
-    if len(found) > 1:
-        raise InputError(f"Expected one protocol to write, but got {', '.join(one.name for one in found)}.")
-    if not found or found[0].kind == "stream":
-        raise InputError(
-            f"The protocol {found[0].name if found else SOURCE} leaves no statistics to write: "
-            f"{'they move with every batch' if found else 'it changes nothing'}. Write those of auto, prior, replace "
-            "or full."
-        )
-    one, adapted = found[0], deepcopy(model)
-    images = draw_images(data, 1 if one.kind == "full" else options.samples, seed).to(model.mean.device)
-    described = describe_protocols([one], replace(options, include_adaptation=True), model, images[:1], len(data))[
-        one.name
-    ]
-    if one.kind == "full":
-        groups = full_batches(len(data))
-
-        def batches() -> Iterator[Tensor]:
-            return (part.to(model.mean.device).float() / 255 for part, _ in data.groups(groups))
-
-        sweep(adapted, batches, select_layers(adapted, images, options.where), **options.written)
-    elif one.kind == "model":
-        adapted = one.function(adapted.eval(), images)
-        if not isinstance(adapted, nn.Module):
-            raise InputError(f"Expected {one.name} to return the adapted model, but got {type(adapted).__name__}.")
-    else:
-        given: dict[str, Any] = options.layers | one.numbers
-        rewrite(adapted, images, one.function, **given)
-    del described["evaluated_on"], described["reset"]
-    record: dict[str, Any] = {
-        "model": describe_model(model),
-        "data": describe_data(data, None),
-        "protocol": {"name": one.name, **described},
-        "seed": seed,
-        "environment": describe_environment(model.mean.device),
-    }
-    record["changed"] = record["model"]["weights_hash"] != weights_hash(getattr(adapted, "network", adapted))
-    save_weights(getattr(adapted, "network", adapted), out, {"statshift": json.dumps(record)})
-    return record
 
 
 def _resetting(

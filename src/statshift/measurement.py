@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import astuple, dataclass, replace
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from statshift import processes
-from statshift.adaptation import AdaptationOptions, describe_protocols, evaluate_adapted
+from statshift.adaptation import AdaptationOptions, describe_protocols, measure_condition
 from statshift.corruptions import SEVERITIES, table_for, warn_without_photographs
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.errors import InputError, unknown
@@ -24,7 +24,7 @@ from statshift.evaluation import Evaluator, find_device
 from statshift.layers import evaluating
 from statshift.metrics import ALEXNET
 from statshift.models import PixelModel, load_model
-from statshift.protocols import SOURCE, Protocol, Protocols, adaptation_positions, resolve_protocols
+from statshift.protocols import SOURCE, Protocols, resolve_protocols
 from statshift.provenance import (
     describe_corruption,
     describe_data,
@@ -32,7 +32,7 @@ from statshift.provenance import (
     describe_functions,
     describe_model,
 )
-from statshift.results import Row, RunResult, baseline_errors, make_row, open_run, read_run, row_key, summarise
+from statshift.results import Row, RunResult, baseline_errors, open_run, read_run, row_key, summarise
 from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
 from statshift.uncertainty import wilson_interval
 
@@ -210,7 +210,7 @@ def measure(
                 raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
             repeated = [(adapted.get(name), draw) for name, draw in missing]
             started = time.perf_counter()
-            for row in _measure_condition(
+            for row in measure_condition(
                 evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin
             ):
                 rows.append(row)
@@ -231,42 +231,6 @@ def measure(
         if run:
             run.write_summary(summary)
     return Measurement(run.record if run else record, rows, summary, None if out is None else Path(out))
-
-
-def _measure_condition(
-    evaluate: Evaluator,
-    images: ImageData,
-    classes: int,
-    condition: Condition,
-    repeated: Sequence[tuple[Protocol | None, int]],
-    adaptation: AdaptationOptions,
-    seed: int,
-    begin: Callable[[Condition, str], Callable[[int], None]],
-) -> Iterator[Row]:
-    """Yield a row for each protocol and draw, None being the source, which is measured first in any case."""
-    labels = _labels(images)
-    with evaluating(evaluate.model):
-        source = evaluate(images, condition, begin(condition, SOURCE))
-    for protocol, draw in repeated:
-        if protocol is None:
-            yield make_row(source, labels, classes, shift=condition.shift, severity=condition.severity)
-            continue
-        tell = begin(condition, protocol.name)
-        with evaluating(evaluate.model):
-            found = evaluate_adapted(evaluate, images, condition, protocol, draw, adaptation, seed, tell)
-        few = protocol.few_images
-        yield make_row(
-            found,
-            labels,
-            classes,
-            shift=condition.shift,
-            severity=condition.severity,
-            protocol=protocol.name,
-            draw=draw,
-            adapted_on=adaptation_positions(images.indices, adaptation.samples, seed, draw) if few else None,
-            held_out=not adaptation.include_adaptation,
-            source=source,
-        )
 
 
 def _prepare(model: str | nn.Module, device: torch.device) -> PixelModel:
