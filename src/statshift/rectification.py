@@ -96,7 +96,7 @@ NUMBERS = {"prior": ("prior_count", 0, float("inf")), "running": ("momentum", 0,
 def rectify(model: nn.Module, images: Tensor, protocol: str | LayerRule = "auto", **options: Any) -> nn.Module:
     """Return a copy of the model whose batch-norm statistics are re-estimated from images; see `rectified`."""
     adapted = deepcopy(model)
-    rewrite(adapted, images, protocol, **options)
+    _rewrite(adapted, images, protocol, **options)
     return adapted
 
 
@@ -129,12 +129,21 @@ def rectified(
     """
     layers = batch_norms(model)
     with keeping_statistics(layers), evaluating(*layers.values()):
-        rewrite(model, images, protocol, **options)
+        _rewrite(model, images, protocol, **options)
         yield model
 
 
+def rewrite(model: nn.Module, images: Tensor, protocol: str | LayerRule, **options: Any) -> Tensor:
+    """Rewrite the running statistics of the model's batch norms; return what that forward returned.
+
+    Args as in `rectified`; the model stays changed, unless something is raised.
+    """
+    with keeping_statistics(batch_norms(model), unless_done=True):
+        return _rewrite(model, images, protocol, **options)
+
+
 @torch.no_grad()
-def rewrite(
+def _rewrite(
     model: nn.Module,
     images: Tensor,
     protocol: str | LayerRule,
@@ -144,17 +153,6 @@ def rewrite(
     unbiased: bool = False,
     **numbers: Any,
 ) -> Tensor:
-    """Rewrite the running statistics of the model's batch norms; return what that forward returned.
-
-    Args:
-        model: as in `rectified`, whose options these are; it stays changed.
-        images: (n,3,H,W).
-        protocol: a name or a function.
-        statistics: "both", "mean" or "var".
-        where: which layers.
-        unbiased: which variance.
-        **numbers: of the protocol.
-    """
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
     if images.ndim != 4 or len(images) == 0:
@@ -182,8 +180,11 @@ def rewrite(
         seen[name] = deepcopy(stored) if unbiased else stored, observe(name, features)
         write(layer, decide(name), statistics)
 
-    with keeping_statistics(layers, unless_done=True), before_forward(layers, rectify_layer), evaluating(model):
+    with before_forward(layers, rectify_layer), evaluating(model):
         output = run(model, images)
+    if protocol in PROTOCOLS.values():
+        check_finite({name: observed.var for name, (_, observed) in seen.items()})
+    else:
         check_finite({name: _written_and_seen(layers[name], observed) for name, (_, observed) in seen.items()})
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():
