@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +16,7 @@ from scipy import stats
 from torch import nn
 
 import statshift
-from statshift import cli, corrupt, load_data, read_run, rectify
+from statshift import corrupt, load_data, read_run, rectify
 from statshift.adaptation import AdaptationOptions
 from statshift.comparison import compare
 from statshift.corruptions import COMMON
@@ -615,22 +613,6 @@ def test_full_on_more_processes_than_batches_is_full_on_one(model, tmp_path):
 
 
 # The command line
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process, as its words come from a shell."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["statshift", *map(str, words)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=end.value.code or 0, out=out, err=err)
-
-    return run
 
 
 def line_of(text, start):

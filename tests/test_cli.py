@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from statshift import InputError, cli, load_data, load_model, read_run
+from statshift import InputError, load_data, load_model, read_run
 from statshift.cli import options
 from statshift.cli.output import duration, summary_text, table
 from statshift.corruptions import CORRUPTIONS
@@ -64,22 +63,6 @@ pytestmark = [
 def _no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command in this process, as its words come from a shell."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["statshift", *map(str, words)])
-        with warnings.catch_warnings():
-            warnings.simplefilter("default")
-            with pytest.raises(SystemExit) as end:
-                cli.main()
-        out, err = capsys.readouterr()
-        return SimpleNamespace(code=end.value.code or 0, out=out, err=err)
-
-    return run
 
 
 @pytest.fixture
