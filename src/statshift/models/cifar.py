@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def subsample_and_pad(features: Tensor, channels: int, stride: int) -> Tensor:
-    """Return features (B,C,H,W) at every `stride`-th position, zero channels added on both sides."""
-    if stride == 1 and channels == features.shape[1]:
+def subsample_and_pad(features: Tensor, padding: int, stride: int) -> Tensor:
+    """Return features (B,C,H,W) at every `stride`-th position, `padding` zero channels added on both sides."""
+    if stride == 1 and padding == 0:
         return features
-    padding = (channels - features.shape[1]) // 2
     return F.pad(features[:, :, ::stride, ::stride], (0, 0, 0, 0, padding, padding))
 
 
@@ -42,12 +41,12 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.outputs, self.stride = outputs, stride
+        self.padding, self.stride = (outputs - inputs) // 2, stride
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (B,inputs,H,W) to (B,outputs,H/stride,W/stride)."""
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(features)))))
-        return F.relu(residual + subsample_and_pad(features, self.outputs, self.stride))
+        return F.relu(residual + subsample_and_pad(features, self.padding, self.stride))
 
 
 class CifarResNet(nn.Module):

@@ -115,12 +115,16 @@ class PixelModel(nn.Module):
             return {}
         return {"interpolation": wishes.interpolation, "resize": wishes.resize or size, "crop": size}
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return what the network takes, at its own size, for images (B,3,H,W) in [0,1]."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"Expected images (B,3,H,W), but got shape {tuple(images.shape)}.")
         size = self.preprocessing.input_size
         if size is not None and images.shape[-2:] != (size, size):
             mode = "bicubic" if self.preprocessing.interpolation == "bicubic" else "bilinear"
             images = F.interpolate(images, size=(size, size), mode=mode, antialias=True).clamp(0, 1)
-        return extract_logits(self.network((images - self.mean) / self.std))
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
+        return extract_logits(self.network(self.normalise(images)))
