@@ -1,16 +1,17 @@
 """Labelled images of one size: fixed batches, decoded once where memory allows."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from statshift.data.reading import read_pixels
+from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
 from statshift.errors import InputError
 
@@ -133,3 +134,26 @@ class ImageData:
                     self._cache[torch.from_numpy(group)] = images
                     self._cached[group] = True
             yield images, group
+
+    def augmented(
+        self,
+        groups: Sequence[NDArray[np.int64]],
+        augment: Callable[[Image.Image, int], Tensor],
+        workers: int | None = None,
+    ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """Yield (images uint8 (B,V,3,H,W) on the CPU, positions (B,) among the N) for each group of positions.
+
+        Every image is decoded anew, as nothing augmented is kept.
+
+        Args:
+            groups: positions (B,) each, in any order.
+            augment: takes an RGB image before preprocessing and its place in the whole data set, and returns its V
+                views, uint8 (V,3,H,W); worker processes may need to pickle it.
+            workers: processes that decode and augment; default as loaded.
+
+        Raises:
+            InputError: a damaged image.
+        """
+        indices = [self.indices[group].tolist() for group in groups]
+        made = read_made(self.source, indices, augment, self.workers if workers is None else workers)
+        return zip(made, groups, strict=True)

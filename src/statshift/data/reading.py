@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from struct import error as StructError
 from typing import Any, TypeVar
 
@@ -45,10 +46,25 @@ def read_pixels(
     if isinstance(source, Pixels) and how["resize"] is None and how["crop"] is None:
         yield from (torch.from_numpy(source.images[batch]).permute(0, 3, 1, 2).contiguous() for batch in batches)
         return
-    for images in _load(_Decoder(source, how), batches, _stack, workers):
+    yield from read_made(source, batches, partial(_preprocessed, how), workers)
+
+
+def read_made(
+    source: Source, batches: Sequence[list[int]], make: Callable[[Image.Image, int], Tensor], workers: int = 0
+) -> Iterator[Tensor]:
+    """Yield what `make` makes of each RGB image and its index, stacked, one tensor for each batch of indices.
+
+    Raises:
+        InputError: an image is damaged.
+    """
+    for images in _load(_Decoder(source, make), batches, _stack, workers):
         if isinstance(images, InputError):
             raise images
         yield images
+
+
+def _preprocessed(how: dict[str, Any], image: Image.Image, index: int) -> Tensor:
+    return preprocess(image, **how)
 
 
 def _attempt(source: Source, index: int, read: Callable[[int], T]) -> T | InputError:
@@ -100,11 +116,14 @@ class _Headers(Dataset[Header | InputError]):
 @dataclass
 class _Decoder(Dataset[Tensor | InputError]):
     source: Source
-    how: dict[str, Any]
+    make: Callable[[Image.Image, int], Tensor]
 
     def __getitem__(self, index: int) -> Tensor | InputError:
-        return _attempt(self.source, index, self._read)
+        image = _attempt(self.source, index, self._read)
+        return image if isinstance(image, InputError) else self.make(image, index)  # whose errors are no damage
 
-    def _read(self, index: int) -> Tensor:
+    def _read(self, index: int) -> Image.Image:
         with self.source.open(index) as image:
-            return preprocess(image, **self.how)
+            whole = to_rgb(image)
+            whole.load()
+            return whole
