@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statshift.diagnosis import Diagnosis
+from statshift.divergence import Divergence
 from statshift.errors import InputError
 
 Array = NDArray[np.float64]
@@ -21,6 +22,25 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     axes.plot(layers, diagnosis.noise, "--", label=f"without a shift ({diagnosis.images} images)")
     axes.set(xlabel="norm layer, in execution order", ylabel="distance from stored (deviations)", ylim=(0, None))
     axes.set_title(diagnosis.sentence, fontsize=8)
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_divergence(divergences: Mapping[str, Divergence], path: str | Path) -> None:
+    """Draw the divergence of two data sets' features by layer, a line for each model; figure 5 of Shu et al.
+
+    The scale is logarithmic where no divergence is zero or infinite.
+
+    Args:
+        divergences: by model.
+        path: file to write.
+    """
+    figure, axes = _figure()
+    for model, found in divergences.items():
+        axes.plot(np.arange(len(found.layers)), found.values, "o-", label=model)
+    values = np.concatenate([found.values for found in divergences.values()])
+    axes.set_yscale("log" if np.all((values > 0) & np.isfinite(values)) else "linear")
+    axes.set(xlabel="norm layer, in execution order", ylabel="symmetric KL divergence")
     axes.legend(frameon=False)
     _save(figure, path)
 

@@ -1,16 +1,22 @@
 """`statshift diagnose`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import Tensor
 
 from statshift.cli import options as o
 from statshift.cli.output import print_out, table
 from statshift.cli.target import load_model_on, load_target
+from statshift.data import ImageData
 from statshift.diagnosis import diagnose
-from statshift.plots import check_plot, plot_diagnosis
-from statshift.protocols import draw_images
+from statshift.divergence import Divergence, divergence
+from statshift.errors import InputError
+from statshift.models import PixelModel
+from statshift.plots import check_plot, plot_diagnosis, plot_divergence
+from statshift.protocols import adaptation_positions, draw_images, full_batches
 
 
 def diagnose_command(
@@ -18,6 +24,13 @@ def diagnose_command(
     data: o.TargetData,
     weights: o.Weights = None,
     samples: o.Samples = 32,
+    against: Annotated[
+        str | None, typer.Option(help="A second data set: print how far apart the features of the two lie instead.")
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --against, weights of the same architecture to put beside; may be repeated."),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="File for the plot: .png, .svg or .pdf.")] = None,
     device: o.Device = "auto",
     seed: o.Seed = 0,
@@ -32,12 +45,34 @@ def diagnose_command(
     """Tell from a few unlabelled images whether rectifying a model to them will help.
 
     Example: statshift diagnose --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --plot night.png
+
+    With --against it prints instead the symmetric KL divergence between the features of two data sets, by layer and
+    model; sampling alone makes it positive, so give it hundreds of images.
+
+    Example: statshift diagnose --model timm:resnet50 --data folder:night --against folder:day --samples 1000 --beside
+    robust.safetensors --plot divergence.png
     """
     if plot is not None:
         check_plot(plot)
+    if beside and against is None:
+        raise InputError("Expected --against SPEC, a second data set, with --beside, but there is none.")
+    names = _names(weights, beside or [])
     source = load_model_on(device, model, weights, mean, std, model_args)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
-    images = draw_images(load_target(source, data, options), samples, seed)
+    target = load_target(source, data, options)
+    if against is None:
+        _print_diagnosis(source, draw_images(target, samples, seed), plot)
+        return
+    others = [load_model_on(device, model, file, mean, std, model_args) for file in beside or []]
+    reference = load_target(source, against, options)
+    found = {
+        name: divergence(one, _drawn(one, target, samples, seed), _drawn(one, reference, samples, seed))
+        for name, one in zip(names, [source, *others], strict=True)
+    }
+    _print_divergences(found, f"{data} || {against}", plot)
+
+
+def _print_diagnosis(source: PixelModel, images: Tensor, plot: Path | None) -> None:
     found = diagnose(source, images.to(source.mean.device))
     rows = [["layer", "shift", "noise", "shift / noise"]]
     for name, shift, noise, ratio in zip(found.layers, found.shift, found.noise, found.ratios, strict=True):
@@ -47,3 +82,30 @@ def diagnose_command(
     if plot is not None:
         plot_diagnosis(found, plot)
         print_out(f"\nPlotted to {plot}.")
+
+
+def _print_divergences(found: dict[str, Divergence], pair: str, plot: Path | None) -> None:
+    first = next(iter(found.values()))
+    rows = [["layer", *found]]
+    for name, *values in zip(first.layers, *(one.values for one in found.values()), strict=True):
+        rows.append([name, *(f"{value:.4f}" for value in values)])
+    print_out(f"Symmetric KL divergence of the features, {pair}, {first.images[0]} images of each\n\n{table(rows)}")
+    if plot is not None:
+        plot_divergence(found, plot)
+        print_out(f"\nPlotted to {plot}.")
+
+
+def _drawn(model: PixelModel, data: ImageData, samples: int, seed: int) -> Iterator[Tensor]:
+    """Yield the images of `draw_images` batch by batch, on the model's device."""
+    positions = adaptation_positions(data.indices, samples, seed, 0)
+    for images, _ in data.groups([positions[batch] for batch in full_batches(samples)]):
+        yield images.to(model.mean.device).float() / 255
+
+
+def _names(weights: Path | None, beside: list[Path]) -> list[str]:
+    """Return a name for each model: the stems of the files, or where two are alike, the files themselves."""
+    files = [weights or Path("model"), *beside]
+    for names in ([file.stem for file in files], [str(file) for file in files]):
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(f"Expected different files as --weights and --beside, but got {', '.join(map(str, files))}.")
