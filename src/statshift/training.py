@@ -1,72 +1,393 @@
-"""Train a classifier from scratch on images held in memory."""
+"""The one trainer: SGD on the losses of a method, over addressed images, resumable to the bit on a CPU."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
-from statshift.streams import Draws
+from statshift import processes
+from statshift.augmentation import AUGMENTATIONS, Augmentation, augmentation_for, cutmix
+from statshift.branches import Branches
+from statshift.data import ImageData, check_labels
+from statshift.errors import InputError, unknown
+from statshift.layers import evaluating, run
+from statshift.models import extract_logits
+from statshift.objectives import Batch, Losses, Method, Targets
+from statshift.resumption import Checkpoint, Stateful, interruptible
+from statshift.streams import Draws, keys
+from statshift.synchronisation import synchronised
+
+SCHEDULES = ("step", "one-cycle")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the defaults fine-tune as Shu et al. do.
+
+    Attributes:
+        epochs: passes over the images.
+        batch_size: images in a step, over all processes and parts; a last batch that is smaller is left out.
+        learning_rate: the highest.
+        schedule: "step" divides it by 10 half-way; "one-cycle" raises it for a fifth of the steps and lowers it to
+            nothing along a cosine, so that running statistics settle.
+        momentum: of SGD.
+        nesterov: whether the momentum is Nesterov's.
+        weight_decay: of all parameters.
+        accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
+        augment: one of `AUGMENTATIONS`.
+        dtype: what the model runs in, by autocast unless "float32".
+        channels_last: lay the model and its features out channels last while it trains, which convolutions prefer.
+        gamma: weight of the adversarial branch's loss.
+        seed: of order, augmentation and every other draw.
+        checkpoint_every: seconds between checkpoints within an epoch, at the end of which there always is one.
+
+    Raises:
+        InputError: values that cannot be, all told together.
+
+    Reference:
+        Shu et al., NeurIPS 2021, section 5.1; gamma: the ICLR 2021 submission, appendix E.
+    """
+
+    epochs: int = 20
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    schedule: str = "step"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    accumulate: int = 1
+    augment: str = "standard"
+    dtype: str = "float32"
+    channels_last: bool = True
+    gamma: float = 1.0
+    seed: int = 0
+    checkpoint_every: float = 300.0
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"Expected `{name}` to be an integer of at least {least}, but got {getattr(self, name)}."
+            for name, least in (("epochs", 1), ("batch_size", 2), ("accumulate", 1))
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < least
+        ]
+        if not 0 < self.learning_rate < math.inf:
+            faults.append(f"Expected `learning_rate` above 0, but got {self.learning_rate}.")
+        faults += [
+            f"Expected `{name}` to be at least 0, but got {getattr(self, name)}."
+            for name in ("momentum", "weight_decay", "gamma")
+            if not 0 <= getattr(self, name) < math.inf
+        ]
+        if not self.checkpoint_every >= 0:
+            faults.append(f"Expected `checkpoint_every` to be at least 0, but got {self.checkpoint_every}.")
+        if self.nesterov and self.momentum == 0:
+            faults.append("Expected `momentum` above 0 for Nesterov's, but got 0.")
+        for name, choices in (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("dtype", tuple(DTYPES))):
+            if getattr(self, name) not in choices:
+                faults.append(str(unknown(name, getattr(self, name), choices)))
+        if faults:
+            raise InputError(" ".join(faults))
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of a step, from 0, among all `steps`."""
+        if self.schedule == "step":
+            return self.learning_rate * (1.0 if step < steps / 2 else 0.1)
+        low, end, peak = self.learning_rate / 25, self.learning_rate / 25e4, max(0.2 * steps - 1, 1e-9)
+        if step <= peak:
+            return _cosine(low, self.learning_rate, step / peak)
+        return _cosine(self.learning_rate, end, (step - peak) / (steps - 1 - peak))
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a training is: `step` of `steps` is done, in `epoch` of `epochs`; `losses` are its last known."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    losses: Mapping[str, float]
+
+
+@dataclass
+class _State:
+    """How far a training is: steps done, epochs concluded, and the losses of the epoch at work."""
+
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+    counted: int = 0
+
+    @property
+    def means(self) -> dict[str, float]:
+        return {name: value / self.counted for name, value in self.sums.items()}
+
+
+class Objective(nn.Module):
+    """The losses of a method in one forward, which is what DistributedDataParallel can wrap."""
+
+    def __init__(self, branches: Branches, method: Method) -> None:
+        super().__init__()
+        self.branches = branches
+        self._method = method
+
+    def forward(self, batch: Batch) -> Losses:
+        """Return the mean loss of each branch."""
+        mixed = batch.dtype if batch.dtype != torch.float32 else None
+        device = batch.images.device.type
+        with torch.autocast(device, mixed) if mixed is not None else nullcontext():
+            return self._method(self.branches, batch)
 
 
 def train(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    branches: Branches,
+    data: ImageData,
+    method: Method,
+    options: TrainingOptions,
     *,
-    epochs: int,
-    batch_size: int = 64,
-    learning_rate: float = 0.1,
-    weight_decay: float = 5e-4,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Train a model in place by SGD with Nesterov momentum 0.9; it is left in evaluation mode.
+    checkpoint: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    validate: Callable[[int], Mapping[str, Any]] | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train branches in place by a method; they are left in evaluation mode.
 
-    The learning rate rises for the first fifth of the steps and then falls to zero along a cosine, so that the
-    running statistics of batch norm settle on those of the final weights. Order and crops (4 px of zero padding)
-    are addressed by seed, epoch and image.
+    Order, augmentation, dropout and every other draw are addressed by seed, epoch and image or step, so a training
+    that goes on from a checkpoint ends with the weights of one that was never stopped. Started by torchrun or
+    `accelerate launch`, the processes share each batch, and statistics and gradients are the whole batch's.
 
     Args:
-        model: takes images in [0,1], on the device of `images`.
-        images: (N,3,H,W) float in [0,1].
-        labels: (N,) int64.
-        epochs: passes over the images.
-        batch_size: images in a step; a last batch that is smaller is left out.
-        learning_rate: the highest.
-        weight_decay: of all parameters.
-        seed: of order and augmentation.
-        progress: called with (steps done, steps in all) after each step.
+        branches: on the device to train on; their parameters that require a gradient are trained.
+        data: with labels.
+        method: returns the losses.
+        options: how.
+        checkpoint: file to keep the state in, replaced atomically; if it is there, training goes on from it.
+        identity: what the checkpoint must have been made with.
+        validate: called with the number of epochs done after each; what it returns goes into the history.
+        progress: called after each step.
+
+    Returns:
+        The history: for each epoch the mean losses, the learning rate, and what `validate` returned.
+
+    Raises:
+        InputError: labels that do not fit, a batch that cannot be shared out, a loss that is not finite, a checkpoint
+            that is another training's or cannot be written. The last checkpoint is kept.
     """
-    batch_size = min(batch_size, len(images))
-    steps = len(images) // batch_size
+    rank, world = processes.join()
+    device = next(branches.parameters()).device
+    if data.labels is None:
+        raise InputError(f"Expected labels to train on, but {data.spec} has none.")
+    size, part = _shares(data, options, world)
+    classes = _count_classes(branches, data)
+    per_epoch = len(data) // size
+    steps = options.epochs * per_epoch
+    if options.channels_last:
+        branches.to(memory_format=torch.channels_last)
+    trained = [parameter for parameter in branches.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(
-        model.parameters(), lr=learning_rate, momentum=0.9, weight_decay=weight_decay, nesterov=True
+        trained,
+        lr=options.learning_rate,
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        nesterov=options.nesterov,
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, learning_rate, total_steps=epochs * steps, pct_start=0.2, cycle_momentum=False
-    )
-    padded = F.pad(images, (4, 4, 4, 4))
-    everyone = torch.arange(len(images), device=images.device)
-    model.train()
-    for epoch in range(epochs):
-        draws = Draws(seed, everyone, f"training epoch {epoch}")
-        order = draws.uniform("order").argsort(stable=True)
-        corners = draws.integers("crop", 2, low=0, high=9)
-        for step in range(steps):
-            chosen = order[step * batch_size : (step + 1) * batch_size]
-            optimiser.zero_grad()
-            loss = F.cross_entropy(model(_crop(padded, chosen, corners, images.shape[2:])), labels[chosen])
-            torch.autograd.backward(loss)
-            optimiser.step()
-            schedule.step()
-            if progress:
-                progress(epoch * steps + step + 1, epochs * steps)
-    model.eval()
+    scaler = torch.amp.GradScaler(device.type, enabled=options.dtype == "float16")
+    parts: dict[str, Stateful] = {"branches": branches, "optimiser": optimiser, "scaler": scaler}
+    kept = Checkpoint(checkpoint if rank == 0 else None, identity or {}, parts)
+    content = processes.from_first(kept.read())
+    state = _State() if content is None else _State(**kept.restore(content))
+    objective: nn.Module = Objective(branches, method)
+    if world > 1:
+        objective = DistributedDataParallel(objective)
+    norms = [module for module in branches.modules() if isinstance(module, _BatchNorm)]
+    augmentation = augmentation_for(options.augment, data, options.seed)
+    saved = f" The last good state is in {checkpoint}." if checkpoint else ""
+    pending: list[tuple[int, NDArray[np.int64], Losses]] = []
+
+    def look() -> None:
+        """Look at the losses of the last steps, and stop at the first that is not finite."""
+        for number, positions, losses in pending:
+            values = {name: float(value) for name, value in losses.items()}
+            if not all(map(math.isfinite, values.values())):
+                told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+                shown = ", ".join(map(str, data.indices[positions][:8].tolist()))
+                raise InputError(
+                    f"The loss of step {number} is not finite ({told}); its batch begins with the images {shown}. Try "
+                    f"a smaller learning rate.{saved}"
+                )
+            for name, value in values.items():
+                state.sums[name] = state.sums.get(name, 0.0) + value
+            state.counted += 1
+        pending.clear()
+
+    def keep() -> None:
+        look()
+        if not all(torch.stack([parameter.isfinite().all() for parameter in trained]).tolist()):
+            raise InputError(f"The weights are not finite after step {state.step}. Try a smaller learning rate.{saved}")
+        kept.write(vars(state))
+
+    with interruptible() as stop, torch.random.fork_rng([device] if device.type == "cuda" else []), synchronised(norms):
+        keep()
+        while len(state.history) < options.epochs:
+            epoch = len(state.history)
+            first = state.step - epoch * per_epoch
+            branches.train()
+            order = _order(data, options.seed, epoch)
+            batches = _batches(data, order, range(first, per_epoch), size, part, options, augmentation.at(epoch))
+            means: dict[str, float] = {}
+            for _ in range(first, per_epoch):
+                rate = options.rate(state.step, steps)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate
+                optimiser.zero_grad()
+                torch.manual_seed(_seed_of(options.seed, state.step, rank))
+                for number in range(options.accumulate):
+                    images, positions = next(batches)
+                    batch = _batch(images, positions, data, classes, augmentation, options, epoch, device)
+                    with _unsynchronised(objective, number + 1 < options.accumulate):
+                        losses: Losses = objective(batch)
+                        weighed = [options.gamma * loss if name == "adv" else loss for name, loss in losses.items()]
+                        torch.autograd.backward(scaler.scale(torch.stack(weighed).sum() / options.accumulate))
+                    everyones = processes.mean_over_ranks(torch.stack([loss.detach() for loss in losses.values()]))
+                    pending.append((state.step + 1, positions, dict(zip(losses, everyones, strict=True))))
+                if device.type == "cpu" or (state.step + 1) % CHECKED_EVERY == 0:
+                    look()  # before the weights are: a loss that is not finite must not be learned from
+                    means = state.means
+                scaler.step(optimiser)
+                scaler.update()
+                state.step += 1
+                if progress:
+                    progress(Step(state.step, steps, epoch + 1, options.epochs, means))
+                if stop.is_set() or kept.is_due(options.checkpoint_every):
+                    keep()
+                if stop.is_set():
+                    raise KeyboardInterrupt
+            look()
+            branches.eval()
+            entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": options.rate(state.step - 1, steps)}
+            entry["losses"] = state.means
+            if validate:
+                entry["validation"] = dict(validate(epoch + 1))
+            state.history.append(entry)
+            state.sums, state.counted = {}, 0
+            keep()
+            if stop.is_set():
+                raise KeyboardInterrupt
+    optimiser.zero_grad()
+    if options.channels_last:  # what rounds as the network in a file does
+        branches.to(memory_format=torch.contiguous_format)
+    branches.eval()
+    return state.history
 
 
-def _crop(padded: Tensor, chosen: Tensor, corners: Tensor, size: torch.Size) -> Tensor:
-    """Return the windows of the chosen padded images at their own corners (N,2), by one gather."""
-    rows = corners[chosen, 0, None] + torch.arange(size[0], device=padded.device)
-    columns = corners[chosen, 1, None] + torch.arange(size[1], device=padded.device)
-    return padded[chosen[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+def _shares(data: ImageData, options: TrainingOptions, world: int) -> tuple[int, int]:
+    """Return the images in a batch, and in each part of a process's share of it.
+
+    Raises:
+        InputError: they cannot be.
+    """
+    size = min(options.batch_size, len(data))
+    part, rest = divmod(size, world * options.accumulate)
+    if rest:
+        raise InputError(
+            f"Expected a batch of {size} images to be shared out evenly, but there are {world} processes and "
+            f"{options.accumulate} parts for each: choose a batch size that is a multiple of "
+            f"{world * options.accumulate}."
+        )
+    if part * world < 2:
+        raise InputError(f"Expected at least two images to normalise together, but got {part * world}.")
+    return size, part
+
+
+def _order(data: ImageData, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return the positions (N,) in the order of an epoch."""
+    draws = Draws(seed, torch.from_numpy(data.indices), f"training epoch {epoch}")
+    return draws.uniform("order").argsort(stable=True).numpy()
+
+
+def _batches(
+    data: ImageData,
+    order: NDArray[np.int64],
+    steps: range,
+    size: int,
+    part: int,
+    options: TrainingOptions,
+    augment: Callable[[Image.Image, int], Tensor],
+) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+    """Return this process's parts of the batches of some steps of an epoch."""
+    rank, world = processes.join()
+    groups = []
+    for step in steps:
+        for number in range(options.accumulate):
+            start = step * size + (number * world + rank) * part
+            groups.append(order[start : start + part])
+    return data.augmented(groups, augment)
+
+
+def _batch(
+    images: Tensor,
+    positions: NDArray[np.int64],
+    data: ImageData,
+    classes: int,
+    augmentation: Augmentation,
+    options: TrainingOptions,
+    epoch: int,
+    device: torch.device,
+) -> Batch:
+    """Return uint8 images (B,V,3,H,W) as a batch, view after view, on the device."""
+    assert data.labels is not None
+    views = images.shape[1]
+    pixels = images.transpose(0, 1).flatten(0, 1)
+    if device.type == "cuda":
+        pixels = pixels.pin_memory()
+    pixels = pixels.to(device, non_blocking=True).float().div_(255)
+    if options.channels_last:
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+    labels = torch.from_numpy(data.labels[positions]).to(device)
+    indices = torch.from_numpy(data.indices[positions]) * views
+    everyone = torch.cat([indices + view for view in range(views)])
+    draws = Draws(options.seed, everyone, f"training epoch {epoch}")
+    soft = None
+    if augmentation.name == "cutmix":
+        pixels, soft = cutmix(pixels, F.one_hot(labels, classes).to(pixels.dtype), draws)
+    return Batch(pixels, Targets(labels, soft, views), draws, DTYPES[options.dtype])
+
+
+def _count_classes(branches: Branches, data: ImageData) -> int:
+    """Return K, the width of the logits.
+
+    Raises:
+        InputError: a label is K or more.
+    """
+    images, _ = next(data.batches(1, which=[0]))
+    device = next(branches.parameters()).device
+    with torch.no_grad(), evaluating(branches.clean):
+        classes = extract_logits(run(branches.clean, images.to(device).float() / 255)).shape[1]
+    check_labels(data, classes)
+    return classes
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Return what a step's global generators are seeded with, for dropout and whatever else a model draws."""
+    low, high = keys(seed, torch.tensor([step]), f"step, process {rank}")[0].tolist()
+    return int(low % 2**32 + (high % 2**31) * 2**32)
+
+
+def _unsynchronised(objective: nn.Module, wanted: bool) -> AbstractContextManager[object]:
+    """Leave the exchange of gradients to the last part of a batch."""
+    return objective.no_sync() if wanted and isinstance(objective, DistributedDataParallel) else nullcontext()

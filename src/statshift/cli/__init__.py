@@ -10,6 +10,8 @@ from statshift.cli.corrupt import corrupt_command
 from statshift.cli.data import data_app
 from statshift.cli.demo import demo_command
 from statshift.cli.diagnose import diagnose_command
+from statshift.cli.harden import harden_command
+from statshift.cli.layers import layers_command
 from statshift.cli.measure import measure_command
 from statshift.cli.output import say, show_warnings_in_one_line
 from statshift.cli.rectify import rectify_command
@@ -17,10 +19,10 @@ from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
 _INTERRUPTED = 130
-_RESUMED = {"corrupt", "demo", "measure"}
+_RESUMED = {"corrupt", "demo", "harden", "measure"}
 
 app = typer.Typer(
-    help="Measure how a vision model fares under distribution shift, and adapt it.",
+    help="Measure how a vision model fares under distribution shift, adapt it, and harden it.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -33,6 +35,10 @@ app.command("rectify", short_help="Re-estimate norm statistics from unlabelled i
     rectify_command
 )
 app.command("diagnose", short_help="Tell from unlabelled images whether rectifying will help.")(diagnose_command)
+app.command("layers", short_help="List where a model can be cut, for harden.")(layers_command)
+app.command("harden", short_help="Fine-tune a model against shifts, with AdvBN or what it is compared to.")(
+    harden_command
+)
 app.command("corrupt", short_help="Write corrupted images, or a contact sheet.")(corrupt_command)
 app.add_typer(data_app, name="data", short_help="Get what the library may not ship.")
 

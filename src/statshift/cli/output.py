@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from statshift.comparison import Comparison, Difference
 from statshift.measurement import Progress as Measured
+from statshift.training import Step
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
@@ -81,6 +82,32 @@ class MeasurementReport:
         if at.number == 0 and at.images == at.images_per_pass and at.passes > 1:
             seconds = task.elapsed or 0.0
             say(f"The first pass took {seconds:.1f} s; about {duration(seconds * (at.passes - 1))} to go.")
+
+
+class TrainingReport:
+    """Follow a training: epoch, steps, and the mean losses of both branches in this epoch so far."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("training", total=None, unit="steps")
+        self._epoch = 0
+
+    @property
+    def called(self) -> bool:
+        """Whether there was anything to train."""
+        return self._epoch > 0
+
+    def __call__(self, at: Step) -> None:
+        """Move the bar; called after each step."""
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in at.losses.items())
+        if self._epoch == 0:
+            before = f", of which {at.step - 1} were taken before" if at.step > 1 else ""
+            say(f"{at.epochs} {'epoch' if at.epochs == 1 else 'epochs'}, {at.steps:,} steps{before}.")
+        if not console.is_terminal and 0 < self._epoch < at.epoch:  # where there is no bar
+            say(f"Epoch {self._epoch} of {at.epochs} is done.")
+        self._epoch = at.epoch
+        description = f"epoch {at.epoch}/{at.epochs}, loss {losses}" if losses else f"epoch {at.epoch}/{at.epochs}"
+        self._bar.update(self._task, description=description, completed=at.step, total=at.steps)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,165 @@
+"""`statshift harden`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from statshift.attacks import FeatureAttack, PixelAttack
+from statshift.augmentation import AUGMENTATIONS
+from statshift.cli import options as o
+from statshift.cli.output import TrainingReport, print_out, progress_bar, say, table
+from statshift.errors import InputError
+from statshift.hardening import METHODS, PIXEL_ATTACKS, HardenOptions, harden
+from statshift.models import load_model
+from statshift.processes import join
+from statshift.training import TrainingOptions
+
+
+def harden_command(
+    model: o.Model,
+    data: o.Data,
+    out: Annotated[Path, typer.Option(help="Folder: weights, record and checkpoint.", show_default=False)],
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "advbn",
+    at: Annotated[
+        str | None,
+        typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
+    ] = None,
+    weights: o.Weights = None,
+    steps: Annotated[int | None, typer.Option(help="m, steps of the attack; advbn 6, pixel-at 3, advprop 5.")] = None,
+    step_size: Annotated[float | None, typer.Option(help="tau, of each; advbn 0.2, else a pixel's in [0,1].")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Radius; advbn m * tau - 0.1, else a pixel's.")] = None,
+    kind: Annotated[str, typer.Option(help="Of advbn: multiplicative or additive.")] = "multiplicative",
+    part: Annotated[str, typer.Option(help="Of advbn: perturb both, the mean or the deviation alone.")] = "both",
+    no_clamp: Annotated[
+        bool, typer.Option("--no-clamp", help="Of advbn: let features behind a ReLU become negative.")
+    ] = False,
+    perturbation: Annotated[
+        str, typer.Option(help="Of advbn: of the global batch, or of each process's local share.")
+    ] = "global",
+    gamma: Annotated[float, typer.Option(help="Weight of the adversarial branch's loss.")] = 1.0,
+    augment: Annotated[str, typer.Option(help=f"{', '.join(AUGMENTATIONS)}.")] = "standard",
+    branch: Annotated[str, typer.Option(help="Whose weights are the result, chosen beforehand: clean or adv.")] = (
+        "clean"
+    ),
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 20,
+    batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = 256,
+    accumulate: Annotated[int, typer.Option(help="Parts that a step is cut into, where memory is short.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Divided by 10 half-way.")] = 1e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of all parameters.")] = 1e-4,
+    validation: Annotated[
+        str | None, typer.Option(help="Images to measure each branch on after each epoch.", show_default=False)
+    ] = None,
+    shifts: Annotated[str, typer.Option(help="Of the validation images; as in measure.")] = "clean",
+    severities: o.Severities = "1,3,5",
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run each branch through torch.compile.")] = False,
+    no_channels_last: Annotated[
+        bool, typer.Option("--no-channels-last", help="Keep torch's contiguous layout.")
+    ] = False,
+    seed: o.Seed = 0,
+    workers: o.Workers = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    interpolation: o.Interpolation = None,
+    model_args: o.ModelArgs = None,
+    class_map: o.ClassMap = None,
+    skip_bad: o.SkipBad = False,
+) -> None:
+    """Fine-tune a model against shifts, resumably, and write weights for the same architecture.
+
+    Example: statshift harden --model torchvision:resnet50@IMAGENET1K_V1 --data folder:train --at conv2_3 --dtype
+    bfloat16 --out hardened
+    """
+    given = {
+        name: value
+        for name, value in (("steps", steps), ("step_size", step_size), ("epsilon", epsilon))
+        if value is not None
+    }
+    feature: dict[str, Any] = {"kind": kind, "part": part, "clamp": not no_clamp, "perturbation": perturbation}
+    pixels = None
+    if method == "advbn":
+        feature |= given
+    elif method in PIXEL_ATTACKS:
+        pixels = PixelAttack(**(vars(PIXEL_ATTACKS[method]) | given))
+    elif given:
+        raise InputError(f"Expected no attack for the method {method}: leave out {', '.join(given)}.")
+    attack = FeatureAttack(**feature)
+    if method != "advbn" and (changed := [name for name in feature if feature[name] != getattr(FeatureAttack(), name)]):
+        raise InputError(f"Expected no {', '.join(changed)} for the method {method}: that is of advbn.")
+    options = HardenOptions(
+        method=method,
+        at=at,
+        training=TrainingOptions(
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            accumulate=accumulate,
+            augment=augment,
+            dtype=dtype,
+            channels_last=not no_channels_last,
+            gamma=gamma,
+            seed=seed,
+        ),
+        attack=attack,
+        pixels=pixels,
+        branch=branch,
+    )
+    with progress_bar() as bar:
+        found = harden(
+            load_model(
+                model,
+                weights=weights,
+                mean=o.parse_channels("mean", mean),
+                std=o.parse_channels("std", std),
+                model_args=o.parse_model_args(model_args),
+            ),
+            data,
+            options,
+            out=out,
+            validation=validation,
+            shifts=o.parse_functions(shifts),
+            severities=o.parse_severities(severities),
+            device=device,
+            compiled=compiled,
+            data_options={
+                "resize": resize,
+                "crop": crop,
+                "interpolation": interpolation,
+                "limit": limit,
+                "seed": seed if limit is not None else None,
+                "skip_bad": skip_bad or None,
+                "class_map": class_map,
+                "workers": workers,
+            },
+            progress=(report := TrainingReport(bar)),
+        )
+    if join()[0] == 0:
+        if not report.called:
+            say("Every epoch was finished before; nothing was trained again.")
+        print_out(history_text(found.record["history"]))
+        written = ", ".join(f"{name}.safetensors" for name in found.branches.splits)
+        print_out(f"\nWritten to {out}: {written}, record.json. The result is {branch}.safetensors; load it with")
+        print_out(f"--weights {out / branch}.safetensors, as in statshift measure.")
+
+
+def history_text(history: list[dict[str, Any]]) -> str:
+    """Return the table of a training's epochs: losses, and accuracy in % of each branch where it was measured."""
+    losses = list(history[-1]["losses"])
+    measured = [(branch, name) for branch, found in history[-1].get("validation", {}).items() for name in found]
+    rows = [["epoch", "rate", *(f"loss {name}" for name in losses), *(f"{b}: {n}" for b, n in measured)]]
+    for one in history:
+        rows.append(
+            [
+                str(one["epoch"]),
+                f"{one['learning_rate']:.2g}",
+                *(f"{one['losses'][name]:.4f}" for name in losses),
+                *(f"{100 * one['validation'][b][n]:.1f}" for b, n in measured),
+            ]
+        )
+    return table(rows)

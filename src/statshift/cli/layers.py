@@ -1,0 +1,41 @@
+"""`statshift layers`."""
+
+from typing import Annotated
+
+import torch
+import typer
+
+from statshift.cli import options as o
+from statshift.cli.output import print_out, table
+from statshift.cli.target import load_model_on
+from statshift.cuts import find_cuts
+
+PHOTOGRAPH = 224
+
+
+def layers_command(
+    model: o.Model,
+    weights: o.Weights = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images, px; default the model's own, or 224.")] = None,
+    model_args: o.ModelArgs = None,
+) -> None:
+    """List where a model can be cut in two, for `statshift harden --at`.
+
+    Example: statshift layers --model torchvision:resnet50@none
+    """
+    found = load_model_on("cpu", model, weights, None, None, model_args)
+    side = size or found.preprocessing.input_size or PHOTOGRAPH
+    cuts = find_cuts(found, torch.zeros(1, 3, side, side))
+    rows = [["layer", "also", "features", "ends in ReLU", "norms before", "behind"]]
+    for cut in cuts:
+        rows.append(
+            [
+                cut.name,
+                ", ".join(cut.aliases) or "-",
+                " x ".join(map(str, cut.shape)),
+                "yes" if cut.rectified else "-",
+                str(len(cut.norms_before)),
+                str(len(cut.norms_after)),
+            ]
+        )
+    print_out(f"{len(cuts)} cuts between the norms of {model} at {side} px\n\n{table(rows)}")

@@ -1,0 +1,270 @@
+"""Fine-tune a model so that it withstands shifts: AdvBN, and what it is compared with."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from statshift import processes
+from statshift.attacks import FeatureAttack, PixelAttack
+from statshift.branches import BRANCHES, Branches
+from statshift.cuts import INPUT
+from statshift.data import ImageData, load_data
+from statshift.errors import InputError, unknown
+from statshift.evaluation import find_device
+from statshift.measurement import measure
+from statshift.models import PixelModel, load_model, save_weights, weights_hash
+from statshift.objectives import Method, advbn, moex, pixel_adversarial, standard
+from statshift.provenance import describe_data, describe_environment, describe_model
+from statshift.results import Row, write_json_atomically
+from statshift.shifts import CLEAN, Shifts
+from statshift.training import Step, TrainingOptions, train
+
+METHODS: dict[str, str] = {
+    "advbn": "Shu et al., NeurIPS 2021",
+    "standard": "fine-tuning on the images alone",
+    "pixel-at": "PGD on the images (Madry et al., ICLR 2018) with auxiliary norms, as in Shu et al., section 5.1",
+    "advprop": "Xie et al., CVPR 2020",
+    "moex": "Li et al., CVPR 2021",
+    "cutmix": "Yun et al., ICCV 2019",
+}
+"""The methods by name, and where each is from."""
+
+DUAL = ("advbn", "pixel-at", "advprop")
+"""Methods with an adversarial branch."""
+
+PIXEL_ATTACKS = {
+    "pixel-at": PixelAttack(epsilon=1 / 255, step_size=1 / 255, steps=3),
+    "advprop": PixelAttack(epsilon=4 / 255, step_size=1 / 255, steps=5),
+}
+"""Strengths by method: pixel-at's is the one that Shu et al. found best and print (section 5.4, for segmentation);
+advprop's is Xie et al.'s PGD5 (section 5.1)."""
+
+AUTHORS_BRANCH = {
+    "imagenet": "clean",
+    "imagenet-c": "clean",
+    "imagenet-instagram": "clean",
+    "imagenet-stylized": "adv",
+}
+"""The branch that the authors evaluate on each data set (the ICLR 2021 submission, appendix C)."""
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class HardenOptions:
+    """How to harden; the defaults are those of Shu et al., NeurIPS 2021, section 5.1.
+
+    Attributes:
+        method: one of `METHODS`.
+        at: the cut, as `statshift layers` lists them; what lies before it is frozen. "input" trains everything.
+            Required by "advbn" and "moex"; the default of the others is "input".
+        training: epochs, batch, learning rate, augmentation and so on. "cutmix" is the method of that augmentation.
+        attack: of "advbn".
+        pixels: of "pixel-at" and "advprop"; default `PIXEL_ATTACKS`.
+        branch: which branch's weights are the result, chosen before anything is measured: "clean" or "adv".
+
+    Raises:
+        InputError: values that cannot be.
+    """
+
+    method: str = "advbn"
+    at: str | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    attack: FeatureAttack = field(default_factory=FeatureAttack)
+    pixels: PixelAttack | None = None
+    branch: str = "clean"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise unknown("method", self.method, METHODS)
+        if self.branch not in BRANCHES:
+            raise unknown("branch", self.branch, BRANCHES)
+        if self.branch == "adv" and self.method not in DUAL:
+            raise InputError(f"The method {self.method} has no adversarial branch: choose the branch clean.")
+        needs_cut = self.method in ("advbn", "moex")
+        if needs_cut and self.at in (None, INPUT):
+            raise InputError(
+                f"Expected `at` to name the layer whose features {self.method} changes; `statshift layers` lists them. "
+                "The papers' choice for AdvBN is the end of a ResNet's first stage, conv2_3 of a ResNet-50."
+            )
+        if self.at is None:
+            object.__setattr__(self, "at", INPUT)
+        own = PIXEL_ATTACKS.get(self.method)  # None where no pixels are attacked, and so is what was given
+        object.__setattr__(self, "pixels", own and (self.pixels or own))
+        if self.method == "cutmix":
+            object.__setattr__(self, "training", replace(self.training, augment="cutmix"))
+
+    @property
+    def steps_of(self) -> Method:
+        """The method as a function of branches and batch to losses."""
+        methods: dict[str, Method] = {
+            "advbn": partial(advbn, attack=self.attack),
+            "moex": moex,
+        }
+        if self.pixels is not None:
+            return partial(pixel_adversarial, attack=self.pixels)
+        return methods.get(self.method, standard)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for a record; what the method does not use is left out."""
+        described: dict[str, Any] = {
+            "method": self.method,
+            "reference": METHODS[self.method],
+            "at": self.at,
+            "branch": self.branch,
+            "training": asdict(self.training),
+        }
+        del described["training"]["checkpoint_every"]
+        if self.method == "advbn":
+            described["attack"] = asdict(self.attack) | {"epsilon": self.attack.bound}
+        if self.pixels is not None:
+            described["attack"] = asdict(self.pixels)
+        return described
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A hardened model.
+
+    Attributes:
+        model: of the branch that was chosen, in evaluation mode.
+        branches: both.
+        record: what was done, to what, and the history of the training.
+        path: the folder with the weights and the record, if any.
+    """
+
+    model: nn.Module
+    branches: Branches
+    record: dict[str, Any]
+    path: Path | None
+
+
+def harden(
+    model: str | nn.Module,
+    data: str | Dataset[Any] | ImageData,
+    options: HardenOptions,
+    *,
+    out: str | Path | None = None,
+    validation: str | Dataset[Any] | ImageData | None = None,
+    shifts: Shifts = (CLEAN,),
+    severities: Sequence[int] = (1, 3, 5),
+    device: str = "auto",
+    compiled: bool = False,
+    trace: bool = True,
+    data_options: Mapping[str, Any] | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> Hardened:
+    """Fine-tune a model in place against shifts.
+
+    With `out`, that folder gets `clean.safetensors` (and `adv.safetensors`) for the original architecture and
+    `record.json`; the state is kept in `checkpoint.pt`, from which the same call goes on where an earlier one stopped.
+
+    Args:
+        model: a spec, a `PixelModel`, or a module, which is taken to want ImageNet's mean and deviation; with batch
+            norm. A module is changed.
+        data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
+        options: the method and its numbers.
+        out: folder, made if need be.
+        validation: images to measure each branch on after each epoch.
+        shifts: of the validation images; see `measure`.
+        severities: of these shifts.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        compiled: run each branch through `torch.compile`.
+        trace: False splits the model by replay even where torch.fx could trace it.
+        data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
+            data that have one, sized as the model's authors do.
+        progress: called after each step.
+
+    Raises:
+        InputError: something that cannot be used, told in one line.
+
+    Reference:
+        Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
+    """
+    where = find_device(device)
+    pixel_model = (model if isinstance(model, PixelModel) else load_model(model)).to(where)
+    images = data if isinstance(data, ImageData) else load_data(data, **_loading(data, data_options, pixel_model))
+    example, _ = next(images.batches(2, which=[0]))
+    assert options.at is not None
+    record: dict[str, Any] = {
+        "model": describe_model(pixel_model),
+        "data": describe_data(images, images.labels),
+        "hardening": options.describe(),
+        "environment": describe_environment(where) | {"compiled": compiled},
+    }
+    identity = json.loads(json.dumps({key: record[key] for key in ("model", "data", "hardening")}))
+    branches = Branches(
+        pixel_model,
+        options.at,
+        example.to(where).float() / 255,
+        dual=options.method in DUAL,
+        trace=trace,
+        compiled=compiled,
+    )
+    record["split"] = {"traced": branches.splits["clean"].graph is not None}
+    checked = None
+    if validation is not None:
+        checked = partial(_validate, branches, validation, shifts, severities, device, dict(data_options or {}))
+    folder = None if out is None else Path(out)
+    record["history"] = train(
+        branches,
+        images,
+        options.steps_of,
+        options.training,
+        checkpoint=None if folder is None else folder / CHECKPOINT,
+        identity=identity,
+        validate=checked,
+        progress=progress,
+    )
+    record["weights_hash"] = {branch: weights_hash(_network(branches, branch)) for branch in branches.splits}
+    if folder is not None and processes.join()[0] == 0:
+        for branch in branches.splits:
+            save_weights(
+                _network(branches, branch),
+                folder / f"{branch}.safetensors",
+                {"statshift": json.dumps(identity | {"branch": branch})},
+            )
+        write_json_atomically(folder / "record.json", record)
+    return Hardened(branches.splits[options.branch].model, branches, record, folder)
+
+
+def _network(branches: Branches, branch: str) -> nn.Module:
+    model = branches.splits[branch].model
+    return model.network if isinstance(model, PixelModel) else model
+
+
+def _loading(data: Any, given: Mapping[str, Any] | None, model: PixelModel) -> dict[str, Any]:
+    """Return the arguments of `load_data`: those given, else as the model's authors load a photograph."""
+    options = {name: value for name, value in (given or {}).items() if value is not None}
+    own = {} if {"resize", "crop"} & options.keys() else model.loading_options
+    split = {"split": "train"} if data in ("digits", "svhn") or str(data).startswith("cifar1") else {}
+    return own | split | options
+
+
+def _validate(
+    branches: Branches,
+    data: Any,
+    shifts: Shifts,
+    severities: Sequence[int],
+    device: str,
+    data_options: Mapping[str, Any],
+    epoch: int,
+) -> dict[str, Any]:
+    """Return each branch's accuracy under each condition."""
+    found: dict[str, Any] = {}
+    for branch, one in branches.splits.items():
+        rows = measure(
+            one.model, data, shifts=shifts, severities=severities, device=device, data_options=data_options
+        ).rows
+        found[branch] = {_condition(row): row["correct"] / row["images"] for row in rows}
+    return found
+
+
+def _condition(row: Row) -> str:
+    return f"{row['shift']} {row['severity']}" if row["severity"] else str(row["shift"])

@@ -1,0 +1,175 @@
+"""What a training step minimises: a batch, its targets, and the methods, each a function from both to losses.
+
+A method is given the `Branches` and a batch and returns the mean loss of each branch that it trains.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from statshift.attacks import (
+    HALF_SCALE,
+    FeatureAttack,
+    PixelAttack,
+    attack_features,
+    attack_pixels,
+    batch_moments,
+    perturb,
+)
+from statshift.branches import Branches
+from statshift.streams import Draws
+
+JSD_WEIGHT = 12.0
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch's logits should be.
+
+    Attributes:
+        labels: (B,) int64.
+        soft: (B,K) float, in the labels' place where they are mixed.
+        views: V, of each image, one block of B after the other; the first is not mixed.
+    """
+
+    labels: Tensor
+    soft: Tensor | None = None
+    views: int = 1
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (V*B,K), and of several views AugMix's consistency.
+
+        Reference:
+            Hendrycks et al., "AugMix" (ICLR 2020), section 3, equation 3: the first view's cross-entropy, and 12 times
+            the Jensen-Shannon divergence among the views.
+        """
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        target = self.labels if self.soft is None else self.soft.to(logits.dtype)
+        if self.views == 1:
+            return F.cross_entropy(logits, target)
+        first, *_ = logits.chunk(self.views)
+        logs = torch.stack([view.log_softmax(1) for view in logits.chunk(self.views)])
+        mixture = logs.logsumexp(0) - math.log(self.views)
+        divergence = (logs.exp() * (logs - mixture)).sum(2).mean()
+        return F.cross_entropy(first, target) + JSD_WEIGHT * divergence
+
+    def partners(self, order: Tensor) -> "Targets":
+        """Return the targets of the images at `order` (B,)."""
+        return replace(self, labels=self.labels[order], soft=None if self.soft is None else self.soft[order])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of a training step, and what is drawn for them.
+
+    Attributes:
+        images: (V*B,3,H,W) in [0,1].
+        targets: of them.
+        draws: addressed by epoch, view and image, over the V*B images; on the CPU.
+        dtype: what the model runs in, by autocast unless float32.
+    """
+
+    images: Tensor
+    targets: Targets
+    draws: Draws
+    dtype: torch.dtype = torch.float32
+
+
+Losses = dict[str, Tensor]
+Method = Callable[[Branches, Batch], Losses]
+
+
+def standard(branches: Branches, batch: Batch) -> Losses:
+    """Fine-tune on the images as they are (or as an augmentation makes them)."""
+    logits = branches.suffix(branches.prefix(batch.images), "clean")
+    return {"clean": batch.targets.loss(logits)}
+
+
+def advbn(branches: Branches, batch: Batch, *, attack: FeatureAttack) -> Losses:
+    """Fine-tune on features and on their worst-case statistics.
+
+    Reference:
+        Shu et al., NeurIPS 2021, Algorithm 1.
+    """
+    cut = branches.splits["clean"].cut
+    assert cut is not None
+    features = branches.prefix(batch.images)
+    relu = attack.clamp and cut.rectified
+    with _attacked(branches, batch) as suffix:
+        factors = attack_features(
+            features, lambda worst: batch.targets.loss(suffix(worst)), attack, relu=relu, loss_scale=_scale(batch)
+        )
+    worst = perturb(features, factors, batch_moments(features, attack), attack, relu=relu)
+    return {
+        "clean": batch.targets.loss(branches.suffix(features, "clean")),
+        "adv": batch.targets.loss(branches.suffix(worst, "adv")),
+    }
+
+
+def pixel_adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) -> Losses:
+    """Fine-tune on images and on images attacked by PGD, which have norms of their own.
+
+    Reference:
+        Xie et al., CVPR 2020, section 4 (AdvProp); Shu et al., NeurIPS 2021, section 5.1 ("Adv. Training").
+    """
+    with _attacked(branches, batch) as suffix:
+        prefix = branches.splits["adv"].prefix
+        worst = attack_pixels(
+            batch.images,
+            lambda images: batch.targets.loss(suffix(prefix(images))),
+            attack,
+            replace(batch.draws, indices=batch.draws.indices.to(batch.images.device)),
+            loss_scale=_scale(batch),
+        )
+    losses = {}
+    for branch, images in (("clean", batch.images), ("adv", worst)):
+        losses[branch] = batch.targets.loss(branches.suffix(branches.prefix(images), branch))
+    return losses
+
+
+def moex(branches: Branches, batch: Batch, *, share: float = 0.9, probability: float = 0.5) -> Losses:
+    """Fine-tune on features that have the moments of another image's, and on both images' labels.
+
+    The moments are over the channels at each position (PONO). With several processes an image's partner is in the
+    same process's share of the batch.
+
+    Reference:
+        Li et al., "On Feature Normalization and Data Augmentation" (CVPR 2021), equations 1 to 4; a share of 0.9 of
+        the loss is for the image's own label.
+    """
+    features = branches.prefix(batch.images)
+    own, targets = batch.targets.loss, batch.targets
+    chance = batch.draws.uniform("exchange")
+    count = len(targets.labels)
+    order = batch.draws.uniform("exchange partner")[:count].argsort(stable=True)
+    if bool(chance[0] < probability):
+        everyone = torch.cat([order + view * count for view in range(targets.views)])
+        features = exchange_moments(features, everyone)
+        logits = branches.suffix(features, "clean")
+        return {"clean": share * own(logits) + (1 - share) * targets.partners(order).loss(logits)}
+    return {"clean": own(branches.suffix(features, "clean"))}
+
+
+def exchange_moments(features: Tensor, order: Tensor, eps: float = 1e-5) -> Tensor:
+    """Return features (B,C,H,W) with mean and deviation over channels, at each position, of the images at `order`."""
+    var, mean = torch.var_mean(features, dim=1, keepdim=True, correction=0)
+    deviation = (var + eps).sqrt()
+    return (features - mean) / deviation * deviation[order] + mean[order]
+
+
+@contextmanager
+def _attacked(branches: Branches, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield the adversarial suffix under an autocast of its own, which keeps no weights that lack a gradient."""
+    mixed = batch.dtype if batch.dtype in (torch.bfloat16, torch.float16) else None
+    autocast = torch.autocast(batch.images.device.type, mixed, enabled=mixed is not None, cache_enabled=False)
+    with autocast, branches.attacked(mixed) as suffix:
+        yield suffix
+
+
+def _scale(batch: Batch) -> float:
+    return HALF_SCALE if batch.dtype == torch.float16 else 1.0
