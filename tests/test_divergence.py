@@ -11,13 +11,15 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from statshift import load_data, load_model
+from statshift.branches import Branches
 from statshift.divergence import Divergence, divergence, symmetric_divergence
 from statshift.errors import InputError
 from statshift.models import save_weights
+from statshift.objectives import standard
 from statshift.plots import plot_divergence
 from statshift.protocols import draw_images
 from statshift.statistics import ChannelStatistics
-from statshift.training import train
+from statshift.training import TrainingOptions, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -231,7 +233,9 @@ def test_a_shift_diverges_more_than_another_sample():
         layers = [nn.Conv2d(3, 16, 3, stride=2, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
         layers += [nn.Conv2d(16, 32, 3, stride=2, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
         model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 49, 10))
-    train(model, images[:300], torch.from_numpy(data.labels)[:300], epochs=3)
+    few = load_data("digits:train", limit=300)
+    options = TrainingOptions(epochs=3, batch_size=64, learning_rate=0.1, schedule="one-cycle", augment="crop")
+    train(Branches(model, "input", images[:2], dual=False), few, standard, options)
     seen, other = images[300:600], images[600:]
     sample = divergence(model, seen.split(64), other.split(64)).values
     shifted = divergence(model, (seen + 0.2).clamp(0, 1).split(64), other.split(64)).values

@@ -41,6 +41,10 @@ def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
         with statshift.rectified(names["model"], names["target"]), torch.no_grad():
             torch.testing.assert_close(names["logits"], names["model"](names["target"]))
         assert capsys.readouterr().out.strip() == statshift.diagnose(names["model"], names["target"]).sentence
+    elif "hardened" in names:
+        losses = names["hardened"].record["history"][-1]["losses"]
+        assert capsys.readouterr().out == f"{losses}\n"
+        assert losses["adv"] > losses["clean"] > 0
     else:
         assert names["foggy"].shape == names["images"].shape
 

@@ -12,15 +12,16 @@ import statshift
 PACKAGE = Path(statshift.__file__).parent
 
 FLOORS = (
-    ("errors", "files", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
-    ("corruptions", "data", "layers", "models", "results"),
-    ("evidence", "selection", "shifts", "training"),
-    ("comparison", "evaluation", "provenance", "rectification", "sweeps"),
-    ("diagnosis", "streaming", "writing"),
-    ("plots", "protocols"),
-    ("adaptation",),
+    ("ascent", "errors", "files", "folding", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
+    ("attacks", "corruptions", "data", "layers", "models", "results", "resumption", "synchronisation"),
+    ("augmentation", "cuts", "evidence", "selection", "shifts"),
+    ("comparison", "evaluation", "provenance", "rectification", "splitting", "sweeps"),
+    ("branches", "diagnosis", "divergence", "streaming", "writing"),
+    ("objectives", "plots", "protocols"),
+    ("adaptation", "training"),
     ("export", "measurement"),
-    ("analyses",),  # recipes and report, to come
+    ("analyses", "hardening"),
+    ("recipes",),  # and report, to come
     ("__init__", "__main__", "cli"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

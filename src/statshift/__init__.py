@@ -1,17 +1,24 @@
 """statshift measures, adapts and hardens vision models against distribution shift."""
 
 from statshift.adaptation import AdaptationOptions as AdaptationOptions
+from statshift.attacks import FeatureAttack as FeatureAttack
+from statshift.attacks import PixelAttack as PixelAttack
+from statshift.branches import Branches as Branches
 from statshift.comparison import Comparison as Comparison
 from statshift.comparison import compare as compare
 from statshift.corruptions import COMMON as COMMON
 from statshift.corruptions import CORRUPTIONS as CORRUPTIONS
 from statshift.corruptions import HOLDOUT as HOLDOUT
 from statshift.corruptions import corrupt as corrupt
+from statshift.cuts import find_cuts as find_cuts
 from statshift.data import ImageData as ImageData
 from statshift.data import load_data as load_data
 from statshift.diagnosis import Diagnosis as Diagnosis
 from statshift.diagnosis import diagnose as diagnose
 from statshift.errors import InputError as InputError
+from statshift.hardening import Hardened as Hardened
+from statshift.hardening import HardenOptions as HardenOptions
+from statshift.hardening import harden as harden
 from statshift.measurement import Measurement as Measurement
 from statshift.measurement import Progress as Progress
 from statshift.measurement import measure as measure
@@ -21,5 +28,8 @@ from statshift.rectification import rectified as rectified
 from statshift.rectification import rectify as rectify
 from statshift.results import read_run as read_run
 from statshift.shifts import CorruptionOptions as CorruptionOptions
+from statshift.splitting import Split as Split
+from statshift.splitting import split as split
 from statshift.streaming import RectifiedStream as RectifiedStream
 from statshift.sweeps import sweep as sweep
+from statshift.training import TrainingOptions as TrainingOptions

@@ -14,7 +14,7 @@ from statshift import processes
 from statshift.attacks import FeatureAttack, PixelAttack
 from statshift.branches import BRANCHES, Branches
 from statshift.cuts import INPUT
-from statshift.data import ImageData, load_data
+from statshift.data import ImageData, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import find_device
 from statshift.measurement import measure
@@ -178,7 +178,7 @@ def harden(
         compiled: run each branch through `torch.compile`.
         trace: False splits the model by replay even where torch.fx could trace it.
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
-            data that have one, sized as the model's authors do.
+            data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
 
     Raises:
@@ -210,7 +210,9 @@ def harden(
     record["split"] = {"traced": branches.splits["clean"].graph is not None}
     checked = None
     if validation is not None:
-        checked = partial(_validate, branches, validation, shifts, severities, device, dict(data_options or {}))
+        if isinstance(validation, str) and not stored_shifts(validation):  # loaded once, not after every epoch
+            validation = load_data(validation, **_loading(validation, _preprocessing(data_options), pixel_model, None))
+        checked = partial(_validate, branches, validation, shifts, severities, device)
     folder = None if out is None else Path(out)
     record["history"] = train(
         branches,
@@ -239,12 +241,21 @@ def _network(branches: Branches, branch: str) -> nn.Module:
     return model.network if isinstance(model, PixelModel) else model
 
 
-def _loading(data: Any, given: Mapping[str, Any] | None, model: PixelModel) -> dict[str, Any]:
+def _loading(
+    data: Any, given: Mapping[str, Any] | None, model: PixelModel, split: str | None = "train"
+) -> dict[str, Any]:
     """Return the arguments of `load_data`: those given, else as the model's authors load a photograph."""
     options = {name: value for name, value in (given or {}).items() if value is not None}
     own = {} if {"resize", "crop"} & options.keys() else model.loading_options
-    split = {"split": "train"} if data in ("digits", "svhn") or str(data).startswith("cifar1") else {}
-    return own | split | options
+    scheme, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
+    splits = scheme in ("cifar10", "cifar100", "svhn") or (scheme == "digits" and not rest)
+    return own | ({"split": split} if splits and split else {}) | options
+
+
+def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return those options that concern validation images as well: how they are read, not which."""
+    names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "workers")
+    return {name: value for name, value in (given or {}).items() if name in names}
 
 
 def _validate(
@@ -253,15 +264,12 @@ def _validate(
     shifts: Shifts,
     severities: Sequence[int],
     device: str,
-    data_options: Mapping[str, Any],
     epoch: int,
 ) -> dict[str, Any]:
     """Return each branch's accuracy under each condition."""
     found: dict[str, Any] = {}
     for branch, one in branches.splits.items():
-        rows = measure(
-            one.model, data, shifts=shifts, severities=severities, device=device, data_options=data_options
-        ).rows
+        rows = measure(one.model, data, shifts=shifts, severities=severities, device=device).rows
         found[branch] = {_condition(row): row["correct"] / row["images"] for row in rows}
     return found
 

@@ -72,8 +72,9 @@ class Checkpoint:
             return None
         try:
             content = torch.load(self._path, map_location="cpu", weights_only=True)
-            found, parts = content["identity"], content["parts"]
-            assert parts.keys() == self._parts.keys()
+            found = content["identity"]
+            if content["parts"].keys() != self._parts.keys() or not isinstance(content["state"], dict):
+                raise KeyError
         except Exception as error:  # a damaged file makes the reader raise anything
             raise InputError(
                 f"Cannot read {self._path}: it is damaged, or no checkpoint of a training. Remove it to begin anew."

@@ -238,6 +238,8 @@ def train(
     def keep() -> None:
         look()
         if not all(torch.stack([parameter.isfinite().all() for parameter in trained]).tolist()):
+            if state.step == 0:
+                raise InputError("Expected a model with finite weights to train.")
             raise InputError(f"The weights are not finite after step {state.step}. Try a smaller learning rate.{saved}")
         kept.write(vars(state))
 
@@ -282,6 +284,7 @@ def train(
             entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": options.rate(state.step - 1, steps)}
             entry["losses"] = state.means
             if validate:
+                keep()
                 entry["validation"] = dict(validate(epoch + 1))
             state.history.append(entry)
             state.sums, state.counted = {}, 0

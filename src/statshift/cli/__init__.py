@@ -14,12 +14,13 @@ from statshift.cli.harden import harden_command
 from statshift.cli.layers import layers_command
 from statshift.cli.measure import measure_command
 from statshift.cli.output import say, show_warnings_in_one_line
+from statshift.cli.recipes import recipes_command
 from statshift.cli.rectify import rectify_command
 from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
 _INTERRUPTED = 130
-_RESUMED = {"corrupt", "demo", "harden", "measure"}
+_RESUMED = {"corrupt", "demo", "harden", "measure", "recipes"}
 
 app = typer.Typer(
     help="Measure how a vision model fares under distribution shift, adapt it, and harden it.",
@@ -39,6 +40,7 @@ app.command("layers", short_help="List where a model can be cut, for harden.")(l
 app.command("harden", short_help="Fine-tune a model against shifts, with AdvBN or what it is compared to.")(
     harden_command
 )
+app.command("recipes", short_help="List the papers' experiments, or run one.")(recipes_command)
 app.command("corrupt", short_help="Write corrupted images, or a contact sheet.")(corrupt_command)
 app.add_typer(data_app, name="data", short_help="Get what the library may not ship.")
 

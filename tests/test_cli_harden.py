@@ -1,0 +1,137 @@
+"""`statshift harden` and `statshift layers`: what they print and write, and bad input in one line."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from statshift import load_model, measure
+from statshift.layers import batch_norms
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Clean accuracy"),
+]
+
+MODEL_FILE = """
+import torch
+from torch import nn
+
+def build(classes=10):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.Conv2d(4, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
+    )
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "models.py"
+    path.write_text(MODEL_FILE)
+    return f"py:{path}:build"
+
+
+@pytest.fixture
+def harden(run, model, tmp_path):
+    """Run harden on 64 digits for one epoch, other options as given."""
+
+    def call(*words, data="digits"):
+        base = ["--model", model, "--data", data, "--out", tmp_path / "out", "--epochs", 1, "--batch-size", 16]
+        return run("harden", *base, "--limit", 64, "--device", "cpu", "--augment", "crop", *words)
+
+    return call
+
+
+def test_layers_lists_cuts_with_shapes_and_the_papers_names(run):
+    done = run("layers", "--model", "torchvision:resnet50@none")
+    lines = {line.split("  ")[0]: line for line in done.out.splitlines()}
+    assert done.code == 0
+    assert re.search(r"conv2_3\s+256 x 56 x 56\s+yes\s+11\s+42$", lines["layer1"])
+    assert re.search(r"conv3_4\s+512 x 28 x 28\s+yes\s+24\s+29$", lines["layer2"])
+    assert re.search(r"conv4_6\s+1024 x 14 x 14\s+yes\s+43\s+10$", lines["layer3"])
+    assert "conv1" not in lines
+    assert "layer4" not in lines
+
+
+def test_harden_writes_both_branches_for_the_original_architecture(harden, run, model, tmp_path):
+    done = harden("--at", "2", "--steps", 3, "--validation", "digits:train", "--learning-rate", 0.05)
+    assert done.code == 0, done.err
+    record = json.loads((tmp_path / "out" / "record.json").read_bytes())
+    (epoch,) = record["history"]
+    assert re.search(rf"^1\s+0.005\s+{epoch['losses']['clean']:.4f}\s+{epoch['losses']['adv']:.4f}", done.out, re.M)
+    assert record["hardening"]["attack"]["epsilon"] == pytest.approx(0.5)
+    found = {}
+    for branch in ("clean", "adv"):
+        found[branch] = load_model(model, weights=tmp_path / "out" / f"{branch}.safetensors")
+        (row,) = measure(found[branch], "digits:train", shifts="clean", device="cpu").rows
+        assert row["correct"] / row["images"] == epoch["validation"][branch]["clean"]
+    source = load_model(model).network
+    (first, second), *_ = zip(
+        batch_norms(found["clean"].network).values(), batch_norms(found["adv"].network).values(), strict=True
+    )
+    assert torch.equal(first.running_mean, source[1].running_mean)
+    assert torch.equal(second.running_mean, source[1].running_mean)
+    assert not torch.equal(found["clean"].network[4].running_var, found["adv"].network[4].running_var)
+    assert torch.equal(found["clean"].network[3].weight, found["adv"].network[3].weight)
+    again = harden("--at", "2", "--steps", 3, "--validation", "digits:train", "--learning-rate", 0.05)
+    assert again.code == 0
+    assert "nothing was trained again" in again.err
+    assert again.out == done.out
+    assert json.loads((tmp_path / "out" / "record.json").read_bytes())["weights_hash"] == record["weights_hash"]
+
+
+def test_attack_options_reach_the_method(harden, tmp_path):
+    assert harden("--method", "advprop", "--epsilon", 0.03, "--steps", 2).code == 0
+    attack = json.loads((tmp_path / "out" / "record.json").read_bytes())["hardening"]["attack"]
+    assert attack == {"epsilon": 0.03, "step_size": 1 / 255, "steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--at", "5x"], r"Unknown layer '5x'\. .*Choose from: 1, 2, 3\."),
+        (["--at", "0"], r"Cannot cut after '0': it lies before the first batch norm\. The nearest that work: 1\."),
+        (["--at", "5"], r"Cannot cut after '5': it lies after the last batch norm.*The nearest that work: 3\."),
+        ([], r"Expected `at` to name the layer whose features advbn changes; `statshift layers` lists them"),
+        (["--at", "2", "--epsilon", "-0.1"], r"Expected `epsilon` to be at least 0, but got -0\.1\."),
+        (["--at", "2", "--steps", "0"], r"Expected `steps` to be an integer of at least 1, but got 0\."),
+        (["--at", "2", "--batch-size", "1"], r"Expected `batch_size` to be .*at least 2, which batch norm needs"),
+        (["--at", "2", "--model-args", "classes=5"], r"Expected labels below the model's 5 classes"),
+        (["--method", "adbn"], r"Unknown method 'adbn'\. Did you mean 'advbn'\?"),
+        (["--method", "standard", "--steps", "3"], r"Expected no attack for the method standard: leave out steps\."),
+        (["--method", "standard", "--kind", "additive"], r"Expected no kind for the method standard"),
+        (["--method", "moex", "--at", "2", "--branch", "adv"], r"The method moex has no adversarial branch"),
+        (["--at", "2", "--augment", "mixup"], r"Unknown augment 'mixup'"),
+        (
+            ["--at", "2", "--learning-rate", "0", "--epochs", "0"],
+            r"`epochs` to be an integer of at least 1.*`learning_rate` above 0",
+        ),
+    ],
+)
+def test_bad_input_is_told_in_one_line(harden, words, message):
+    done = harden(*words)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert re.search(message, done.err), done.err
+
+
+def test_a_model_without_batch_norm_is_refused_with_the_reason(run, tmp_path):
+    path = tmp_path / "convnext.py"
+    path.write_text("import timm\n\ndef build():\n    return timm.create_model('convnext_atto', pretrained=False)\n")
+    done = run("layers", "--model", f"py:{path}:build")
+    assert done.code == 2
+    assert re.search(r"Expected a model with batch normalization and running statistics.*LayerNorm2d", done.err)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_its_images(harden, tmp_path):
+    done = harden("--at", "2", "--learning-rate", "1e38")
+    assert done.code == 2
+    message = done.err.splitlines()[-1]
+    assert re.search(r"statshift: error: The loss of step 2 is not finite \(clean \S+, adv \S+\)", message)
+    assert re.search(r"its batch begins with the images \d+(, \d+){7}", message)
+    weights = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["parts"]["branches"].values()
+    assert all(bool(weight.isfinite().all()) for weight in weights)
