@@ -3,8 +3,8 @@
 STATSHIFT_FROST=SHARED/data/frost python benchmarks/hardening.py SHARED [PART ...] [--runs runs/hardening] [--threads 1]
 
 SHARED holds `data/` (images, weights). Parts: effect (5 seeds, 500 test images, the 15 x 5), variants (1 seed, 400 test
-images, the 15 at severity 3). Trainings and measurements are resumed; each part writes
-`benchmarks/results/hardening-PART`.
+images, the 15 at severity 3), page. Trainings and measurements are resumed; each part writes
+`benchmarks/results/hardening-PART`, and `page` puts `docs/hardening.md` together from them.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from reporting import machine, report, start
+from reporting import RESULTS, machine, report, start
 from statshift import load_data, load_model, measure
 from statshift.attacks import FeatureAttack
 from statshift.hardening import HardenOptions, harden
@@ -109,7 +109,16 @@ def _spread(values: list[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-PARTS = {"effect": effect, "variants": variants}
+def page(shared: Path, runs: Path) -> None:
+    """Write `docs/hardening.md` from the tables of this and of `advbn_step.py`."""
+    text = (Path(__file__).parent / "hardening.md.template").read_text()
+    names = {"effect": "hardening-effect", "variants": "hardening-variants", "step": "advbn_step-cpu"}
+    for place, name in names.items():
+        text = text.replace(f"{{{place}}}", (RESULTS / f"{name}.md").read_text().strip())
+    (Path(__file__).parents[1] / "docs" / "hardening.md").write_text(text)
+
+
+PARTS = {"effect": effect, "variants": variants, "page": page}
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from settled_norms import settle
 from statshift.branches import Branches, export, twin
 from statshift.errors import InputError
 from statshift.layers import batch_norms
@@ -14,22 +15,8 @@ from statshift.models import PixelModel, Preprocessing, load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NORMS = nn.modules.batchnorm._BatchNorm
 TRACE = pytest.mark.parametrize("trace", [True, False], ids=["fx", "replay"])
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-
-
-def settle(model, seed=0):
-    """Give every norm statistics and affine terms of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, NORMS) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.8, 1.2, generator=generator)
-            if module.weight is not None:
-                module.weight.data.uniform_(0.7, 1.3, generator=generator)
-                module.bias.data.normal_(0, 0.1, generator=generator)
-    return model
 
 
 class Small(nn.Module):

@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from settled_norms import settle
 from statshift.cuts import Cut, find_cut, find_cuts
 from statshift.errors import InputError
 from statshift.models import PixelModel, Preprocessing, extract_logits, load_model
@@ -21,7 +22,6 @@ from statshift.splitting import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NORMS = nn.modules.batchnorm._BatchNorm
 TRACE = pytest.mark.parametrize("trace", [True, False], ids=["fx", "replay"])
 
 SMALL = [
@@ -65,19 +65,6 @@ LARGE = [
     "timm:inception_next_atto",
     "timm:rexnet_100",
 ]
-
-
-def settle(model, seed=0):
-    """Give every norm statistics and affine terms of its own."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, NORMS) and module.running_mean is not None:
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.8, 1.2, generator=generator)
-            if module.weight is not None:
-                module.weight.data.uniform_(0.7, 1.3, generator=generator)
-                module.bias.data.normal_(0, 0.1, generator=generator)
-    return model
 
 
 def build(spec):

@@ -19,7 +19,7 @@ from statshift.attacks import FeatureAttack
 from statshift.branches import Branches
 from statshift.data import ImageData, check_labels, load_data
 from statshift.errors import InputError, unknown
-from statshift.evaluation import find_device
+from statshift.evaluation import DTYPES, find_device
 from statshift.hardening import AUTHORS_BRANCH, DUAL, HardenOptions, harden
 from statshift.measurement import Measurement, measure
 from statshift.measurement import Progress as Measured
@@ -28,7 +28,7 @@ from statshift.objectives import Batch, Targets
 from statshift.protocols import Protocols
 from statshift.shifts import CLEAN, Shifts
 from statshift.streams import Draws
-from statshift.training import DTYPES, Objective, Step, TrainingOptions
+from statshift.training import Objective, Step, TrainingOptions
 
 Figures = Mapping[str, float]
 Makes = str | Callable[[], PixelModel]

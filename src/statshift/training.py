@@ -21,6 +21,7 @@ from statshift.augmentation import AUGMENTATIONS, Augmentation, augmentation_for
 from statshift.branches import Branches
 from statshift.data import ImageData, check_labels
 from statshift.errors import InputError, unknown
+from statshift.evaluation import DTYPES
 from statshift.layers import evaluating, run
 from statshift.models import extract_logits
 from statshift.objectives import Batch, Losses, Method, Targets
@@ -29,7 +30,6 @@ from statshift.streams import Draws, keys
 from statshift.synchronisation import synchronised
 
 SCHEDULES = ("step", "one-cycle")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
 
 

@@ -9,9 +9,9 @@ from statshift.attacks import FeatureAttack, PixelAttack
 from statshift.augmentation import AUGMENTATIONS
 from statshift.cli import options as o
 from statshift.cli.output import TrainingReport, print_out, progress_bar, say, table
+from statshift.cli.target import load_model_on
 from statshift.errors import InputError
 from statshift.hardening import METHODS, PIXEL_ATTACKS, HardenOptions, harden
-from statshift.models import load_model
 from statshift.processes import join
 from statshift.training import TrainingOptions
 
@@ -112,13 +112,7 @@ def harden_command(
     )
     with progress_bar() as bar:
         found = harden(
-            load_model(
-                model,
-                weights=weights,
-                mean=o.parse_channels("mean", mean),
-                std=o.parse_channels("std", std),
-                model_args=o.parse_model_args(model_args),
-            ),
+            load_model_on(device, model, weights, mean, std, model_args),
             data,
             options,
             out=out,
