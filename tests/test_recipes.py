@@ -18,6 +18,7 @@ from statshift.recipes import (
     COLUMNS,
     NOT_TRAINED,
     RECIPES,
+    Recipe,
     authors_branch,
     recipe,
     run_recipe,
@@ -47,6 +48,9 @@ LABEL = {  # of recipes "position", "augmentation" and "methods", by the name in
     "AutoAugment*(AA)": "autoaugment",
     "AA + AdvBN": "advbn-autoaugment",
     "Augmix": "augmix",
+    "AdvProp + AdvBN": "advprop-advbn",
+    "Cutmix + AdvBN": "cutmix-advbn",
+    "Augmix + AdvBN": "augmix-advbn",
 }
 
 
@@ -110,6 +114,9 @@ def test_what_each_recipe_varies():
         "autoaugment": ("standard", "conv2_3", "autoaugment"),
         "advbn-autoaugment": ("advbn", "conv2_3", "autoaugment"),
         "augmix": ("standard", "input", "augmix"),
+        "advprop-advbn": ("advbn", "conv2_3", "standard"),
+        "cutmix-advbn": ("advbn", "conv2_3", "standard"),
+        "augmix-advbn": ("advbn", "conv2_3", "standard"),
     }
 
 
@@ -142,11 +149,22 @@ def test_published_figures_are_those_printed(papers, table):
         assert len(printed) == 4
         assert dict(recipe("position").published) == printed
     else:
-        assert len(printed) == 9
+        assert len(printed) == 12
         assert dict(recipe("methods").published) == printed
         assert dict(recipe("augmentation").published) == {
             label: printed[label] for label in (BASE, "advbn", "autoaugment", "advbn-autoaugment")
         }
+
+
+def test_a_combined_row_begins_with_the_other_methods_weights(digits, tmp_path, monkeypatch):
+    def two(training, at):
+        both = {"first": HardenOptions("standard", at[0], training), "then": HardenOptions("advbn", at[0], training)}
+        return Recipe("two", "", "", both, begins_with={"then": "first"})
+
+    monkeypatch.setitem(RECIPES, "two", two)
+    run_recipe("two", SPEC, digits, tmp_path, validation=digits, training=TRAINING, at=["act1"], shifts=("clean",))
+    first, then = (json.loads((tmp_path / label / "record.json").read_bytes()) for label in ("first", "then"))
+    assert then["model"]["weights_hash"] == first["weights_hash"]["clean"] != first["model"]["weights_hash"]
 
 
 def test_what_our_copies_do_not_print_is_not_given(papers):

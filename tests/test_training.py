@@ -472,7 +472,11 @@ def test_labels_beyond_the_classes(digits):
 @pytest.mark.parametrize(
     ("size", "accumulate", "told"),
     [
-        (16, 3, "batch of 16 images to be shared out evenly, but there are 1 processes and 3 parts.* multiple of 3"),
+        (
+            16,
+            3,
+            "batch of 16 images to be shared out evenly, but processes are 1 and the parts of each 3.* multiple of 3",
+        ),
         (100, 7, "batch of 72 images"),
         (4, 4, "at least two images to normalise together, but got 1"),
     ],

@@ -22,7 +22,7 @@ from statshift.models import PixelModel, load_model, save_weights, weights_hash
 from statshift.objectives import Method, advbn, moex, pixel_adversarial, standard
 from statshift.provenance import describe_data, describe_environment, describe_model
 from statshift.results import Row, write_json_atomically
-from statshift.shifts import CLEAN, Shifts
+from statshift.shifts import CLEAN, Shifts, conditions, resolve
 from statshift.training import Step, TrainingOptions, train
 
 METHODS: dict[str, str] = {
@@ -42,8 +42,8 @@ PIXEL_ATTACKS = {
     "pixel-at": PixelAttack(epsilon=1 / 255, step_size=1 / 255, steps=3),
     "advprop": PixelAttack(epsilon=4 / 255, step_size=1 / 255, steps=5),
 }
-"""Strengths by method: pixel-at's is the one that Shu et al. found best and print (section 5.4, for segmentation);
-advprop's is Xie et al.'s PGD5 (section 5.1)."""
+"""Strengths by method: pixel-at's radius and step are those that Shu et al. print (section 5.4, for segmentation), its
+number of steps that of AdvBN there; advprop's is Xie et al.'s PGD5 (section 5.1)."""
 
 AUTHORS_BRANCH = {
     "imagenet": "clean",
@@ -97,6 +97,10 @@ class HardenOptions:
             object.__setattr__(self, "at", INPUT)
         own = PIXEL_ATTACKS.get(self.method)  # None where no pixels are attacked, and so is what was given
         object.__setattr__(self, "pixels", own and (self.pixels or own))
+        if self.method not in DUAL and self.training.gamma != 1:
+            raise InputError(f"The method {self.method} has no adversarial branch for `gamma` to weigh.")
+        if self.method == "cutmix" and self.training.augment not in ("standard", "cutmix"):
+            raise InputError(f"The method cutmix is an augmentation, and leaves no place for {self.training.augment}.")
         if self.method == "cutmix":
             object.__setattr__(self, "training", replace(self.training, augment="cutmix"))
 
@@ -198,7 +202,13 @@ def harden(
         "hardening": options.describe(),
         "environment": describe_environment(where) | {"compiled": compiled},
     }
-    identity = json.loads(json.dumps({key: record[key] for key in ("model", "data", "hardening")}))
+    local = options.method == "advbn" and options.attack.perturbation == "local"
+    if local or options.method == "moex" or options.training.augment == "cutmix":
+        record["hardening"]["processes"] = processes.join()[1]  # what is drawn or found in each one's share
+    if validation is not None:
+        loading = _loading(validation, _preprocessing(data_options), pixel_model, None)
+        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading)
+    identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
     branches = Branches(
         pixel_model,
         options.at,
@@ -210,10 +220,15 @@ def harden(
     record["split"] = {"traced": branches.splits["clean"].graph is not None}
     checked = None
     if validation is not None:
-        if isinstance(validation, str) and not stored_shifts(validation):  # loaded once, not after every epoch
-            validation = load_data(validation, **_loading(validation, _preprocessing(data_options), pixel_model, None))
         checked = partial(_validate, branches, validation, shifts, severities, device)
     folder = None if out is None else Path(out)
+    told: list[Step] = []
+
+    def follow(step: Step) -> None:
+        told[:] = [step]
+        if progress:
+            progress(step)
+
     record["history"] = train(
         branches,
         images,
@@ -222,7 +237,7 @@ def harden(
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity=identity,
         validate=checked,
-        progress=progress,
+        progress=follow,
     )
     record["weights_hash"] = {branch: weights_hash(_network(branches, branch)) for branch in branches.splits}
     if folder is not None and processes.join()[0] == 0:
@@ -232,7 +247,8 @@ def harden(
                 folder / f"{branch}.safetensors",
                 {"statshift": json.dumps(identity | {"branch": branch})},
             )
-        write_json_atomically(folder / "record.json", record)
+        if told or not (folder / "record.json").exists():  # else it was finished before, perhaps on another machine
+            write_json_atomically(folder / "record.json", record)
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
 
 
@@ -256,6 +272,26 @@ def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return those options that concern validation images as well: how they are read, not which."""
     names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "workers")
     return {name: value for name, value in (given or {}).items() if name in names}
+
+
+def _prepare_validation(
+    data: Any, shifts: Shifts, severities: Sequence[int], loading: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the validation images, loaded once unless they store shifts, and what the record says of them.
+
+    Raises:
+        InputError: images or shifts that cannot be measured; better now than after an epoch.
+    """
+    stored = stored_shifts(data) if isinstance(data, str) else {}
+    names, functions = resolve(shifts, list(stored) or None)
+    conditions(names, severities, functions, stored)
+    described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
+    if not stored:
+        data = data if isinstance(data, ImageData) else load_data(data, **loading)
+        if data.labels is None:
+            raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
+        described["data"] = describe_data(data, data.labels)
+    return data, described
 
 
 def _validate(

@@ -132,7 +132,7 @@ def pixel_adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) 
     return losses
 
 
-def moex(branches: Branches, batch: Batch, *, share: float = 0.9, probability: float = 0.5) -> Losses:
+def moex(branches: Branches, batch: Batch, *, share: float = 0.9, probability: float = 1.0) -> Losses:
     """Fine-tune on features that have the moments of another image's, and on both images' labels.
 
     The moments are over the channels at each position (PONO). With several processes an image's partner is in the

@@ -52,6 +52,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def any_rank(value: bool) -> bool:
+    """Return whether the value is true on any process, on every process."""
+    return bool(mean_over_ranks(torch.tensor(float(value))) > 0)
+
+
 def mean_over_ranks(tensor: Tensor) -> Tensor:
     """Return the mean of every process's tensor, on every process; each counts alike.
 

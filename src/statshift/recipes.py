@@ -23,7 +23,7 @@ from statshift.evaluation import DTYPES, find_device
 from statshift.hardening import AUTHORS_BRANCH, DUAL, HardenOptions, harden
 from statshift.measurement import Measurement, measure
 from statshift.measurement import Progress as Measured
-from statshift.models import PixelModel, load_model
+from statshift.models import PixelModel, load_model, load_weights
 from statshift.objectives import Batch, Targets
 from statshift.protocols import Protocols
 from statshift.shifts import CLEAN, Shifts
@@ -61,6 +61,7 @@ class Recipe:
             copy of the paper does not print. A label that is not here is none of theirs, and one that is not in
             `options` is not trained.
         note: in what ours and theirs differ, or what the paper leaves open.
+        begins_with: labels whose training begins with the weights of another label's clean branch.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Recipe:
     options: Mapping[str, HardenOptions] = field(default_factory=dict)
     published: Mapping[str, Figures | None] = field(default_factory=dict)
     note: str = ""
+    begins_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def _percents(*figures: float) -> Figures:
@@ -165,6 +167,7 @@ def augmentation(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) 
 def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN is compared with, as far as it is fine-tuning here; see `note` for what differs."""
     layer = _only("methods", at)
+    combined = {f"{label}-advbn": label for label in ("advprop", "cutmix", "augmix")}
     standard, autoaugment, augmix = (replace(training, augment=name) for name in ("standard", "autoaugment", "augmix"))
     return Recipe(
         "methods",
@@ -180,7 +183,8 @@ def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Re
             "autoaugment": HardenOptions("standard", layer, autoaugment),
             "advbn-autoaugment": HardenOptions("advbn", layer, autoaugment),
             "augmix": HardenOptions("standard", training=augmix),
-        },
+        }
+        | {label: HardenOptions("advbn", layer, standard) for label in combined},
         {
             BASE: STANDARD_TRAINING,
             "pixel-at": _percents(73.7, 68.2, 25.3, 9.1),
@@ -191,10 +195,14 @@ def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Re
             "autoaugment": AUTOAUGMENT,
             "advbn-autoaugment": WITH_AUTOAUGMENT,
             "augmix": _percents(68.4, 70.4, 28.5, 11.2),
+            "advprop-advbn": _percents(69.5, 69.3, 28.7, 12.6),
+            "cutmix-advbn": _percents(72.1, 70.9, 27.2, 8.2),
+            "augmix-advbn": _percents(64.6, 71.1, 28.7, 13.6),
         },
         "The published MoEx (with CutMix), CutMix and AugMix are their authors' models, AdvProp another "
         "implementation's; here each fine-tunes. Pixel attacks, CutMix and AugMix train all of the network, the others "
         "what is behind the cut.",
+        combined,
     )
 
 
@@ -340,8 +348,11 @@ def run_recipe(
 
     results = {BASE: measured(make(), BASE, "clean")}
     for label, options in chosen.options.items():
+        begun = make()
+        if label in chosen.begins_with:
+            load_weights(begun.network, folder / chosen.begins_with[label] / "clean.safetensors")
         done = harden(
-            make(),
+            begun,
             data,
             options,
             out=folder / label,

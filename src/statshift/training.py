@@ -217,6 +217,7 @@ def train(
     norms = [module for module in branches.modules() if isinstance(module, _BatchNorm)]
     augmentation = augmentation_for(options.augment, data, options.seed)
     saved = f" The last good state is in {checkpoint}." if checkpoint else ""
+    learned = [*trained, *(buffer for buffer in branches.buffers() if buffer.is_floating_point())]
     pending: list[tuple[int, NDArray[np.int64], Losses]] = []
 
     def look() -> None:
@@ -237,7 +238,7 @@ def train(
 
     def keep() -> None:
         look()
-        if not all(torch.stack([parameter.isfinite().all() for parameter in trained]).tolist()):
+        if not all(torch.stack([tensor.isfinite().all() for tensor in learned]).tolist()):
             if state.step == 0:
                 raise InputError("Expected a model with finite weights to train.")
             raise InputError(f"The weights are not finite after step {state.step}. Try a smaller learning rate.{saved}")
@@ -275,9 +276,10 @@ def train(
                 state.step += 1
                 if progress:
                     progress(Step(state.step, steps, epoch + 1, options.epochs, means))
-                if stop.is_set() or kept.is_due(options.checkpoint_every):
+                stopped = processes.any_rank(stop.is_set())
+                if stopped or kept.is_due(options.checkpoint_every):
                     keep()
-                if stop.is_set():
+                if stopped:
                     raise KeyboardInterrupt
             look()
             branches.eval()
@@ -308,8 +310,8 @@ def _shares(data: ImageData, options: TrainingOptions, world: int) -> tuple[int,
     part, rest = divmod(size, world * options.accumulate)
     if rest:
         raise InputError(
-            f"Expected a batch of {size} images to be shared out evenly, but there are {world} processes and "
-            f"{options.accumulate} parts for each: choose a batch size that is a multiple of "
+            f"Expected a batch of {size} images to be shared out evenly, but processes are {world} and the parts of "
+            f"each {options.accumulate}: choose a batch size that is a multiple of "
             f"{world * options.accumulate}."
         )
     if part * world < 2:

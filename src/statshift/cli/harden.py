@@ -13,6 +13,7 @@ from statshift.cli.target import load_model_on
 from statshift.errors import InputError
 from statshift.hardening import METHODS, PIXEL_ATTACKS, HardenOptions, harden
 from statshift.processes import join
+from statshift.shifts import CLEAN
 from statshift.training import TrainingOptions
 
 
@@ -50,7 +51,7 @@ def harden_command(
     validation: Annotated[
         str | None, typer.Option(help="Images to measure each branch on after each epoch.", show_default=False)
     ] = None,
-    shifts: Annotated[str, typer.Option(help="Of the validation images; as in measure.")] = "clean",
+    shifts: Annotated[str | None, typer.Option(help="Of the validation images, as in measure; default clean.")] = None,
     severities: o.Severities = "1,3,5",
     limit: o.Limit = None,
     device: o.Device = "auto",
@@ -88,6 +89,8 @@ def harden_command(
         pixels = PixelAttack(**(vars(PIXEL_ATTACKS[method]) | given))
     elif given:
         raise InputError(f"Expected no attack for the method {method}: leave out {', '.join(given)}.")
+    if shifts and not validation:
+        raise InputError("Expected --validation, the images that --shifts is of.")
     attack = FeatureAttack(**feature)
     if method != "advbn" and (changed := [name for name in feature if feature[name] != getattr(FeatureAttack(), name)]):
         raise InputError(f"Expected no {', '.join(changed)} for the method {method}: that is of advbn.")
@@ -117,7 +120,7 @@ def harden_command(
             options,
             out=out,
             validation=validation,
-            shifts=o.parse_functions(shifts),
+            shifts=o.parse_functions(shifts or CLEAN),
             severities=o.parse_severities(severities),
             device=device,
             compiled=compiled,
@@ -146,7 +149,7 @@ def history_text(history: list[dict[str, Any]]) -> str:
     """Return the table of a training's epochs: losses, and accuracy in % of each branch where it was measured."""
     losses = list(history[-1]["losses"])
     measured = [(branch, name) for branch, found in history[-1].get("validation", {}).items() for name in found]
-    rows = [["epoch", "rate", *(f"loss {name}" for name in losses), *(f"{b}: {n}" for b, n in measured)]]
+    rows = [["epoch", "last rate", *(f"loss {name}" for name in losses), *(f"{b}: {n}" for b, n in measured)]]
     for one in history:
         rows.append(
             [

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from statshift import processes
 from statshift.comparison import Comparison, Difference
 from statshift.measurement import Progress as Measured
 from statshift.training import Step
@@ -100,10 +101,11 @@ class TrainingReport:
     def __call__(self, at: Step) -> None:
         """Move the bar; called after each step."""
         losses = ", ".join(f"{name} {value:.3f}" for name, value in at.losses.items())
-        if self._epoch == 0:
+        first = processes.join()[0] == 0
+        if self._epoch == 0 and first:
             before = f", of which {at.step - 1} were taken before" if at.step > 1 else ""
             say(f"{at.epochs} {'epoch' if at.epochs == 1 else 'epochs'}, {at.steps:,} steps{before}.")
-        if not console.is_terminal and 0 < self._epoch < at.epoch:  # where there is no bar
+        if first and not console.is_terminal and 0 < self._epoch < at.epoch:  # where there is no bar
             say(f"Epoch {self._epoch} of {at.epochs} is done.")
         self._epoch = at.epoch
         description = f"epoch {at.epoch}/{at.epochs}, loss {losses}" if losses else f"epoch {at.epoch}/{at.epochs}"
