@@ -81,7 +81,10 @@ def test_harden_writes_both_branches_for_the_original_architecture(harden, run, 
     assert again.code == 0
     assert "nothing was trained again" in again.err
     assert again.out == done.out
-    assert json.loads((tmp_path / "out" / "record.json").read_bytes())["weights_hash"] == record["weights_hash"]
+    assert json.loads((tmp_path / "out" / "record.json").read_bytes()) == record
+    other = harden("--at", "2", "--steps", 3, "--validation", "digits", "--learning-rate", 0.05)
+    assert other.code == 2
+    assert "is of another training: it differs in validation.data." in other.err
 
 
 def test_attack_options_reach_the_method(harden, tmp_path):
@@ -104,6 +107,10 @@ def test_attack_options_reach_the_method(harden, tmp_path):
         (["--method", "adbn"], r"Unknown method 'adbn'\. Did you mean 'advbn'\?"),
         (["--method", "standard", "--steps", "3"], r"Expected no attack for the method standard: leave out steps\."),
         (["--method", "standard", "--kind", "additive"], r"Expected no kind for the method standard"),
+        (["--method", "standard", "--gamma", "2"], r"The method standard has no adversarial branch for `gamma`"),
+        (["--method", "cutmix", "--augment", "augmix"], r"The method cutmix is an augmentation.*no place for augmix"),
+        (["--at", "2", "--shifts", "fog"], r"Expected --validation, the images that --shifts is of\."),
+        (["--at", "2", "--validation", "digits", "--shifts", "foggy"], r"Unknown shift 'foggy'\. Did you mean 'fog'"),
         (["--method", "moex", "--at", "2", "--branch", "adv"], r"The method moex has no adversarial branch"),
         (["--at", "2", "--augment", "mixup"], r"Unknown augment 'mixup'"),
         (
