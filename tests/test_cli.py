@@ -744,8 +744,7 @@ def test_where_there_is_no_network_the_remedy_is_named(run, tmp_path):
 def test_the_demonstration(run, tmp_path):
     done = run("demo", "--out", tmp_path)
     assert done.code == 0
-    (path,) = tmp_path.rglob("summary.json")
-    summary = json.loads(path.read_text())
+    summary, hardened = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "run-hardened"))
     source = summary["protocols"]["source"]
     assert summary["images"] == 597
     assert source["clean_accuracy"] >= 0.94
@@ -759,6 +758,16 @@ def test_the_demonstration(run, tmp_path):
     assert f"{source['clean_accuracy']:.1%} of clean digits" in done.out
     assert f"under {worst}." in done.out
     assert "too few to rank" in done.out
+    for found, protocol, label in (
+        (summary, "source", "source"),
+        (hardened, "source", "hardened"),
+        (summary, "auto", "source and rectified"),
+        (hardened, "auto", "hardened and rectified"),
+    ):
+        one = found["protocols"][protocol]
+        cells = rf"{100 * one['clean_accuracy']:.1f} +{100 * one['mean_accuracy']:.1f}"
+        assert re.search(rf"^{label} +{cells}$", done.out, re.MULTILINE)
+    assert summary["protocols"]["auto"]["mean_accuracy"] > source["mean_accuracy"] + 0.03
     assert "warning: Clean accuracy" not in done.err
 
 

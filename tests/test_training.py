@@ -627,4 +627,4 @@ def test_two_processes_train_as_one_does(together, name):
 def test_a_batch_that_two_processes_cannot_share(tmp_path):
     ended = training_jobs.start("uneven", processes=2)
     assert ended.returncode != 0
-    assert "batch of 15 images to be shared out evenly, but there are 2 processes" in ended.stderr
+    assert "batch of 15 images to be shared out evenly, but processes are 2" in ended.stderr
