@@ -11,6 +11,7 @@ import training_jobs
 from statshift import load_data, load_model, measure
 from statshift.cli.recipes import recipe_text
 from statshift.errors import InputError
+from statshift.experiments import run_recipe, step_costs
 from statshift.hardening import AUTHORS_BRANCH, HardenOptions
 from statshift.models import PixelModel, weights_hash
 from statshift.recipes import (
@@ -21,8 +22,6 @@ from statshift.recipes import (
     Recipe,
     authors_branch,
     recipe,
-    run_recipe,
-    step_costs,
 )
 from statshift.training import TrainingOptions
 from training_jobs import build

@@ -22,6 +22,7 @@ FLOORS = (
     ("export", "measurement"),
     ("analyses", "hardening"),
     ("recipes",),  # and report, to come
+    ("experiments",),
     ("__init__", "__main__", "cli"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from statshift import processes
 from statshift.attacks import FeatureAttack, PixelAttack
 from statshift.branches import BRANCHES, Branches
-from statshift.cuts import INPUT
+from statshift.cuts import INPUT, network_of
 from statshift.data import ImageData, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import find_device
@@ -239,22 +239,17 @@ def harden(
         validate=checked,
         progress=follow,
     )
-    record["weights_hash"] = {branch: weights_hash(_network(branches, branch)) for branch in branches.splits}
+    record["weights_hash"] = {branch: weights_hash(network_of(one.model)) for branch, one in branches.splits.items()}
     if folder is not None and processes.join()[0] == 0:
-        for branch in branches.splits:
+        for branch, one in branches.splits.items():
             save_weights(
-                _network(branches, branch),
+                network_of(one.model),
                 folder / f"{branch}.safetensors",
                 {"statshift": json.dumps(identity | {"branch": branch})},
             )
         if told or not (folder / "record.json").exists():  # else it was finished before, perhaps on another machine
             write_json_atomically(folder / "record.json", record)
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
-
-
-def _network(branches: Branches, branch: str) -> nn.Module:
-    model = branches.splits[branch].model
-    return model.network if isinstance(model, PixelModel) else model
 
 
 def _loading(

@@ -11,10 +11,11 @@ from rich.progress import Progress
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, table
 from statshift.errors import InputError
+from statshift.experiments import run_recipe, step_costs
 from statshift.hardening import AUTHORS_BRANCH
 from statshift.models import load_model
 from statshift.processes import join
-from statshift.recipes import BASE, COLUMNS, NOT_TRAINED, RECIPES, Recipe, recipe, run_recipe, step_costs
+from statshift.recipes import BASE, COLUMNS, NOT_TRAINED, RECIPES, Recipe, recipe
 from statshift.results.summary import BENCHMARK
 from statshift.training import TrainingOptions
 
