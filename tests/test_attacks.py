@@ -538,9 +538,9 @@ def test_no_step_is_taken_where_the_gradient_is_nan():
 
 
 def test_ball():
-    low, high = linf_ball(torch.tensor([0.0, 0.5, 1.0]), 0.25, 0.0, 1.0)
-    assert torch.equal(low, torch.tensor([0.0, 0.25, 0.75]))
-    assert torch.equal(high, torch.tensor([0.25, 0.75, 1.0]))
+    project = linf_ball(torch.tensor([0.0, 0.5, 1.0]), 0.25, 0.0, 1.0)
+    assert torch.equal(project(torch.full((3,), -9.0)), torch.tensor([0.0, 0.25, 0.75]))
+    assert torch.equal(project(torch.full((3,), 9.0)), torch.tensor([0.25, 0.75, 1.0]))
 
 
 # Pixels
@@ -585,7 +585,7 @@ def test_pixels_are_foolbox_s_and_torchattacks_s_from_the_same_start(attack, mon
         def get_random_start(self, x0, epsilon):
             return type(x0)(start)
 
-    options = {"rel_stepsize": None, "abs_stepsize": attack.step_size, "steps": attack.steps, "random_start": True}
+    options = {"rel_stepsize": None, "abs_stepsize": attack.length, "steps": attack.steps, "random_start": True}
     theirs = Started(**options).run(
         foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu"), images, labels, epsilon=attack.epsilon
     )
@@ -593,7 +593,7 @@ def test_pixels_are_foolbox_s_and_torchattacks_s_from_the_same_start(attack, mon
 
     noise = start - images
     monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.copy_(noise))
-    other = torchattacks.PGD(model, eps=attack.epsilon, alpha=attack.step_size, steps=attack.steps, random_start=True)
+    other = torchattacks.PGD(model, eps=attack.epsilon, alpha=attack.length, steps=attack.steps, random_start=True)
     torch.testing.assert_close(found, other(images, labels), rtol=0, atol=1e-12)
 
 
@@ -604,7 +604,7 @@ def start_of(images, attack, indices=range(6)):
 
 def test_the_start_is_uniform_in_the_ball():
     images = torch.full((50, 3, 32, 32), 0.5)
-    noise = start_of(images, PixelAttack(), range(50)) - images
+    noise = start_of(images, PixelAttack(4 / 255), range(50)) - images
     assert noise.abs().max() <= 4 / 255 + 1e-7
     assert noise.abs().max() > 0.999 * 4 / 255
     assert float(noise.mean()) == pytest.approx(0, abs=1e-4)

@@ -13,8 +13,9 @@ PACKAGE = Path(statshift.__file__).parent
 
 FLOORS = (
     ("ascent", "errors", "files", "folding", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
-    ("attacks", "corruptions", "data", "layers", "models", "results", "resumption", "synchronisation"),
-    ("augmentation", "cuts", "evidence", "selection", "shifts"),
+    ("corruptions", "data", "layers", "models", "results", "resumption", "synchronisation"),
+    ("attacks", "augmentation", "cuts", "evidence", "landscape", "selection"),
+    ("ligs", "shifts"),
     ("comparison", "evaluation", "provenance", "rectification", "splitting", "sweeps"),
     ("branches", "diagnosis", "divergence", "streaming", "writing"),
     ("objectives", "plots", "protocols"),

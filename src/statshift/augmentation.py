@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from statshift.data import ImageData
 from statshift.data.preprocessing import preprocess, to_rgb
@@ -18,6 +19,7 @@ from statshift.errors import InputError, unknown
 from statshift.streams import Draws, keys
 
 AUGMENTATIONS = ("none", "crop", "standard", "autoaugment", "augmix", "cutmix")
+WINDOWS = ("crop", "standard", "cutmix")  # nothing but windows of small images, which tensors do as well
 PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of
 
 
@@ -62,7 +64,8 @@ class Augmentation:
             raise unknown("augmentation", self.name, AUGMENTATIONS)
 
     @property
-    def _photographs(self) -> bool:
+    def photographs(self) -> bool:
+        """Whether the images are large enough for boxes; others have windows."""
         return min(self.shape[1:]) >= PHOTOGRAPH
 
     @property
@@ -80,17 +83,14 @@ class Augmentation:
         """
         if self.name == "none":
             return preprocess(image, **self.preprocessing)[None]
-        geometry, operations = self._seeds(epoch, index)
-        rng = Random(geometry)
-        flip = rng.random() < 0.5 and self.name != "crop"
-        image = self._crop(image, rng)
-        if flip:
+        image, flipped = self._box(image, epoch, index) if self.photographs else self._window(image, epoch, index)
+        if flipped and self.name != "crop":
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         views = [image]
         if self.name in ("autoaugment", "augmix"):
-            transform = _transform(self.name, self._photographs)
+            transform = _transform(self.name, self.photographs)
             with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator only
-                torch.default_generator.manual_seed(operations)
+                torch.default_generator.manual_seed(self._seeds(epoch, index)[1])
                 views = (
                     [transform(image)] if self.name == "autoaugment" else [image, transform(image), transform(image)]
                 )
@@ -100,20 +100,37 @@ class Augmentation:
         """Return the augmentation of one epoch, for `ImageData.augmented`: (image, index) to uint8 (views,3,H,W)."""
         return partial(_augment, self, epoch)
 
+    def windows(self, epoch: int, indices: Tensor) -> Tensor:
+        """Return the windows (3,B) int64 of small images: top and left in the padded image, and 1 if flipped.
+
+        Args:
+            epoch: from 0.
+            indices: (B,) int64, the images' places in the whole data set.
+        """
+        draws = Draws(self.seed, indices, f"augmentation epoch {epoch}").uniform("window", 3).T
+        places = torch.tensor([[2 * (side // 8) + 1] for side in self.shape[1:]], device=indices.device)
+        flipped = (draws[2:] < 0.5) & (self.name != "crop")
+        return torch.cat([(draws[:2] * places).long(), flipped.long()])
+
     def _seeds(self, epoch: int, index: int) -> tuple[int, int]:
-        """Return 32 bits for crop and flip, and 32 for torchvision's operations."""
+        """Return 32 bits for a photograph's box and flip, and 32 for torchvision's operations."""
         words = keys(self.seed, torch.tensor([index]), f"augmentation epoch {epoch}")[0].tolist()
         return words[0] % 2**32, words[1] % 2**32
 
-    def _crop(self, image: Image.Image, rng: Random) -> Image.Image:
+    def _box(self, image: Image.Image, epoch: int, index: int) -> tuple[Image.Image, bool]:
+        rng = Random(self._seeds(epoch, index)[0])
+        flipped = rng.random() < 0.5
+        image = to_rgb(image)
+        resample = Image.Resampling[self.preprocessing["interpolation"].upper()]
+        return image.crop(_box(image.size, rng)).resize(self.shape[:0:-1], resample), flipped
+
+    def _window(self, image: Image.Image, epoch: int, index: int) -> tuple[Image.Image, bool]:
         _, height, width = self.shape
-        if self._photographs:
-            image = to_rgb(image)
-            resample = Image.Resampling[self.preprocessing["interpolation"].upper()]
-            return image.crop(_box(image.size, rng)).resize((width, height), resample)
+        top, left, flipped = self.windows(epoch, torch.tensor([index]))[:, 0].tolist()
+        top, left = top - height // 8, left - width // 8
         whole = Image.fromarray(preprocess(image, **self.preprocessing).permute(1, 2, 0).numpy())
-        left, top = (int(rng.random() * (2 * (side // 8) + 1)) - side // 8 for side in (width, height))
-        return whole.crop((left, top, left + width, top + height))  # Pillow takes what lies outside as zeros
+        # Pillow takes what lies outside as zeros.
+        return whole.crop((left, top, left + width, top + height)), bool(flipped)
 
 
 def augmentation_for(name: str, data: ImageData, seed: int = 0) -> Augmentation:
@@ -123,6 +140,31 @@ def augmentation_for(name: str, data: ImageData, seed: int = 0) -> Augmentation:
         InputError: an unknown name.
     """
     return Augmentation(name, data.shape, data.preprocessing, seed)
+
+
+def windowed(images: Tensor, windows: Tensor) -> Tensor:
+    """Return the windows of a batch of small images, a new tensor; for a batch what `Augmentation` is for an image.
+
+    Args:
+        images: (B,3,H,W) of any type, after the data's evaluation preprocessing.
+        windows: (3,B) int64, as `Augmentation.windows` returns them, on the images' device.
+    """
+    height, width = images.shape[2:]
+    down, right = height // 8, width // 8
+    padded = F.pad(images, (right, right, down, down))
+    top, left, flipped = windows[:, :, None]
+    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+    columns = torch.where(flipped.bool(), columns.flip(0), columns)
+    places = (top + rows)[:, :, None] * padded.shape[3] + (left + columns)[:, None]
+    everywhere = places.flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    return padded.flatten(2).gather(2, everywhere).view(images.shape)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, on the way to which nobody waits for it."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def cutmix(images: Tensor, targets: Tensor, draws: Draws, *, alpha: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -148,7 +190,7 @@ def cutmix(images: Tensor, targets: Tensor, draws: Draws, *, alpha: float = 1.0)
     """
     if not alpha > 0:
         raise InputError(f"Expected `alpha` to be above 0, but got {alpha}.")
-    partners = draws.uniform("partner").argsort(stable=True).to(images.device)
+    partners = sent(draws.uniform("partner").argsort(stable=True), images.device)
     first = Draws(draws.seed, draws.indices[:1].cpu(), draws.scope)
     word = int(first.keys("share")[0, 0]) % 2**32
     side = math.sqrt(1 - np.random.default_rng(word).beta(alpha, alpha))

@@ -33,7 +33,7 @@ class Branches(nn.Module):
     Only the parameters that the suffix uses require a gradient; the model is changed in this, and in its train flags.
 
     Args:
-        model: with batch norm, not copied.
+        model: not copied; with batch norm, if it is to have a twin.
         at: the cut, a layer's name, or "input" for no prefix.
         image: (B,3,H,W), what the model is read with.
         dual: False leaves out the twin, for methods with one branch.
@@ -71,12 +71,12 @@ class Branches(nn.Module):
         if both:
             raise InputError(f"Cannot freeze what lies before {at!r}: {', '.join(both)} is used behind it too.")
         self._frozen = before - after
-        behind = {name: norm for name, norm in batch_norms(model).items() if norm not in self._frozen}
         self.clean = model
         self.splits = {"clean": found}
         self.norms: dict[str, _BatchNorm] = {}
         self._folded: Folded | None = None
         if dual:
+            behind = {name: norm for name, norm in batch_norms(model).items() if norm not in self._frozen}
             self.adv = twin(model, behind)
             self.splits["adv"] = found.onto(self.adv)
             self.norms = {name: module for name, module in batch_norms(self.adv).items() if name in behind}

@@ -128,7 +128,7 @@ class HardenOptions:
         if self.method == "advbn":
             described["attack"] = asdict(self.attack) | {"epsilon": self.attack.bound}
         if self.pixels is not None:
-            described["attack"] = asdict(self.pixels)
+            described["attack"] = asdict(self.pixels) | {"step_size": self.pixels.length}
         return described
 
 

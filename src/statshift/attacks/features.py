@@ -1,7 +1,6 @@
-"""Worst cases: of a batch's feature statistics (AdvBN), and of its pixels (PGD). Both are callers of `ascend`."""
+"""The worst case of a batch's feature statistics (AdvBN)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,17 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from statshift.ascent import ascend, linf_ball
+from statshift.attacks.gradients import Loss, gradient_of
 from statshift.errors import InputError, unknown
 from statshift.processes import mean_over_ranks
-from statshift.streams import Draws
-
-Loss = Callable[[Tensor], Tensor]
 
 KINDS = ("multiplicative", "additive")
 PARTS = ("both", "mean", "deviation")
 PERTURBATIONS = ("global", "local")
-HALF_SCALE = 2.0**12
-"""What the loss is multiplied by under float16, whose gradients vanish else; lowered wherever they overflow."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +158,7 @@ def attack_features(
     def perturbed_loss(factors: Tensor) -> Tensor:
         return loss(perturb(features, factors, moments, attack, relu=relu and attack.clamp))
 
-    whole = _gradient_of(perturbed_loss, loss_scale, everywhere=attack.perturbation == "global")
+    whole = gradient_of(perturbed_loss, loss_scale, everywhere=attack.perturbation == "global")
 
     def gradient(factors: Tensor) -> Tensor:
         found = whole(factors)
@@ -174,72 +169,3 @@ def attack_features(
     start = initial_factors(features, attack)
     ball = linf_ball(start, attack.bound)
     return ascend(start, gradient, ball, steps=attack.steps, step_size=attack.step_size)
-
-
-def _gradient_of(loss: Loss, scale: float, *, everywhere: bool = False) -> Loss:
-    """Return what gives the gradient of a scaled loss at a point, and of nothing else.
-
-    Args:
-        loss: of a point.
-        scale: divided by 16 for good wherever the gradient overflows, unless it is 1 or less.
-        everywhere: take the mean over all processes.
-    """
-
-    def gradient(point: Tensor) -> Tensor:
-        nonlocal scale
-        point = point.detach().requires_grad_()
-        while True:
-            with torch.enable_grad():
-                (found,) = torch.autograd.grad(loss(point) * scale, point)
-            if everywhere:
-                found = mean_over_ranks(found)
-            if scale <= 1 or bool(found.isfinite().all()):
-                return found
-            scale /= 16
-
-    return gradient
-
-
-@dataclass(frozen=True)
-class PixelAttack:
-    """How pixels are perturbed: PGD in the maximum norm from a random start.
-
-    Attributes:
-        epsilon: how far a pixel may go, in [0,1].
-        step_size: of each step.
-        steps: how many.
-
-    Raises:
-        InputError: values that cannot be.
-
-    Reference:
-        Madry et al., ICLR 2018, section 2.1.
-    """
-
-    epsilon: float = 4 / 255
-    step_size: float = 1 / 255
-    steps: int = 5
-
-    def __post_init__(self) -> None:
-        counted = isinstance(self.steps, int) and self.steps >= 1
-        if not counted or not 0 < self.step_size < math.inf or not 0 <= self.epsilon <= 1:
-            raise InputError(
-                "Expected `steps` to be an integer of at least 1, `step_size` above 0 and `epsilon` in [0,1], but got "
-                f"{self.steps}, {self.step_size} and {self.epsilon}."
-            )
-
-
-def attack_pixels(images: Tensor, loss: Loss, attack: PixelAttack, draws: Draws, *, loss_scale: float = 1.0) -> Tensor:
-    """Return images (B,3,H,W) in [0,1] after PGD.
-
-    Args:
-        images: (B,3,H,W) in [0,1].
-        loss: mean loss of images, by a model in evaluation mode.
-        attack: the numbers.
-        draws: of these images; the random start is addressed.
-        loss_scale: as for `attack_features`.
-    """
-    noise = draws.uniform("start", *images.shape[1:], low=-attack.epsilon, high=attack.epsilon).to(images.dtype)
-    ball = linf_ball(images, attack.epsilon, 0.0, 1.0)
-    start = torch.clamp(images + noise, *ball)
-    return ascend(start, _gradient_of(loss, loss_scale), ball, steps=attack.steps, step_size=attack.step_size)
