@@ -130,10 +130,11 @@ def ligs(
     """
     check_images(images, labels)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
-    values = [
-        similarities(model, *part, options or LigsOptions(), loss=loss, seed=seed)
-        for part in zip(*(tensor.split(batch_size) for tensor in (images, labels, places)), strict=True)
-    ]
+    chosen = options or LigsOptions()
+    values = []
+    for start in range(0, len(images), batch_size):
+        part = slice(start, start + batch_size)
+        values.append(similarities(model, images[part], labels[part], places[part], chosen, loss=loss, seed=seed))
     return checked(torch.cat(values), seed)
 
 
@@ -163,7 +164,7 @@ def similarities(
     loss: LogitLoss = cross_entropy,
     seed: int = 0,
 ) -> Tensor:
-    """Return the cosine (B,) between each image's gradient and its perturbed image's; NaN where either has no direction.
+    """Return the cosine (B,) of each image's gradient and its perturbed image's; NaN where either has no direction.
 
     Args:
         model: left as it was found.
