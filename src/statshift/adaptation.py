@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from statshift.attacks import is_attack
 from statshift.data import ImageData
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator
@@ -212,16 +213,23 @@ def evaluate_adapted(
                 layers = select_layers(model, first, options.where)
                 groups = full_batches(len(data))
                 sweep(model, lambda: evaluate.shares(data, condition, groups), layers, **options.written)
-            return evaluate(data, condition, on_batch)
+            return evaluate(data, condition, on_batch, attacked=model)
     images = evaluate.shifted(data, condition, adaptation_positions(data.indices, options.samples, seed, draw))
     if protocol.kind == "model":
         with _adapting(evaluate, len(images)):
             adapted = protocol.function(deepcopy(model), images)
-        return evaluate(data, condition, on_batch, classify=_callable(protocol, adapted))
+        answer = _callable(protocol, adapted)
+        attacked = adapted if isinstance(adapted, nn.Module) else None
+        if attacked is None and is_attack(condition.shift):
+            raise InputError(
+                f"Expected the protocol {protocol.name} to return a module, so that {condition.shift} can attack what "
+                f"it has adapted, but got {type(adapted).__name__}."
+            )
+        return evaluate(data, condition, on_batch, classify=answer, attacked=attacked)
     with keeping_statistics(batch_norms(model)):
         with _adapting(evaluate, len(images)):
             rewrite(model, images, protocol.function, **given)
-        return evaluate(data, condition, on_batch)
+        return evaluate(data, condition, on_batch, attacked=model)
 
 
 def _resetting(

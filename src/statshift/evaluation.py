@@ -2,15 +2,17 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from statshift import processes
+from statshift.attacks import AutoAttack, PixelAttack, attack_images
 from statshift.data import ImageData, check_labels
 from statshift.errors import InputError, unknown
 from statshift.layers import run
@@ -54,6 +56,8 @@ class Evaluator:
         shift: takes images (B,3,H,W) in [0,1], a condition and the images' indices (B,), and returns the images under
             that condition.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
+        attacks: the conditions' shifts that are attacks, by name; against the model as it is now, which is copied.
+        seed: of the attacks.
 
     Attributes:
         model: as given.
@@ -71,6 +75,8 @@ class Evaluator:
         compiled: bool,
         shift: Callable[[Tensor, Condition, Tensor], Tensor],
         batch_size: int,
+        attacks: Mapping[str, PixelAttack | AutoAttack] | None = None,
+        seed: int = 0,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
@@ -80,6 +86,9 @@ class Evaluator:
         self._classify = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype]
         self._shift = shift
+        self._attacks = attacks or {}
+        self._seed = seed
+        self._source = deepcopy(model) if self._attacks else model
         self._at_once = batch_size
         self.keeping = False
         self._kept_of: tuple[ImageData, Condition] | None = None
@@ -109,6 +118,7 @@ class Evaluator:
         on_batch: Callable[[int], None],
         *,
         classify: Callable[[Tensor], Tensor] | None = None,
+        attacked: nn.Module | None = None,
         groups: Sequence[NDArray[np.int64]] | None = None,
         in_order: bool = False,
     ) -> ImageStatistics:
@@ -121,6 +131,8 @@ class Evaluator:
             condition: what is done to the images first.
             on_batch: called with the number of images finished, over all processes.
             classify: returns logits (B,K) for images (B,3,H,W); by default the model.
+            attacked: the adapted model, which the attack of an attack's condition is made against anew; by default
+                the images are those against the source.
             groups: positions (B,) of each batch, all N together; by default consecutive ones. They are never cut.
             in_order: `classify` depends on the batches before, so every process goes through all of them.
         """
@@ -131,7 +143,7 @@ class Evaluator:
             batches = data.groups(groups[rank::world])
         mine, finished = [], 0
         for images, positions in batches:
-            parts = self._in_parts(data, condition, images, positions, classify, cut=groups is None)
+            parts = self._in_parts(data, condition, images, positions, classify, attacked, cut=groups is None)
             mine.append((positions, ImageStatistics(*map(torch.cat, zip(*parts, strict=True)))))
             finished += len(images)
             on_batch(min(finished * world, len(data)))
@@ -155,6 +167,24 @@ class Evaluator:
         for images, positions in data.groups(groups[rank::world]):
             yield self._shifted(data, condition, images, positions)
 
+    def per_image(self, data: ImageData, function: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+        """Return what a function says of each clean image, (N,) on the CPU, in image order, on every process.
+
+        Args:
+            data: with labels.
+            function: of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
+        """
+        assert data.labels is not None
+        rank, world = processes.join()
+        mine = []
+        for images, positions in data.batches(
+            self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
+        ):
+            labels, indices = (self._send(torch.from_numpy(one[positions])) for one in (data.labels, data.indices))
+            with self.autocast():
+                mine.append(function(self._send(images).float().div_(255), labels, indices))
+        return torch.cat(processes.in_turn(processes.gather([one.cpu() for one in mine])))
+
     def _in_parts(
         self,
         data: ImageData,
@@ -162,6 +192,7 @@ class Evaluator:
         images: Tensor,
         positions: NDArray[np.int64],
         classify: Callable[[Tensor], Tensor],
+        attacked: nn.Module | None,
         *,
         cut: bool,
     ) -> list[ImageStatistics]:
@@ -170,7 +201,7 @@ class Evaluator:
         start = 0
         while start < len(images):
             part = slice(start, start + self._at_once if cut else len(images))
-            found = self._statistics(data, condition, images[part], positions[part], classify)
+            found = self._statistics(data, condition, images[part], positions[part], classify, attacked)
             if found is not None:
                 parts.append(found)
                 start = part.stop
@@ -190,11 +221,15 @@ class Evaluator:
         images: Tensor,
         positions: NDArray[np.int64],
         classify: Callable[[Tensor], Tensor],
+        attacked: nn.Module | None,
     ) -> ImageStatistics | None:
         """Return the statistics of some images, or None where memory runs out."""
         assert data.labels is not None
         try:
-            shifted = self._shifted(data, condition, images, positions)
+            if attacked is not None and condition.shift in self._attacks:
+                shifted = self._made(data, condition, images, positions, attacked)
+            else:
+                shifted = self._shifted(data, condition, images, positions)
             with self.autocast():
                 logits = classify(shifted)
             return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
@@ -213,12 +248,25 @@ class Evaluator:
                 self._kept = torch.empty((len(data), *data.shape), device=self.device)
         if self._kept is not None and self._is_kept[positions].all():
             return self._kept[places]
-        pixels = self._send(images).float().div_(255)
-        shifted = self._shift(pixels, condition, self._send(torch.from_numpy(data.indices[positions])))
+        shifted = self._made(data, condition, images, positions, self._source)
         if self._kept is not None:
             self._kept[places] = shifted
             self._is_kept[positions] = True
         return shifted
+
+    def _made(
+        self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64], model: nn.Module
+    ) -> Tensor:
+        """Return images under a condition; those of an attack are against a model."""
+        pixels = self._send(images).float().div_(255)
+        indices = self._send(torch.from_numpy(data.indices[positions]))
+        if condition.shift not in self._attacks:
+            return self._shift(pixels, condition, indices)
+        assert data.labels is not None
+        labels = self._send(torch.from_numpy(data.labels[positions]))
+        with self.autocast():
+            attack = self._attacks[condition.shift]
+            return attack_images(model, pixels, labels, attack, seed=self._seed, indices=indices)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the model runs in the type asked for."""

@@ -1,25 +1,39 @@
 """Fine-tune a model so that it withstands shifts: AdvBN, and what it is compared with."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from statshift import processes
 from statshift.attacks import FeatureAttack, PixelAttack
 from statshift.branches import BRANCHES, Branches
+from statshift.corruptions import CORRUPTIONS, check_severity
 from statshift.cuts import INPUT, network_of
 from statshift.data import ImageData, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import find_device
+from statshift.landscape import landscape, step_sizes_around
+from statshift.ligs import LigsOptions
 from statshift.measurement import measure
 from statshift.models import PixelModel, load_model, save_weights, weights_hash
-from statshift.objectives import Method, advbn, moex, pixel_adversarial, standard
+from statshift.objectives import (
+    Method,
+    advbn,
+    adversarial,
+    corrupted,
+    ligs_regularised,
+    moex,
+    pixel_adversarial,
+    standard,
+)
 from statshift.provenance import describe_data, describe_environment, describe_model
 from statshift.results import Row, write_json_atomically
 from statshift.shifts import CLEAN, Shifts, conditions, resolve
@@ -32,6 +46,9 @@ METHODS: dict[str, str] = {
     "advprop": "Xie et al., CVPR 2020",
     "moex": "Li et al., CVPR 2021",
     "cutmix": "Yun et al., ICCV 2019",
+    "adversarial": "Madry et al., ICLR 2018: PGD on the images, which alone are trained on, by one set of norms",
+    "corrupted": "images under one corruption, the upper bound of Benz et al., WACV 2021, section 6.4",
+    "ligs": "Local Input Gradient Similarity as a regularizer, Benz et al., ICLR 2021 submission, section 4.1",
 }
 """The methods by name, and where each is from."""
 
@@ -41,9 +58,11 @@ DUAL = ("advbn", "pixel-at", "advprop")
 PIXEL_ATTACKS = {
     "pixel-at": PixelAttack(epsilon=1 / 255, step_size=1 / 255, steps=3),
     "advprop": PixelAttack(epsilon=4 / 255, step_size=1 / 255, steps=5),
+    "adversarial": PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm="l2"),
 }
 """Strengths by method: pixel-at's radius and step are those that Shu et al. print (section 5.4, for segmentation), its
-number of steps that of AdvBN there; advprop's is Xie et al.'s PGD5 (section 5.1)."""
+number of steps that of AdvBN there; advprop's is Xie et al.'s PGD5 (section 5.1); adversarial's that of Benz et al.
+(the ICLR 2021 submission, appendix B.1, Table 5)."""
 
 AUTHORS_BRANCH = {
     "imagenet": "clean",
@@ -54,6 +73,8 @@ AUTHORS_BRANCH = {
 """The branch that the authors evaluate on each data set (the ICLR 2021 submission, appendix C)."""
 
 CHECKPOINT = "checkpoint.pt"
+LIGS = "LIGS"
+"""What the name of a measured similarity begins with, in a history; the other names are of accuracies."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +87,11 @@ class HardenOptions:
             Required by "advbn" and "moex"; the default of the others is "input".
         training: epochs, batch, learning rate, augmentation and so on. "cutmix" is the method of that augmentation.
         attack: of "advbn".
-        pixels: of "pixel-at" and "advprop"; default `PIXEL_ATTACKS`.
+        pixels: of "pixel-at", "advprop" and "adversarial"; default `PIXEL_ATTACKS`.
+        corruption: of "corrupted", one of `CORRUPTIONS`.
+        severity: of that corruption, 1 to 5.
+        ligs: of "ligs", what the gradients are compared with.
+        ligs_weight: of its term, weight * (1 - LIGS).
         branch: which branch's weights are the result, chosen before anything is measured: "clean" or "adv".
 
     Raises:
@@ -78,6 +103,10 @@ class HardenOptions:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     attack: FeatureAttack = field(default_factory=FeatureAttack)
     pixels: PixelAttack | None = None
+    corruption: str | None = None
+    severity: int = 3
+    ligs: LigsOptions = field(default_factory=LigsOptions)
+    ligs_weight: float = 1.0
     branch: str = "clean"
 
     def __post_init__(self) -> None:
@@ -95,6 +124,19 @@ class HardenOptions:
             )
         if self.at is None:
             object.__setattr__(self, "at", INPUT)
+        if (self.method == "corrupted") != (self.corruption is not None):
+            raise InputError(
+                f"Expected `corruption` for the method corrupted alone, but got it for {self.method}."
+                if self.corruption
+                else "Expected `corruption`, which the method corrupted trains on."
+            )
+        if self.corruption is not None and self.corruption not in CORRUPTIONS:
+            raise unknown("corruption", self.corruption, CORRUPTIONS)
+        check_severity(self.severity)
+        if not 0 < self.ligs_weight < math.inf:
+            raise InputError(f"Expected `ligs_weight` above 0, but got {self.ligs_weight}.")
+        if self.method == "ligs" and (self.ligs.perturbation == "pgd" or self.training.augment == "augmix"):
+            raise InputError("The method ligs compares with noise or fgsm, not pgd, and has no place for augmix.")
         own = PIXEL_ATTACKS.get(self.method)  # None where no pixels are attacked, and so is what was given
         object.__setattr__(self, "pixels", own and (self.pixels or own))
         if self.method not in DUAL and self.training.gamma != 1:
@@ -110,7 +152,11 @@ class HardenOptions:
         methods: dict[str, Method] = {
             "advbn": partial(advbn, attack=self.attack),
             "moex": moex,
+            "corrupted": partial(corrupted, corruption=self.corruption or "", severity=self.severity),
+            "ligs": partial(ligs_regularised, options=self.ligs, weight=self.ligs_weight),
         }
+        if self.pixels is not None and self.method == "adversarial":
+            return partial(adversarial, attack=self.pixels)
         if self.pixels is not None:
             return partial(pixel_adversarial, attack=self.pixels)
         return methods.get(self.method, standard)
@@ -129,6 +175,10 @@ class HardenOptions:
             described["attack"] = asdict(self.attack) | {"epsilon": self.attack.bound}
         if self.pixels is not None:
             described["attack"] = asdict(self.pixels) | {"step_size": self.pixels.length}
+        if self.method == "corrupted":
+            described["corruption"] = {"name": self.corruption, "severity": self.severity}
+        if self.method == "ligs":
+            described["ligs"] = asdict(self.ligs) | {"weight": self.ligs_weight}
         return described
 
 
@@ -158,13 +208,15 @@ def harden(
     validation: str | Dataset[Any] | ImageData | None = None,
     shifts: Shifts = (CLEAN,),
     severities: Sequence[int] = (1, 3, 5),
+    ligs: Sequence[str] = (),
+    walk: bool = False,
     device: str = "auto",
     compiled: bool = False,
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
 ) -> Hardened:
-    """Fine-tune a model in place against shifts.
+    """Train or fine-tune a model in place, against shifts or plainly.
 
     With `out`, that folder gets `clean.safetensors` (and `adv.safetensors`) for the original architecture and
     `record.json`; the state is kept in `checkpoint.pt`, from which the same call goes on where an earlier one stopped.
@@ -178,6 +230,9 @@ def harden(
         validation: images to measure each branch on after each epoch.
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
+        ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
+        walk: after each epoch, walk down the gradient of the first batch of training images and record the loss and
+            the gradient on the way; see `landscape`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         compiled: run each branch through `torch.compile`.
         trace: False splits the model by replay even where torch.fx could trace it.
@@ -208,6 +263,9 @@ def harden(
     if validation is not None:
         loading = _loading(validation, _preprocessing(data_options), pixel_model, None)
         validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading)
+        record["validation"] |= {"ligs": list(ligs)} if ligs else {}
+    elif ligs:
+        raise InputError("Expected validation images to measure LIGS on.")
     identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
     branches = Branches(
         pixel_model,
@@ -218,9 +276,15 @@ def harden(
         compiled=compiled,
     )
     record["split"] = {"traced": branches.splits["clean"].graph is not None}
-    checked = None
-    if validation is not None:
-        checked = partial(_validate, branches, validation, shifts, severities, device)
+
+    def look(epoch: int) -> dict[str, Any]:
+        found = {}
+        if validation is not None:
+            found = _validate(branches, validation, shifts, severities, ligs, device)
+        if walk:
+            found["landscape"] = _walk(branches, images, options.training, epoch)
+        return found
+
     folder = None if out is None else Path(out)
     told: list[Step] = []
 
@@ -236,7 +300,7 @@ def harden(
         options.training,
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity=identity,
-        validate=checked,
+        validate=look if validation is not None or walk else None,
         progress=follow,
     )
     record["weights_hash"] = {branch: weights_hash(network_of(one.model)) for branch, one in branches.splits.items()}
@@ -294,15 +358,26 @@ def _validate(
     data: Any,
     shifts: Shifts,
     severities: Sequence[int],
+    ligs: Sequence[str],
     device: str,
-    epoch: int,
 ) -> dict[str, Any]:
-    """Return each branch's accuracy under each condition."""
+    """Return each branch's accuracy under each condition, and its LIGS under each perturbation."""
     found: dict[str, Any] = {}
     for branch, one in branches.splits.items():
-        rows = measure(one.model, data, shifts=shifts, severities=severities, device=device).rows
-        found[branch] = {_condition(row): row["correct"] / row["images"] for row in rows}
+        measured = measure(one.model, data, shifts=shifts, severities=severities, ligs=ligs, device=device)
+        found[branch] = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
+        found[branch] |= {f"{LIGS} {name}": value["mean"] for name, value in measured.summary.get("ligs", {}).items()}
     return found
+
+
+def _walk(branches: Branches, data: ImageData, training: TrainingOptions, epoch: int) -> dict[str, Any]:
+    """Return the landscape at the end of an epoch, on the first batch of the images as they are."""
+    assert data.labels is not None
+    device = next(branches.parameters()).device
+    pixels, positions = next(data.batches(min(training.batch_size, len(data)), which=[0]))
+    labels = torch.from_numpy(data.labels[positions]).to(device)
+    sizes = step_sizes_around(training.learning_rate)
+    return landscape(branches.clean, pixels.to(device).float() / 255, labels, step_sizes=sizes).describe()
 
 
 def _condition(row: Row) -> str:

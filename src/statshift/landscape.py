@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from statshift.errors import InputError
 from statshift.layers import run
-from statshift.models.pixel import extract_logits
+from statshift.models import extract_logits
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """From logits (B,K) and labels to a scalar."""
@@ -25,9 +25,8 @@ class Landscape:
 
     Attributes:
         step_sizes: (S,) above 0.
-        losses: (S,), infinite where the loss is not finite.
-        gradient_changes: (S,), L2 distance of the gradient there from that at the start; infinite where the loss or
-            the gradient is not finite.
+        losses: (S,), infinite where they are not finite.
+        gradient_changes: (S,), L2 distance of the gradient there from that at the start; infinite where not finite.
         loss: at the start.
         gradient_norm: L2 norm of the gradient at the start.
     """
@@ -128,7 +127,7 @@ def landscape(
     def at(weights: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return _loss_and_gradient(model, weights, images, labels, loss)
 
-    with _in_mode(model, training):
+    with _in_mode(model, training), torch.inference_mode(False):
         first, gradient = at({name: weight.clone() for name, weight in start.items()})
         losses, norms = [first], [_norm(gradient)]
         for step_size in step_sizes:
@@ -143,11 +142,10 @@ def landscape(
             "Expected a finite loss and gradient at the start, "
             f"but the loss is {values[0]} and the gradient's norm {changes[0]}."
         )
-    walk = [(value, change) if math.isfinite(value) else (math.inf, math.inf) for value, change in zip(values, changes)]
     return Landscape(
         step_sizes=step_sizes,
-        losses=tuple(value for value, _ in walk[1:]),
-        gradient_changes=tuple(change if math.isfinite(change) else math.inf for _, change in walk[1:]),
+        losses=tuple(value if math.isfinite(value) else math.inf for value in values[1:]),
+        gradient_changes=tuple(change if math.isfinite(change) else math.inf for change in changes[1:]),
         loss=values[0],
         gradient_norm=changes[0],
     )
@@ -168,12 +166,13 @@ def _loss_and_gradient(
     model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, loss: Loss
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss () float64 and its gradient where the trainable weights are `weights`, which are used up."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    others = {name: value for name, value in (*model.named_parameters(), *model.named_buffers()) if name not in weights}
+    copies = {name: value.detach().clone() for name, value in others.items()}
     device = next(iter(weights.values())).device
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.enable_grad():
         for weight in weights.values():
             weight.requires_grad_()
-        found = loss(extract_logits(run(_Moved(model, weights | buffers), images)), labels)
+        found = loss(extract_logits(run(_Moved(model, weights | copies), images)), labels)
         if found.ndim != 0:
             raise InputError(f"Expected `loss` to return a scalar, but got shape {tuple(found.shape)}.")
         if not found.requires_grad:
@@ -184,9 +183,9 @@ def _loss_and_gradient(
 
 def _norm(vectors: dict[str, Tensor]) -> Tensor:
     """Return the L2 norm () float64 over all of them."""
-    return torch.linalg.vector_norm(
-        torch.stack([torch.linalg.vector_norm(vector, dtype=torch.float64) for vector in vectors.values()])
-    )
+    norms = [torch.linalg.vector_norm(vector, dtype=torch.float64) for vector in vectors.values()]
+    whole: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return whole
 
 
 @contextmanager
@@ -198,7 +197,8 @@ def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
         yield
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training != flag:
+                module.training = flag
 
 
 def _finite(value: float) -> float | None:

@@ -26,8 +26,17 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
                 module.training = flag
 
 
+def running_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the batch norms that keep running statistics, by name, in the order of the model's modules; maybe none."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Return the batch norms that keep running statistics, by name, in the order of the model's modules.
+    """Return the batch norms that keep running statistics, by name, of a model that must have some.
 
     BatchNorm1d, 2d, 3d, SyncBatchNorm and what is derived from them (timm's BatchNormAct2d) count; a module that the
     model uses under several names counts once.
@@ -35,11 +44,7 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     Raises:
         InputError: there is none; the norms that the model has are named.
     """
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
+    found = running_norms(model)
     if not found:
         others = sorted(
             {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}

@@ -1,11 +1,13 @@
 """Measure a model under shift: one row for each condition, kept as soon as it is finished."""
 
+import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from torch.utils.data import Dataset
 
 from statshift import processes
 from statshift.adaptation import AdaptationOptions, describe_protocols, measure_condition
+from statshift.attacks import is_attack, parse_attack
 from statshift.corruptions import SEVERITIES, table_for, warn_without_photographs
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator, find_device
 from statshift.layers import evaluating
+from statshift.ligs import LigsOptions, checked, similarities
 from statshift.metrics import ALEXNET
 from statshift.models import PixelModel, load_model
 from statshift.protocols import SOURCE, Protocols, resolve_protocols
@@ -32,7 +36,16 @@ from statshift.provenance import (
     describe_functions,
     describe_model,
 )
-from statshift.results import Row, RunResult, baseline_errors, open_run, read_run, row_key, summarise
+from statshift.results import (
+    Row,
+    RunResult,
+    baseline_errors,
+    open_run,
+    read_run,
+    row_key,
+    summarise,
+    write_json_atomically,
+)
 from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
 from statshift.uncertainty import wilson_interval
 
@@ -90,6 +103,7 @@ def measure(
     data_options: Mapping[str, Any] | None = None,
     baseline: str | Path | None = None,
     alexnet: str = "auto",
+    ligs: Sequence[str] = (),
     progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
@@ -101,8 +115,10 @@ def measure(
     Args:
         model: a spec or what `load_model` returns; a bare module is taken to want ImageNet's mean and deviation.
         data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
-        shifts: names, "common" (the 15), "holdout" (the 4), or {"name": function} (see `statshift.shifts.apply`);
-            by default the clean images and the 15. Data that store shifts are read instead.
+        shifts: names, "common" (the 15), "holdout" (the 4), attacks as "pgd-linf:1/255" (see `statshift.attacks`;
+            never rounded to 8 bits), or {"name": function} (see `statshift.shifts.apply`); by default the clean
+            images and the 15. Data that store shifts are read instead. A protocol adapts to the images that attack
+            the source, and is then attacked itself.
         severities: of 1 to 5.
         protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
@@ -123,6 +139,8 @@ def measure(
         baseline: a run directory whose errors CE and mCE divide by, in AlexNet's place.
         alexnet: whose AlexNet they divide by otherwise: "imagenet", "cifar10", "cifar100", "none", or "auto", which
             goes by the data and the number of classes.
+        ligs: perturbations with which the source's Local Input Gradient Similarity is measured on the clean images, of
+            `statshift.ligs.PERTURBATIONS`.
         progress: called before the first batch and after each.
 
     Raises:
@@ -134,9 +152,12 @@ def measure(
     options, adaptation = options or CorruptionOptions(), adaptation or AdaptationOptions()
     adapted = {one.name: one for one in resolve_protocols(protocols)}
     where = find_device(device)
+    similar = [LigsOptions(name) for name in dict.fromkeys(ligs)]
     if batch_size is not None and batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
     stored = stored_shifts(data) if isinstance(data, str) else {}
+    if ligs and stored:
+        raise InputError(f"Expected clean images to measure LIGS on, but {data} stores shifted ones.")
     if shifts is None:
         shifts = ("common",) if isinstance(data, str) and not has_clean(data) else (CLEAN, "common")
     names, functions = resolve(shifts, list(stored) or None)
@@ -150,7 +171,23 @@ def measure(
         return images if stored else apply(images, condition, indices, options, functions)
 
     size = batch_size or (256 if where.type == "cuda" else 16 if min(first.shape[1:]) >= PHOTOGRAPH else 128)
-    evaluate = Evaluator(pixel_model, where, dtype=dtype, compiled=compiled, shift=shift, batch_size=size)
+    attacks = {name: parse_attack(name) for name in names if is_attack(name)}
+    streams = [one.name for one in adapted.values() if one.kind == "stream"]
+    if attacks and streams:
+        raise InputError(
+            f"Cannot attack {', '.join(streams)}, whose statistics move with every batch: measure "
+            f"{', '.join(attacks)} without, or by another protocol."
+        )
+    evaluate = Evaluator(
+        pixel_model,
+        where,
+        dtype=dtype,
+        compiled=compiled,
+        shift=shift,
+        batch_size=size,
+        attacks=attacks,
+        seed=options.seed,
+    )
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
     _warn_of_fewer_classes(first, classes)
@@ -166,6 +203,7 @@ def measure(
         "alexnet": _alexnet(alexnet, pixel_model.spec, first, classes),
         "shifts": names,
         "functions": describe_functions(functions),
+        **({"attacks": {name: asdict(attack) for name, attack in attacks.items()}} if attacks else {}),
         "severities": sorted(set(severities)),
         "protocols": {SOURCE: {}} | described,
         "seed": options.seed,
@@ -226,11 +264,31 @@ def measure(
             class_counts=class_counts,
             seed=options.seed,
         )
+        if ligs:
+            summary["ligs"] = _measure_ligs(
+                evaluate, first, similar, run.path / "ligs.json" if run else None, options.seed
+            )
         if reference:
             summary["baseline"] = {name: reference.record["model"][name] for name in ("spec", "weights_hash")}
         if run:
             run.write_summary(summary)
     return Measurement(run.record if run else record, rows, summary, None if out is None else Path(out))
+
+
+def _measure_ligs(
+    evaluate: Evaluator, data: ImageData, wanted: Sequence[LigsOptions], path: Path | None, seed: int
+) -> dict[str, Any]:
+    """Return mean, interval and counts of each perturbation; those that an earlier sitting kept are not made again."""
+    kept = json.loads(path.read_text()) if path and path.exists() else {}
+    kept = processes.from_first(kept)
+    for options in wanted:
+        if options.perturbation in kept:
+            continue
+        values = evaluate.per_image(data, partial(similarities, evaluate.model, options=options, seed=seed))
+        kept |= {options.perturbation: checked(values, seed).describe() | {"scale": options.scale}}
+        if path:
+            write_json_atomically(path, kept)
+    return dict(kept)
 
 
 def _prepare(model: str | nn.Module, device: torch.device) -> PixelModel:

@@ -18,11 +18,16 @@ from statshift.attacks import (
     PixelAttack,
     attack_features,
     attack_pixels,
+    attackable,
     batch_moments,
     perturb,
 )
 from statshift.branches import Branches
-from statshift.streams import Draws
+from statshift.corruptions import corrupt
+from statshift.errors import InputError
+from statshift.layers import keeping_statistics, running_norms
+from statshift.ligs import LigsOptions, losses_and_cosines
+from statshift.streams import Draws, keys
 
 JSD_WEIGHT = 12.0
 
@@ -48,8 +53,7 @@ class Targets:
             Hendrycks et al., "AugMix" (ICLR 2020), section 3, equation 3: the first view's cross-entropy, and 12 times
             the Jensen-Shannon divergence among the views.
         """
-        logits = logits.float() if logits.dtype != torch.float64 else logits
-        target = self.labels if self.soft is None else self.soft.to(logits.dtype)
+        logits, target = _wide(logits), self._target(logits)
         if self.views == 1:
             return F.cross_entropy(logits, target)
         first, *_ = logits.chunk(self.views)
@@ -58,9 +62,22 @@ class Targets:
         divergence = (logs.exp() * (logs - mixture)).sum(2).mean()
         return F.cross_entropy(first, target) + JSD_WEIGHT * divergence
 
+    def losses(self, logits: Tensor) -> Tensor:
+        """Return the cross-entropy (B,) of logits (B,K), by image; of one view."""
+        if self.views != 1:
+            raise InputError("Expected one view of each image for a loss by image, but AugMix makes three.")
+        return F.cross_entropy(_wide(logits), self._target(logits), reduction="none")
+
     def partners(self, order: Tensor) -> "Targets":
         """Return the targets of the images at `order` (B,)."""
         return replace(self, labels=self.labels[order], soft=None if self.soft is None else self.soft[order])
+
+    def _target(self, logits: Tensor) -> Tensor:
+        return self.labels if self.soft is None else self.soft.to(_wide(logits).dtype)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype != torch.float64 else logits
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,11 @@ class Batch:
     targets: Targets
     draws: Draws
     dtype: torch.dtype = torch.float32
+
+    @property
+    def draws_on_device(self) -> Draws:
+        """The draws, where the images are."""
+        return replace(self.draws, indices=self.draws.indices.to(self.images.device))
 
 
 Losses = dict[str, Tensor]
@@ -123,13 +145,61 @@ def pixel_adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) 
             batch.images,
             lambda images: batch.targets.loss(suffix(prefix(images))),
             attack,
-            replace(batch.draws, indices=batch.draws.indices.to(batch.images.device)),
+            batch.draws_on_device,
             loss_scale=_scale(batch),
         )
     losses = {}
     for branch, images in (("clean", batch.images), ("adv", worst)):
         losses[branch] = batch.targets.loss(branches.suffix(branches.prefix(images), branch))
     return losses
+
+
+def adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) -> Losses:
+    """Train on attacked images alone, by one set of norms; the attack sees the model in evaluation mode.
+
+    Reference:
+        Madry et al., ICLR 2018, section 2.1; Benz et al., ICLR 2021 submission, appendix B.1, Table 5.
+    """
+    with _autocast(batch), attackable(branches):
+        worst = attack_pixels(
+            batch.images,
+            lambda images: batch.targets.loss(branches.suffix(images, "clean")),
+            attack,
+            batch.draws_on_device,
+            loss_scale=_scale(batch),
+        )
+    return {"adv": batch.targets.loss(branches.suffix(worst, "clean"))}
+
+
+def corrupted(branches: Branches, batch: Batch, *, corruption: str, severity: int) -> Losses:
+    """Train on images under one corruption, drawn anew each epoch: the upper bound of a protocol that adapts to it.
+
+    Reference:
+        Benz et al., WACV 2021, section 6.4, Table 8.
+    """
+    draws = batch.draws_on_device
+    seed = int(keys(draws.seed, torch.zeros(1, dtype=torch.int64), draws.scope)[0, 0])
+    images = corrupt(batch.images.contiguous(), corruption, severity, seed=seed, indices=draws.indices)
+    return {"clean": batch.targets.loss(branches.suffix(images, "clean"))}
+
+
+def ligs_regularised(branches: Branches, batch: Batch, *, options: LigsOptions, weight: float) -> Losses:
+    """Train on the images, and for input gradients that are alike at x and x + nu: the loss adds weight * (1 - LIGS).
+
+    Both gradients are taken as training sees the network; running statistics are of the images alone.
+
+    Reference:
+        Benz et al., ICLR 2021 submission, section 4.1, Figure 5.
+    """
+    norms = running_norms(branches)
+    losses, cosines = losses_and_cosines(
+        lambda images: batch.targets.losses(branches.suffix(images, "clean")),
+        batch.images,
+        options,
+        batch.draws_on_device,
+        quietly=lambda: keeping_statistics(norms),
+    )
+    return {"clean": losses.mean(), "ligs": weight * (1 - cosines.mean())}
 
 
 def moex(branches: Branches, batch: Batch, *, share: float = 0.9, probability: float = 1.0) -> Losses:
@@ -162,12 +232,16 @@ def exchange_moments(features: Tensor, order: Tensor, eps: float = 1e-5) -> Tens
     return (features - mean) / deviation * deviation[order] + mean[order]
 
 
+def _autocast(batch: Batch) -> torch.autocast:
+    """Return an attack's own autocast, which keeps no weights that lack a gradient."""
+    mixed = batch.dtype if batch.dtype in (torch.bfloat16, torch.float16) else None
+    return torch.autocast(batch.images.device.type, mixed, enabled=mixed is not None, cache_enabled=False)
+
+
 @contextmanager
 def _attacked(branches: Branches, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield the adversarial suffix under an autocast of its own, which keeps no weights that lack a gradient."""
-    mixed = batch.dtype if batch.dtype in (torch.bfloat16, torch.float16) else None
-    autocast = torch.autocast(batch.images.device.type, mixed, enabled=mixed is not None, cache_enabled=False)
-    with autocast, branches.attacked(mixed) as suffix:
+    """Yield the adversarial suffix under an autocast of its own."""
+    with _autocast(batch), branches.attacked(None if batch.dtype == torch.float32 else batch.dtype) as suffix:
         yield suffix
 
 

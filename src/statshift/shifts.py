@@ -1,4 +1,4 @@
-"""Shifts by name: the clean images, the common corruptions, or a function of the user's own."""
+"""Shifts by name: the clean images, the common corruptions, an attack, or a function of the user's own."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from statshift.attacks import ATTACKS, is_attack, parse_attack
 from statshift.corruptions import COMMON, CORRUPTIONS, HOLDOUT, Table, check_severity, corrupt, finish
 from statshift.errors import InputError, unknown
 
@@ -44,8 +45,8 @@ def resolve(shifts: Shifts, stored: Sequence[str] | None = None) -> tuple[list[s
     """Return the names of shifts in the order given, groups spelled out, none twice, and the user's own functions.
 
     Args:
-        shifts: names, groups ("common", "holdout") and mappings from a user's own names to functions; a mapping
-            alone stands for the clean images and what it holds.
+        shifts: names, groups ("common", "holdout"), attacks such as "pgd-linf:1/255", and mappings from a user's own
+            names to functions; a mapping alone stands for the clean images and what it holds.
         stored: the shifts that the data store; by default the common corruptions, which are made.
 
     Raises:
@@ -65,8 +66,11 @@ def resolve(shifts: Shifts, stored: Sequence[str] | None = None) -> tuple[list[s
             names.update(dict.fromkeys(part))
         elif part in choices:
             names.update(dict.fromkeys(name for name in GROUPS.get(part, (part,)) if name in choices))
+        elif stored is None and isinstance(part, str) and is_attack(part):
+            parse_attack(part)
+            names[part] = None
         else:
-            raise unknown("shift", part, choices)
+            raise unknown("shift", part, [*choices, *(f"{name}:EPSILON" for name in ATTACKS if stored is None)])
     if not names:
         raise InputError(f"Expected at least one shift; choose from: {', '.join(choices)}.")
     return list(names), functions
@@ -94,7 +98,11 @@ def conditions(
     if not severities:
         raise InputError("Expected at least one severity from 1 to 5.")
     levels = sorted({int(severity) for severity in severities})
-    single = {CLEAN, *(name for name, function in (functions or {}).items() if "severity" not in _keywords(function))}
+    single = {
+        CLEAN,
+        *filter(is_attack, names),
+        *(name for name, function in (functions or {}).items() if "severity" not in _keywords(function)),
+    }
     found = []
     for name in names:
         own = [0] if name in single else [level for level in levels if level in (stored or {}).get(name, levels)]

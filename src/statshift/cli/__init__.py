@@ -20,7 +20,7 @@ from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
 _INTERRUPTED = 130
-_RESUMED = {"corrupt", "demo", "harden", "measure", "recipes"}
+_RESUMED = {"corrupt", "demo", "extract", "harden", "measure", "recipes", "train"}
 
 app = typer.Typer(
     help="Measure how a vision model fares under distribution shift, adapt it, and harden it.",

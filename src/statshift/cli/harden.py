@@ -7,11 +7,12 @@ import typer
 
 from statshift.attacks import FeatureAttack, PixelAttack
 from statshift.augmentation import AUGMENTATIONS
+from statshift.branches import BRANCHES
 from statshift.cli import options as o
 from statshift.cli.output import TrainingReport, print_out, progress_bar, say, table
 from statshift.cli.target import load_model_on
 from statshift.errors import InputError
-from statshift.hardening import METHODS, PIXEL_ATTACKS, HardenOptions, harden
+from statshift.hardening import LIGS, METHODS, PIXEL_ATTACKS, HardenOptions, harden
 from statshift.processes import join
 from statshift.shifts import CLEAN
 from statshift.training import TrainingOptions
@@ -146,9 +147,10 @@ def harden_command(
 
 
 def history_text(history: list[dict[str, Any]]) -> str:
-    """Return the table of a training's epochs: losses, and accuracy in % of each branch where it was measured."""
+    """Return the table of a training's epochs: losses, and accuracy in % and LIGS of each branch where measured."""
     losses = list(history[-1]["losses"])
-    measured = [(branch, name) for branch, found in history[-1].get("validation", {}).items() for name in found]
+    validation = history[-1].get("validation", {})
+    measured = [(branch, name) for branch in BRANCHES for name in validation.get(branch, ())]
     rows = [["epoch", "last rate", *(f"loss {name}" for name in losses), *(f"{b}: {n}" for b, n in measured)]]
     for one in history:
         rows.append(
@@ -156,7 +158,11 @@ def history_text(history: list[dict[str, Any]]) -> str:
                 str(one["epoch"]),
                 f"{one['learning_rate']:.2g}",
                 *(f"{one['losses'][name]:.4f}" for name in losses),
-                *(f"{100 * one['validation'][b][n]:.1f}" for b, n in measured),
+                *(_figure(n, one["validation"][b][n]) for b, n in measured),
             ]
         )
     return table(rows)
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.3f}" if name.startswith(LIGS) else f"{100 * value:.1f}"

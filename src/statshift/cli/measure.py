@@ -9,6 +9,7 @@ from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, layers_text, print_out, progress_bar, say, summary_text
 from statshift.errors import InputError
+from statshift.ligs import PERTURBATIONS
 from statshift.measurement import measure
 from statshift.models import load_model
 from statshift.processes import join
@@ -23,8 +24,8 @@ def measure_command(
     shifts: Annotated[
         str | None,
         typer.Option(
-            help="clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION; default clean,common. Data that "
-            "store shifts are read instead."
+            help="clean, common (the 15), holdout (the 4), names, attacks such as pgd-linf:1/255 (see "
+            "statshift attack), py:FILE:FUNCTION; default clean,common. Data that store shifts are read instead."
         ),
     ] = None,
     severities: o.Severities = "1,2,3,4,5",
@@ -46,6 +47,12 @@ def measure_command(
     unbiased: o.Unbiased = False,
     reset_every: Annotated[
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
+    ] = None,
+    ligs: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Local Input Gradient Similarity on the clean images under perturbations: {', '.join(PERTURBATIONS)}."
+        ),
     ] = None,
     limit: o.Limit = None,
     batch_size: Annotated[
@@ -129,6 +136,7 @@ def measure_command(
             },
             baseline=baseline,
             alexnet=alexnet,
+            ligs=o.split(ligs or ""),
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

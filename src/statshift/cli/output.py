@@ -133,7 +133,7 @@ def table(rows: list[list[str]]) -> str:
 def summary_text(summary: dict[str, Any]) -> str:
     """Return the tables of a run, one for each protocol, and one that puts the protocols beside the source."""
     texts = [_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items()]
-    return "\n\n".join([*texts, *_gains(summary["protocols"])])
+    return "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
 
 
 def layers_text(names: list[str], most: int = 6) -> str:
@@ -168,6 +168,17 @@ def _gains(protocols: dict[str, Any]) -> Iterator[str]:
         "Accuracy in % of each protocol, mean over the shifts measured, and what it gains on the source over the same "
         f"images\n\n{table(rows)}"
     )
+
+
+def _similarities(ligs: dict[str, Any]) -> Iterator[str]:
+    """Yield the table of the source's LIGS under each perturbation."""
+    if ligs:
+        rows = [["perturbation", "scale", "LIGS", "95 % interval", "images", "left out"]]
+        for name, one in ligs.items():
+            low, high = one["interval"]
+            counts = [str(one["images"]), str(one["left_out"])]
+            rows.append([name, f"{one['scale']:g}", f"{one['mean']:.3f}", f"{low:.3f} to {high:.3f}", *counts])
+        yield f"Local Input Gradient Similarity (LIGS) of the source on the clean images\n\n{table(rows)}"
 
 
 def _mean_of_shifts(protocol: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from statshift.results.files import write_json_atomically
 FREE = ("environment",)
 """Keys of a record that may differ between two sittings: versions, device, batch size, workers."""
 
-GROWING = ("shifts", "severities", "protocols")
+GROWING = ("shifts", "attacks", "severities", "protocols")
 """Keys whose lists or mappings a later sitting may extend; the record keeps the union."""
 
 

@@ -1,0 +1,150 @@
+"""`statshift train`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from statshift.attacks import PixelAttack, parse_attack
+from statshift.augmentation import AUGMENTATIONS
+from statshift.cli import options as o
+from statshift.cli.harden import history_text
+from statshift.cli.output import TrainingReport, print_out, progress_bar, say
+from statshift.cli.target import load_target
+from statshift.errors import InputError, unknown
+from statshift.evaluation import find_device
+from statshift.hardening import PIXEL_ATTACKS, HardenOptions, harden
+from statshift.ligs import PERTURBATIONS
+from statshift.models import NORMS
+from statshift.optimisation import OPTIMIZERS, SCHEDULES
+from statshift.processes import join
+from statshift.scratch import METHODS, ONE_CYCLE, build
+from statshift.shifts import CLEAN
+from statshift.training import TrainingOptions
+
+ATTACK = "pgd-l2:0.5:7"
+
+
+def train_command(
+    model: o.Model,
+    data: o.Data,
+    out: Annotated[Path, typer.Option(help="Folder: weights, record and checkpoint.", show_default=False)],
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "standard",
+    norm: Annotated[str | None, typer.Option(help=f"Of cifar:NAME: {', '.join(NORMS)}.")] = None,
+    model_args: o.ModelArgs = None,
+    attack: Annotated[str, typer.Option(help="Of adversarial: pgd-l2 or pgd-linf, as NAME:EPSILON[:STEPS].")] = ATTACK,
+    step_size: Annotated[
+        float | None, typer.Option(help=f"Of that attack; default 0.1 for {ATTACK}, else 2.5 * epsilon / steps.")
+    ] = None,
+    corruption: Annotated[str | None, typer.Option(help="Of corrupted: NAME or NAME:SEVERITY, default 3.")] = None,
+    ligs_weight: Annotated[float, typer.Option(help="Of ligs: weight of 1 - LIGS in the loss.")] = 1.0,
+    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = ONE_CYCLE.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = ONE_CYCLE.batch_size,
+    optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = "sgd",
+    learning_rate: Annotated[float, typer.Option(help="The highest.")] = ONE_CYCLE.learning_rate,
+    schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "one-cycle",
+    decay_epochs: Annotated[
+        str | None, typer.Option(help="Of step: epochs after which the rate is divided by 10, with commas.")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Of all parameters.")] = ONE_CYCLE.weight_decay,
+    augment: Annotated[str, typer.Option(help=f"{', '.join(AUGMENTATIONS)}.")] = ONE_CYCLE.augment,
+    validation: Annotated[
+        str | None, typer.Option(help="Images to measure on after each epoch.", show_default=False)
+    ] = None,
+    validation_limit: Annotated[int | None, typer.Option(help="Class-balanced subset of N of them.")] = None,
+    shifts: Annotated[
+        str | None, typer.Option(help="Of the validation images, as in measure, such as clean,pgd-l2:0.25:10.")
+    ] = None,
+    severities: o.Severities = "1,3,5",
+    ligs: Annotated[
+        str | None, typer.Option(help=f"LIGS of the validation images under {', '.join(PERTURBATIONS)}.")
+    ] = None,
+    landscape: Annotated[
+        bool, typer.Option("--landscape", help="After each epoch, record loss and gradient along the gradient.")
+    ] = False,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
+    seed: o.Seed = 0,
+    mean: o.Mean = None,
+    std: o.Std = None,
+) -> None:
+    """Train a network from random weights, resumably: plainly, adversarially, under one corruption, or for LIGS.
+
+    The papers' own numbers are in statshift recipes.
+
+    Example: statshift train --model cifar:resnet18 --norm group --data cifar10 --validation cifar10 --shifts
+    clean,pgd-l2:0.25:10 --ligs gaussian --out runs/gn
+    """
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    if shifts and not validation:
+        raise InputError("Expected --validation, the images that --shifts is of.")
+    name, _, severity = (corruption or "").partition(":")
+    options = HardenOptions(
+        method,
+        training=TrainingOptions(
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            decay_epochs=_parse_epochs(decay_epochs),
+            nesterov=optimizer == "sgd",
+            weight_decay=weight_decay,
+            augment=augment,
+            dtype=dtype,
+            seed=seed,
+        ),
+        pixels=_parse_attack(attack, step_size),
+        corruption=name or None,
+        severity=o.parse_severities(severity)[0] if severity else 3,
+        ligs_weight=ligs_weight,
+    )
+    arguments = o.parse_model_args(model_args) | ({} if norm is None else {"norm": norm})
+    network = build(
+        model, arguments, seed=seed, mean=o.parse_channels("mean", mean), std=o.parse_channels("std", std)
+    ).to(find_device(device))
+    images = None
+    if validation:
+        images = load_target(network, validation, {"limit": validation_limit, "seed": seed})
+    with progress_bar() as bar:
+        found = harden(
+            network,
+            data,
+            options,
+            out=out,
+            validation=images,
+            shifts=o.parse_functions(shifts or CLEAN),
+            severities=o.parse_severities(severities),
+            ligs=o.split(ligs or ""),
+            walk=landscape,
+            device=device,
+            compiled=compiled,
+            data_options={"limit": limit, "seed": seed if limit is not None else None},
+            progress=(report := TrainingReport(bar)),
+        )
+    if join()[0] == 0:
+        if not report.called:
+            say("Every epoch was finished before; nothing was trained again.")
+        print_out(history_text(found.record["history"]))
+        print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
+        print_out(f"--weights {out / 'clean.safetensors'}, as in statshift measure.")
+
+
+def _parse_epochs(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(int(part) for part in o.split(text))
+    except ValueError:
+        raise InputError(f"Expected --decay-epochs as whole numbers with commas, but got {text!r}.") from None
+
+
+def _parse_attack(text: str, step_size: float | None) -> PixelAttack:
+    attack = parse_attack(text)
+    if not isinstance(attack, PixelAttack):
+        raise InputError(f"Expected --attack to train against to be PGD, but got {text!r}.")
+    if step_size is None and text == ATTACK:
+        return PIXEL_ATTACKS["adversarial"]
+    return replace(attack, step_size=step_size)
