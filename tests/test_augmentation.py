@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop, v2
 
-from statshift.augmentation import AUGMENTATIONS, Augmentation, _box, augmentation_for, cutmix
+from statshift.augmentation import AUGMENTATIONS, Augmentation, _box, augmentation_for, cutmix, windowed
 from statshift.data import load_data
 from statshift.errors import InputError
 from statshift.streams import Draws
@@ -104,6 +104,54 @@ def test_small_images_are_windows_at_uniform_places(name):
         assert stats.binomtest(flips, len(windows)).pvalue > CHANCE
         sides = [left for _, left, flipped in windows if flipped]  # no matter where the window lies
         assert stats.ttest_1samp(sides, 4).pvalue > CHANCE
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_windows_are_uniform_and_independent(seed):
+    """Over 100,000 indices: every place and side alike; no epoch, seed or neighbour tells of another."""
+    indices = torch.arange(100_000)
+    windows = make("standard", seed=seed).windows(0, indices)
+    assert (windows.shape, windows.dtype) == ((3, len(indices)), torch.int64)
+
+    def cells(found):
+        return ((found[0] * 9 + found[1]) * 2 + found[2]).numpy()
+
+    assert stats.chisquare(np.bincount(cells(windows), minlength=162)).pvalue > CHANCE
+    others = (make("standard", seed=seed).windows(1, indices), make("standard", seed=seed + 1).windows(0, indices))
+    for other in (*others, windows.roll(1, 1)):
+        for row in range(3):
+            table = np.zeros((9, 9)) if row < 2 else np.zeros((2, 2))
+            np.add.at(table, (windows[row].numpy(), other[row].numpy()), 1)
+            assert stats.chi2_contingency(table, correction=False).pvalue > CHANCE
+
+
+def test_windows_of_a_batch_are_those_of_single_images():
+    augment, indices = make("standard", seed=2), torch.tensor([5, 2, 10**6, 5])
+    together = augment.windows(3, indices)
+    assert torch.equal(together, torch.cat([augment.windows(3, index[None]) for index in indices], dim=1))
+    assert torch.equal(make("cutmix", seed=2).windows(3, indices), together)
+    crop = make("crop", seed=2).windows(3, indices)
+    assert torch.equal(crop[:2], together[:2])
+    assert crop[2].tolist() == [0] * 4
+    assert together[2].any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 42), (40, 7)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_windowed_is_a_numpy_loop(height, width, dtype):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (30, 3, height, width), np.uint8)).to(dtype)
+    down, right = height // 8, width // 8
+    extremes = torch.tensor([[0, 0, 2 * down, 2 * down], [0, 2 * right, 0, 2 * right], [0, 1, 1, 0]])
+    drawn = Augmentation("standard", (3, height, width), SMALL).windows(0, torch.arange(26))
+    windows, before = torch.cat([extremes, drawn], dim=1), images.clone()
+    found = windowed(images, windows)
+    assert (found.shape, found.dtype) == (images.shape, dtype)
+    for image, made, (top, left, flipped) in zip(images.numpy(), found.numpy(), windows.T.tolist(), strict=True):
+        padded = np.pad(image, ((0, 0), (down, down), (right, right)))
+        expected = padded[:, top : top + height, left : left + width]
+        assert np.array_equal(made, expected[:, :, ::-1] if flipped else expected)
+    found.zero_()
+    assert torch.equal(images, before)
 
 
 def test_small_images_are_windows_though_their_preprocessing_crops():

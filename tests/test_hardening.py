@@ -32,6 +32,7 @@ def digits():
 
 def hardened(method, data, model=SPEC, training=TRAINING, out=None, options=None, **more):
     own = {"at": "act1"} if method in ("advbn", "moex") else {}
+    own |= {"corruption": "contrast"} if method == "corrupted" else {}
     options = HardenOptions(method, training=training, **own, **(options or {}))
     return harden(model, data, options, out=out, device="cpu", **more)
 
@@ -108,7 +109,7 @@ def test_every_method_writes_networks_of_the_architecture_and_a_record(method, d
     assert (record["data"]["spec"], record["data"]["images"]) == ("digits:train", 64)
     described = record["hardening"]
     assert (described["method"], described["branch"], described["reference"]) == (method, "clean", METHODS[method])
-    epsilon = {"advbn": 1.1, "pixel-at": 1 / 255, "advprop": 4 / 255}.get(method)
+    epsilon = {"advbn": 1.1, "pixel-at": 1 / 255, "advprop": 4 / 255, "adversarial": 0.5}.get(method)
     assert described.get("attack", {}).get("epsilon") == (None if epsilon is None else pytest.approx(epsilon))
     assert described["training"]["augment"] == ("cutmix" if method == "cutmix" else "standard")
     assert [entry["epoch"] for entry in record["history"]] == [1]

@@ -12,17 +12,20 @@ import statshift
 PACKAGE = Path(statshift.__file__).parent
 
 FLOORS = (
-    ("ascent", "errors", "files", "folding", "memory", "metrics", "processes", "statistics", "streams", "uncertainty"),
+    (
+        *("ascent", "errors", "files", "folding", "memory", "metrics", "optimisation", "processes", "statistics"),
+        *("streams", "uncertainty"),
+    ),
     ("corruptions", "data", "layers", "models", "results", "resumption", "synchronisation"),
     ("attacks", "augmentation", "cuts", "evidence", "landscape", "selection"),
     ("ligs", "shifts"),
     ("comparison", "evaluation", "provenance", "rectification", "splitting", "sweeps"),
     ("branches", "diagnosis", "divergence", "streaming", "writing"),
-    ("objectives", "plots", "protocols"),
-    ("adaptation", "training"),
-    ("export", "measurement"),
+    ("extraction", "objectives", "plots", "protocols"),
+    ("adaptation", "batches"),
+    ("export", "measurement", "training"),
     ("analyses", "hardening"),
-    ("recipes",),  # and report, to come
+    ("recipes", "scratch"),  # and report, to come
     ("experiments",),
     ("__init__", "__main__", "cli"),
 )

@@ -926,6 +926,14 @@ def test_layers_that_put_out_no_feature_map():
     assert names_of(model, 8) == ["bn1", "between", "conv2", "bn2"]
 
 
+def test_a_model_without_batch_norm_may_be_cut_at_the_input():
+    images = pictures(2, 64)
+    model = torchvision.models.convnext_tiny(num_classes=3).eval()
+    found = split(model, "input", images)
+    with torch.no_grad():
+        torch.testing.assert_close(found.suffix(found.prefix(images)), model(images))
+
+
 def test_models_without_batch_norm_are_refused_with_their_norms():
     images = pictures(1, 64)
     told = r"batch normalization and running statistics, but its norms are: .*LayerNorm2d"

@@ -22,8 +22,9 @@ from statshift.branches import export
 from statshift.errors import InputError
 from statshift.models import PixelModel
 from statshift.objectives import standard
+from statshift.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.streams import Draws
-from statshift.training import SCHEDULES, TrainingOptions, train
+from statshift.training import TrainingOptions, train
 from training_jobs import ADVBN, OPTIONS, branches_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,8 +56,31 @@ def trained(data, method=standard, dual=False, options=OPTIONS, network=None, **
 # Against a plain loop
 
 
-def plain_loop(data, options, *, adversarial, attack_steps=6, rate_of):
-    """Return the weights that SGD written out finds: a copy with norms of its own, every other weight tied."""
+def momentum(p, gradient, rate, memory):
+    """SGD with a momentum of 0.9."""
+    memory["v"] = 0.9 * memory.get("v", 0) + gradient
+    p.sub_(rate * memory["v"])
+
+
+def adam(p, gradient, rate, memory):
+    """Kingma and Ba, ICLR 2015, algorithm 1."""
+    t = memory["t"] = memory.get("t", 0) + 1
+    memory["m"] = 0.9 * memory.get("m", 0) + 0.1 * gradient
+    memory["v"] = 0.999 * memory.get("v", 0) + 0.001 * gradient**2
+    p.sub_(rate * memory["m"] / (1 - 0.9**t) / ((memory["v"] / (1 - 0.999**t)).sqrt() + 1e-8))
+
+
+def adagrad(p, gradient, rate, memory):
+    """Duchi et al., JMLR 2011, figure 1, diagonal."""
+    memory["sum"] = memory.get("sum", 0) + gradient**2
+    p.sub_(rate * gradient / (memory["sum"].sqrt() + 1e-10))
+
+
+UPDATES = {"sgd": momentum, "adam": adam, "adagrad": adagrad}
+
+
+def plain_loop(data, options, *, adversarial, attack_steps=6, rate_of, update=momentum):
+    """Return the weights that descent written out finds: a copy with norms of its own, every other weight tied."""
     clean = PixelModel(training_jobs.build()).double()
     adv = deepcopy(clean)
     for name in ("conv1", "conv2", "conv3", "fc"):
@@ -65,7 +89,7 @@ def plain_loop(data, options, *, adversarial, attack_steps=6, rate_of):
     named = {id(p): p for model in models for p in model.network.parameters()}
     frozen = {id(p) for model in models for part in ("conv1", "bn1") for p in getattr(model.network, part).parameters()}
     parameters = [p for key, p in named.items() if key not in frozen]
-    velocity = [torch.zeros_like(p) for p in parameters]
+    memories = [{} for _ in parameters]
     pixels = torch.cat([images for images, _ in data.batches(len(data))]).float() / 255
     labels, per_epoch = torch.from_numpy(data.labels), len(data) // options.batch_size
     for step in range(options.epochs * per_epoch):
@@ -98,9 +122,8 @@ def plain_loop(data, options, *, adversarial, attack_steps=6, rate_of):
             found = torch.autograd.grad(sum(losses) / options.accumulate, parameters)
             gradients = [total + new for total, new in zip(gradients, found, strict=True)]
         with torch.no_grad():
-            for p, v, gradient in zip(parameters, velocity, gradients, strict=True):
-                v.mul_(0.9).add_(gradient + 1e-4 * p)
-                p.sub_(rate_of(step) * v)
+            for p, memory, gradient in zip(parameters, memories, gradients, strict=True):
+                update(p, gradient + options.weight_decay * p, rate_of(step), memory)
     states = dict(zip(("clean", "adv"), models, strict=False))
     return {f"{b}.{name}": value for b, model in states.items() for name, value in model.network.state_dict().items()}
 
@@ -129,6 +152,42 @@ def test_standard_is_a_plain_loop(digits, accumulate):
         torch.testing.assert_close(found[name], value, rtol=1e-10, atol=1e-10, msg=name)
 
 
+class Whole(nn.Module):
+    """What training asks of `Branches`, for a network without norms and a cut."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.clean = PixelModel(network, num_classes=10)
+
+    def prefix(self, images):
+        return images
+
+    def suffix(self, features, branch):
+        return {"clean": self.clean}[branch](features)
+
+
+def test_a_network_without_norms_is_trained_by_torchs_own_loop(digits):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, 4, 5, stride=3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)
+    found = Whole(nn.Sequential(*layers)).double()
+    expected = deepcopy(found).train()
+    history = train(found, digits, standard, replace(OPTIONS, optimizer="adam", schedule="constant"))
+    optimiser = torch.optim.Adam(expected.parameters(), lr=0.05, weight_decay=1e-4)
+    pixels = torch.cat([images for images, _ in digits.batches(len(digits))]).float() / 255
+    for epoch in range(2):
+        draws = Draws(0, torch.from_numpy(digits.indices), f"training epoch {epoch}")
+        order, losses = draws.uniform("order").argsort(stable=True), []
+        for chosen in order[:64].chunk(4):
+            optimiser.zero_grad()
+            losses.append(F.cross_entropy(expected.clean(pixels[chosen]), torch.from_numpy(digits.labels)[chosen]))
+            losses[-1].backward()
+            optimiser.step()
+        assert history[epoch]["losses"]["clean"] == pytest.approx(float(torch.stack(losses).detach().mean()), rel=1e-9)
+    for ours, theirs in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
 def test_with_no_weight_on_the_adversarial_branch_the_clean_one_is_standard_trainings(digits):
     found, _ = trained(digits, ADVBN, True, replace(OPTIONS, gamma=0.0), {"dropout": 0.3})
     expected, _ = trained(digits, network={"dropout": 0.3})
@@ -142,49 +201,125 @@ def test_both_losses_begin_equal_where_nothing_is_perturbed(digits):
     assert seen[0]["clean"] == seen[0]["adv"]
 
 
-# The schedule
+# Optimisers and schedules
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_the_other_optimisers_are_plain_loops(digits, optimizer):
+    options = replace(OPTIONS, optimizer=optimizer, learning_rate=0.01, weight_decay=1e-3, batch_size=24)
+    found, _ = trained(digits, options=options)
+    expected = plain_loop(
+        digits, options, adversarial=False, rate_of=lambda step: 0.01 if step < 3 else 0.001, update=UPDATES[optimizer]
+    )
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-8, msg=name)
+
+
+def sgd(options):
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=options.learning_rate)
+
+
+def rates_of(schedule, optimiser, steps):
+    """Return the rates that one of torch's schedulers sets."""
+    rates = []
+    for step in range(steps):
+        rates.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        if step + 1 < steps:
+            schedule.step()
+    return rates
 
 
 @pytest.mark.parametrize("steps", [10, 37, 400])
 def test_one_cycle_is_torchs(steps):
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
+    options = TrainingOptions(epochs=1, learning_rate=0.3, schedule="one-cycle")
+    optimiser = sgd(options)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, max_lr=0.3, total_steps=steps, pct_start=0.2, cycle_momentum=False
     )
-    options = TrainingOptions(learning_rate=0.3, schedule="one-cycle")
-    for step in range(steps):
-        assert options.rate(step, steps) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-9)
-        optimiser.step()
-        if step + 1 < steps:
-            schedule.step()
+    expected = rates_of(theirs, optimiser, steps)
+    assert [options.rate(step, steps) for step in range(steps)] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("epochs", [1, 7])
+def test_cosine_is_torchs(epochs):
+    options = TrainingOptions(epochs=epochs, learning_rate=0.3, schedule="cosine")
+    optimiser = sgd(options)
+    expected = rates_of(torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * 5), optimiser, epochs * 5)
+    assert [options.rate(step, 5) for step in range(epochs * 5)] == pytest.approx(expected, rel=1e-9)
+    assert expected[0] == 0.3
+    assert 0 < expected[-1] < 0.3 / epochs
+
+
+@pytest.mark.parametrize(
+    ("epochs", "decays", "rate", "factor"),
+    [(300, (200,), 0.01, 0.1), (350, (150, 250), 0.1, 0.1), (150, (100,), 0.1, 0.1), (150, (50, 100), 0.1, 0.2)],
+)
+def test_steps_after_epochs_are_torchs(epochs, decays, rate, factor):
+    options = TrainingOptions(epochs=epochs, learning_rate=rate, decay_epochs=decays, decay_factor=factor)
+    optimiser = sgd(options)
+    theirs = rates_of(torch.optim.lr_scheduler.MultiStepLR(optimiser, decays, factor), optimiser, epochs)
+    for per_epoch in (1, 3):
+        ours = [options.rate(step, per_epoch) for step in range(epochs * per_epoch)]
+        assert ours == pytest.approx([one for one in theirs for _ in range(per_epoch)], rel=1e-9)
+
+
+def test_decay_epochs_may_be_a_list_and_the_options_stay_hashable():
+    options = TrainingOptions(decay_epochs=[2, 5])
+    assert options == TrainingOptions(decay_epochs=(2, 5))
+    assert hash(options) == hash(TrainingOptions(decay_epochs=(2, 5)))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 6])
 def test_one_cycle_of_a_few_steps_is_within_its_bounds(steps):
-    options = TrainingOptions(learning_rate=0.3, schedule="one-cycle")
+    options = TrainingOptions(epochs=1, learning_rate=0.3, schedule="one-cycle")
     rates = [options.rate(step, steps) for step in range(steps)]
     assert all(0.3 / 25e4 * 0.999 <= rate <= 0.3 for rate in rates)
 
 
 def test_the_rate_is_divided_by_ten_half_way():
     assert [TrainingOptions(epochs=1).rate(step, 5) for step in range(5)] == [1e-3] * 3 + [1e-4] * 2
+    assert [TrainingOptions(epochs=3).rate(step, 2) for step in range(6)] == [1e-3] * 3 + [1e-4] * 3
+    halved = TrainingOptions(epochs=2, decay_factor=0.5)
+    assert [halved.rate(step, 2) for step in range(4)] == [1e-3] * 2 + [5e-4] * 2
+
+
+def test_a_constant_rate():
+    options = TrainingOptions(epochs=2, schedule="constant")
+    assert {options.rate(step, 7) for step in range(14)} == {1e-3}
+
+
+def spied(monkeypatch, name):
+    """Let an optimiser write down its group before each step; return the list."""
+    seen = []
+
+    class Spy(OPTIMIZERS[name]):
+        def step(self, closure=None):
+            seen.append({key: value for key, value in self.param_groups[0].items() if key != "params"})
+            return super().step(closure)
+
+    monkeypatch.setitem(OPTIMIZERS, name, Spy)
+    return seen
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_optimiser_is_set_to_what_the_options_say(digits, schedule, monkeypatch):
-    seen = []
-
-    class Spy(torch.optim.SGD):
-        def step(self, closure=None):
-            seen.append({name: self.param_groups[0][name] for name in ("lr", "momentum", "weight_decay", "nesterov")})
-            return super().step(closure)
-
-    monkeypatch.setattr(torch.optim, "SGD", Spy)
+    seen = spied(monkeypatch, "sgd")
     options = replace(OPTIONS, schedule=schedule, momentum=0.8, nesterov=True, weight_decay=0.01)
     _, history = trained(digits, options=options)
-    assert [step.pop("lr") for step in seen] == [options.rate(step, 8) for step in range(8)]
-    assert all(step == {"momentum": 0.8, "weight_decay": 0.01, "nesterov": True} for step in seen)
-    assert [entry["learning_rate"] for entry in history] == [options.rate(3, 8), options.rate(7, 8)]
+    assert [step["lr"] for step in seen] == [options.rate(step, 4) for step in range(8)]
+    for step in seen:
+        assert (step["momentum"], step["weight_decay"], step["nesterov"]) == (0.8, 0.01, True)
+    assert [entry["learning_rate"] for entry in history] == [options.rate(3, 4), options.rate(7, 4)]
+
+
+def test_the_rate_falls_at_the_first_step_after_an_epoch(digits, monkeypatch):
+    seen = spied(monkeypatch, "adam")
+    options = replace(OPTIONS, epochs=3, optimizer="adam", decay_epochs=(1, 2), weight_decay=0.02)
+    trained(digits, options=options)
+    expected = [0.05] * 4 + [0.005] * 4 + [0.0005] * 4
+    assert [step["lr"] for step in seen] == pytest.approx(expected, rel=1e-12)
+    assert {step["weight_decay"] for step in seen} == {0.02}
 
 
 # Order, augmentation, randomness
@@ -341,6 +476,24 @@ def test_a_training_that_dies_goes_on_to_the_same_weights(digits, uninterrupted,
     seen = []
     found, again = trained(digits, ADVBN, True, options, progress=seen.append, **how)
     assert [step.step for step in seen] == list(range(at, 9))  # the checkpoint was of the step before
+    assert same(found, expected)
+    assert again == history
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_every_optimiser_goes_on_to_the_same_weights(digits, tmp_path, optimizer):
+    options = replace(OPTIONS, optimizer=optimizer, augment="cutmix", checkpoint_every=0, decay_epochs=(1,))
+    expected, history = trained(digits, options=options)
+
+    for at in (3, 6):
+
+        def die(step, at=at):
+            if step.step == at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            trained(digits, options=options, progress=die, checkpoint=tmp_path / "state.pt")
+    found, again = trained(digits, options=options, checkpoint=tmp_path / "state.pt")
     assert same(found, expected)
     assert again == history
 
@@ -506,6 +659,9 @@ def test_all_faults_of_the_options_are_told_together():
             gamma=-0.1,
             checkpoint_every=-1,
             schedule="stepp",
+            optimizer="adamm",
+            decay_epochs=(3, 2),
+            decay_factor=1,
             augment="flip",
             dtype="float8",
         )
@@ -520,12 +676,36 @@ def test_all_faults_of_the_options_are_told_together():
         "`gamma` to be at least 0, but got -0.1",
         "`checkpoint_every` to be at least 0, but got -1",
         "Did you mean 'step'?",
+        "Unknown optimizer 'adamm'. Did you mean 'adam'? Choose from: sgd, adam, adagrad.",
+        "`decay_epochs` to ascend from 1 to below the 0 epochs, but got (3, 2)",
+        "`decay_factor` above 0 and below 1, but got 1",
         "Unknown augment 'flip'",
         "Unknown dtype 'float8'",
     ):
         assert told in message
     with pytest.raises(InputError, match="`momentum` above 0 for Nesterov's"):
         TrainingOptions(momentum=0, nesterov=True)
+
+
+@pytest.mark.parametrize("epochs", [(), (2, 2), (5, 3), (0, 3), (5, 10), (2.5,), 5, "5"])
+def test_decay_epochs_that_cannot_be(epochs):
+    with pytest.raises(InputError, match="`decay_epochs` to ascend from 1 to below the 10 epochs"):
+        TrainingOptions(epochs=10, decay_epochs=epochs)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "constant", "cosine"])
+def test_decays_are_of_the_schedule_step_alone(schedule):
+    told = rf"no `decay_epochs` for the schedule {schedule}, but got \(5,\)\. .*no `decay_factor` .*, but got 0\.2\."
+    with pytest.raises(InputError, match=told):
+        TrainingOptions(epochs=10, schedule=schedule, decay_epochs=(5,), decay_factor=0.2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_momentum_is_sgds(optimizer):
+    told = rf"no `momentum` for the optimizer {optimizer}, but got 0\.5\. .*no `nesterov` .*, but got True\."
+    with pytest.raises(InputError, match=told):
+        TrainingOptions(optimizer=optimizer, momentum=0.5, nesterov=True)
+    assert TrainingOptions(optimizer=optimizer).momentum == TrainingOptions().momentum
 
 
 @pytest.mark.parametrize("nth", [1, 3])

@@ -83,7 +83,7 @@ class Augmentation:
         """
         if self.name == "none":
             return preprocess(image, **self.preprocessing)[None]
-        image, flipped = self._box(image, epoch, index) if self.photographs else self._window(image, epoch, index)
+        image, flipped = self._boxed(image, epoch, index) if self.photographs else self._windowed(image, epoch, index)
         if flipped and self.name != "crop":
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         views = [image]
@@ -117,14 +117,14 @@ class Augmentation:
         words = keys(self.seed, torch.tensor([index]), f"augmentation epoch {epoch}")[0].tolist()
         return words[0] % 2**32, words[1] % 2**32
 
-    def _box(self, image: Image.Image, epoch: int, index: int) -> tuple[Image.Image, bool]:
+    def _boxed(self, image: Image.Image, epoch: int, index: int) -> tuple[Image.Image, bool]:
         rng = Random(self._seeds(epoch, index)[0])
         flipped = rng.random() < 0.5
         image = to_rgb(image)
         resample = Image.Resampling[self.preprocessing["interpolation"].upper()]
         return image.crop(_box(image.size, rng)).resize(self.shape[:0:-1], resample), flipped
 
-    def _window(self, image: Image.Image, epoch: int, index: int) -> tuple[Image.Image, bool]:
+    def _windowed(self, image: Image.Image, epoch: int, index: int) -> tuple[Image.Image, bool]:
         _, height, width = self.shape
         top, left, flipped = self.windows(epoch, torch.tensor([index]))[:, 0].tolist()
         top, left = top - height // 8, left - width // 8

@@ -117,6 +117,24 @@ def keeping_statistics(layers: dict[str, _BatchNorm], *, unless_done: bool = Fal
                         buffer.copy_(value)
 
 
+@contextmanager
+def aside(layers: dict[str, _BatchNorm]) -> Iterator[None]:
+    """Let the layers write to copies of their buffers; then they have their own again, which nothing has written to.
+
+    So a graph that holds these buffers may still be walked backwards, which after `keeping_statistics` it may not.
+    """
+    own = [(layer, dict(layer.named_buffers(recurse=False))) for layer in layers.values()]
+    try:
+        for layer, buffers in own:
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer.clone())
+        yield
+    finally:
+        for layer, buffers in own:
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer)
+
+
 def run(model: nn.Module, images: Tensor) -> Any:
     """Return what the model returns for images (B,3,H,W).
 

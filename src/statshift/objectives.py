@@ -25,7 +25,7 @@ from statshift.attacks import (
 from statshift.branches import Branches
 from statshift.corruptions import corrupt
 from statshift.errors import InputError
-from statshift.layers import keeping_statistics, running_norms
+from statshift.layers import aside, running_norms
 from statshift.ligs import LigsOptions, losses_and_cosines
 from statshift.streams import Draws, keys
 
@@ -197,7 +197,7 @@ def ligs_regularised(branches: Branches, batch: Batch, *, options: LigsOptions, 
         batch.images,
         options,
         batch.draws_on_device,
-        quietly=lambda: keeping_statistics(norms),
+        quietly=lambda: aside(norms),
     )
     return {"clean": losses.mean(), "ligs": weight * (1 - cosines.mean())}
 

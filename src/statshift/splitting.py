@@ -77,7 +77,7 @@ def split(model: nn.Module, at: str, image: Tensor, *, trace: bool = True) -> Sp
     """Cut a model in two after a layer.
 
     Args:
-        model: with batch norm; left as found, and shared: what changes it changes both parts.
+        model: left as found, and shared: what changes it changes both parts.
         at: a layer within the network (`find_cuts`), or "input".
         image: (B,3,H,W), what the model is read with and the parts are checked with.
         trace: False splits by replay even where torch.fx could.
@@ -86,8 +86,6 @@ def split(model: nn.Module, at: str, image: Tensor, *, trace: bool = True) -> Sp
         InputError: what `find_cut` raises, or parts that together are not the model.
     """
     cut = None if at == INPUT else find_cut(model, at, image)
-    if cut is None:
-        batch_norms(model)
     with torch.inference_mode(False), torch.no_grad(), evaluating(model):
         image = image.clone()
         logits = extract_logits(run(model, image.clone()))

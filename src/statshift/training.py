@@ -1,35 +1,35 @@
-"""The one trainer: SGD on the losses of a method, over addressed images, resumable to the bit on a CPU."""
+"""The one trainer: descent on the losses of a method, over addressed images, resumable to the bit on a CPU."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from statshift import processes
-from statshift.augmentation import AUGMENTATIONS, Augmentation, augmentation_for, cutmix
+from statshift.augmentation import AUGMENTATIONS, augmentation_for
+from statshift.batches import Batches
 from statshift.branches import Branches
 from statshift.data import ImageData, check_labels
 from statshift.errors import InputError, unknown
 from statshift.evaluation import DTYPES
 from statshift.layers import evaluating, run
 from statshift.models import extract_logits
-from statshift.objectives import Batch, Losses, Method, Targets
+from statshift.objectives import Batch, Losses, Method
+from statshift.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
 from statshift.resumption import Checkpoint, Stateful, interruptible
-from statshift.streams import Draws, keys
+from statshift.streams import keys
 from statshift.synchronisation import synchronised
 
-SCHEDULES = ("step", "one-cycle")
 CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
 
 
@@ -41,9 +41,13 @@ class TrainingOptions:
         epochs: passes over the images.
         batch_size: images in a step, over all processes and parts; a last batch that is smaller is left out.
         learning_rate: the highest.
-        schedule: "step" divides it by 10 half-way; "one-cycle" raises it for a fifth of the steps and lowers it to
-            nothing along a cosine, so that running statistics settle.
-        momentum: of SGD.
+        schedule: "step" multiplies it by `decay_factor` half-way, or after the `decay_epochs`; "one-cycle" raises it
+            for a fifth of the steps and lowers it to nothing along a cosine, so that running statistics settle;
+            "constant" leaves it; "cosine" lowers it to nothing from the first step on.
+        decay_epochs: numbers of epochs done, ascending, for the schedule "step"; None is half-way.
+        decay_factor: of the schedule "step".
+        optimizer: one of `OPTIMIZERS`.
+        momentum: of SGD; the others keep the default, which they do not use.
         nesterov: whether the momentum is Nesterov's.
         weight_decay: of all parameters.
         accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
@@ -65,6 +69,9 @@ class TrainingOptions:
     batch_size: int = 256
     learning_rate: float = 1e-3
     schedule: str = "step"
+    decay_epochs: tuple[int, ...] | None = None
+    decay_factor: float = 0.1
+    optimizer: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
@@ -93,24 +100,54 @@ class TrainingOptions:
             faults.append(f"Expected `checkpoint_every` to be at least 0, but got {self.checkpoint_every}.")
         if self.nesterov and self.momentum == 0:
             faults.append("Expected `momentum` above 0 for Nesterov's, but got 0.")
-        for name, choices in (("schedule", SCHEDULES), ("augment", AUGMENTATIONS), ("dtype", tuple(DTYPES))):
-            if getattr(self, name) not in choices:
-                faults.append(str(unknown(name, getattr(self, name), choices)))
+        choices: tuple[tuple[str, Iterable[str]], ...] = (
+            ("schedule", SCHEDULES),
+            ("optimizer", OPTIMIZERS),
+            ("augment", AUGMENTATIONS),
+            ("dtype", DTYPES),
+        )
+        for name, known in choices:
+            if getattr(self, name) not in known:
+                faults.append(str(unknown(name, getattr(self, name), known)))
+        faults += self._faults_of_decay()
+        if self.optimizer in OPTIMIZERS and self.optimizer not in WITH_MOMENTUM:
+            faults += [
+                f"Expected no `{name}` for the optimizer {self.optimizer}, but got {getattr(self, name)}."
+                for name in ("momentum", "nesterov")
+                if getattr(self, name) != getattr(TrainingOptions, name)
+            ]
         if faults:
             raise InputError(" ".join(faults))
+        if self.decay_epochs is not None:
+            object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
 
-    def rate(self, step: int, steps: int) -> float:
-        """Return the learning rate of a step, from 0, among all `steps`."""
-        if self.schedule == "step":
-            return self.learning_rate * (1.0 if step < steps / 2 else 0.1)
-        low, end, peak = self.learning_rate / 25, self.learning_rate / 25e4, max(0.2 * steps - 1, 1e-9)
-        if step <= peak:
-            return _cosine(low, self.learning_rate, step / peak)
-        return _cosine(self.learning_rate, end, (step - peak) / (steps - 1 - peak))
+    def _faults_of_decay(self) -> list[str]:
+        faults = []
+        if not 0 < self.decay_factor < 1:
+            faults.append(f"Expected `decay_factor` above 0 and below 1, but got {self.decay_factor}.")
+        epochs = self.decay_epochs
+        if epochs is not None and not (
+            isinstance(epochs, tuple | list)
+            and epochs
+            and all(isinstance(epoch, int) and epoch >= 1 for epoch in epochs)
+            and all(a < b for a, b in pairwise([*epochs, self.epochs]))
+        ):
+            faults.append(
+                f"Expected `decay_epochs` to ascend from 1 to below the {self.epochs} epochs, but got {epochs}."
+            )
+        faults += [
+            f"Expected no `{name}` for the schedule {self.schedule}, but got {getattr(self, name)}."
+            for name in ("decay_epochs", "decay_factor")
+            if self.schedule in SCHEDULES and self.schedule != "step"
+            if getattr(self, name) != getattr(TrainingOptions, name)
+        ]
+        return faults
 
-
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+    def rate(self, step: int, per_epoch: int) -> float:
+        """Return the learning rate of a step, from 0, where an epoch has `per_epoch`."""
+        steps = self.epochs * per_epoch
+        decays = [-(-steps // 2)] if self.decay_epochs is None else [epoch * per_epoch for epoch in self.decay_epochs]
+        return rate_at(self.schedule, step, steps, self.learning_rate, decays=decays, factor=self.decay_factor)
 
 
 @dataclass(frozen=True)
@@ -190,20 +227,27 @@ def train(
     """
     rank, world = processes.join()
     device = next(branches.parameters()).device
-    if data.labels is None:
-        raise InputError(f"Expected labels to train on, but {data.spec} has none.")
-    size, part = _shares(data, options, world)
-    classes = _count_classes(branches, data)
-    per_epoch = len(data) // size
+    batches = Batches(
+        data,
+        augmentation_for(options.augment, data, options.seed),
+        options.batch_size,
+        options.accumulate,
+        _count_classes(branches, data),
+        device,
+        DTYPES[options.dtype],
+        options.channels_last,
+    )
+    per_epoch = batches.per_epoch
     steps = options.epochs * per_epoch
     if options.channels_last:
         branches.to(memory_format=torch.channels_last)
     trained = [parameter for parameter in branches.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.SGD(
+    optimiser = optimizer_of(
+        options.optimizer,
         trained,
-        lr=options.learning_rate,
-        momentum=options.momentum,
+        learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
+        momentum=options.momentum,
         nesterov=options.nesterov,
     )
     scaler = torch.amp.GradScaler(device.type, enabled=options.dtype == "float16")
@@ -215,7 +259,6 @@ def train(
     if world > 1:
         objective = DistributedDataParallel(objective)
     norms = [module for module in branches.modules() if isinstance(module, _BatchNorm)]
-    augmentation = augmentation_for(options.augment, data, options.seed)
     saved = f" The last good state is in {checkpoint}." if checkpoint else ""
     learned = [*trained, *(buffer for buffer in branches.buffers() if buffer.is_floating_point())]
     pending: list[tuple[int, NDArray[np.int64], Losses]] = []
@@ -250,18 +293,16 @@ def train(
             epoch = len(state.history)
             first = state.step - epoch * per_epoch
             branches.train()
-            order = _order(data, options.seed, epoch)
-            batches = _batches(data, order, range(first, per_epoch), size, part, options, augmentation.at(epoch))
+            coming = batches.epoch(epoch, first)
             means: dict[str, float] = {}
             for _ in range(first, per_epoch):
-                rate = options.rate(state.step, steps)
+                rate = options.rate(state.step, per_epoch)
                 for group in optimiser.param_groups:
                     group["lr"] = rate
                 optimiser.zero_grad()
                 torch.manual_seed(_seed_of(options.seed, state.step, rank))
                 for number in range(options.accumulate):
-                    images, positions = next(batches)
-                    batch = _batch(images, positions, data, classes, augmentation, options, epoch, device)
+                    batch, positions = next(coming)
                     with _unsynchronised(objective, number + 1 < options.accumulate):
                         losses: Losses = objective(batch)
                         weighed = [options.gamma * loss if name == "adv" else loss for name, loss in losses.items()]
@@ -283,7 +324,7 @@ def train(
                     raise KeyboardInterrupt
             look()
             branches.eval()
-            entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": options.rate(state.step - 1, steps)}
+            entry: dict[str, Any] = {"epoch": epoch + 1, "learning_rate": options.rate(state.step - 1, per_epoch)}
             entry["losses"] = state.means
             if validate:
                 keep()
@@ -298,79 +339,6 @@ def train(
         branches.to(memory_format=torch.contiguous_format)
     branches.eval()
     return state.history
-
-
-def _shares(data: ImageData, options: TrainingOptions, world: int) -> tuple[int, int]:
-    """Return the images in a batch, and in each part of a process's share of it.
-
-    Raises:
-        InputError: they cannot be.
-    """
-    size = min(options.batch_size, len(data))
-    part, rest = divmod(size, world * options.accumulate)
-    if rest:
-        raise InputError(
-            f"Expected a batch of {size} images to be shared out evenly, but processes are {world} and the parts of "
-            f"each {options.accumulate}: choose a batch size that is a multiple of "
-            f"{world * options.accumulate}."
-        )
-    if part * world < 2:
-        raise InputError(f"Expected at least two images to normalise together, but got {part * world}.")
-    return size, part
-
-
-def _order(data: ImageData, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the positions (N,) in the order of an epoch."""
-    draws = Draws(seed, torch.from_numpy(data.indices), f"training epoch {epoch}")
-    return draws.uniform("order").argsort(stable=True).numpy()
-
-
-def _batches(
-    data: ImageData,
-    order: NDArray[np.int64],
-    steps: range,
-    size: int,
-    part: int,
-    options: TrainingOptions,
-    augment: Callable[[Image.Image, int], Tensor],
-) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Return this process's parts of the batches of some steps of an epoch."""
-    rank, world = processes.join()
-    groups = []
-    for step in steps:
-        for number in range(options.accumulate):
-            start = step * size + (number * world + rank) * part
-            groups.append(order[start : start + part])
-    return data.augmented(groups, augment)
-
-
-def _batch(
-    images: Tensor,
-    positions: NDArray[np.int64],
-    data: ImageData,
-    classes: int,
-    augmentation: Augmentation,
-    options: TrainingOptions,
-    epoch: int,
-    device: torch.device,
-) -> Batch:
-    """Return uint8 images (B,V,3,H,W) as a batch, view after view, on the device."""
-    assert data.labels is not None
-    views = images.shape[1]
-    pixels = images.transpose(0, 1).flatten(0, 1)
-    if device.type == "cuda":
-        pixels = pixels.pin_memory()
-    pixels = pixels.to(device, non_blocking=True).float().div_(255)
-    if options.channels_last:
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-    labels = torch.from_numpy(data.labels[positions]).to(device)
-    indices = torch.from_numpy(data.indices[positions]) * views
-    everyone = torch.cat([indices + view for view in range(views)])
-    draws = Draws(options.seed, everyone, f"training epoch {epoch}")
-    soft = None
-    if augmentation.name == "cutmix":
-        pixels, soft = cutmix(pixels, F.one_hot(labels, classes).to(pixels.dtype), draws)
-    return Batch(pixels, Targets(labels, soft, views), draws, DTYPES[options.dtype])
 
 
 def _count_classes(branches: Branches, data: ImageData) -> int:
