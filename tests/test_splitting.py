@@ -940,7 +940,6 @@ def test_models_without_batch_norm_are_refused_with_their_norms():
     for model in (build("timm:convnext_atto"), torchvision.models.convnext_tiny(num_classes=3).eval()):
         for refused in (
             lambda model=model: find_cuts(model, images),
-            lambda model=model: split(model, "input", images),
             lambda model=model: split(model, "stages.1", images),
         ):
             with pytest.raises(InputError, match=told):
