@@ -1,8 +1,10 @@
 """statshift measures, adapts and hardens vision models against distribution shift."""
 
 from statshift.adaptation import AdaptationOptions as AdaptationOptions
+from statshift.adversaries import write_adversarial as write_adversarial
 from statshift.attacks import FeatureAttack as FeatureAttack
 from statshift.attacks import PixelAttack as PixelAttack
+from statshift.attacks import attack_images as attack_images
 from statshift.branches import Branches as Branches
 from statshift.comparison import Comparison as Comparison
 from statshift.comparison import compare as compare
@@ -16,17 +18,23 @@ from statshift.data import load_data as load_data
 from statshift.diagnosis import Diagnosis as Diagnosis
 from statshift.diagnosis import diagnose as diagnose
 from statshift.errors import InputError as InputError
-from statshift.hardening import Hardened as Hardened
+from statshift.extraction import ExtractionOptions as ExtractionOptions
+from statshift.extraction import extract as extract
 from statshift.hardening import HardenOptions as HardenOptions
+from statshift.hardening import Hardened as Hardened
 from statshift.hardening import harden as harden
+from statshift.ligs import Ligs as Ligs
+from statshift.ligs import LigsOptions as LigsOptions
 from statshift.measurement import Measurement as Measurement
 from statshift.measurement import Progress as Progress
 from statshift.measurement import measure as measure
 from statshift.models import PixelModel as PixelModel
+from statshift.models import exchange_norm as exchange_norm
 from statshift.models import load_model as load_model
 from statshift.rectification import rectified as rectified
 from statshift.rectification import rectify as rectify
 from statshift.results import read_run as read_run
+from statshift.scratch import train_from_scratch as train_from_scratch
 from statshift.shifts import CorruptionOptions as CorruptionOptions
 from statshift.splitting import Split as Split
 from statshift.splitting import split as split

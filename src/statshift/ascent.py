@@ -48,7 +48,8 @@ def directions(gradient: Tensor) -> Tensor:
 
 def _lengths(rows: Tensor) -> Tensor:
     """Return the L2 norm of each row (B,...), as (B,1,...)."""
-    return torch.linalg.vector_norm(rows.flatten(1), dim=1).view(-1, *[1] * (rows.ndim - 1))
+    lengths: Tensor = torch.linalg.vector_norm(rows.flatten(1), dim=1)
+    return lengths.view(-1, *[1] * (rows.ndim - 1))
 
 
 def ascend(

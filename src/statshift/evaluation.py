@@ -5,19 +5,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from statshift import processes
 from statshift.attacks import AutoAttack, PixelAttack, attack_images
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData, check_labels, load_data, loading_options
 from statshift.errors import InputError, unknown
 from statshift.layers import run
 from statshift.metrics import ImageStatistics, image_statistics
-from statshift.models import PixelModel
+from statshift.models import PixelModel, load_model
 from statshift.shifts import Condition
 
 KEPT_BYTES = 2 << 30
@@ -43,6 +45,21 @@ def find_device(name: str) -> torch.device:
     if index >= torch.cuda.device_count():
         raise InputError(f"Device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
     return torch.device("cuda", index)
+
+
+def load_both(
+    model: str | nn.Module,
+    data: str | Dataset[Any] | ImageData,
+    device: torch.device,
+    data_options: Mapping[str, Any] | None,
+    *,
+    split: str | None = "train",
+) -> tuple[PixelModel, ImageData]:
+    """Return a model on the device, itself if it is one, and the images as its authors load them; see `load_data`."""
+    pixel_model = (model if isinstance(model, PixelModel) else load_model(model)).to(device)
+    if isinstance(data, ImageData):
+        return pixel_model, data
+    return pixel_model, load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
 
 
 class Evaluator:

@@ -18,13 +18,13 @@ from statshift.attacks import FeatureAttack, PixelAttack
 from statshift.branches import BRANCHES, Branches
 from statshift.corruptions import CORRUPTIONS, check_severity
 from statshift.cuts import INPUT, network_of
-from statshift.data import ImageData, load_data, stored_shifts
+from statshift.data import ImageData, load_data, loading_options, stored_shifts
 from statshift.errors import InputError, unknown
-from statshift.evaluation import find_device
+from statshift.evaluation import find_device, load_both
 from statshift.landscape import landscape, step_sizes_around
 from statshift.ligs import LigsOptions
 from statshift.measurement import measure
-from statshift.models import PixelModel, load_model, save_weights, weights_hash
+from statshift.models import save_weights, weights_hash
 from statshift.objectives import (
     Method,
     advbn,
@@ -248,8 +248,7 @@ def harden(
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
     where = find_device(device)
-    pixel_model = (model if isinstance(model, PixelModel) else load_model(model)).to(where)
-    images = data if isinstance(data, ImageData) else load_data(data, **_loading(data, data_options, pixel_model))
+    pixel_model, images = load_both(model, data, where, data_options)
     example, _ = next(images.batches(2, which=[0]))
     assert options.at is not None
     record: dict[str, Any] = {
@@ -262,7 +261,8 @@ def harden(
     if local or options.method == "moex" or options.training.augment == "cutmix":
         record["hardening"]["processes"] = processes.join()[1]  # what is drawn or found in each one's share
     if validation is not None:
-        loading = _loading(validation, _preprocessing(data_options), pixel_model, None)
+        own = pixel_model.loading_options
+        loading = loading_options(validation, _preprocessing(data_options), own, split=None)
         validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading)
         record["validation"] |= {"ligs": list(ligs)} if ligs else {}
     elif ligs:
@@ -315,17 +315,6 @@ def harden(
         if told or not (folder / "record.json").exists():  # else it was finished before, perhaps on another machine
             write_json_atomically(folder / "record.json", record)
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
-
-
-def _loading(
-    data: Any, given: Mapping[str, Any] | None, model: PixelModel, split: str | None = "train"
-) -> dict[str, Any]:
-    """Return the arguments of `load_data`: those given, else as the model's authors load a photograph."""
-    options = {name: value for name, value in (given or {}).items() if value is not None}
-    own = {} if {"resize", "crop"} & options.keys() else model.loading_options
-    scheme, _, rest = data.partition(":") if isinstance(data, str) else ("", "", "")
-    splits = scheme in ("cifar10", "cifar100", "svhn") or (scheme == "digits" and not rest)
-    return own | ({"split": split} if splits and split else {}) | options
 
 
 def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:

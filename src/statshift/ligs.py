@@ -176,6 +176,7 @@ def similarities(
         seed: of nu.
     """
     draws = Draws(seed, indices, "ligs")
+    images = images.contiguous(memory_format=torch.channels_last)
     with attackable(model):
 
         def total(point: Tensor) -> Tensor:
@@ -241,10 +242,16 @@ def losses_and_cosines(
         beside = perturbed(images, here.detach(), _no_steps, options, draws).requires_grad_()
         (there,) = torch.autograd.grad(losses_at(beside).sum(), beside, create_graph=True)
     here, there = here.flatten(1), there.flatten(1)
-    defined = (here != 0).any(1) & (there != 0).any(1)
+    defined = _defined(here) & _defined(there)
     whole = torch.where(defined[:, None], here, 1), torch.where(defined[:, None], there, 1)
     first, second = (one / one.detach().abs().amax(1, keepdim=True) for one in whole)
     return losses, F.cosine_similarity(first, second, dim=1)
+
+
+def _defined(gradients: Tensor) -> Tensor:
+    """Tell of which rows (B,N) the greatest magnitude is finite and has a finite inverse."""
+    greatest = gradients.detach().abs().amax(1)
+    return greatest.isfinite() & (greatest >= torch.finfo(greatest.dtype).tiny)
 
 
 def _no_steps(point: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift.cuts import INPUT, Cut, find_cut, network_of
 from statshift.errors import InputError
-from statshift.layers import batch_norms, evaluating, run
+from statshift.layers import evaluating, run
 from statshift.models import PixelModel, extract_logits
 
 Part = Callable[[Tensor], Any]

@@ -2,6 +2,7 @@
 
 from statshift.attacks.autoattack import AutoAttack as AutoAttack
 from statshift.attacks.catalogue import ATTACKS as ATTACKS
+from statshift.attacks.catalogue import STEPPED as STEPPED
 from statshift.attacks.catalogue import is_attack as is_attack
 from statshift.attacks.catalogue import parse_attack as parse_attack
 from statshift.attacks.features import FeatureAttack as FeatureAttack

@@ -9,8 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from statshift.errors import InputError, unknown
+from statshift.layers import run
+from statshift.models import extract_logits
 
 NAMES = {"linf": "Linf", "l2": "L2"}
+
+
+class _Logits(nn.Module):
+    """A model that returns nothing but its logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        return extract_logits(run(self.model, images))
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class AutoAttack:
         except ImportError:
             raise InputError("AutoAttack needs the package torchattacks: pip install torchattacks.") from None
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
-            attack = torchattacks.AutoAttack(model, NAMES[self.norm], self.epsilon, n_classes=classes, seed=seed)
+            attack = torchattacks.AutoAttack(
+                _Logits(model), NAMES[self.norm], self.epsilon, n_classes=classes, seed=seed
+            )
             found: Tensor = attack(images, labels)
         return found.detach()

@@ -45,7 +45,7 @@ def parse_attack(spec: str) -> PixelAttack | AutoAttack:
         epsilon, steps = float(Fraction(numbers[0].strip())), [int(number) for number in numbers[1:]]
         if len(steps) > (name in STEPPED):
             raise ValueError
-    except (ValueError, IndexError, ZeroDivisionError):
+    except (ValueError, IndexError, ArithmeticError):
         shape = f"{name}:EPSILON[:STEPS]" if name in STEPPED else f"{name}:EPSILON"
         raise InputError(f"Expected the attack as {shape}, such as {name}:1/255, but got {spec!r}.") from None
     return ATTACKS[name](epsilon, **({"steps": steps[0]} if steps else {}))

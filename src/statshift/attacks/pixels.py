@@ -18,6 +18,7 @@ NORMS = {"linf": (linf_ball, signs), "l2": (l2_ball, directions)}
 
 TARGETS = ("none", "random", "next")
 CONFIDENCE = 50.0
+"""By how much one logit shall exceed another at most, under the loss of Carlini and Wagner."""
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,14 +29,14 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return by how much the greatest other logit exceeds the label's, up to 50: (B,) for logits (B,K).
+    """Return by how much the greatest other logit exceeds the label's: (B,) for logits (B,K).
 
     Reference:
         Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks" (S&P 2017), section IV.A, f6.
     """
     own = logits.gather(1, labels[:, None])[:, 0]
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return (others - own).clamp_max(CONFIDENCE)
+    return others - own
 
 
 LOSSES: dict[str, LogitLoss] = {"cross-entropy": cross_entropy, "cw": margin}
@@ -50,7 +51,7 @@ class PixelAttack:
         step_size: of each step; default 2.5 * epsilon / steps.
         steps: how many.
         norm: of the ball and the steps, "linf" or "l2".
-        loss: what rises, "cross-entropy" or "cw", the margin of Carlini and Wagner.
+        loss: what rises, "cross-entropy" or "cw", the margin of Carlini and Wagner, up to 50.
         target: a class to which each image is driven instead of only away from its own: "random", another one drawn for
             it, or "next", the one after its own; "none" is no target.
         random_start: begin at a place drawn uniformly from the ball, else at the image.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from statshift.attacks.autoattack import AutoAttack
-from statshift.attacks.pixels import LOSSES, LogitLoss, PixelAttack, attack_pixels
+from statshift.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
 from statshift.errors import InputError
 from statshift.layers import evaluating, run
 from statshift.models import extract_logits
@@ -61,10 +61,12 @@ def attack_images(
             wanted, sign = targets_of(model, images, labels, attack.target, draws), -1
 
         def rising(point: Tensor) -> Tensor:
-            return sign * chosen(logits_of(model, point), wanted).sum()
+            values = sign * chosen(logits_of(model, point), wanted)
+            return (values.clamp_max(CONFIDENCE) if chosen is margin else values).sum()
 
         check_gradient(model, images)
-        return attack_pixels(images, rising, attack, draws)
+        found = attack_pixels(images.contiguous(memory_format=torch.channels_last), rising, attack, draws)
+    return found.contiguous()
 
 
 @contextmanager

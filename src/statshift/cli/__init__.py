@@ -5,22 +5,25 @@ from typing import Annotated
 
 import typer
 
+from statshift.cli.attack import attack_command
 from statshift.cli.compare import compare_command
 from statshift.cli.corrupt import corrupt_command
 from statshift.cli.data import data_app
 from statshift.cli.demo import demo_command
 from statshift.cli.diagnose import diagnose_command
+from statshift.cli.extract import extract_command
 from statshift.cli.harden import harden_command
 from statshift.cli.layers import layers_command
 from statshift.cli.measure import measure_command
 from statshift.cli.output import say, show_warnings_in_one_line
 from statshift.cli.recipes import recipes_command
 from statshift.cli.rectify import rectify_command
+from statshift.cli.train import train_command
 from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
 _INTERRUPTED = 130
-_RESUMED = {"corrupt", "demo", "extract", "harden", "measure", "recipes", "train"}
+_RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "recipes", "train"}
 
 app = typer.Typer(
     help="Measure how a vision model fares under distribution shift, adapt it, and harden it.",
@@ -31,6 +34,7 @@ app = typer.Typer(
 )
 app.command("demo", short_help="Train a small network on digits and measure it.")(demo_command)
 app.command("measure", short_help="Measure a model under the common corruptions.")(measure_command)
+app.command("attack", short_help="Write the adversarial images of a data set.")(attack_command)
 app.command("compare", short_help="Compare two runs image by image.")(compare_command)
 app.command("rectify", short_help="Re-estimate norm statistics from unlabelled images, and write the weights.")(
     rectify_command
@@ -40,6 +44,8 @@ app.command("layers", short_help="List where a model can be cut, for harden.")(l
 app.command("harden", short_help="Fine-tune a model against shifts, with AdvBN or what it is compared to.")(
     harden_command
 )
+app.command("train", short_help="Train a network from random weights: plainly, adversarially, for LIGS.")(train_command)
+app.command("extract", short_help="Write a data set of the features that a model has learned.")(extract_command)
 app.command("recipes", short_help="List the papers' experiments, or run one.")(recipes_command)
 app.command("corrupt", short_help="Write corrupted images, or a contact sheet.")(corrupt_command)
 app.add_typer(data_app, name="data", short_help="Get what the library may not ship.")

@@ -9,7 +9,15 @@ from statistics import fmean
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from statshift import processes
 from statshift.comparison import Comparison, Difference
@@ -110,6 +118,27 @@ class TrainingReport:
         self._epoch = at.epoch
         description = f"epoch {at.epoch}/{at.epochs}, loss {losses}" if losses else f"epoch {at.epoch}/{at.epochs}"
         self._bar.update(self._task, description=description, completed=at.step, total=at.steps)
+
+
+class MakingReport:
+    """Follow the making of images, with a bar that begins where an earlier sitting stopped; `verb` says of what."""
+
+    def __init__(self, bar: Progress, verb: str) -> None:
+        self._bar, self._verb = bar, verb
+        self._task: TaskID | None = None
+
+    @property
+    def called(self) -> bool:
+        """Whether there was anything to make."""
+        return self._task is not None
+
+    def __call__(self, done: float, total: int) -> None:
+        """Move the bar."""
+        if self._task is None:
+            before = f", of which {done:,.0f} were finished before" if done else ""
+            say(f"{total:,} images to {self._verb}{before}.")
+            self._task = self._bar.add_task(f"{self._verb}ing", total=total, completed=int(done), unit="images")
+        self._bar.update(self._task, completed=done)
 
 
 def duration(seconds: float) -> str:

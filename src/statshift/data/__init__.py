@@ -5,5 +5,6 @@ from statshift.data.images import check_labels as check_labels
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean
 from statshift.data.loading import load_data as load_data
+from statshift.data.loading import loading_options as loading_options
 from statshift.data.loading import stored_shifts as stored_shifts
 from statshift.data.preprocessing import resolve_preprocessing as resolve_preprocessing

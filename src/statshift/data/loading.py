@@ -1,6 +1,6 @@
 """Data by spec: from `SCHEME:REST` to images of one size with their labels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -98,6 +98,25 @@ def load_data(
         workers=workers,
         cache_bytes=cache_bytes,
     )
+
+
+def loading_options(
+    spec: Any, given: Mapping[str, Any] | None, own: Mapping[str, Any], *, split: str | None = "train"
+) -> dict[str, Any]:
+    """Return the arguments of `load_data` to learn from a data set: those given, and what they leave open.
+
+    Args:
+        spec: of the data, or a data set.
+        given: arguments; None is not given.
+        own: how a model's authors load a photograph, unless `resize` or `crop` is given.
+        split: of data that have several, unless it is given or named in the spec.
+    """
+    options = {name: value for name, value in (given or {}).items() if value is not None}
+    defaults = {} if {"resize", "crop"} & options.keys() else dict(own)
+    scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    splits = scheme in SCHEMES and "split" in signature(SCHEMES[scheme]).parameters
+    named = scheme == "digits" and rest  # digits:SPLIT
+    return defaults | ({"split": split} if splits and split and not named else {}) | options
 
 
 def has_clean(spec: str) -> bool:

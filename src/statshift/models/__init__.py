@@ -5,6 +5,9 @@ from statshift.models.checkpoints import load_weights as load_weights
 from statshift.models.checkpoints import save_weights as save_weights
 from statshift.models.checkpoints import weights_hash as weights_hash
 from statshift.models.loading import load_model as load_model
+from statshift.models.norms import NORMS as NORMS
+from statshift.models.norms import exchange_norm as exchange_norm
+from statshift.models.norms import make_norm as make_norm
 from statshift.models.pixel import PixelModel as PixelModel
 from statshift.models.pixel import Preprocessing as Preprocessing
 from statshift.models.pixel import extract_logits as extract_logits

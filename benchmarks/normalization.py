@@ -1,0 +1,296 @@
+"""What normalization does to robustness: the claims of Benz et al. (ICLR 2021 submission), measured anew.
+
+python benchmarks/normalization.py SHARED [PART ...] [--scale cpu] [--runs runs/normalization] [--threads 1]
+
+SHARED holds `data/`: CIFAR-10 as JPEG, whose test set is compressed alike: no figures to set beside those of
+lossless images. Parts: norms, adversarial, regularised, profile, transfer, features. Scales: "cpu" is a ResNet-20 on
+10,000 images for 10 epochs; "gpu" is VGG-11 and ResNet-18 on 50,000 images for 30 epochs, adversarial training for 20.
+Trainings and extractions are resumed; each part writes `benchmarks/results/normalization-PART-SCALE`.
+"""
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reporting import machine, report, start
+from statshift import load_data, measure
+from statshift.evaluation import find_device
+from statshift.extraction import ExtractionOptions, extract
+from statshift.hardening import HardenOptions
+from statshift.models import NORMS
+from statshift.scratch import ONE_CYCLE, train_from_scratch
+
+ROBUST = "pgd-l2:0.25:10"
+BY_EPOCH = ("clean", ROBUST)
+ATTACKS = ("clean", "fgsm:4/255", "pgd-l2:0.25", "pgd-linf:1/255", "cw-l2:0.25", "cw-linf:1/255")
+WITH_AND_WITHOUT = ("none", "batch")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is trained and measured: images, epochs, and steps of the extraction."""
+
+    networks: Sequence[str]
+    images: int | None
+    epochs: int
+    adversarial_images: int | None
+    adversarial_epochs: int
+    extracted: int
+    steps: int
+    feature_epochs: int
+    test: int
+    rate: float
+
+
+SCALES = {
+    "cpu": Scale(("resnet20",), 10_000, 10, 2_500, 10, 2_500, 100, 20, 500, 0.02),
+    "gpu": Scale(("vgg11", "resnet18"), None, 30, None, 20, 10_000, 200, 30, 1000, 0.05),
+}
+
+
+class Bench:
+    """The data, the folder of the runs and the scale, which every part shares."""
+
+    def __init__(self, shared: Path, runs: Path, scale: Scale, device: str, dtype: str) -> None:
+        self.scale, self.runs, self.device = scale, runs, device
+        self.train = f"npz:{shared / 'data' / 'cifar10_jpeg_train.npz'}"
+        self.test = load_data(f"npz:{shared / 'data' / 'cifar10_jpeg_test.npz'}", limit=scale.test)
+        self.training = replace(ONE_CYCLE, epochs=scale.epochs, learning_rate=scale.rate, dtype=dtype)
+
+    def trained(
+        self,
+        name: str,
+        network: str,
+        norm: str,
+        options: HardenOptions | None = None,
+        *,
+        data: str | None = None,
+        limit: int | None = None,
+        validation: Any = None,
+    ) -> tuple[list[dict[str, Any]], Any]:
+        """Return the history and the network of one training, which is resumed."""
+        found = train_from_scratch(
+            f"cifar:{network}",
+            data or self.train,
+            options or HardenOptions("standard", training=self.training),
+            model_args={"norm": norm},
+            out=self.runs / f"{name}-{network}-{norm}",
+            validation=self.test if validation is None else validation,
+            shifts=BY_EPOCH,
+            ligs=["gaussian"],
+            device=self.device,
+            data_options={"limit": limit, "seed": 0} if limit else {},
+        )
+        return [epoch["validation"]["clean"] for epoch in found.record["history"]], found.model
+
+    def standard(self, network: str, norm: str) -> tuple[list[dict[str, Any]], Any]:
+        """Return the standard training that several parts build upon."""
+        return self.trained("standard", network, norm, limit=self.scale.images)
+
+    def adversarial(self, network: str, norm: str) -> tuple[list[dict[str, Any]], Any]:
+        """Return the adversarial training by L2-PGD of 7 steps that several parts build upon."""
+        options = HardenOptions("adversarial", training=replace(self.training, epochs=self.scale.adversarial_epochs))
+        return self.trained("adversarial", network, norm, options, limit=self.scale.adversarial_images)
+
+
+Rows = list[list[str]]
+Found = tuple[dict[str, Any], list[str], Rows]
+
+
+def norms(bench: Bench) -> Found:
+    """Return clean and robust accuracy, and LIGS by epoch, of every norm (Tables 1, 2 and 8, Figure 4)."""
+    results: dict[str, Any] = {}
+    rows: Rows = []
+    for network in bench.scale.networks:
+        for norm in NORMS:
+            history, model = bench.standard(network, norm)
+            out = bench.runs / f"measured-{network}-{norm}"
+            summary = measure(
+                model, bench.test, shifts=ATTACKS, ligs=["gaussian"], out=out, device=bench.device
+            ).summary
+            source = summary["protocols"]["source"]
+            figures = {"clean": source["clean_accuracy"]}
+            figures |= {name: one["accuracy"] for name, one in source["per_shift"].items()}
+            ligs = summary["ligs"]["gaussian"]
+            results[f"{network}-{norm}"] = {"history": history, "accuracy": figures, "ligs": ligs}
+            rows.append([f"{network}, {norm}", *_percents(figures, ATTACKS), *_interval(ligs), *_trend(history)])
+    return results, ["network, norm", *ATTACKS, "LIGS (95 %)", "LIGS by epoch"], rows
+
+
+def adversarial(bench: Bench) -> Found:
+    """Return standard and adversarial training with and without batch norm, on as many images (Figure 4)."""
+    results, rows = {}, []
+    few = HardenOptions("standard", training=replace(bench.training, epochs=bench.scale.adversarial_epochs))
+    for network in bench.scale.networks[-1:]:
+        for norm in WITH_AND_WITHOUT:
+            for name in ("standard", "adversarial"):
+                history, _ = (
+                    bench.adversarial(network, norm)
+                    if name == "adversarial"
+                    else bench.trained("few", network, norm, few, limit=bench.scale.adversarial_images)
+                )
+                results[f"{name}-{network}-{norm}"] = {"history": history}
+                rows.append([f"{name}, {norm}", *_last(history), *_trend(history)])
+    return results, ["training, norm", "clean", ROBUST, "LIGS", "LIGS by epoch"], rows
+
+
+def regularised(bench: Bench) -> Found:
+    """Return training with LIGS as a regularizer, beside without it (Figure 5)."""
+    results, rows = {}, []
+    for network in bench.scale.networks[-1:]:
+        for norm in WITH_AND_WITHOUT:
+            for weight in (0.0, 1.0):
+                history, _ = (
+                    bench.trained(
+                        "regularised",
+                        network,
+                        norm,
+                        HardenOptions("ligs", training=bench.training, ligs_weight=weight),
+                        limit=bench.scale.images,
+                    )
+                    if weight
+                    else bench.standard(network, norm)
+                )
+                results[f"{network}-{norm}-{weight:g}"] = {"history": history}
+                rows.append([f"{norm}, weight {weight:g}", *_last(history), *_trend(history)])
+    return results, ["norm", "clean", ROBUST, "LIGS", "LIGS by epoch"], rows
+
+
+def profile(bench: Bench) -> Found:
+    """Return accuracy under the 15 corruptions at severity 3, of standard and adversarial training (Figure 1)."""
+    results, rows = {}, []
+    network = bench.scale.networks[-1]
+    models = {f"standard, {norm}": bench.standard(network, norm)[1] for norm in NORMS}
+    models |= {f"adversarial, {norm}": bench.adversarial(network, norm)[1] for norm in WITH_AND_WITHOUT}
+    for name, model in models.items():
+        protocols = () if name.endswith(("none", "instance", "layer", "group")) else ("replace",)
+        out = bench.runs / f"profile-{name.replace(', ', '-')}"
+        found = measure(model, bench.test, severities=[3], protocols=protocols, out=out, device=bench.device).summary
+        for protocol, one in found["protocols"].items():
+            label = name if protocol == "source" else f"{name}, rectified"
+            figures = {"clean": one["clean_accuracy"]}
+            figures |= {shift: value["accuracy"] for shift, value in one["per_shift"].items()}
+            results[label] = figures
+            rows.append([label, *_percents(figures, figures)])
+    return results, ["training, norm", *next(iter(results.values()))], rows
+
+
+def transfer(bench: Bench) -> Found:
+    """Return how well features extracted from each norm's standard network serve the others (Table 3, left)."""
+    network = bench.scale.networks[0]
+    models = {norm: bench.standard(network, norm)[1] for norm in NORMS}
+    results: dict[str, Any] = {}
+    for source, model in models.items():
+        data = _extracted(bench, model, "nonrobust", f"transfer-{source}", bench.test)
+        results[source] = {
+            norm: measure(target, data, shifts=["clean"], device=bench.device).rows[0]["correct"] / bench.scale.test
+            for norm, target in models.items()
+        }
+    rows = [[source, *_percents(found, NORMS)] for source, found in results.items()]
+    return results, ["features of", *NORMS], rows
+
+
+def features(bench: Bench) -> Found:
+    """Return training on D_R, D_rand and D_conflict, with and without batch norm (Figures 6 and 7)."""
+    network, scale = bench.scale.networks[-1], bench.scale
+    some = load_data(bench.train, limit=scale.extracted, seed=1)
+    _, standard = bench.standard(network, "batch")
+    _, robust = bench.adversarial(network, "batch")
+    robust_set = _extracted(bench, robust, "robust", "robust", some)
+    sets = {
+        "robust": robust_set,
+        "random": _extracted(bench, standard, "random", "random", some),
+        "conflict": _extracted(bench, standard, "conflict", "conflict", robust_set),
+    }
+    results, rows = {}, []
+    for name, data in sets.items():
+        training = replace(
+            bench.training,
+            epochs=scale.feature_epochs,
+            augment="none" if name == "conflict" else bench.training.augment,
+        )
+        for norm in WITH_AND_WITHOUT:
+            options = HardenOptions("standard", training=training)
+            history, model = bench.trained(f"on-{name}", network, norm, options, data=data)
+            target = _shifted_accuracy(bench, model) if name == "conflict" else None
+            results[f"{name}-{norm}"] = {"history": history, "accuracy on t + 1": target}
+            beside = "" if target is None else f"{100 * target:.1f}"
+            rows.append([f"D_{name}, {norm}", *_last(history), beside, *_trend(history)])
+    return results, ["data set, norm", "clean", ROBUST, "LIGS", "clean, as t + 1", "LIGS by epoch"], rows
+
+
+def _extracted(bench: Bench, model: Any, kind: str, name: str, data: Any) -> str:
+    """Return the spec of a data set that is extracted, or was."""
+    out = bench.runs / f"extracted-{name}"
+    matched = kind in ("robust", "nonrobust")
+    options = ExtractionOptions(steps=bench.scale.steps if matched else min(100, bench.scale.steps))
+    return f"npz:{extract(model, data, kind, options, out=out, device=bench.device).path / 'images.npz'}"
+
+
+def _shifted_accuracy(bench: Bench, model: Any) -> float:
+    """Return the accuracy on the test images were each of the class after its own."""
+    assert bench.test.labels is not None
+    device = find_device(bench.device)
+    with torch.no_grad():
+        right = [
+            (
+                model(images.to(device).float() / 255).argmax(1).cpu().numpy() == (bench.test.labels[places] + 1) % 10
+            ).sum()
+            for images, places in bench.test.batches(100)
+        ]
+    return float(sum(right)) / len(bench.test)
+
+
+def _percents(figures: Mapping[str, float], names: Any) -> Iterator[str]:
+    return (f"{100 * figures[name]:.1f}" for name in names)
+
+
+def _interval(ligs: Mapping[str, Any]) -> list[str]:
+    low, high = ligs["interval"]
+    return [f"{ligs['mean']:.3f} ({low:.3f} to {high:.3f})"]
+
+
+def _last(history: list[dict[str, float]]) -> list[str]:
+    last = history[-1]
+    return [*_percents(last, BY_EPOCH), f"{last['LIGS gaussian']:.3f}"]
+
+
+def _trend(history: list[dict[str, float]]) -> list[str]:
+    return [" ".join(f"{epoch['LIGS gaussian']:.2f}" for epoch in history)]
+
+
+PARTS = {
+    "norms": norms,
+    "adversarial": adversarial,
+    "regularised": regularised,
+    "profile": profile,
+    "transfer": transfer,
+    "features": features,
+}
+
+
+def main() -> None:
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default all")
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--runs", type=Path, default=Path("runs/normalization"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    start(options.threads)
+    bench = Bench(options.shared, options.runs, SCALES[options.scale], options.device, options.dtype)
+    for name in options.parts or PARTS:
+        results, head, rows = PARTS[name](bench)
+        found = {"machine": machine(find_device(options.device)), "scale": vars(bench.scale), "results": results}
+        report(f"normalization-{name}-{options.scale}", found, head, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""`statshift extract`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from statshift.cli import options as o
+from statshift.cli.output import MakingReport, print_out, progress_bar, say
+from statshift.cli.target import load_model_on
+from statshift.extraction import DEFAULTS, KINDS, ExtractionOptions, extract
+
+
+def extract_command(
+    model: o.Model,
+    data: o.Data,
+    kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)}.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder: images.npz and record.json.", show_default=False)],
+    weights: o.Weights = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of the ascent; robust and nonrobust 1000, the others 100.", show_default=False)
+    ] = None,
+    step_size: Annotated[float, typer.Option(help="Length of each in L2, of pixels in [0,1].")] = DEFAULTS.step_size,
+    epsilon: Annotated[
+        float, typer.Option(help="Radius in L2, of random, deterministic and conflict.")
+    ] = DEFAULTS.epsilon,
+    batch_size: Annotated[int, typer.Option(help="Images at once, and kept at once.")] = DEFAULTS.batch_size,
+    split: Annotated[
+        str | None, typer.Option(help="train or test, of data that have them; default train.", show_default=False)
+    ] = None,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    seed: o.Seed = 0,
+    workers: o.Workers = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    resize: o.Resize = None,
+    crop: o.Crop = None,
+    interpolation: o.Interpolation = None,
+    model_args: o.ModelArgs = None,
+    class_map: o.ClassMap = None,
+    skip_bad: o.SkipBad = False,
+) -> None:
+    """Write a data set of the robust or the non-robust features that a model has learned, resumably.
+
+    robust is of an adversarially trained model, the other kinds of a standard one; conflict takes a data set of the
+    kind robust as its --data.
+
+    Example: statshift extract --model cifar:resnet56 --weights standard.pt --data cifar10 --kind deterministic --out
+    d-det
+    """
+    options = ExtractionOptions(steps, step_size, epsilon, batch_size, seed)
+    with progress_bar() as bar:
+        report = MakingReport(bar, "extract")
+        found = extract(
+            load_model_on(device, model, weights, mean, std, model_args),
+            data,
+            kind,
+            options,
+            out=out,
+            device=device,
+            data_options={
+                "split": split,
+                "resize": resize,
+                "crop": crop,
+                "interpolation": interpolation,
+                "limit": limit,
+                "seed": seed if limit is not None else None,
+                "skip_bad": skip_bad or None,
+                "class_map": class_map,
+                "workers": workers,
+            },
+            progress=report,
+        ).record["found"]
+    if not report.called:
+        say("Every image was finished before; nothing was extracted again.")
+    print_out(found_text(found))
+    print_out(f"\nWritten to {out}: images.npz, record.json. Use it as --data npz:{out / 'images.npz'}")
+
+
+def found_text(found: dict[str, Any]) -> str:
+    """Return what was found of an extraction's images, in words."""
+    lines = [f"{found['images']:,} images, {found['l2_distance']:.3f} in L2 on average from those they began at."]
+    if "feature_distance_initial" in found:
+        before, after, rounded = (found[f"feature_distance_{name}"] for name in ("initial", "final", "rounded"))
+        lines.append(f"Mean distance of the features: {before:.4g} -> {after:.4g}, {rounded:.4g} in 8 bits.")
+    else:
+        final, rounded = (100 * found[f"taken_for_target_{name}"] for name in ("final", "rounded"))
+        lines.append(f"Taken by the model for their target: {final:.1f} %, {rounded:.1f} % in 8 bits.")
+    return "\n".join(lines)
