@@ -3,9 +3,9 @@
 python benchmarks/normalization.py SHARED [PART ...] [--scale cpu] [--runs runs/normalization] [--threads 1]
 
 SHARED holds `data/`: CIFAR-10 as JPEG, whose test set is compressed alike: no figures to set beside those of
-lossless images. Parts: norms, adversarial, regularised, profile, transfer, features. Scales: "cpu" is a ResNet-20 on
-10,000 images for 10 epochs; "gpu" is VGG-11 and ResNet-18 on 50,000 images for 30 epochs, adversarial training for 20.
-Trainings and extractions are resumed; each part writes `benchmarks/results/normalization-PART-SCALE`.
+lossless images. Parts: pretrained, norms, adversarial, regularised, profile, transfer, features. Scales: "cpu" is a
+ResNet-20 on 10,000 images for 10 epochs; "gpu" is VGG-11 and ResNet-18 on 50,000 images for 30 epochs, adversarial
+training for 20. Trainings and extractions are resumed; each part writes `benchmarks/results/normalization-PART-SCALE`.
 """
 
 import argparse
@@ -17,11 +17,14 @@ from typing import Any
 import torch
 
 from reporting import machine, report, start
-from statshift import load_data, measure
+from statshift import load_data, load_model, measure, rectified
+from statshift.attacks import attack_images, parse_attack
 from statshift.evaluation import find_device
 from statshift.extraction import ExtractionOptions, extract
 from statshift.hardening import HardenOptions
+from statshift.ligs import PERTURBATIONS
 from statshift.models import NORMS
+from statshift.protocols import adaptation_positions
 from statshift.scratch import ONE_CYCLE, train_from_scratch
 
 ROBUST = "pgd-l2:0.25:10"
@@ -56,7 +59,7 @@ class Bench:
     """The data, the folder of the runs and the scale, which every part shares."""
 
     def __init__(self, shared: Path, runs: Path, scale: Scale, device: str, dtype: str) -> None:
-        self.scale, self.runs, self.device = scale, runs, device
+        self.shared, self.scale, self.runs, self.device = shared, scale, runs, device
         self.train = f"npz:{shared / 'data' / 'cifar10_jpeg_train.npz'}"
         self.test = load_data(f"npz:{shared / 'data' / 'cifar10_jpeg_test.npz'}", limit=scale.test)
         self.training = replace(ONE_CYCLE, epochs=scale.epochs, learning_rate=scale.rate, dtype=dtype)
@@ -99,6 +102,35 @@ class Bench:
 
 Rows = list[list[str]]
 Found = tuple[dict[str, Any], list[str], Rows]
+
+
+def pretrained(bench: Bench) -> Found:
+    """Return the ResNet-20 of SHARED under attack on 1000 lossless images, and what rectifying does to it (6.7)."""
+    model = load_model("cifar:resnet20", weights=bench.shared / "data" / "cifar10_resnet20.th")
+    data = load_data(f"npz:{bench.shared / 'data' / 'cifar10_test_1000.npz'}")
+    out = bench.runs / "pretrained"
+    summary = measure(
+        model, data, shifts=ATTACKS, protocols=["replace"], ligs=PERTURBATIONS, out=out, device=bench.device
+    ).summary
+    results: dict[str, Any] = {"ligs": summary["ligs"], "protocols": {}}
+    for name, one in summary["protocols"].items():
+        results["protocols"][name] = {"clean": one["clean_accuracy"]} | {
+            attack: found["accuracy"] for attack, found in one["per_shift"].items()
+        }
+    device = find_device(bench.device)
+    images, labels = (one.to(device) for one in data.tensors())
+    model = model.to(device)
+    few = torch.from_numpy(adaptation_positions(data.indices, 32, 0, 0)).to(images.device)
+    others = torch.ones(len(images), dtype=torch.bool, device=images.device).index_fill_(0, few, False)
+    fixed = {}
+    for name in ATTACKS:
+        shifted = images if name == "clean" else attack_images(model, images, labels, parse_attack(name))
+        with rectified(model, shifted[few], "replace") as adapted, torch.no_grad():
+            fixed[name] = float((adapted(shifted[others]).argmax(1) == labels[others]).float().mean())
+    results["protocols"]["replace, not attacked anew"] = fixed
+    rows = [[name, *_percents(found, ATTACKS)] for name, found in results["protocols"].items()]
+    rows += [[f"LIGS, {name}", *_interval(one), *[""] * (len(ATTACKS) - 1)] for name, one in summary["ligs"].items()]
+    return results, ["", *ATTACKS], rows
 
 
 def norms(bench: Bench) -> Found:
@@ -264,6 +296,7 @@ def _trend(history: list[dict[str, float]]) -> list[str]:
 
 
 PARTS = {
+    "pretrained": pretrained,
     "norms": norms,
     "adversarial": adversarial,
     "regularised": regularised,

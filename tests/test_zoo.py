@@ -268,7 +268,6 @@ def test_activations(activation, function):
     block = network.layer1[0]
     branch = block.conv2(function(block.conv1(features)))
     torch.testing.assert_close(block(features), function(branch + features))
-    assert not torch.allclose(function(features), features.relu() * 1.001 + 1e-3)
 
 
 # How they begin

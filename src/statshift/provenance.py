@@ -2,6 +2,7 @@
 
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -19,12 +20,13 @@ from statshift.shifts import CorruptionOptions, ShiftFunction
 
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
-    """Return the model's spec and arguments, the hashes of its weights and of a user's file, and its preprocessing."""
+    """Return the model's spec and arguments, hashes of weights and of a user's file, norms and preprocessing."""
     return {
         "spec": model.spec,
         "arguments": {name: repr(value) for name, value in model.arguments.items()},
         "source_hash": source_hash(type(model.network)) if model.spec.startswith("py:") else None,
         "weights_hash": weights_hash(model.network),
+        "norms": dict(Counter(type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__)),
         "preprocessing": vars(model.preprocessing),
     }
 

@@ -135,6 +135,17 @@ class ImageData:
                     self._cached[group] = True
             yield images, group
 
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Return all images, float32 (N,3,H,W) in [0,1], and their labels (N,), on the CPU.
+
+        Raises:
+            InputError: there are no labels, or an image is damaged.
+        """
+        if self.labels is None:
+            raise InputError(f"Expected labelled images, but {self.spec} has no labels.")
+        images, _ = next(self.batches(len(self)))
+        return images.float() / 255, torch.from_numpy(self.labels)
+
     def augmented(
         self,
         groups: Sequence[NDArray[np.int64]],
