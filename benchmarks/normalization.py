@@ -50,7 +50,7 @@ class Scale:
 
 
 SCALES = {
-    "cpu": Scale(("resnet20",), 10_000, 10, 2_500, 10, 2_500, 100, 20, 500, 0.02),
+    "cpu": Scale(("resnet20",), 10_000, 10, 2_500, 10, 2_000, 60, 12, 500, 0.02),
     "gpu": Scale(("vgg11", "resnet18"), None, 30, None, 20, 10_000, 200, 30, 1000, 0.05),
 }
 
@@ -98,6 +98,14 @@ class Bench:
         """Return the adversarial training by L2-PGD of 7 steps that several parts build upon."""
         options = HardenOptions("adversarial", training=replace(self.training, epochs=self.scale.adversarial_epochs))
         return self.trained("adversarial", network, norm, options, limit=self.scale.adversarial_images)
+
+    def few(self, network: str, norm: str, weight: float = 0.0) -> tuple[list[dict[str, Any]], Any]:
+        """Return a training on as many images as adversarial training, with LIGS as a regularizer of some weight."""
+        training = replace(self.training, epochs=self.scale.adversarial_epochs)
+        options = HardenOptions("standard", training=training)
+        if weight:
+            options = HardenOptions("ligs", training=training, ligs_weight=weight)
+        return self.trained(f"few-{weight:g}", network, norm, options, limit=self.scale.adversarial_images)
 
 
 Rows = list[list[str]]
@@ -156,37 +164,23 @@ def norms(bench: Bench) -> Found:
 def adversarial(bench: Bench) -> Found:
     """Return standard and adversarial training with and without batch norm, on as many images (Figure 4)."""
     results, rows = {}, []
-    few = HardenOptions("standard", training=replace(bench.training, epochs=bench.scale.adversarial_epochs))
     for network in bench.scale.networks[-1:]:
         for norm in WITH_AND_WITHOUT:
             for name in ("standard", "adversarial"):
-                history, _ = (
-                    bench.adversarial(network, norm)
-                    if name == "adversarial"
-                    else bench.trained("few", network, norm, few, limit=bench.scale.adversarial_images)
-                )
+                train = bench.adversarial if name == "adversarial" else bench.few
+                history, _ = train(network, norm)
                 results[f"{name}-{network}-{norm}"] = {"history": history}
                 rows.append([f"{name}, {norm}", *_last(history), *_trend(history)])
     return results, ["training, norm", "clean", ROBUST, "LIGS", "LIGS by epoch"], rows
 
 
 def regularised(bench: Bench) -> Found:
-    """Return training with LIGS as a regularizer, beside without it (Figure 5)."""
+    """Return training with LIGS as a regularizer, beside without it, on as many images as adversarial (Figure 5)."""
     results, rows = {}, []
     for network in bench.scale.networks[-1:]:
         for norm in WITH_AND_WITHOUT:
-            for weight in (0.0, 1.0):
-                history, _ = (
-                    bench.trained(
-                        "regularised",
-                        network,
-                        norm,
-                        HardenOptions("ligs", training=bench.training, ligs_weight=weight),
-                        limit=bench.scale.images,
-                    )
-                    if weight
-                    else bench.standard(network, norm)
-                )
+            for weight in (0.0, 1.0, 4.0):
+                history, _ = bench.few(network, norm, weight)
                 results[f"{network}-{norm}-{weight:g}"] = {"history": history}
                 rows.append([f"{norm}, weight {weight:g}", *_last(history), *_trend(history)])
     return results, ["norm", "clean", ROBUST, "LIGS", "LIGS by epoch"], rows

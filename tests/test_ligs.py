@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def one_by_one(model, images, labels, options, *, seed=0, indices=None):
 
         def gradient(at, label=label):
             point = at.detach().clone().requires_grad_()
-            F.cross_entropy(model(point[None]), label[None]).backward()
+            F.cross_entropy(model(point[None]).double(), label[None]).backward()
             return point.grad
 
         here, scale = gradient(image), options.scale
@@ -176,7 +177,7 @@ def test_values_are_those_of_each_image_alone(perturbation, dtype, atol):
     np.testing.assert_allclose(found.values.numpy(), expected, rtol=0, atol=atol)
     assert found.mean == pytest.approx(expected.mean(), abs=atol)
     assert found.values.std() > 0.01
-    assert found.mean < 0.95
+    assert found.mean < 0.98
 
 
 @each_perturbation
@@ -184,7 +185,9 @@ def test_the_size_and_order_of_batches_change_nothing(perturbation):
     model, images, options = Network(), pixels(), LigsOptions(perturbation, 0.1)
     whole = ligs(model, images, LABELS, options).values
     for size in (1, 5, 12):
-        torch.testing.assert_close(ligs(model, images, LABELS, options, batch_size=size).values, whole, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            ligs(model, images, LABELS, options, batch_size=size).values, whole, rtol=0, atol=1e-12
+        )
     order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
     turned = ligs(model, images[order], LABELS[order], options, indices=order)
     torch.testing.assert_close(turned.values, whole[order], rtol=0, atol=1e-12)
@@ -222,7 +225,13 @@ def test_a_multiple_of_the_loss_has_the_same_cosines(perturbation, strength):
 def points_of(perturbation, images, *, scale=0.01):
     """Return the loss's gradient at each image, and the point beside it, of a loss whose slopes are both signs."""
     model, slopes = Flat(), random(images[0].numel(), seed=4).to(images.dtype)
-    ligs(model, images, torch.zeros(len(images), dtype=torch.long), LigsOptions(perturbation, scale), loss=lambda z, y: z @ slopes)
+    ligs(
+        model,
+        images,
+        torch.zeros(len(images), dtype=torch.long),
+        LigsOptions(perturbation, scale),
+        loss=lambda z, y: z @ slopes,
+    )
     assert torch.equal(model.seen[0], images)
     return slopes.view(images.shape[1:]), model.seen[-1]
 
@@ -299,7 +308,11 @@ def test_a_gradient_that_vanishes_at_the_image_or_beside_it_leaves_it_out():
 
 @pytest.mark.parametrize(
     "loss",
-    [by_label(0.0, 0.0, 0.0, 0.0), by_label(torch.inf, torch.nan, 0.0, 0.0), lambda logits, labels: logits.detach().sum(1)],
+    [
+        by_label(0.0, 0.0, 0.0, 0.0),
+        by_label(torch.inf, torch.nan, 0.0, 0.0),
+        lambda logits, labels: logits.detach().sum(1),
+    ],
     ids=["zero", "not finite", "detached"],
 )
 def test_no_image_with_a_direction_is_told(loss):
@@ -437,7 +450,7 @@ def test_an_image_without_a_direction_has_cosine_1_and_moves_nothing(strength):
     """Its gradient is zero, or too weak to be divided by in float32."""
     model, images, options = Network(dtype=torch.float32), pixels(4, dtype=torch.float32), LigsOptions(scale=0.05)
     weights = torch.tensor([1.0, strength, 1.0, 1.0])
-    losses, found = losses_and_cosines(losses_of(model, LABELS[:4], weights), images, options, draws_of(4))
+    _, found = losses_and_cosines(losses_of(model, LABELS[:4], weights), images, options, draws_of(4))
     assert float(found[1].detach()) == 1
     gradients = torch.autograd.grad((1 - found).sum(), list(model.parameters()), allow_unused=True)
     kept = torch.tensor([0, 2, 3])
@@ -527,10 +540,15 @@ def test_a_real_network_s_ligs_in_float32_is_that_of_images_alone(resnet20):
     assert found.mean == pytest.approx(expected.mean(), abs=1e-4)
 
 
-def test_a_real_network_s_similarity_falls_with_the_scale_and_with_the_attack(resnet20):
+def test_a_real_network_s_similarity_falls_with_the_strength_of_nu(resnet20):
+    """Noise of a larger deviation, and what goes against the image, leave less of it."""
     model, images, labels = resnet20
-    measured = partial(ligs, model, images, labels)
+    measured = partial(ligs, model, images[:50], labels[:50])
     means = [measured(LigsOptions(scale=scale)).mean for scale in (1e-4, 1e-3, 0.01, 0.1)]
-    kinds = [measured(LigsOptions(kind)).mean for kind in PERTURBATIONS]
-    print(means, kinds, measured().left_out)
-    assert means == sorted(means, reverse=True)
+    assert means[0] > 0.99
+    assert means[3] < 0.1
+    assert all(before > after + 0.02 for before, after in pairwise(means))
+    kinds = {kind: measured(LigsOptions(kind)).mean for kind in ("uniform", "fgsm", "pgd")}
+    assert kinds["uniform"] > means[2] + 0.1  # whose deviation is 0.01 over the root of 3
+    assert max(kinds["fgsm"], kinds["pgd"]) < means[2] - 0.1
+    assert measured().left_out == 0

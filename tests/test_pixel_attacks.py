@@ -4,6 +4,7 @@ import random as python_random
 import sys
 from copy import deepcopy
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from statshift.attacks import (
     AutoAttack,
     PixelAttack,
     attack_images,
+    cross_entropy,
     is_attack,
     parse_attack,
     random_offset,
@@ -74,7 +76,7 @@ def wrong(logits, labels):
 def foolbox_found(model, images, attack, start=None, targets=None, labels=LABELS):
     """Return foolbox's images with the same numbers, and the margin written anew for the loss of Carlini & Wagner."""
     foolbox = pytest.importorskip("foolbox")
-    import eagerpy  # noqa: PLC0415
+    import eagerpy
 
     base = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[attack.norm]
 
@@ -174,7 +176,7 @@ def test_float32_is_foolbox_s_step_by_step(norm, loss):
     whole = {"epsilon": EPSILONS[norm], "norm": norm, "loss": loss, "step_size": EPSILONS[norm] / 8}
     points = [start_of(model, images, PixelAttack(**whole))]
     points += [attack_images(model, images, LABELS, PixelAttack(**whole, steps=steps)) for steps in range(1, 21)]
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         theirs = foolbox_found(model, images, PixelAttack(**whole, steps=1), before)
         torch.testing.assert_close(after, theirs, rtol=0, atol=1e-6)
     assert points[-1].dtype == torch.float32
@@ -264,7 +266,8 @@ def test_an_image_is_attacked_alike_in_every_batch(norm, target):
     for places in ([3], [7, 0], [4, 1, 2, 6, 5], [7, 6, 5, 4, 3, 2, 1, 0]):
         torch.testing.assert_close(attacked(places), whole[places], rtol=0, atol=1e-12)
     elsewhere = attack_images(model, images, LABELS, attack, seed=1)
-    assert ((elsewhere - whole).flatten(1).abs().amax(1) > 1e-3).all()
+    moved = (elsewhere - whole).flatten(1).abs().amax(1) > 1e-6
+    assert moved.sum() >= 4  # some go to the same corner from everywhere
 
 
 @pytest.mark.parametrize("classes", [2, 5])
@@ -440,7 +443,11 @@ def test_steps_are_all_that_is_computed():
     model(pixels()).sum().backward()
     assert model.of_weight == [243]  # a gradient of the weight would be seen
     model.weight.grad = None
-    for attack, targets in ((PixelAttack(), 0), (PixelAttack(target="random", norm="l2"), 1), (ATTACKS["fgsm"](0.1), 0)):
+    for attack, targets in (
+        (PixelAttack(), 0),
+        (PixelAttack(target="random", norm="l2"), 1),
+        (ATTACKS["fgsm"](0.1), 0),
+    ):
         model.forwards.clear()
         model.backwards.clear()
         attack_images(model, pixels(), LABELS, attack)
@@ -596,7 +603,12 @@ def test_steps_that_are_none_or_not_asked_for_are_told(spec):
 
 @pytest.mark.parametrize(
     ("spec", "nearest"),
-    [("pdg-l2:0.2", "pgd-l2"), ("pgd_linf:1/255", "pgd-linf"), ("FGSM:0.1", "fgsm"), ("autoattack:0.1", "autoattack-l")],
+    [
+        ("pdg-l2:0.2", "pgd-l2"),
+        ("pgd_linf:1/255", "pgd-linf"),
+        ("FGSM:0.1", "fgsm"),
+        ("autoattack:0.1", "autoattack-l"),
+    ],
 )
 def test_a_mistyped_attack_is_told_the_nearest(spec, nearest):
     assert not is_attack(spec)
@@ -802,9 +814,12 @@ def test_a_real_network_is_attacked_as_by_foolbox(resnet20, norm, loss):
 
 
 def test_the_robust_accuracy_of_a_real_network_is_foolbox_s(resnet20):
-    """PGD of 10 steps in the maximum norm, 1/255, on 64 images in float32; the signs of some pixels may differ."""
+    """PGD of 10 steps on the margin, 1/255 in the maximum norm, on 64 images in float32; some pixels' signs may differ.
+
+    Cross-entropy is in float64 here, and an image that is classified surely has another gradient.
+    """
     model, images, labels = resnet20
-    attack = PixelAttack(1 / 255, steps=10)
+    attack = PixelAttack(1 / 255, steps=10, loss="cw")
     found = attack_images(model, images, labels, attack)
     start = attack_images(model, images, labels, attack, loss=lambda logits, labels: 0 * logits.sum(1))
     theirs = foolbox_found(model, images, attack, start, labels=labels)
@@ -812,3 +827,13 @@ def test_the_robust_accuracy_of_a_real_network_is_foolbox_s(resnet20):
         clean, ours, other = (int((~wrong(model(some), labels)).sum()) for some in (images, found, theirs))
     assert ours == other
     assert ours < clean / 2
+
+
+def test_a_sure_image_has_the_gradient_that_float32_rounds_away():
+    """With p = 1 - 1e-9 the derivative by the label's own logit is p - 1, which in float32 is zero."""
+    logits = torch.tensor([[20.7, 0.0]], requires_grad=True)
+    (found,) = torch.autograd.grad(cross_entropy(logits, torch.tensor([0])).sum(), logits)
+    expected = 1 / (1 + np.exp(np.float64(np.float32(20.7))))
+    np.testing.assert_allclose(found.numpy(), [[-expected, expected]], rtol=1e-6)
+    (rounded,) = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([0])), logits)
+    assert rounded[0, 0] == 0

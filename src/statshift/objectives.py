@@ -63,10 +63,10 @@ class Targets:
         return F.cross_entropy(first, target) + JSD_WEIGHT * divergence
 
     def losses(self, logits: Tensor) -> Tensor:
-        """Return the cross-entropy (B,) of logits (B,K), by image; of one view."""
+        """Return the cross-entropy (B,) of logits (B,K), by image, in float64 for its gradient; of one view."""
         if self.views != 1:
             raise InputError("Expected one view of each image for a loss by image, but AugMix makes three.")
-        return F.cross_entropy(_wide(logits), self._target(logits), reduction="none")
+        return F.cross_entropy(logits.double(), self._target(logits.double()), reduction="none")
 
     def partners(self, order: Tensor) -> "Targets":
         """Return the targets of the images at `order` (B,)."""

@@ -24,8 +24,11 @@ LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy (B,) of logits (B,K) and labels (B,), in nats."""
-    return F.cross_entropy(logits, labels, reduction="none")
+    """Return the cross-entropy (B,) of logits (B,K) and labels (B,), in nats, float64.
+
+    In float32 the gradient of an image that is classified surely has no part at its own label: 1 - p rounds to zero.
+    """
+    return F.cross_entropy(logits.double(), labels, reduction="none")
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
