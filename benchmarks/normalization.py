@@ -3,18 +3,21 @@
 python benchmarks/normalization.py SHARED [PART ...] [--scale cpu] [--runs runs/normalization] [--threads 1]
 
 SHARED holds `data/`: CIFAR-10 as JPEG, whose test set is compressed alike: no figures to set beside those of
-lossless images. Parts: pretrained, norms, adversarial, regularised, profile, transfer, features. Scales: "cpu" is a
-ResNet-20 on 10,000 images for 10 epochs; "gpu" is VGG-11 and ResNet-18 on 50,000 images for 30 epochs, adversarial
-training for 20. Trainings and extractions are resumed; each part writes `benchmarks/results/normalization-PART-SCALE`.
+lossless images. Parts: pretrained, precision, norms, adversarial, regularised, profile, transfer, features. Scales:
+"cpu" is a ResNet-20 on 10,000 images for 10 epochs; "gpu" is VGG-11 and ResNet-18 on 50,000 images for 30 epochs,
+adversarial training for 20. Trainings and extractions are resumed; each part writes
+`benchmarks/results/normalization-PART-SCALE`.
 """
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from reporting import machine, report, start
 from statshift import load_data, load_model, measure, rectified
@@ -22,7 +25,7 @@ from statshift.attacks import attack_images, parse_attack
 from statshift.evaluation import find_device
 from statshift.extraction import ExtractionOptions, extract
 from statshift.hardening import HardenOptions
-from statshift.ligs import PERTURBATIONS
+from statshift.ligs import PERTURBATIONS, ligs
 from statshift.models import NORMS
 from statshift.protocols import adaptation_positions
 from statshift.scratch import ONE_CYCLE, train_from_scratch
@@ -139,6 +142,24 @@ def pretrained(bench: Bench) -> Found:
     rows = [[name, *_percents(found, ATTACKS)] for name, found in results["protocols"].items()]
     rows += [[f"LIGS, {name}", *_interval(one), *[""] * (len(ATTACKS) - 1)] for name, one in summary["ligs"].items()]
     return results, ["", *ATTACKS], rows
+
+
+def precision(bench: Bench) -> Found:
+    """Return LIGS of the ResNet-20 of SHARED with the loss in float64 and in float32, and how many images are sure."""
+    device = find_device(bench.device)
+    model = load_model("cifar:resnet20", weights=bench.shared / "data" / "cifar10_resnet20.th").to(device)
+    data = load_data(f"npz:{bench.shared / 'data' / 'cifar10_test_1000.npz'}")
+    images, labels = (one.to(device) for one in data.tensors())
+    with torch.no_grad():
+        least = 1 - model(images).double().softmax(1).gather(1, labels[:, None])
+    sure = float((least < 2**-24).float().mean())  # p rounds to 1 in float32
+    found = {
+        "float64": ligs(model, images, labels),
+        "float32": ligs(model, images, labels, loss=partial(F.cross_entropy, reduction="none")),
+    }
+    results = {"sure": sure, "ligs": {name: one.describe() for name, one in found.items()}}
+    rows = [[name, *_interval(one.describe()), f"{100 * sure:.1f}"] for name, one in found.items()]
+    return results, ["loss in", "LIGS (95 %)", "images with p = 1 in float32, %"], rows
 
 
 def norms(bench: Bench) -> Found:
@@ -291,6 +312,7 @@ def _trend(history: list[dict[str, float]]) -> list[str]:
 
 PARTS = {
     "pretrained": pretrained,
+    "precision": precision,
     "norms": norms,
     "adversarial": adversarial,
     "regularised": regularised,
