@@ -45,6 +45,11 @@ def test_python_blocks_run(block, tmp_path, monkeypatch, capsys):
         losses = names["hardened"].record["history"][-1]["losses"]
         assert capsys.readouterr().out == f"{losses}\n"
         assert losses["adv"] > losses["clean"] > 0
+    elif "similarity" in names:
+        similarity, images = names["similarity"], names["images"]
+        assert capsys.readouterr().out == f"{similarity.mean} {similarity.interval} {similarity.left_out}\n"
+        assert similarity.interval[0] < similarity.mean < similarity.interval[1]
+        assert float((names["adversarial"] - images).abs().max()) == pytest.approx(4 / 255)
     else:
         assert names["foggy"].shape == names["images"].shape
 

@@ -17,7 +17,7 @@ FLOORS = (
         *("streams", "uncertainty"),
     ),
     ("corruptions", "data", "layers", "models", "results", "resumption", "synchronisation"),
-    ("attacks", "augmentation", "cuts", "evidence", "landscape", "parts", "selection"),
+    ("attacks", "augmentation", "cuts", "evidence", "frequencies", "landscape", "parts", "selection"),
     ("ligs", "shifts"),
     ("comparison", "evaluation", "provenance", "rectification", "splitting", "sweeps"),
     ("branches", "diagnosis", "divergence", "streaming", "writing"),
@@ -25,7 +25,8 @@ FLOORS = (
     ("adaptation", "batches"),
     ("export", "measurement", "training"),
     ("analyses", "hardening"),
-    ("recipes", "scratch"),  # and report, to come
+    ("scratch",),
+    ("recipes",),  # and report, to come
     ("experiments",),
     ("__init__", "__main__", "cli"),
 )

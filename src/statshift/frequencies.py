@@ -27,7 +27,8 @@ def spectral_energy(changes: Tensor) -> Tensor:
         raise InputError(f"Expected `changes` as images (B,3,H,W), but got shape {tuple(changes.shape)}.")
     if not bool(changes.isfinite().all()):
         raise InputError("Expected `changes` to be finite, but some are infinite or NaN.")
-    return torch.fft.fft2(changes.double(), norm="ortho").abs().square().sum(1)
+    spectrum: Tensor = torch.fft.fft2(changes.double(), norm="ortho")
+    return spectrum.abs().square().sum(1)
 
 
 def radial_energy(changes: Tensor, bins: int = 16) -> Tensor:

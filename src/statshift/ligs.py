@@ -110,10 +110,12 @@ def ligs(
     indices: Tensor | None = None,
     batch_size: int = 128,
 ) -> Ligs:
-    """Return the Local Input Gradient Similarity of a model over images; the model is left as it was found.
+    """Return LIGS, the Local Input Gradient Similarity E[cos(grad l(x, y), grad l(x + nu, y))], of a model over images.
+
+    The model is left as it was found; it is measured in evaluation mode.
 
     Args:
-        model: takes images in [0,1]; it is measured in evaluation mode.
+        model: takes images in [0,1].
         images: (N,3,H,W) in [0,1], on the model's device.
         labels: (N,).
         options: what nu is; the perturbed image is not clipped to [0,1].
