@@ -17,6 +17,7 @@ from statshift.models import PixelModel, weights_hash
 from statshift.recipes import (
     BASE,
     COLUMNS,
+    HARDENING,
     NOT_TRAINED,
     RECIPES,
     Recipe,
@@ -68,7 +69,7 @@ def papers(shared):
 # The papers' numbers
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES.keys() - NOT_TRAINED))
+@pytest.mark.parametrize("name", sorted(HARDENING.keys() - NOT_TRAINED))
 def test_every_training_is_the_papers(name):
     chosen = recipe(name)
     assert chosen.name == name
@@ -119,7 +120,7 @@ def test_what_each_recipe_varies():
     }
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES.keys() - NOT_TRAINED))
+@pytest.mark.parametrize("name", sorted(HARDENING.keys() - NOT_TRAINED))
 def test_a_users_scale_and_layer_change_nothing_else(name):
     training = TrainingOptions(epochs=2, batch_size=64, seed=3, gamma=1.0)
     theirs, ours = recipe(name), recipe(name, training, ["layer1"])

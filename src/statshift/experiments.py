@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from statshift.branches import Branches
 from statshift.data import ImageData, check_labels, load_data
+from statshift.data.sampling import balanced_subset
 from statshift.errors import InputError
 from statshift.evaluation import DTYPES, find_device
 from statshift.hardening import DUAL, HardenOptions, harden
@@ -19,8 +21,9 @@ from statshift.measurement import Measurement, measure
 from statshift.measurement import Progress as Measured
 from statshift.models import PixelModel, load_model, load_weights
 from statshift.objectives import Batch, Targets
-from statshift.protocols import Protocols
-from statshift.recipes import BASE, NOT_TRAINED, recipe
+from statshift.protocols import SOURCE, Protocols
+from statshift.recipes import BASE, NOT_TRAINED, Recipe, recipe
+from statshift.scratch import build
 from statshift.shifts import CLEAN, Shifts
 from statshift.streams import Draws
 from statshift.training import Objective, Step, TrainingOptions
@@ -28,77 +31,86 @@ from statshift.training import Objective, Step, TrainingOptions
 Makes = str | Callable[[], PixelModel]
 """A model's spec, or what makes a fresh one."""
 
+TREND_IMAGES = 1000
+"""Measured after each epoch: Benz et al., ICLR 2021 submission, appendix B.2."""
+
 
 def run_recipe(
-    name: str,
-    model: Makes,
-    data: str | Dataset[Any] | ImageData,
+    name: str | Recipe,
+    model: Makes | None,
+    data: str | Dataset[Any] | ImageData | None,
     out: str | Path,
     *,
-    validation: str | Dataset[Any] | ImageData,
+    validation: str | Dataset[Any] | ImageData | None = None,
     training: TrainingOptions | None = None,
     at: Sequence[str] | None = None,
-    shifts: Shifts = (CLEAN, "common"),
-    severities: Sequence[int] = (1, 2, 3, 4, 5),
+    shifts: Shifts | None = None,
+    severities: Sequence[int] | None = None,
     protocols: Protocols = (),
     device: str = "auto",
     compiled: bool = False,
+    model_args: Mapping[str, Any] | None = None,
     data_options: Mapping[str, Any] | None = None,
     training_progress: Callable[[str], Callable[[Step], None]] | None = None,
     measuring_progress: Callable[[str], Callable[[Measured], None]] | None = None,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Train each of a recipe's configurations from a fresh model, and measure every branch of the result.
+    """Train each of a recipe's configurations, from a fresh model or random weights, and measure every branch of it.
 
     Training goes into `out`/LABEL and measurements into `out`/LABEL/measured-BRANCH; the same call goes on where an
-    earlier one stopped. The model as it was is measured too, under the label "base".
+    earlier one stopped. A model that is given is measured as it was too, under the label "base".
 
     Args:
-        name: one of `RECIPES` that trains.
-        model: a spec, or what makes a fresh model.
-        data: to train on, with labels.
+        name: one of `RECIPES` that trains, or what `recipe` returned.
+        model: a spec, or what makes a fresh model; None where the recipe has networks of its own.
+        data: to train on, with labels; None, and no `validation`, is the recipe's own, if it has some.
         out: folder, made if need be.
         validation: to measure on, with labels.
         training: in the papers' place; see `recipe`.
         at: layers, in the papers' place.
-        shifts: to measure under.
-        severities: of these shifts.
+        shifts: to measure under, in the recipe's place: mostly the clean images and the 15, or the clean and attacked.
+        severities: of these shifts, likewise.
         protocols: to rectify by, beside the source; see `measure`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         compiled: train through `torch.compile`.
+        model_args: further arguments of the recipe's own networks, such as `num_classes`.
         data_options: further arguments of `load_data`, where data are not loaded, for both data sets.
         training_progress: given a label, returns what is called after each step.
         measuring_progress: given a label and branch, returns what is called after each batch.
 
     Returns:
         By label and branch ("clean, auto" where rectified by the protocol auto): `clean_accuracy`; `mean_of_shifts`,
-        accuracy over all shifts measured; and `mce`, as fractions, None where not measured or not defined; `images`
-        and `conditions`, what they are over.
+        accuracy over all shifts measured; `mce`, as fractions, None where not measured or not defined; `shifts`, the
+        accuracy under each; `ligs`, the mean by perturbation; `images` and `conditions`, what they are over; and
+        `smoothness` at the end of the last epoch where the landscape was walked.
 
     Raises:
         InputError: something that cannot be used, told in one line.
     """
-    chosen = recipe(name, training, at)
-    if name in NOT_TRAINED:
-        raise InputError(f"The recipe {name} trains nothing: {NOT_TRAINED[name]}.")
-    make, folder = _maker(model), Path(out)
+    chosen = name if isinstance(name, Recipe) else recipe(name, training, at)
+    if chosen.name in NOT_TRAINED:
+        raise InputError(f"The recipe {chosen.name} trains nothing: {NOT_TRAINED[chosen.name]}.")
+    make, folder = _maker_for(chosen, model, model_args), Path(out)
+    data, validation = _images_for(chosen, data, validation)
+    sample = _sample(validation, data_options) if chosen.trend else None
 
     def measured(network: Any, label: str, branch: str) -> dict[str, dict[str, Any]]:
         found = measure(
             network,
             validation,
-            shifts=shifts,
-            severities=severities,
+            shifts=chosen.shifts.get(label, (CLEAN, "common")) if shifts is None else shifts,
+            severities=chosen.severities if severities is None else severities,
             protocols=protocols,
+            ligs=chosen.ligs,
             out=folder / label / f"measured-{branch}",
             device=device,
             data_options=data_options,
             progress=measuring_progress and measuring_progress(f"{label}, {branch}"),
         )
-        return {branch if one == "source" else f"{branch}, {one}": figures for one, figures in _figures(found).items()}
+        return {branch if one == SOURCE else f"{branch}, {one}": figures for one, figures in _figures(found).items()}
 
-    results = {BASE: measured(make(), BASE, "clean")}
+    results = {} if chosen.networks else {BASE: measured(make(BASE), BASE, "clean")}
     for label, options in chosen.options.items():
-        begun = make()
+        begun = make(label)
         if label in chosen.begins_with:
             load_weights(begun.network, folder / chosen.begins_with[label] / "clean.safetensors")
         done = harden(
@@ -106,6 +118,10 @@ def run_recipe(
             data,
             options,
             out=folder / label,
+            validation=sample,
+            shifts=chosen.trend or (CLEAN,),
+            ligs=chosen.ligs if chosen.trend else (),
+            walk=chosen.walk,
             device=device,
             compiled=compiled,
             data_options=data_options,
@@ -114,6 +130,9 @@ def run_recipe(
         results[label] = {}
         for branch, one in done.branches.splits.items():
             results[label] |= measured(one.model, label, branch)
+        if chosen.walk:
+            walked = done.record["history"][-1]["validation"]["landscape"]
+            results[label]["clean"]["smoothness"] = walked["smoothness"]
     return results
 
 
@@ -121,19 +140,64 @@ def _maker(model: Makes) -> Callable[[], PixelModel]:
     return partial(load_model, model) if isinstance(model, str) else model
 
 
+def _maker_for(
+    chosen: Recipe, model: Makes | None, model_args: Mapping[str, Any] | None
+) -> Callable[[str], PixelModel]:
+    """Return what makes the model of a label, before it is trained."""
+    if not chosen.networks:
+        if model is None or model_args:
+            raise InputError(
+                f"Expected a model for the recipe {chosen.name}, with its arguments, and nothing beside it."
+            )
+        fresh = _maker(model)
+        return lambda label: fresh()
+    if model is not None:
+        raise InputError(f"Expected no model for the recipe {chosen.name}, which builds its own networks.")
+
+    def make(label: str) -> PixelModel:
+        network = chosen.networks[label]
+        arguments = {**network.arguments, **(model_args or {})}
+        return build(network.spec, arguments, seed=chosen.options[label].training.seed)
+
+    return make
+
+
+def _images_for(chosen: Recipe, data: Any, validation: Any) -> tuple[Any, Any]:
+    """Return what to train and to measure on."""
+    if data is None and validation is None and chosen.data:
+        return chosen.data, chosen.data
+    if data is None or validation is None:
+        raise InputError(f"Expected data and validation data for the recipe {chosen.name}, but got only one or none.")
+    return data, validation
+
+
+def _sample(data: Any, options: Mapping[str, Any] | None) -> ImageData:
+    """Return the class-balanced 1,000 of the images that are measured after each epoch."""
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    images = data if isinstance(data, ImageData) else load_data(data, **given)
+    if images.labels is None:
+        raise InputError(f"Expected labels to validate with, but {images.spec} has none.")
+    chosen = balanced_subset(images.labels, TREND_IMAGES)
+    return replace(images, indices=images.indices[chosen], labels=images.labels[chosen])
+
+
 def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
     """Return by protocol what a measurement found, and over what."""
     conditions = list(dict.fromkeys((row["shift"], row["severity"]) for row in found.rows))
-    return {
-        protocol: {
+    similar = {name: one["mean"] for name, one in found.summary.get("ligs", {}).items()}
+    figures = {}
+    for protocol, one in found.summary["protocols"].items():
+        shifts = {name: shift["accuracy"] for name, shift in one["per_shift"].items()}
+        figures[protocol] = {
             "clean_accuracy": one["clean_accuracy"],
-            "mean_of_shifts": fmean(s["accuracy"] for s in one["per_shift"].values()) if one["per_shift"] else None,
+            "mean_of_shifts": fmean(shifts.values()) if shifts else None,
             "mce": one["mce"],
+            "shifts": shifts,
+            "ligs": similar if protocol == SOURCE else {},
             "images": one.get("images", found.summary["images"]),
             "conditions": conditions,
         }
-        for protocol, one in found.summary["protocols"].items()
-    }
+    return figures
 
 
 def step_costs(

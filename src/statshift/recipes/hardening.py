@@ -1,22 +1,16 @@
-"""The authors' experiments as configurations: a recipe is a function that returns what to train, by label.
+"""The experiments on AdvBN: a recipe is a function that returns what to fine-tune, by label.
 
 Figures are published ones only where our copies of the papers print them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from statshift.attacks import FeatureAttack
 from statshift.errors import InputError, unknown
 from statshift.hardening import AUTHORS_BRANCH, HardenOptions
+from statshift.recipes.configuration import BASE, COLUMNS, Figures, Recipe
 from statshift.training import TrainingOptions
-
-Figures = Mapping[str, float]
-BASE = "base"
-"""The label of the model as it was before."""
-
-COLUMNS = {"clean": "clean", "mce": "mCE", "instagram": "Instagram", "sketch": "Sketch", "style": "Stylized"}
-"""What the papers' tables give: top-1 accuracy on ImageNet and its variants, and mCE on ImageNet-C."""
 
 PAPERS = TrainingOptions()
 POSITIONS = ("conv2_3", "conv3_4", "conv4_6")
@@ -24,31 +18,6 @@ PLACE = POSITIONS[:1]
 STRENGTHS = (1, 2, 4, 6, 8)
 GAMMAS = (0.5, 1.0, 1.5, 2.0)
 SUBMISSION = "Shu et al., the ICLR 2021 submission"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to train, and what the authors found.
-
-    Attributes:
-        name: as in `RECIPES`.
-        title: what it compares.
-        source: paper, table or section.
-        options: how to harden, by label.
-        published: by label, the figures in [0,1] by the keys of `COLUMNS`; None where the authors have some that our
-            copy of the paper does not print. A label that is not here is none of theirs, and one that is not in
-            `options` is not trained.
-        note: in what ours and theirs differ, or what the paper leaves open.
-        begins_with: labels whose training begins with the weights of another label's clean branch.
-    """
-
-    name: str
-    title: str
-    source: str
-    options: Mapping[str, HardenOptions] = field(default_factory=dict)
-    published: Mapping[str, Figures | None] = field(default_factory=dict)
-    note: str = ""
-    begins_with: Mapping[str, str] = field(default_factory=dict)
 
 
 def _percents(*figures: float) -> Figures:
@@ -203,7 +172,7 @@ def cost(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recip
     )
 
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
+HARDENING: dict[str, Callable[..., Recipe]] = {
     "methods": methods,
     "position": position,
     "strength": strength,
@@ -213,28 +182,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "additive": additive,
     "gamma": gamma,
 }
-"""Recipes by name, in the papers' order: NeurIPS 2021, then the submission's appendices."""
-
-NOT_TRAINED = {"branches": "see `authors_branch`", "cost": "see `step_costs`"}
-
-
-def recipe(name: str, training: TrainingOptions | None = None, at: Sequence[str] | None = None) -> Recipe:
-    """Return a recipe with the papers' numbers, or upon other training options and layers.
-
-    Args:
-        name: one of `RECIPES`.
-        training: epochs, batch and so on; augmentation and gamma are the recipe's.
-        at: layers, as `statshift layers` lists them; several for "position", else one.
-
-    Raises:
-        InputError: an unknown name, or not as many layers as it takes.
-    """
-    if name not in RECIPES:
-        raise unknown("recipe", name, RECIPES)
-    if at is not None and not at:
-        raise InputError(f"Expected a layer for the recipe {name}; `statshift layers` lists them.")
-    given = {} if at is None else {"at": tuple(at)}
-    return RECIPES[name](training or PAPERS, **given)
+"""By name, in the papers' order: NeurIPS 2021, then the submission's appendices."""
 
 
 def _only(name: str, at: Sequence[str]) -> str:
