@@ -38,9 +38,6 @@ from statshift.layers import running_norms
 from statshift.objectives import standard
 from statshift.training import train
 
-if not callable(ligs):  # the module of that name
-    from statshift.ligs import ligs
-
 STEPS = 20
 ATTACKS = {
     "PGD-20, Linf": PixelAttack(1 / 255, steps=STEPS),

@@ -26,10 +26,10 @@ from statshift.evaluation import find_device
 from statshift.extraction import ExtractionOptions, extract
 from statshift.frequencies import high_frequency_share
 from statshift.hardening import HardenOptions
-from statshift.ligs import PERTURBATIONS, ligs
 from statshift.models import NORMS
 from statshift.protocols import adaptation_positions
 from statshift.scratch import ONE_CYCLE, train_from_scratch
+from statshift.similarity import PERTURBATIONS, ligs
 
 ROBUST = "pgd-l2:0.25:10"
 BY_EPOCH = ("clean", ROBUST)

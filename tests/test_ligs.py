@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from statshift import load_model
 from statshift.errors import InputError
-from statshift.ligs import PERTURBATIONS, LigsOptions, cosines, ligs, losses_and_cosines
+from statshift.similarity import PERTURBATIONS, LigsOptions, cosines, ligs, losses_and_cosines
 from statshift.streams import Draws
 
 pytestmark = pytest.mark.usefixtures("one_thread")

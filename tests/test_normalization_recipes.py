@@ -16,10 +16,10 @@ from statshift.cli.recipes import listing, networks_text
 from statshift.corruptions import corrupt
 from statshift.errors import InputError
 from statshift.experiments import run_recipe
-from statshift.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
 from statshift.recipes import NORMALIZATION, Network, recipe
 from statshift.scratch import FEATURES, IMAGENET, ONE_CYCLE, TARGETS, build
+from statshift.similarity import LigsOptions, ligs
 from statshift.training import TrainingOptions
 
 pytestmark = [

@@ -18,7 +18,7 @@ FLOORS = (
     ),
     ("corruptions", "data", "layers", "models", "results", "resumption", "synchronisation"),
     ("attacks", "augmentation", "cuts", "evidence", "frequencies", "landscape", "parts", "selection"),
-    ("ligs", "shifts"),
+    ("shifts", "similarity"),
     ("comparison", "evaluation", "provenance", "rectification", "splitting", "sweeps"),
     ("branches", "diagnosis", "divergence", "streaming", "writing"),
     ("adversaries", "extraction", "objectives", "plots", "protocols"),

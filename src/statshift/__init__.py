@@ -20,11 +20,10 @@ from statshift.diagnosis import diagnose as diagnose
 from statshift.errors import InputError as InputError
 from statshift.extraction import ExtractionOptions as ExtractionOptions
 from statshift.extraction import extract as extract
-from statshift.hardening import HardenOptions as HardenOptions
 from statshift.hardening import Hardened as Hardened
+from statshift.hardening import HardenOptions as HardenOptions
 from statshift.hardening import harden as harden
-from statshift.ligs import Ligs as Ligs
-from statshift.ligs import LigsOptions as LigsOptions
+from statshift.landscape import Landscape as Landscape
 from statshift.measurement import Measurement as Measurement
 from statshift.measurement import Progress as Progress
 from statshift.measurement import measure as measure
@@ -36,6 +35,9 @@ from statshift.rectification import rectify as rectify
 from statshift.results import read_run as read_run
 from statshift.scratch import train_from_scratch as train_from_scratch
 from statshift.shifts import CorruptionOptions as CorruptionOptions
+from statshift.similarity import Ligs as Ligs
+from statshift.similarity import LigsOptions as LigsOptions
+from statshift.similarity import ligs as ligs
 from statshift.splitting import Split as Split
 from statshift.splitting import split as split
 from statshift.streaming import RectifiedStream as RectifiedStream

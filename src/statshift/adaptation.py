@@ -10,6 +10,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from statshift.attacks import is_attack
 from statshift.data import ImageData
@@ -30,6 +32,9 @@ from statshift.results import Row, make_row
 from statshift.selection import PARTS, select_layers
 from statshift.shifts import Condition
 from statshift.sweeps import sweep
+
+MODES = (_NormBase, _DropoutNd)
+"""What answers otherwise in training mode."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +225,8 @@ def evaluate_adapted(
             adapted = protocol.function(deepcopy(model), images)
         answer = _callable(protocol, adapted)
         attacked = adapted if isinstance(adapted, nn.Module) else None
-        if attacked is None and is_attack(condition.shift):
-            raise InputError(
-                f"Expected the protocol {protocol.name} to return a module, so that {condition.shift} can attack what "
-                f"it has adapted, but got {type(adapted).__name__}."
-            )
+        if is_attack(condition.shift):
+            _check_attacked(protocol, condition, adapted)
         return evaluate(data, condition, on_batch, classify=answer, attacked=attacked)
     with keeping_statistics(batch_norms(model)):
         with _adapting(evaluate, len(images)):
@@ -258,6 +260,25 @@ def _callable(protocol: Protocol, made: Any) -> Callable[[Tensor], Tensor]:
             f"Expected the protocol {protocol.name} to return what answers images, but got {type(made).__name__}."
         )
     return cast(Callable[[Tensor], Tensor], made)
+
+
+def _check_attacked(protocol: Protocol, condition: Condition, adapted: Any) -> None:
+    """Check that an attack, which sees a model in evaluation mode, would be on what answers.
+
+    Raises:
+        InputError: it would be on something else, or on nothing.
+    """
+    if not isinstance(adapted, nn.Module):
+        raise InputError(
+            f"Expected the protocol {protocol.name} to return a module, so that {condition.shift} can attack what it "
+            f"has adapted, but got {type(adapted).__name__}."
+        )
+    moving = [name for name, module in adapted.named_modules() if module.training and isinstance(module, MODES)]
+    if moving:
+        raise InputError(
+            f"Expected the protocol {protocol.name} to return a module in evaluation mode, in which {condition.shift} "
+            f"attacks it, but {moving[0] or 'it'} is in training mode."
+        )
 
 
 @contextmanager

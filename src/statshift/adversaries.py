@@ -1,7 +1,6 @@
 """A data set of adversarial images against a model, on the disk."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from statshift import processes
 from statshift.attacks import AutoAttack, PixelAttack, attack_images, attackable, logits_of, parse_attack
 from statshift.data import ImageData, check_labels
 from statshift.errors import InputError
-from statshift.evaluation import find_device, load_both
+from statshift.evaluation import describe_attack, find_device, load_both
 from statshift.parts import Arrays, Written, write_in_parts
 from statshift.provenance import describe_data, describe_environment, describe_model
 
@@ -86,14 +85,19 @@ def write_adversarial(
     identity = {
         "model": describe_model(pixel_model),
         "data": describe_data(images, labels),
-        "attack": {**asdict(chosen), "seed": seed, "batch_size": batch_size},
+        "attack": {**describe_attack(chosen), "seed": seed, "batch_size": batch_size},
     }
     return write_in_parts(Path(out), identity, describe_environment(where), len(images), batch_size, make, progress)
 
 
 def _right(model: nn.Module, images: Tensor, labels: Tensor) -> Any:
     with attackable(model), torch.no_grad():
-        return _numpy(logits_of(model, images).argmax(1) == labels)
+        logits = logits_of(model, images)
+        if broken := len(logits) - int(logits.isfinite().all(1).sum()):
+            raise InputError(
+                f"The model's output is not finite for {broken} of {len(logits)} images: check its weights."
+            )
+        return _numpy(logits.argmax(1) == labels)
 
 
 def _numpy(values: Tensor) -> Any:

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class NoGradientError(InputError):
+    """A model whose loss does not depend on its pixels, so that gradients say nothing of it."""
+
+
 MOST = 30
 """How many choices an error names."""
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ def load_both(
     if isinstance(data, ImageData):
         return pixel_model, data
     return pixel_model, load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
+
+
+def describe_attack(attack: PixelAttack | AutoAttack) -> dict[str, Any]:
+    """Return an attack's numbers for a record, with the step size in force."""
+    return asdict(attack) | ({"step_size": attack.length} if isinstance(attack, PixelAttack) else {})
 
 
 class Evaluator:
@@ -198,8 +204,15 @@ class Evaluator:
             self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
         ):
             labels, indices = (self._send(torch.from_numpy(one[positions])) for one in (data.labels, data.indices))
-            with self.autocast():
-                mine.append(function(self._send(images).float().div_(255), labels, indices))
+            pixels, start = self._send(images).float().div_(255), 0
+            while start < len(images):
+                part = slice(start, start + self._at_once)
+                try:
+                    with self.autocast():
+                        mine.append(function(pixels[part], labels[part], indices[part]))
+                    start = part.stop
+                except torch.OutOfMemoryError:
+                    self._take_fewer(len(images))
         return torch.cat(processes.in_turn(processes.gather([one.cpu() for one in mine])))
 
     def _in_parts(
@@ -222,13 +235,23 @@ class Evaluator:
             if found is not None:
                 parts.append(found)
                 start = part.stop
-            elif not cut or self._at_once == 1:
-                raise self._no_memory(1 if cut else len(images))
+            elif not cut:
+                raise self._no_memory(len(images))
             else:
-                self._at_once = (min(self._at_once, len(images)) + 1) // 2
-                torch.cuda.empty_cache()
-                warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
+                self._take_fewer(len(images))
         return parts
+
+    def _take_fewer(self, images: int) -> None:
+        """Cut batches of so many images in halves from now on, and say so.
+
+        Raises:
+            InputError: there is no less than one image at once.
+        """
+        if self._at_once == 1:
+            raise self._no_memory(1)
+        self._at_once = (min(self._at_once, images) + 1) // 2
+        torch.cuda.empty_cache()
+        warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
 
     @torch.no_grad()
     def _statistics(

@@ -14,15 +14,14 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from statshift import processes
-from statshift.attacks import FeatureAttack, PixelAttack
+from statshift.attacks import FeatureAttack, PixelAttack, is_attack
 from statshift.branches import BRANCHES, Branches
 from statshift.corruptions import CORRUPTIONS, check_severity
 from statshift.cuts import INPUT, network_of
 from statshift.data import ImageData, load_data, loading_options, stored_shifts
-from statshift.errors import InputError, unknown
+from statshift.errors import InputError, NoGradientError, unknown
 from statshift.evaluation import find_device, load_both
 from statshift.landscape import landscape, step_sizes_around
-from statshift.ligs import LigsOptions
 from statshift.measurement import measure
 from statshift.models import save_weights, weights_hash
 from statshift.objectives import (
@@ -38,6 +37,7 @@ from statshift.objectives import (
 from statshift.provenance import describe_data, describe_environment, describe_model
 from statshift.results import Row, write_json_atomically
 from statshift.shifts import CLEAN, Shifts, conditions, resolve
+from statshift.similarity import LigsOptions
 from statshift.training import Step, TrainingOptions, train
 
 METHODS: dict[str, str] = {
@@ -138,6 +138,11 @@ class HardenOptions:
             raise InputError(f"Expected `ligs_weight` above 0, but got {self.ligs_weight}.")
         if self.method == "ligs" and (self.ligs.perturbation == "pgd" or self.training.augment == "augmix"):
             raise InputError("The method ligs compares with noise or fgsm, not pgd, and has no place for augmix.")
+        if self.pixels and (self.pixels.loss, self.pixels.target) != ("cross-entropy", "none"):
+            raise InputError(
+                "Expected an attack on the cross-entropy and without target to train against, but got "
+                f"{self.pixels.loss} with the target {self.pixels.target}."
+            )
         own = PIXEL_ATTACKS.get(self.method)  # None where no pixels are attacked, and so is what was given
         object.__setattr__(self, "pixels", own and (self.pixels or own))
         if self.method not in DUAL and self.training.gamma != 1:
@@ -248,6 +253,8 @@ def harden(
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
     where = find_device(device)
+    for name in ligs:
+        LigsOptions(name)  # an unknown one is told now, not after an epoch
     pixel_model, images = load_both(model, data, where, data_options)
     example, _ = next(images.batches(2, which=[0]))
     assert options.at is not None
@@ -351,14 +358,25 @@ def _validate(
     ligs: Sequence[str],
     device: str,
 ) -> dict[str, Any]:
-    """Return each branch's accuracy under each condition, and its LIGS under each perturbation."""
+    """Return each branch's accuracy under each condition, and its LIGS under each perturbation.
+
+    None is what cannot be measured of a network that is dead: attacks and LIGS, which need a gradient.
+    """
+    parts = [shifts] if isinstance(shifts, str | Mapping) else list(shifts)
+    attacks = [part for part in parts if isinstance(part, str) and is_attack(part)]
+    others = [part for part in parts if part not in attacks] or [CLEAN]
     found: dict[str, Any] = {}
     for branch, one in branches.splits.items():
+        look = partial(measure, one.model, data, severities=severities, device=device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
-            measured = measure(one.model, data, shifts=shifts, severities=severities, ligs=ligs, device=device)
-        found[branch] = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
-        found[branch] |= {f"{LIGS} {name}": value["mean"] for name, value in measured.summary.get("ligs", {}).items()}
+            try:
+                measured = look(shifts=shifts, ligs=ligs)
+            except NoGradientError:
+                measured = look(shifts=others)
+        similar = measured.summary.get("ligs", {})
+        found[branch] = dict.fromkeys(attacks) | {_condition(r): r["correct"] / r["images"] for r in measured.rows}
+        found[branch] |= {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in ligs}
     return found
 
 

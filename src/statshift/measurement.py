@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,8 @@ from statshift.attacks import is_attack, parse_attack
 from statshift.corruptions import SEVERITIES, table_for, warn_without_photographs
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.errors import InputError, unknown
-from statshift.evaluation import Evaluator, find_device
+from statshift.evaluation import Evaluator, describe_attack, find_device
 from statshift.layers import evaluating
-from statshift.ligs import LigsOptions, checked, similarities
 from statshift.metrics import ALEXNET
 from statshift.models import PixelModel, load_model
 from statshift.protocols import SOURCE, Protocols, resolve_protocols
@@ -47,6 +46,7 @@ from statshift.results import (
     write_json_atomically,
 )
 from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
+from statshift.similarity import LigsOptions, checked, similarities
 from statshift.uncertainty import wilson_interval
 
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
@@ -140,7 +140,7 @@ def measure(
         alexnet: whose AlexNet they divide by otherwise: "imagenet", "cifar10", "cifar100", "none", or "auto", which
             goes by the data and the number of classes.
         ligs: perturbations with which the source's Local Input Gradient Similarity is measured on the clean images, of
-            `statshift.ligs.PERTURBATIONS`.
+            `statshift.similarity.PERTURBATIONS`.
         progress: called before the first batch and after each.
 
     Raises:
@@ -171,7 +171,7 @@ def measure(
         return images if stored else apply(images, condition, indices, options, functions)
 
     size = batch_size or (256 if where.type == "cuda" else 16 if min(first.shape[1:]) >= PHOTOGRAPH else 128)
-    attacks = {name: parse_attack(name) for name in names if is_attack(name)}
+    attacks = {} if stored else {name: parse_attack(name) for name in names if is_attack(name)}
     streams = [one.name for one in adapted.values() if one.kind == "stream"]
     if attacks and streams:
         raise InputError(
@@ -193,9 +193,9 @@ def measure(
     _warn_of_fewer_classes(first, classes)
     described = {}
     if adapted:
+        evaluate.keeping = True
         one_image = evaluate.shifted(first, wanted[0], np.zeros(1, np.int64))
         described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels))
-        evaluate.keeping = True
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "data": describe_data(first, labels),
@@ -203,7 +203,7 @@ def measure(
         "alexnet": _alexnet(alexnet, pixel_model.spec, first, classes),
         "shifts": names,
         "functions": describe_functions(functions),
-        **({"attacks": {name: asdict(attack) for name, attack in attacks.items()}} if attacks else {}),
+        **({"attacks": {name: describe_attack(attack) for name, attack in attacks.items()}} if attacks else {}),
         "severities": sorted(set(severities)),
         "protocols": {SOURCE: {}} | described,
         "seed": options.seed,
@@ -264,10 +264,11 @@ def measure(
             class_counts=class_counts,
             seed=options.seed,
         )
-        if ligs:
-            summary["ligs"] = _measure_ligs(
-                evaluate, first, similar, run.path / "ligs.json" if run else None, options.seed
-            )
+        similarities_found = _measure_ligs(
+            evaluate, first, similar, run.path / "ligs.json" if run else None, options.seed
+        )
+        if similarities_found:
+            summary["ligs"] = similarities_found
         if reference:
             summary["baseline"] = {name: reference.record["model"][name] for name in ("spec", "weights_hash")}
         if run:
@@ -278,7 +279,7 @@ def measure(
 def _measure_ligs(
     evaluate: Evaluator, data: ImageData, wanted: Sequence[LigsOptions], path: Path | None, seed: int
 ) -> dict[str, Any]:
-    """Return mean, interval and counts of each perturbation; those that an earlier sitting kept are not made again."""
+    """Return mean, interval and counts of each perturbation, and of those that an earlier sitting kept."""
     kept = json.loads(path.read_text()) if path and path.exists() else {}
     kept = processes.from_first(kept)
     for options in wanted:

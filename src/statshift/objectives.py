@@ -25,8 +25,8 @@ from statshift.attacks import (
 from statshift.branches import Branches
 from statshift.corruptions import corrupt
 from statshift.errors import InputError
-from statshift.layers import aside, running_norms
-from statshift.ligs import LigsOptions, losses_and_cosines
+from statshift.layers import aside, evaluating, running_norms
+from statshift.similarity import LigsOptions, losses_and_cosines
 from statshift.streams import Draws, keys
 
 JSD_WEIGHT = 12.0
@@ -163,12 +163,12 @@ def adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) -> Los
     with _autocast(batch), attackable(branches):
         worst = attack_pixels(
             batch.images,
-            lambda images: batch.targets.loss(branches.suffix(images, "clean")),
+            lambda images: batch.targets.loss(branches.suffix(_features(branches, images), "clean")),
             attack,
             batch.draws_on_device,
             loss_scale=_scale(batch),
         )
-    return {"adv": batch.targets.loss(branches.suffix(worst, "clean"))}
+    return {"adv": batch.targets.loss(branches.suffix(branches.prefix(worst), "clean"))}
 
 
 def corrupted(branches: Branches, batch: Batch, *, corruption: str, severity: int) -> Losses:
@@ -180,7 +180,7 @@ def corrupted(branches: Branches, batch: Batch, *, corruption: str, severity: in
     draws = batch.draws_on_device
     seed = int(keys(draws.seed, torch.zeros(1, dtype=torch.int64), draws.scope)[0, 0])
     images = corrupt(batch.images.contiguous(), corruption, severity, seed=seed, indices=draws.indices)
-    return {"clean": batch.targets.loss(branches.suffix(images, "clean"))}
+    return {"clean": batch.targets.loss(branches.suffix(branches.prefix(images), "clean"))}
 
 
 def ligs_regularised(branches: Branches, batch: Batch, *, options: LigsOptions, weight: float) -> Losses:
@@ -193,7 +193,7 @@ def ligs_regularised(branches: Branches, batch: Batch, *, options: LigsOptions, 
     """
     norms = running_norms(branches)
     losses, cosines = losses_and_cosines(
-        lambda images: batch.targets.losses(branches.suffix(images, "clean")),
+        lambda images: batch.targets.losses(branches.suffix(_features(branches, images), "clean")),
         batch.images,
         options,
         batch.draws_on_device,
@@ -230,6 +230,12 @@ def exchange_moments(features: Tensor, order: Tensor, eps: float = 1e-5) -> Tens
     var, mean = torch.var_mean(features, dim=1, keepdim=True, correction=0)
     deviation = (var + eps).sqrt()
     return (features - mean) / deviation * deviation[order] + mean[order]
+
+
+def _features(branches: Branches, images: Tensor) -> Tensor:
+    """Return the features (B,C,H,W) of images (B,3,H,W) as `Branches.prefix`, but with a gradient to the images."""
+    with evaluating(branches.clean):
+        return branches.splits["clean"].prefix(images)
 
 
 def _autocast(batch: Batch) -> torch.autocast:

@@ -59,7 +59,7 @@ def resolve(shifts: Shifts, stored: Sequence[str] | None = None) -> tuple[list[s
     choices = [CLEAN, *GROUPS, *(CORRUPTIONS if stored is None else stored)]
     for part in parts:
         if isinstance(part, Mapping):
-            taken = [name for name in part if name in choices or name in functions]
+            taken = [name for name in part if name in choices or name in functions or is_attack(name)]
             if taken:
                 raise InputError(f"The shift name {taken[0]!r} is taken: give your function another.")
             functions.update(part)
@@ -100,7 +100,7 @@ def conditions(
     levels = sorted({int(severity) for severity in severities})
     single = {
         CLEAN,
-        *filter(is_attack, names),
+        *(() if stored else filter(is_attack, names)),
         *(name for name, function in (functions or {}).items() if "severity" not in _keywords(function)),
     }
     found = []

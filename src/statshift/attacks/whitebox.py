@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from statshift.attacks.autoattack import AutoAttack
 from statshift.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
-from statshift.errors import InputError
+from statshift.errors import InputError, NoGradientError
 from statshift.layers import evaluating, run
 from statshift.models import extract_logits
 from statshift.streams import Draws
@@ -121,7 +121,7 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
     """Check that logits depend on the pixels of some of the images, in a model that is `attackable`.
 
     Raises:
-        InputError: they do not, so that no attack by gradients can say anything.
+        NoGradientError: they do not, so that no attack by gradients can say anything.
     """
     for some in (images[:1], images):  # one image tells, unless it happens to be where the network is dead
         point = some.detach().clone().requires_grad_()
@@ -131,7 +131,7 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
             (found,) = torch.autograd.grad((logits * weights).sum(), point, allow_unused=True)
             if found is not None and bool((found != 0).any()):
                 return
-    raise InputError(
+    raise NoGradientError(
         "The model's input gradient is zero everywhere, so an attack by gradients would find nothing and pass for "
         "robustness. Likely causes: something in the model rounds, detaches or runs without gradients, or its "
         "features are all dead."

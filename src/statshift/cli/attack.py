@@ -95,5 +95,5 @@ def attack_command(
 def _number(name: str, text: str) -> float:
     try:
         return float(Fraction(text.strip()))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise InputError(f"Expected --{name} as a number or a fraction such as 1/255, but got {text!r}.") from None

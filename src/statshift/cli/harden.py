@@ -164,5 +164,7 @@ def history_text(history: list[dict[str, Any]]) -> str:
     return table(rows)
 
 
-def _figure(name: str, value: float) -> str:
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3f}" if name.startswith(LIGS) else f"{100 * value:.1f}"

@@ -9,11 +9,11 @@ from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, layers_text, print_out, progress_bar, say, summary_text
 from statshift.errors import InputError
-from statshift.ligs import PERTURBATIONS
 from statshift.measurement import measure
 from statshift.models import load_model
 from statshift.processes import join
 from statshift.shifts import CorruptionOptions
+from statshift.similarity import PERTURBATIONS
 
 
 def measure_command(
@@ -140,7 +140,7 @@ def measure_command(
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:
-        if not report.called:
+        if not report.called and not ligs:
             say("Every condition was finished before; nothing was measured again.")
         print_out(summary_text(found.summary))
         rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}

@@ -15,12 +15,12 @@ from statshift.cli.target import load_target
 from statshift.errors import InputError, unknown
 from statshift.evaluation import find_device
 from statshift.hardening import PIXEL_ATTACKS, HardenOptions, harden
-from statshift.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.processes import join
 from statshift.scratch import METHODS, ONE_CYCLE, build
 from statshift.shifts import CLEAN
+from statshift.similarity import PERTURBATIONS
 from statshift.training import TrainingOptions
 
 ATTACK = "pgd-l2:0.5:7"
@@ -82,7 +82,13 @@ def train_command(
         raise unknown("method", method, METHODS)
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
-    name, _, severity = (corruption or "").partition(":")
+    own = {"step_size": step_size is not None, "attack": attack != ATTACK} if method != "adversarial" else {}
+    own |= {"ligs_weight": ligs_weight != 1.0} if method != "ligs" else {}
+    own |= {"validation_limit": validation_limit is not None} if not validation else {}
+    if excess := [f"--{option.replace('_', '-')}" for option, given in own.items() if given]:
+        lacking = "without --validation" if excess == ["--validation-limit"] else f"for the method {method}"
+        raise InputError(f"Expected no {', '.join(excess)} {lacking}.")
+    name, severity = _parse_corruption(corruption)
     options = HardenOptions(
         method,
         training=TrainingOptions(
@@ -99,8 +105,8 @@ def train_command(
             seed=seed,
         ),
         pixels=_parse_attack(attack, step_size),
-        corruption=name or None,
-        severity=o.parse_severities(severity)[0] if severity else 3,
+        corruption=name,
+        severity=severity,
         ligs_weight=ligs_weight,
     )
     arguments = o.parse_model_args(model_args) | ({} if norm is None else {"norm": norm})
@@ -139,6 +145,14 @@ def _parse_epochs(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(part) for part in o.split(text))
     except ValueError:
         raise InputError(f"Expected --decay-epochs as whole numbers with commas, but got {text!r}.") from None
+
+
+def _parse_corruption(text: str | None) -> tuple[str | None, int]:
+    name, colon, severity = (text or "").partition(":")
+    try:
+        return name or None, int(severity) if colon else 3
+    except ValueError:
+        raise InputError(f"Expected --corruption as NAME or NAME:SEVERITY, but got {text!r}.") from None
 
 
 def _parse_attack(text: str, step_size: float | None) -> PixelAttack:

@@ -25,7 +25,7 @@ from statshift.attacks import (
     gradient_of,
     logits_of,
 )
-from statshift.errors import InputError, unknown
+from statshift.errors import InputError, NoGradientError, unknown
 from statshift.streams import Draws
 from statshift.uncertainty import bootstrap_interval
 
@@ -144,11 +144,11 @@ def checked(values: Tensor, seed: int = 0) -> Ligs:
     """Return the measure of similarities (N,), NaN where undefined.
 
     Raises:
-        InputError: they are undefined everywhere.
+        NoGradientError: they are undefined everywhere.
     """
     found = Ligs(values.double().cpu(), seed)
     if not len(found.counted):
-        raise InputError(
+        raise NoGradientError(
             f"Expected an image whose input gradient is neither zero nor infinite, but none of {len(values)} has one. "
             "Likely causes: a loss that is exactly zero in float32 (a very sure model: choose another loss), weights "
             "that are not finite, or a model that rounds, detaches or runs without gradients."
