@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift.errors import InputError
 from statshift.layers import batch_norms
-from statshift.models import NORMS, exchange_norm, load_model, make_norm
+from statshift.models import NORMS, exchange_norm, load_model, make_norm, save_weights
 from statshift.models.norms import count_groups
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -373,3 +373,23 @@ def test_other_norms_are_left_alone():
 
 def test_names():
     assert NORMS == ("none", "batch", "instance", "layer", "group")
+
+
+@pytest.mark.parametrize("spec", ["torchvision:resnet18@none", "timm:resnet18"])
+def test_a_spec_s_norms_are_exchanged_by_a_model_argument(spec, tmp_path):
+    arguments = {"norm": "group", "num_classes": 4}
+    model = load_model(spec, model_args=arguments, pretrained=False)
+    assert model.arguments == arguments
+    kinds = [type(module) for module in model.network.modules()]
+    assert kinds.count(nn.BatchNorm2d) == 0
+    assert sum(issubclass(kind, nn.GroupNorm) for kind in kinds) == 20
+    save_weights(model.network, tmp_path / "net.safetensors")
+    again = load_model(spec, model_args=arguments, pretrained=False, weights=tmp_path / "net.safetensors")
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(images), model.eval()(images))
+
+
+def test_an_unknown_norm_for_a_spec_is_told():
+    with pytest.raises(InputError, match=r"^Unknown norm 'grup'\. Did you mean 'group'"):
+        load_model("torchvision:resnet18@none", model_args={"norm": "grup"})

@@ -31,7 +31,7 @@ def train_command(
     data: o.Data,
     out: Annotated[Path, typer.Option(help="Folder: weights, record and checkpoint.", show_default=False)],
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "standard",
-    norm: Annotated[str | None, typer.Option(help=f"Of cifar:NAME: {', '.join(NORMS)}.")] = None,
+    norm: Annotated[str | None, typer.Option(help=f"{', '.join(NORMS)}; of cifar:NAME, timm and torchvision.")] = None,
     model_args: o.ModelArgs = None,
     attack: Annotated[str, typer.Option(help="Of adversarial: pgd-l2 or pgd-linf, as NAME:EPSILON[:STEPS].")] = ATTACK,
     step_size: Annotated[

@@ -13,6 +13,7 @@ from torch import nn
 from statshift.errors import InputError, unknown
 from statshift.models.checkpoints import load_weights
 from statshift.models.cifar import ZOO
+from statshift.models.norms import exchange_norm
 from statshift.models.pixel import PixelModel, Preprocessing
 from statshift.models.usercode import import_function
 
@@ -37,7 +38,8 @@ def load_model(
         weights: a checkpoint to load instead of the pretrained weights.
         mean: of the three channels in [0,1]; default the model's own, else ImageNet's.
         std: likewise.
-        model_args: keyword arguments for whatever builds the network, such as `num_classes`.
+        model_args: keyword arguments for whatever builds the network, such as `num_classes`; for timm and torchvision
+            `norm` exchanges the batch norms, see `exchange_norm`.
         pretrained: False builds timm's and torchvision's models with random weights.
         resize_input: resize images of another size than the model's; False forgets that size.
 
@@ -45,12 +47,16 @@ def load_model(
         InputError: an unknown scheme or name, weights that do not fit, a download that failed.
     """
     args = dict(model_args or {})
+    exchanged = isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision") and "norm" in args
     try:
-        network, preprocessing, num_classes = _build(spec, pretrained and weights is None, args)
+        rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
+        network, preprocessing, num_classes = _build(spec, pretrained and weights is None, rest)
     except (TypeError, ValueError) as error:
         if not args or isinstance(error, InputError):
             raise
         raise InputError(f"{spec} does not take the model arguments {args}: {error}.") from error
+    if exchanged:
+        exchange_norm(network, args["norm"])
     if weights is not None:
         load_weights(network, weights)
     preprocessing = replace(
