@@ -56,7 +56,7 @@ class Scale:
 
 
 SCALES = {
-    "cpu": Scale(("resnet20",), 10_000, 10, 5_000, 10, 2_000, 60, 12, 500, 0.02, 64),
+    "cpu": Scale(("resnet20",), 10_000, 10, 4_000, 8, 2_000, 60, 12, 500, 0.02, 64),
     "gpu": Scale(("vgg11", "resnet18"), None, 30, None, 20, 10_000, 200, 30, 1000, 0.05, 128),
 }
 
@@ -189,7 +189,7 @@ def adversarial(bench: Bench) -> Found:
     """Return standard and adversarial training with and without batch norm, on as many images (Figure 4)."""
     results, rows = {}, []
     for network in bench.scale.networks[-1:]:
-        for norm in reversed(WITH_AND_WITHOUT):
+        for norm in WITH_AND_WITHOUT:
             for name in ("adversarial", "standard"):
                 train = bench.adversarial if name == "adversarial" else bench.few
                 history, _ = train(network, norm)

@@ -34,6 +34,7 @@ from statshift.objectives import (
     pixel_adversarial,
     standard,
 )
+from statshift.protocols import adaptation_positions
 from statshift.provenance import describe_data, describe_environment, describe_model
 from statshift.results import Row, write_json_atomically
 from statshift.shifts import CLEAN, Shifts, conditions, resolve
@@ -237,8 +238,8 @@ def harden(
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
-        walk: after each epoch, walk down the gradient of the first batch of training images and record the loss and
-            the gradient on the way; see `landscape`.
+        walk: after each epoch, walk down the gradient of a batch of training images, always the same ones, and record
+            loss and gradient on the way; see `landscape`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
         compiled: run each branch through `torch.compile`.
         trace: False splits the model by replay even where torch.fx could trace it.
@@ -290,7 +291,7 @@ def harden(
         if validation is not None:
             found = _validate(branches, validation, shifts, severities, ligs, device)
         if walk:
-            found["landscape"] = _walk(branches, images, options.training, epoch)
+            found["landscape"] = _walk(branches, images, options.training)
         return found
 
     folder = None if out is None else Path(out)
@@ -375,17 +376,19 @@ def _validate(
             except NoGradientError:
                 measured = look(shifts=others)
         similar = measured.summary.get("ligs", {})
-        found[branch] = dict.fromkeys(attacks) | {_condition(r): r["correct"] / r["images"] for r in measured.rows}
+        accuracy = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
+        found[branch] = accuracy | {attack: None for attack in attacks if attack not in accuracy}
         found[branch] |= {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in ligs}
     return found
 
 
-def _walk(branches: Branches, data: ImageData, training: TrainingOptions, epoch: int) -> dict[str, Any]:
-    """Return the landscape at the end of an epoch, on the first batch of the images as they are."""
+def _walk(branches: Branches, data: ImageData, training: TrainingOptions) -> dict[str, Any]:
+    """Return the landscape where a training is, on as many of the images as a batch has, always the same ones."""
     assert data.labels is not None
     device = next(branches.parameters()).device
-    pixels, positions = next(data.batches(min(training.batch_size, len(data)), which=[0]))
-    labels = torch.from_numpy(data.labels[positions]).to(device)
+    drawn = adaptation_positions(data.indices, min(training.batch_size, len(data)), training.seed, 0)
+    ((pixels, _),) = data.groups([drawn])
+    labels = torch.from_numpy(data.labels[drawn]).to(device)
     sizes = step_sizes_around(training.learning_rate)
     return landscape(branches.clean, pixels.to(device).float() / 255, labels, step_sizes=sizes).describe()
 
