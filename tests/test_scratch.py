@@ -21,6 +21,7 @@ from statshift.errors import InputError
 from statshift.hardening import HardenOptions
 from statshift.landscape import landscape, step_sizes_around
 from statshift.models import weights_hash
+from statshift.protocols import adaptation_positions
 from statshift.scratch import ADVERSARIAL, FEATURES, IMAGENET, METHODS, ONE_CYCLE, PAPER, RESNET50, TARGETS, build
 from statshift.similarity import LigsOptions, ligs
 from statshift.training import TrainingOptions
@@ -181,7 +182,7 @@ def test_the_history_holds_accuracy_ligs_and_landscape_of_each_epoch():
         labels, indices = torch.from_numpy(validation.labels), torch.from_numpy(validation.indices)
         expected = ligs(model, pixels.float() / 255, labels, LigsOptions(name), indices=indices).mean
         assert last["clean"][f"LIGS {name}"] == pytest.approx(expected, rel=1e-5)
-    (pixels, positions), *_ = data.batches(16)
+    ((pixels, positions),) = data.groups([adaptation_positions(data.indices, 16, 0, 0)])
     labels = torch.from_numpy(data.labels[positions])
     walk = landscape(model, pixels.float() / 255, labels, step_sizes=step_sizes_around(0.05)).describe()
     for name in ("step_sizes", "losses", "gradient_changes", "loss", "gradient_norm", "smoothness"):
