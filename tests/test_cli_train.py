@@ -57,7 +57,7 @@ def written(path):
 
 def trained(model, method="standard", norm=None, **changes):
     """Return what the library trains with the numbers of these tests."""
-    numbers = {"epochs": 1, "batch_size": 16, "learning_rate": 0.1, "schedule": "one-cycle", "nesterov": True}
+    numbers = {"epochs": 1, "batch_size": 16, "learning_rate": 0.02, "schedule": "one-cycle", "nesterov": True}
     own = {name: changes.pop(name) for name in ("pixels", "corruption", "severity", "ligs_weight") if name in changes}
     training = TrainingOptions(**{**numbers, "weight_decay": 5e-4, "augment": "standard", **changes})
     data = load_data("digits:train", limit=48, seed=training.seed)
@@ -95,7 +95,7 @@ def trained(model, method="standard", norm=None, **changes):
         ),
         (
             ["--schedule", "step", "--decay-epochs", "1, 2", "--epochs", 3, "--weight-decay", 0],
-            {"schedule": "step", "decay_epochs": (1, 2), "epochs": 3, "weight_decay": 0.0},
+            {"schedule": "step", "decay_epochs": (1, 2), "epochs": 3, "weight_decay": 0.0, "nesterov": False},
         ),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
@@ -115,7 +115,7 @@ def test_the_options_reach_the_training(train, model, tmp_path, words, expected)
     out = tmp_path / "out"
     assert done.out.endswith(
         f"Written to {out}: clean.safetensors, record.json; load it into the same architecture with\n"
-        f"--weights {out}/clean.safetensors, as in statshift measure.\n"
+        f"--model {model} --weights {out}/clean.safetensors, as in statshift measure.\n"
     )
 
 

@@ -596,7 +596,7 @@ def test_labels_must_be_among_the_models_classes(network, digits, tmp_path):
         ({"model": "tmm:resnet50"}, "Unknown model scheme 'tmm'. Did you mean 'timm'"),
         ({"data": TensorDataset(torch.zeros(2, 3, 32, 32))}, "Expected labelled images .* has no labels"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 def test_what_cannot_be_measured(network, digits, tmp_path, options, told):
     arguments = {"model": network, "data": digits, "shifts": "clean", "out": tmp_path / "run"} | options

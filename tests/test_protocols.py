@@ -259,7 +259,7 @@ def test_own_functions_may_follow_gradients(network, digits):
         ("prior:x", "Expected prior:NUMBER, .* but got 'prior:x'"),
         ("running:", "Expected running:NUMBER, .* but got 'running:'"),
     ],
-    ids=str,
+    ids=lambda value: re.sub(r" at 0x\w+", "", str(value)),
 )
 def test_names_and_functions_that_are_none_are_told_in_one_line(network, digits, tmp_path, protocols, told):
     with pytest.raises(InputError, match=told) as error:

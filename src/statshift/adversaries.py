@@ -85,7 +85,7 @@ def write_adversarial(
     identity = {
         "model": describe_model(pixel_model),
         "data": describe_data(images, labels),
-        "attack": {**describe_attack(chosen), "seed": seed, "batch_size": batch_size},
+        "attack": {**describe_attack(chosen, batch_size), "seed": seed, "batch_size": batch_size},
     }
     return write_in_parts(Path(out), identity, describe_environment(where), len(images), batch_size, make, progress)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from statshift import processes
-from statshift.attacks import AutoAttack, PixelAttack, attack_images
+from statshift.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
 from statshift.data import ImageData, check_labels, load_data, loading_options
 from statshift.errors import InputError, unknown
 from statshift.layers import run
@@ -24,6 +24,7 @@ from statshift.models import PixelModel, load_model
 from statshift.shifts import Condition
 
 KEPT_BYTES = 2 << 30
+CHECKED = 16  # images: whether a model has an input gradient
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -63,9 +64,10 @@ def load_both(
     return pixel_model, load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
 
 
-def describe_attack(attack: PixelAttack | AutoAttack) -> dict[str, Any]:
-    """Return an attack's numbers for a record, with the step size in force."""
-    return asdict(attack) | ({"step_size": attack.length} if isinstance(attack, PixelAttack) else {})
+def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[str, Any]:
+    """Return an attack's numbers for a record: the step size in force, or of AutoAttack the batch that it draws by."""
+    own = {"step_size": attack.length} if isinstance(attack, PixelAttack) else {"batch_size": batch_size}
+    return asdict(attack) | own
 
 
 class Evaluator:
@@ -208,7 +210,7 @@ class Evaluator:
             while start < len(images):
                 part = slice(start, start + self._at_once)
                 try:
-                    with self.autocast():
+                    with self._with_gradients():
                         mine.append(function(pixels[part], labels[part], indices[part]))
                     start = part.stop
                 except torch.OutOfMemoryError:
@@ -304,9 +306,23 @@ class Evaluator:
             return self._shift(pixels, condition, indices)
         assert data.labels is not None
         labels = self._send(torch.from_numpy(data.labels[positions]))
-        with self.autocast():
+        with self._with_gradients():
             attack = self._attacks[condition.shift]
-            return attack_images(model, pixels, labels, attack, seed=self._seed, indices=indices)
+            return attack_images(model, pixels, labels, attack, seed=self._seed, indices=indices, check=False)
+
+    def check_attackable(self, data: ImageData) -> None:
+        """Check on every process alike that the model has an input gradient on the first images.
+
+        Raises:
+            NoGradientError: it has none.
+        """
+        images, _ = next(data.batches(min(CHECKED, len(data)), which=[0]))
+        with attackable(self.model), self._with_gradients():
+            check_gradient(self.model, self._send(images).float().div_(255))
+
+    def _with_gradients(self) -> AbstractContextManager[object]:
+        """Return the context in which gradients of pixels are taken: float32 in float16's place, where they vanish."""
+        return nullcontext() if self._dtype == torch.float16 else self.autocast()
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the model runs in the type asked for."""

@@ -4,6 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -137,6 +138,8 @@ class HardenOptions:
         check_severity(self.severity)
         if not 0 < self.ligs_weight < math.inf:
             raise InputError(f"Expected `ligs_weight` above 0, but got {self.ligs_weight}.")
+        if self.method == "ligs" and self.training.dtype == "float16":
+            raise InputError("The method ligs takes gradients of gradients, which overflow float16: choose bfloat16.")
         if self.method == "ligs" and (self.ligs.perturbation == "pgd" or self.training.augment == "augmix"):
             raise InputError("The method ligs compares with noise or fgsm, not pgd, and has no place for augmix.")
         if self.pixels and (self.pixels.loss, self.pixels.target) != ("cross-entropy", "none"):
@@ -275,6 +278,10 @@ def harden(
         record["validation"] |= {"ligs": list(ligs)} if ligs else {}
     elif ligs:
         raise InputError("Expected validation images to measure LIGS on.")
+    if walk:
+        record["landscape"] = "after each epoch"
+    if compiled and options.method == "ligs":
+        raise InputError("The method ligs takes gradients of gradients, which torch.compile has none of.")
     identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
     branches = Branches(
         pixel_model,
@@ -372,10 +379,12 @@ def _validate(
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
             try:
-                measured = look(shifts=shifts, ligs=ligs)
+                measured = look(shifts=shifts)
             except NoGradientError:
                 measured = look(shifts=others)
-        similar = measured.summary.get("ligs", {})
+            similar: dict[str, Any] = {}
+            with suppress(NoGradientError):
+                similar = look(shifts=CLEAN, ligs=ligs).summary["ligs"] if ligs else {}
         accuracy = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
         found[branch] = accuracy | {attack: None for attack in attacks if attack not in accuracy}
         found[branch] |= {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in ligs}

@@ -190,6 +190,8 @@ def measure(
     )
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
+    if attacks:
+        evaluate.check_attackable(first)
     _warn_of_fewer_classes(first, classes)
     described = {}
     if adapted:
@@ -203,7 +205,11 @@ def measure(
         "alexnet": _alexnet(alexnet, pixel_model.spec, first, classes),
         "shifts": names,
         "functions": describe_functions(functions),
-        **({"attacks": {name: describe_attack(attack) for name, attack in attacks.items()}} if attacks else {}),
+        **(
+            {"attacks": {name: describe_attack(attack, batch_size=size) for name, attack in attacks.items()}}
+            if attacks
+            else {}
+        ),
         "severities": sorted(set(severities)),
         "protocols": {SOURCE: {}} | described,
         "seed": options.seed,

@@ -22,6 +22,7 @@ from statshift.attacks import (
     batch_moments,
     perturb,
 )
+from statshift.augmentation import sent
 from statshift.branches import Branches
 from statshift.corruptions import corrupt
 from statshift.errors import InputError
@@ -99,7 +100,7 @@ class Batch:
     @property
     def draws_on_device(self) -> Draws:
         """The draws, where the images are."""
-        return replace(self.draws, indices=self.draws.indices.to(self.images.device))
+        return replace(self.draws, indices=sent(self.draws.indices, self.images.device))
 
 
 Losses = dict[str, Tensor]
@@ -143,7 +144,7 @@ def pixel_adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) 
         prefix = branches.splits["adv"].prefix
         worst = attack_pixels(
             batch.images,
-            lambda images: batch.targets.loss(suffix(prefix(images))),
+            lambda images: batch.targets.loss(suffix(prefix(images)).double()),
             attack,
             batch.draws_on_device,
             loss_scale=_scale(batch),
@@ -163,7 +164,7 @@ def adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) -> Los
     with _autocast(batch), attackable(branches):
         worst = attack_pixels(
             batch.images,
-            lambda images: batch.targets.loss(branches.suffix(_features(branches, images), "clean")),
+            lambda images: batch.targets.loss(branches.suffix(_features(branches, images), "clean").double()),
             attack,
             batch.draws_on_device,
             loss_scale=_scale(batch),
@@ -180,6 +181,8 @@ def corrupted(branches: Branches, batch: Batch, *, corruption: str, severity: in
     draws = batch.draws_on_device
     seed = int(keys(draws.seed, torch.zeros(1, dtype=torch.int64), draws.scope)[0, 0])
     images = corrupt(batch.images.contiguous(), corruption, severity, seed=seed, indices=draws.indices)
+    if batch.images.is_contiguous(memory_format=torch.channels_last):
+        images = images.contiguous(memory_format=torch.channels_last)
     return {"clean": batch.targets.loss(branches.suffix(branches.prefix(images), "clean"))}
 
 

@@ -78,7 +78,8 @@ class _MeanOverRanks(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _mean(gradients[0])
+        mean: Tensor = _MeanOverRanks.apply(gradients[0])  # itself differentiable, as a penalty on gradients needs
+        return mean
 
 
 def _mean(tensor: Tensor) -> Tensor:

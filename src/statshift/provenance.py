@@ -26,9 +26,14 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "arguments": {name: repr(value) for name, value in model.arguments.items()},
         "source_hash": source_hash(type(model.network)) if model.spec.startswith("py:") else None,
         "weights_hash": weights_hash(model.network),
-        "norms": dict(Counter(type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__)),
+        "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
         "preprocessing": vars(model.preprocessing),
     }
+
+
+def _describe_norm(norm: Any) -> str:
+    groups = f" of {norm.num_groups} groups" if hasattr(norm, "num_groups") else ""
+    return f"{type(norm).__name__}{groups}, eps {getattr(norm, 'eps', None)}"
 
 
 def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str, Any]:

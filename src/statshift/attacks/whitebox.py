@@ -24,6 +24,7 @@ def attack_images(
     seed: int = 0,
     indices: Tensor | None = None,
     loss: LogitLoss | None = None,
+    check: bool = True,
 ) -> Tensor:
     """Return adversarial images (B,3,H,W) in [0,1] against a model as it is now; it is left as it was found.
 
@@ -38,6 +39,7 @@ def attack_images(
         seed: of the random start and target.
         indices: (B,) of the images in their data set, to which both are addressed; default 0 to B-1.
         loss: of logits (B,K) and labels (B,), by image, in the place of `attack.loss`.
+        check: look first whether there is an input gradient, which a device is waited for.
 
     Raises:
         InputError: images that are not in [0,1], a ball that holds all images, or a model without input gradient.
@@ -50,7 +52,8 @@ def attack_images(
         )
     if isinstance(attack, AutoAttack):
         with attackable(model):
-            check_gradient(model, images)
+            if check:
+                check_gradient(model, images)
             return attack.run(model, images, labels, logits_of(model, images[:1]).shape[1], seed)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     draws = Draws(seed, places, "pixel attack")
@@ -64,7 +67,8 @@ def attack_images(
             values = sign * chosen(logits_of(model, point), wanted)
             return (values.clamp_max(CONFIDENCE) if chosen is margin else values).sum()
 
-        check_gradient(model, images)
+        if check:
+            check_gradient(model, images)
         found = attack_pixels(images.contiguous(memory_format=torch.channels_last), rising, attack, draws)
     return found.contiguous()
 

@@ -17,18 +17,24 @@ from statshift.processes import join
 from statshift.shifts import CLEAN
 from statshift.training import TrainingOptions
 
+FROM_SCRATCH = ("corrupted", "ligs")
+
 
 def harden_command(
     model: o.Model,
     data: o.Data,
     out: Annotated[Path, typer.Option(help="Folder: weights, record and checkpoint.", show_default=False)],
-    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "advbn",
+    method: Annotated[str, typer.Option(help=f"{', '.join(name for name in METHODS if name not in FROM_SCRATCH)}.")] = (
+        "advbn"
+    ),
     at: Annotated[
         str | None,
         typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
     ] = None,
     weights: o.Weights = None,
-    steps: Annotated[int | None, typer.Option(help="m, steps of the attack; advbn 6, pixel-at 3, advprop 5.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="m, steps of the attack; advbn 6, pixel-at 3, advprop 5, adversarial 7.")
+    ] = None,
     step_size: Annotated[float | None, typer.Option(help="tau, of each; advbn 0.2, else a pixel's in [0,1].")] = None,
     epsilon: Annotated[float | None, typer.Option(help="Radius; advbn m * tau - 0.1, else a pixel's.")] = None,
     kind: Annotated[str, typer.Option(help="Of advbn: multiplicative or additive.")] = "multiplicative",
@@ -77,6 +83,8 @@ def harden_command(
     Example: statshift harden --model torchvision:resnet50@IMAGENET1K_V1 --data folder:train --at conv2_3 --dtype
     bfloat16 --out hardened
     """
+    if method in FROM_SCRATCH:
+        raise InputError(f"The method {method} is one of statshift train.")
     given = {
         name: value
         for name, value in (("steps", steps), ("step_size", step_size), ("epsilon", epsilon))

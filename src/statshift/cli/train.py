@@ -24,6 +24,11 @@ from statshift.similarity import PERTURBATIONS
 from statshift.training import TrainingOptions
 
 ATTACK = "pgd-l2:0.5:7"
+RATES = {"sgd": ONE_CYCLE.learning_rate, "adam": 1e-3, "adagrad": 1e-2}
+
+
+def _rates() -> str:
+    return ", ".join(f"{name} {rate:g}" for name, rate in RATES.items())
 
 
 def train_command(
@@ -42,7 +47,9 @@ def train_command(
     epochs: Annotated[int, typer.Option(help="Passes over the images.")] = ONE_CYCLE.epochs,
     batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = ONE_CYCLE.batch_size,
     optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = "sgd",
-    learning_rate: Annotated[float, typer.Option(help="The highest.")] = ONE_CYCLE.learning_rate,
+    learning_rate: Annotated[
+        float | None, typer.Option(help=f"The highest; default {_rates()}.", show_default=False)
+    ] = None,
     schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "one-cycle",
     decay_epochs: Annotated[
         str | None, typer.Option(help="Of step: epochs after which the rate is divided by 10, with commas.")
@@ -95,10 +102,10 @@ def train_command(
             epochs=epochs,
             batch_size=batch_size,
             optimizer=optimizer,
-            learning_rate=learning_rate,
+            learning_rate=RATES.get(optimizer, 1.0) if learning_rate is None else learning_rate,
             schedule=schedule,
             decay_epochs=_parse_epochs(decay_epochs),
-            nesterov=optimizer == "sgd",
+            nesterov=optimizer == "sgd" and schedule == "one-cycle",
             weight_decay=weight_decay,
             augment=augment,
             dtype=dtype,
@@ -137,7 +144,8 @@ def train_command(
             say("Every epoch was finished before; nothing was trained again.")
         print_out(history_text(found.record["history"]))
         print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
-        print_out(f"--weights {out / 'clean.safetensors'}, as in statshift measure.")
+        built = "".join(f" --model-args {name}={value}" for name, value in arguments.items())
+        print_out(f"--model {model}{built} --weights {out / 'clean.safetensors'}, as in statshift measure.")
 
 
 def _parse_epochs(text: str | None) -> tuple[int, ...] | None:
