@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from reporting import machine, report, start
+from reporting import RESULTS, machine, report, start
 from statshift import COMMON, corrupt, load_data, load_model, measure, rectified
 from statshift.attacks import attack_images, parse_attack
 from statshift.evaluation import find_device
@@ -333,11 +333,21 @@ PARTS = {
 }
 
 
+def page() -> None:
+    """Write `docs/normalization.md` from the tables of all parts, at the CPU's scale, and what is made of them."""
+    here = Path(__file__).parent
+    text = (here / "normalization.md.template").read_text()
+    for name in PARTS:
+        table = RESULTS / f"normalization-{name}-cpu.md"
+        text = text.replace(f"{{{name}}}", table.read_text().strip() if table.exists() else "Not measured yet.")
+    (here.parent / "docs" / "normalization.md").write_text(text)
+
+
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}, page; default all")
     parser.add_argument("--scale", choices=SCALES, default="cpu")
     parser.add_argument("--runs", type=Path, default=Path("runs/normalization"))
     parser.add_argument("--device", default="auto")
@@ -346,7 +356,10 @@ def main() -> None:
     options = parser.parse_args()
     start(options.threads)
     bench = Bench(options.shared, options.runs, SCALES[options.scale], options.device, options.dtype)
-    for name in options.parts or PARTS:
+    for name in options.parts or [*PARTS, "page"]:
+        if name == "page":
+            page()
+            continue
         results, head, rows = PARTS[name](bench)
         found = {"machine": machine(find_device(options.device)), "scale": vars(bench.scale), "results": results}
         report(f"normalization-{name}-{options.scale}", found, head, rows)

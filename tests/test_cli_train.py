@@ -113,9 +113,10 @@ def test_the_options_reach_the_training(train, model, tmp_path, words, expected)
         cells = rf"^{entry['epoch']}\s+{entry['learning_rate']:.2g}\s+{entry['losses'][loss]:.4f}"
         assert re.search(cells, done.out, re.M), done.out
     out = tmp_path / "out"
+    built = " --model-args norm=group" if "--norm" in words else ""
     assert done.out.endswith(
         f"Written to {out}: clean.safetensors, record.json; load it into the same architecture with\n"
-        f"--model {model} --weights {out}/clean.safetensors, as in statshift measure.\n"
+        f"--model {model}{built} --weights {out}/clean.safetensors, as in statshift measure.\n"
     )
 
 
