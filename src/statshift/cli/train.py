@@ -1,5 +1,6 @@
 """`statshift train`."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -144,8 +145,12 @@ def train_command(
             say("Every epoch was finished before; nothing was trained again.")
         print_out(history_text(found.record["history"]))
         print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
-        built = "".join(f" --model-args {name}={value}" for name, value in arguments.items())
-        print_out(f"--model {model}{built} --weights {out / 'clean.safetensors'}, as in statshift measure.")
+        words = ["--model", model]
+        for option, value in (("--mean", mean), ("--std", std)):
+            words += [] if value is None else [option, value]
+        for name, value in arguments.items():
+            words += ["--model-args", f"{name}={value}"]
+        print_out(f"{shlex.join([*words, '--weights', str(out / 'clean.safetensors')])}, as in statshift measure.")
 
 
 def _parse_epochs(text: str | None) -> tuple[int, ...] | None:
