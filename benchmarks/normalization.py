@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 
 from reporting import RESULTS, machine, report, start
 from statshift import COMMON, corrupt, load_data, load_model, measure, rectified
-from statshift.attacks import attack_images, parse_attack
+from statshift.attacks import attack_images, cross_entropy, parse_attack
 from statshift.evaluation import find_device
 from statshift.extraction import ExtractionOptions, extract
 from statshift.frequencies import high_frequency_share
@@ -204,10 +205,11 @@ def regularised(bench: Bench) -> Found:
     for network in bench.scale.networks[-1:]:
         for norm in WITH_AND_WITHOUT:
             for weight in (0.0, 4.0):
-                history, _ = bench.few(network, norm, weight)
-                results[f"{network}-{norm}-{weight:g}"] = {"history": history}
-                rows.append([f"{norm}, weight {weight:g}", *_last(history), *_trend(history)])
-    return results, ["norm", "clean", ROBUST, "LIGS", "LIGS by epoch"], rows
+                history, model = bench.few(network, norm, weight)
+                length = _gradient_length(bench, model)
+                results[f"{network}-{norm}-{weight:g}"] = {"history": history, "gradient length": length}
+                rows.append([f"{norm}, weight {weight:g}", *_last(history), f"{length:.1f}", *_trend(history)])
+    return results, ["norm", "clean", ROBUST, "LIGS", "gradient length", "LIGS by epoch"], rows
 
 
 def profile(bench: Bench) -> Found:
@@ -224,11 +226,12 @@ def profile(bench: Bench) -> Found:
             label = name if protocol == "source" else f"{name}, rectified"
             figures = {"clean": one["clean_accuracy"]}
             figures |= {shift: value["accuracy"] for shift, value in one["per_shift"].items()}
+            figures["mean of the 15"] = fmean(figures[name] for name in COMMON)
             results[label] = figures
             rows.append([label, *_percents(figures, figures)])
     results["high frequencies"] = shares = _high_frequencies(bench)
-    rows.append(["energy in high frequencies", "-", *_percents(shares, COMMON)])
-    return results, ["training, norm", "clean", *COMMON], rows
+    rows.append(["energy in high frequencies", "-", *_percents(shares, COMMON), "-"])
+    return results, ["training, norm", "clean", *COMMON, "mean of the 15"], rows
 
 
 def _high_frequencies(bench: Bench) -> dict[str, float]:
@@ -279,6 +282,15 @@ def features(bench: Bench) -> Found:
             beside = "" if target is None else f"{100 * target:.1f}"
             rows.append([f"D_{name}, {norm}", *_last(history), beside, *_trend(history)])
     return results, ["data set, norm", "clean", ROBUST, "LIGS", "clean, as t + 1", "LIGS by epoch"], rows
+
+
+def _gradient_length(bench: Bench, model: Any) -> float:
+    """Return the mean L2 length of the loss's gradient with respect to a test image."""
+    device = find_device(bench.device)
+    images, labels = (one.to(device) for one in bench.test.tensors())
+    point = images.requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(model.to(device)(point), labels).sum(), point)
+    return float(gradient.flatten(1).norm(dim=1).mean())
 
 
 def _extracted(bench: Bench, model: Any, kind: str, name: str, data: Any) -> str:

@@ -239,7 +239,7 @@ def words_of(inputs, words):
         ([*MODEL, "--std", "nan,1,1"], ["`std`", "nan"]),
         ([*MODEL, "--mean", "inf,0,0"], ["`mean`", "inf"]),
         ([*MODEL, "--model-args", "width"], ["'width'", "KEY=VALUE"]),
-        ([*MODEL, "--model-args", "width=2"], ["'width': 2"]),
+        ([*MODEL, "--model-args", "side=2"], ["'side': 2"]),
     ],
     ids=lambda value: " ".join(value[-2:]) if value[0].startswith("--") else "",
 )
