@@ -71,16 +71,16 @@ def attack_command(
             batch_size=batch_size,
             seed=seed,
             device=device,
-            data_options={
-                "resize": resize,
-                "crop": crop,
-                "interpolation": interpolation,
-                "limit": limit,
-                "seed": seed if limit is not None else None,
-                "skip_bad": skip_bad or None,
-                "class_map": class_map,
-                "workers": workers,
-            },
+            data_options=o.data_options(
+                resize=resize,
+                crop=crop,
+                interpolation=interpolation,
+                limit=limit,
+                seed=seed,
+                skip_bad=skip_bad,
+                class_map=class_map,
+                workers=workers,
+            ),
             progress=report,
         ).record["found"]
     if not report.called:

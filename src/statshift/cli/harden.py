@@ -133,16 +133,16 @@ def harden_command(
             severities=o.parse_severities(severities),
             device=device,
             compiled=compiled,
-            data_options={
-                "resize": resize,
-                "crop": crop,
-                "interpolation": interpolation,
-                "limit": limit,
-                "seed": seed if limit is not None else None,
-                "skip_bad": skip_bad or None,
-                "class_map": class_map,
-                "workers": workers,
-            },
+            data_options=o.data_options(
+                resize=resize,
+                crop=crop,
+                interpolation=interpolation,
+                limit=limit,
+                seed=seed,
+                skip_bad=skip_bad,
+                class_map=class_map,
+                workers=workers,
+            ),
             progress=(report := TrainingReport(bar)),
         )
     if join()[0] == 0:

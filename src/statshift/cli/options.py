@@ -53,6 +53,11 @@ Unbiased = Annotated[bool, typer.Option("--unbiased", help="Write the unbiased v
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 
 
+def data_options(*, limit: int | None, seed: int, skip_bad: bool, **others: Any) -> dict[str, Any]:
+    """Return arguments of `load_data`, None where not given; a seed is that of a subset, where there is one."""
+    return {**others, "limit": limit, "seed": seed if limit is not None else None, "skip_bad": skip_bad or None}
+
+
 def split(text: str) -> list[str]:
     """Return the parts of a list separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
