@@ -26,8 +26,8 @@ FLOORS = (
     ("export", "measurement", "training"),
     ("analyses", "hardening"),
     ("scratch",),
-    ("recipes",),  # and report, to come
-    ("experiments",),
+    ("recipes",),
+    ("experiments", "report"),
     ("__init__", "__main__", "cli"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

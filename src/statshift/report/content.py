@@ -1,0 +1,204 @@
+"""What a page holds, as plain data: sections of tables, charts, pictures and facts, before any HTML.
+
+Texts are as they came, from users too: who renders them escapes them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what is shown, what it is sorted and shaded by, and an explanation."""
+
+    text: str
+    value: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A table's column.
+
+    Attributes:
+        label: its head.
+        numeric: aligned right, and sorted by the cells' values.
+        shade: "" for none, "accuracy" for values in [0,1] of which 1 is best, "error" for values from 0 of which 0 is
+            best, or "difference" for values around 0 of which those above are gains.
+        note: an explanation of the head.
+    """
+
+    label: str
+    numeric: bool = True
+    shade: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: unique on a page; letters, digits and hyphens. A file's name where the table is written as one.
+        title: what it shows, over what and in which unit.
+        columns: from left to right.
+        rows: each as long as `columns`.
+        note: beneath it.
+        folded: shown when it is asked for.
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart: y over the chart's x; None is a gap. `low` and `high` bound it where they are known."""
+
+    label: str
+    values: tuple[float | None, ...]
+    low: tuple[float | None, ...] = ()
+    high: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One of a chart's small multiples."""
+
+    title: str
+    series: tuple[Series, ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Small multiples over the same axes; the same label is the same subject in each panel.
+
+    Attributes:
+        name: unique on a page; letters, digits and hyphens.
+        title: what it shows, over what.
+        x_label: of the horizontal axis.
+        y_label: of the vertical axis, with the unit.
+        x: where the values are, in order, as text.
+        panels: at least one.
+        table: the same figures as a table.
+        percent: values are fractions, shown in percent from 0 to 100.
+        wide: one panel takes the page's width.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    x: tuple[str, ...]
+    panels: tuple[Panel, ...]
+    table: Table
+    percent: bool = True
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one subject says of a picture; `right` is None where that is not known, as of images adapted on."""
+
+    subject: str
+    text: str
+    confidence: float | None
+    right: bool | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image under a shift: a data: address, what it shows, and what each subject says of it."""
+
+    source: str
+    title: str
+    truth: str
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures side by side, which `title` explains."""
+
+    name: str
+    title: str
+    pictures: tuple[Picture, ...]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A nested mapping of JSON types, shown whole: the record of a run."""
+
+    name: str
+    title: str
+    values: Mapping[str, Any]
+    folded: bool = True
+
+
+Block = Table | Chart | Pictures | Facts
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: an anchor, a heading, paragraphs of plain text, and blocks."""
+
+    name: str
+    title: str
+    text: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of the summary: its name, its value with unit, its interval or "", and an explanation."""
+
+    label: str
+    text: str
+    interval: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One subject in the summary.
+
+    Attributes:
+        subject: model and protocol.
+        figures: the same ones, in the same order, for every subject of a page; absent ones say "-".
+        sentence: what sets it apart, in words.
+        tone: "good" where it is surely better than the first subject, "bad" where it is surely worse, else "".
+    """
+
+    subject: str
+    figures: tuple[Figure, ...]
+    sentence: str = ""
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A report.
+
+    Attributes:
+        title: of the page.
+        lead: what was measured, on what, in a sentence or two.
+        verdicts: the summary, read in ten seconds.
+        advice: what to do next, each with its reason.
+        warnings: what to know before the numbers are quoted.
+        sections: the rest.
+        made_by: name and version of the software.
+    """
+
+    title: str
+    lead: str
+    verdicts: tuple[Verdict, ...]
+    advice: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+    sections: tuple[Section, ...] = field(default=())
+    made_by: str = ""
