@@ -1,10 +1,11 @@
 """Checkpoints: every common layout loads, whatever does not fit or is more than data is refused."""
 
-import argparse
 import hashlib
 import os
 import re
 import struct
+from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_every_suffix_loads_the_same_weights(suffix, source, tmp_path):
         lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
         lambda state: {"model_state_dict": state, "optimizer": {"lr": 0.1}},
         lambda state: {"net": {f"module._orig_mod.model.{name}": value for name, value in state.items()}},
-        lambda state: {"state_dict_ema": state},
+        lambda state: {"state_dict": {"0.bias": torch.zeros(4)}, "state_dict_ema": state, "args": Namespace(lr=0.1)},
         lambda state: {"model": {"state_dict": state}},
     ],
 )
@@ -116,7 +117,7 @@ def test_pickle_that_is_more_than_data_is_refused_and_not_run(zipped, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "wanted"),
-    [({"args": argparse.Namespace()}, "argparse.Namespace"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")],
+    [({"args": SimpleNamespace()}, "types.SimpleNamespace"), (nn.Linear(2, 2), "torch.nn.modules.linear.Linear")],
 )
 def test_the_object_that_a_checkpoint_asks_for_is_named(content, wanted, tmp_path):
     with pytest.raises(InputError, match=f"asks for {wanted}\\)") as caught:

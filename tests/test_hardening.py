@@ -115,7 +115,10 @@ def test_every_method_writes_networks_of_the_architecture_and_a_record(method, d
     assert [entry["epoch"] for entry in record["history"]] == [1]
     for branch in branches:
         kept = metadata(out / f"{branch}.safetensors")
-        assert kept == {name: record[name] for name in ("model", "data", "hardening")} | {"branch": branch}
+        assert kept == {name: record[name] for name in ("model", "data", "hardening")} | {
+            "branch": branch,
+            "verb": "harden",
+        }
 
 
 def test_methods_find_different_weights(digits):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import statshift
-from statshift import evaluation, load_data, load_model, measurement, read_run, rectify, sweep
+from statshift import evaluation, load_data, load_model, read_run, readouts, rectify, sweep
 from statshift.adaptation import AdaptationOptions
 from statshift.attacks import PixelAttack, attack_images, parse_attack
 from statshift.errors import InputError
@@ -289,9 +289,9 @@ def test_a_stopped_run_goes_on_to_the_same_rows(whole, model, digits, tmp_path, 
 def test_a_later_sitting_adds_attacks_and_perturbations(model, digits, tmp_path, monkeypatch):
     first = measure(model, digits, shifts=["clean"], options=OPTIONS, ligs=["gaussian"], out=tmp_path)
     assert "attacks" not in first.record
-    measured, own = [], measurement.similarities
+    measured, own = [], readouts.similarities
     monkeypatch.setattr(
-        measurement, "similarities", lambda *a, **k: measured.append(k["options"].perturbation) or own(*a, **k)
+        readouts, "similarities", lambda *a, **k: measured.append(k["options"].perturbation) or own(*a, **k)
     )
     seen = []
     for attack in ATTACKS[:2]:
@@ -341,7 +341,7 @@ def test_ligs_is_of_the_source_whatever_adapts(whole, source):
 
 
 def test_ligs_takes_fewer_images_where_memory_runs_out(source, model, digits, monkeypatch):
-    sizes, own = [], measurement.similarities
+    sizes, own = [], readouts.similarities
 
     def similarities(model, images, *args, **more):
         sizes.append(len(images))
@@ -349,7 +349,7 @@ def test_ligs_takes_fewer_images_where_memory_runs_out(source, model, digits, mo
             raise torch.OutOfMemoryError
         return own(model, images, *args, **more)
 
-    monkeypatch.setattr(measurement, "similarities", similarities)
+    monkeypatch.setattr(readouts, "similarities", similarities)
     with pytest.warns(UserWarning, match="Out of memory on cpu: going on with"):
         found = measure(model, digits, shifts=["clean"], options=OPTIONS, ligs=["gaussian"])
     assert sizes == [60, 30, 15, 15, 15, 15]

@@ -691,7 +691,7 @@ def test_the_record_says_what_was_measured(network, digits):
 def test_a_directory_of_another_run_is_refused(network, tmp_path, change, named):
     arguments = {"model": network, "data": "digits", "shifts": "clean", "data_options": {"limit": 30}}
     measure(**arguments, out=tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     if named is None:
         measure(**arguments | change, out=tmp_path)
     else:
@@ -699,7 +699,7 @@ def test_a_directory_of_another_run_is_refused(network, tmp_path, change, named)
             measure(**arguments | change, out=tmp_path)
         assert f"{tmp_path} holds another run" in str(error.value)
         assert named in str(error.value)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
 
 
 # Progress

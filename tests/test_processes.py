@@ -99,6 +99,9 @@ def test_together_they_give_the_bytes_of_one(model, tmp_path, limit, batch_size,
         assert record["environment"]["processes"] == 1
         for file in ("rows.jsonl", "summary.json"):
             assert (tmp_path / "together" / file).read_bytes() == (tmp_path / name / file).read_bytes()
+        strips = {path.name: path.read_bytes() for path in (tmp_path / name / "examples").iterdir()}
+        assert {path.name: path.read_bytes() for path in (tmp_path / "together" / "examples").iterdir()} == strips
+        assert len(strips) == 4
 
 
 @pytest.mark.slow

@@ -565,14 +565,14 @@ def test_a_protocol_with_other_options_is_refused(network, digits, whole, tmp_pa
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     go = partial(measure, network, digits, protocols=protocols, out=out, batch_size=25)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
     with nullcontext() if named is None else pytest.raises(InputError, match="holds another run") as error:
         go(adaptation=AdaptationOptions(**{"samples": 16, "draws": 2} | options))
     if named is None:
         assert lines(out)[: len(lines(whole))] == lines(whole)
     else:
         assert named in str(error.value)
-        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+        assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from statshift.metrics import ALEXNET, ALEXNET_CLEAN, ImageStatistics, image_sta
 from statshift.results import (
     baseline_errors,
     bits,
+    find_runs,
     make_row,
     open_run,
     read_run,
@@ -82,6 +83,29 @@ def test_outputs_that_are_not_finite_are_refused():
         make_row(image_statistics(logits, labels), labels, CLASSES, shift="fog", severity=2)
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_row_says_what_is_predicted_of_examples(held_out):
+    torch.manual_seed(0)
+    logits = torch.randn(9, CLASSES)
+    examples, adapted_on = np.array([0, 4, 8]), np.array([2, 4])
+    row = make_row(
+        image_statistics(logits, labels_of(9)),
+        labels_of(9),
+        CLASSES,
+        shift="fog",
+        severity=2,
+        adapted_on=adapted_on,
+        held_out=held_out,
+        examples=examples,
+    )
+    classes = [max(range(CLASSES), key=logits[image].tolist().__getitem__) for image in examples]
+    tops = [round(math.exp(max(logits[i])) / sum(map(math.exp, logits[i])), 4) for i in examples]
+    if held_out:
+        classes[1] = tops[1] = None
+    assert row["examples"] == {"predicted": classes, "confidence": tops}
+    assert json.loads(json.dumps(row)) == row
+
+
 # a run directory
 
 
@@ -92,6 +116,36 @@ def test_a_run_reads_back_as_written(tmp_path):
     assert result.record == json.loads(json.dumps(synthetic_record()))
     timings = [json.loads(line) for line in (result.path / "timings.jsonl").read_text().splitlines()]
     assert timings[1] == {"protocol": "source", "shift": "fog", "severity": 2, "draw": 0, "seconds": 0.5}
+
+
+def test_what_lies_beside_the_rows_is_read_where_it_is(tmp_path):
+    run = fill(tmp_path / "run")
+    result = read_run(run)
+    assert (result.layers, result.ligs, result.examples) == (None, {}, None)
+    (run / "examples").mkdir()
+    for name in ("layers.json", "ligs.json", "examples/examples.json"):
+        write_json_atomically(run / name, {"of": name})
+    result = read_run(run)
+    assert (result.layers, result.ligs) == ({"of": "layers.json"}, {"of": "ligs.json"})
+    assert result.examples == {"of": "examples/examples.json"}
+    (run / "ligs.json").write_text('{"gaussian"')
+    with pytest.raises(InputError, match=r"ligs\.json is damaged: it is not a JSON object\. Remove it"):
+        read_run(run)
+
+
+def test_runs_are_found_below_a_folder(tmp_path):
+    for name in ("b", "a/second", "a/first", "a/deep/er/run"):
+        fill(tmp_path / name)
+    (tmp_path / "trained").mkdir()
+    (tmp_path / "trained" / "record.json").write_text("{}")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "rows.jsonl").touch()
+    found = find_runs(str(tmp_path))
+    assert found == [tmp_path / name for name in ("a/deep/er/run", "a/first", "a/second", "b")]
+    assert find_runs(tmp_path / "a" / "first") == [tmp_path / "a" / "first"]
+    assert find_runs(tmp_path / "trained") == find_runs(tmp_path / "nowhere") == []
+    fill(tmp_path / "b" / "within")
+    assert find_runs(tmp_path / "b") == [tmp_path / "b"]
 
 
 def test_killed_at_any_byte_it_goes_on_to_the_same_files(tmp_path):

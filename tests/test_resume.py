@@ -76,7 +76,8 @@ def kill_after(words, path, rows):
 
 
 def assert_equal_to(whole, out):
-    for name in ("rows.jsonl", "summary.json", "record.json"):
+    strips = [f"examples/{path.name}" for path in (whole / "examples").iterdir()]
+    for name in ("rows.jsonl", "summary.json", "record.json", *strips):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 

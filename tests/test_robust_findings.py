@@ -411,7 +411,7 @@ def test_robust_accuracies_that_are_not_all_or_nothing_stay_too(monkeypatch):
         if wanted:
             raise NoGradientError("Expected an image whose input gradient is neither zero nor infinite.")
 
-    monkeypatch.setattr("statshift.measurement._measure_ligs", undefined)
+    monkeypatch.setattr("statshift.measurement.measure_ligs", undefined)
     network, validation, name = training_jobs.build(), load_data("digits", limit=40), "fgsm:2/255"
     shifts = {"shifts": ("clean", name), "ligs": ["gaussian"]}
     found = validated(network, validation, **shifts)

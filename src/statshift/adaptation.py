@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -139,8 +140,9 @@ def measure_condition(
     adaptation: AdaptationOptions,
     seed: int,
     begin: Callable[[Condition, str], Callable[[int], None]],
+    examples: NDArray[np.int64] | None = None,
 ) -> Iterator[Row]:
-    """Yield a row for each protocol and draw of a condition; the source is measured first in any case, to pair with.
+    """Yield a row for each protocol and draw of a condition; before any, the source is measured, to pair with.
 
     Args:
         evaluate: with the source model, which is left as found.
@@ -151,14 +153,19 @@ def measure_condition(
         adaptation: for all protocols.
         seed: of the draws.
         begin: called with condition and protocol before each pass; returns what is told the number of images finished.
+        examples: positions of images whose predictions the rows hold.
     """
     labels = images.labels
     assert labels is not None
+    if not repeated:
+        return
     with evaluating(evaluate.model):
         source = evaluate(images, condition, begin(condition, SOURCE))
     for protocol, draw in repeated:
         if protocol is None:
-            yield make_row(source, labels, classes, shift=condition.shift, severity=condition.severity)
+            yield make_row(
+                source, labels, classes, shift=condition.shift, severity=condition.severity, examples=examples
+            )
             continue
         tell = begin(condition, protocol.name)
         with evaluating(evaluate.model):
@@ -175,6 +182,7 @@ def measure_condition(
             adapted_on=adaptation_positions(images.indices, adaptation.samples, seed, draw) if few else None,
             held_out=not adaptation.include_adaptation,
             source=source,
+            examples=examples,
         )
 
 

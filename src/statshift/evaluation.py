@@ -147,7 +147,7 @@ class Evaluator:
         groups: Sequence[NDArray[np.int64]] | None = None,
         in_order: bool = False,
     ) -> ImageStatistics:
-        """Return four tensors (N,) on the CPU, in image order, on every process.
+        """Return five tensors (N,) on the CPU, in image order, on every process.
 
         Processes share out whole batches, so that each batch is the one that a single process would see.
 

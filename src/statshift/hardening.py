@@ -24,7 +24,7 @@ from statshift.errors import InputError, NoGradientError, unknown
 from statshift.evaluation import find_device, load_both
 from statshift.landscape import landscape, step_sizes_around
 from statshift.measurement import measure
-from statshift.models import save_weights, weights_hash
+from statshift.models import PixelModel, made_by, save_weights, weights_hash
 from statshift.objectives import (
     Method,
     advbn,
@@ -320,12 +320,15 @@ def harden(
         progress=follow,
     )
     record["weights_hash"] = {branch: weights_hash(network_of(one.model)) for branch, one in branches.splits.items()}
+    verb = "train" if record["model"]["weights_hash"] == pixel_model.random_weights else "harden"
+    written = {branch: identity | {"branch": branch, "verb": verb} for branch in branches.splits}
+    for branch, one in branches.splits.items():
+        if isinstance(one.model, PixelModel):
+            one.model.mark(made_by(written[branch]))
     if folder is not None and processes.join()[0] == 0:
         for branch, one in branches.splits.items():
             save_weights(
-                network_of(one.model),
-                folder / f"{branch}.safetensors",
-                {"statshift": json.dumps(identity | {"branch": branch})},
+                network_of(one.model), folder / f"{branch}.safetensors", {"statshift": json.dumps(written[branch])}
             )
         if told or not (folder / "record.json").exists():  # else it was finished before, perhaps on another machine
             write_json_atomically(folder / "record.json", record)

@@ -1,13 +1,11 @@
 """Measure a model under shift: one row for each condition, kept as soon as it is finished."""
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import astuple, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,13 @@ from torch.utils.data import Dataset
 from statshift import processes
 from statshift.adaptation import AdaptationOptions, describe_protocols, measure_condition
 from statshift.attacks import is_attack, parse_attack
-from statshift.corruptions import SEVERITIES, table_for, warn_without_photographs
+from statshift.baselines import alexnet_for, read_baseline
+from statshift.corruptions import SEVERITIES, warn_without_photographs
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.errors import InputError, unknown
 from statshift.evaluation import Evaluator, describe_attack, find_device
 from statshift.layers import evaluating
-from statshift.metrics import ALEXNET
+from statshift.looks import Examples, draw_examples
 from statshift.models import PixelModel, load_model
 from statshift.protocols import SOURCE, Protocols, resolve_protocols
 from statshift.provenance import (
@@ -35,20 +34,19 @@ from statshift.provenance import (
     describe_functions,
     describe_model,
 )
+from statshift.readouts import measure_ligs, unfinished_looks
 from statshift.results import (
     Row,
-    RunResult,
     baseline_errors,
     open_run,
-    read_run,
     row_key,
     summarise,
-    write_json_atomically,
 )
 from statshift.shifts import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
-from statshift.similarity import LigsOptions, checked, similarities
+from statshift.similarity import LigsOptions
 from statshift.uncertainty import wilson_interval
 
+MOST_EXAMPLES = 64
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
 
 
@@ -104,6 +102,7 @@ def measure(
     baseline: str | Path | None = None,
     alexnet: str = "auto",
     ligs: Sequence[str] = (),
+    examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
@@ -141,6 +140,8 @@ def measure(
             goes by the data and the number of classes.
         ligs: perturbations with which the source's Local Input Gradient Similarity is measured on the clean images, of
             `statshift.similarity.PERTURBATIONS`.
+        examples: so many images, the same for every model, are shown under conditions in `out`, and each row says what
+            is predicted of them; 0 for none. A directory that has some goes on with those.
         progress: called before the first batch and after each.
 
     Raises:
@@ -155,6 +156,8 @@ def measure(
     similar = [LigsOptions(name) for name in dict.fromkeys(ligs)]
     if batch_size is not None and batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
+    if not 0 <= examples <= MOST_EXAMPLES:
+        raise InputError(f"Expected `examples` from 0 to {MOST_EXAMPLES}, but got {examples}.")
     stored = stored_shifts(data) if isinstance(data, str) else {}
     if ligs and stored:
         raise InputError(f"Expected clean images to measure LIGS on, but {data} stores shifted ones.")
@@ -202,7 +205,7 @@ def measure(
         "model": describe_model(pixel_model),
         "data": describe_data(first, labels),
         "corruption": {"stored": True} if stored else describe_corruption(options, first.shape, at),
-        "alexnet": _alexnet(alexnet, pixel_model.spec, first, classes),
+        "alexnet": alexnet_for(alexnet, pixel_model.spec, first, classes),
         "shifts": names,
         "functions": describe_functions(functions),
         **(
@@ -216,7 +219,7 @@ def measure(
         "dtype": dtype,
         "environment": describe_environment(where) | {"batch_size": size, "compiled": compiled},
     }
-    reference = None if baseline is None else _read_baseline(baseline, record)
+    reference = None if baseline is None else read_baseline(baseline, record)
     if "frost" in names and not stored:
         warn_without_photographs(options.frost)
     class_counts = record["data"]["class_counts"]
@@ -224,6 +227,8 @@ def measure(
     with open_run(out, record) if out is not None and first_process else nullcontext() as run:
         rows = processes.from_first(list(run.rows) if run else [])
         done = {row_key(row) for row in rows}
+        pictured = Examples(run.path / "examples", first, examples) if run and examples else None
+        shown = processes.from_first(pictured.positions if pictured else draw_examples(first, examples))
         repeats = [
             (SOURCE, 0),
             *((name, draw) for name, one in adapted.items() for draw in range(adaptation.repeats(one))),
@@ -248,14 +253,19 @@ def measure(
             tell(0)
             return tell
 
-        for condition, missing in todo.items():
+        looks = (
+            unfinished_looks(run.path, pixel_model, first, wanted, options.seed, pictured, not stored) if run else {}
+        )
+        for condition in dict.fromkeys([*wanted, *looks]):
+            if condition not in {**todo, **looks}:
+                continue
             images = load(condition)
             if not np.array_equal(_labels(images), labels):
                 raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
-            repeated = [(adapted.get(name), draw) for name, draw in missing]
+            repeated = [(adapted.get(name), draw) for name, draw in todo.get(condition, ())]
             started = time.perf_counter()
             for row in measure_condition(
-                evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin
+                evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin, shown
             ):
                 rows.append(row)
                 if run:
@@ -263,6 +273,8 @@ def measure(
                 started = time.perf_counter()
                 if row_key(row)[:2] == (SOURCE, CLEAN):
                     _warn_near_chance(row, classes)
+            for look in looks.get(condition, ()):
+                look.add(evaluate, images, condition)
         summary = summarise(
             rows,
             table=record["alexnet"],
@@ -270,7 +282,7 @@ def measure(
             class_counts=class_counts,
             seed=options.seed,
         )
-        similarities_found = _measure_ligs(
+        similarities_found = measure_ligs(
             evaluate, first, similar, run.path / "ligs.json" if run else None, options.seed
         )
         if similarities_found:
@@ -280,22 +292,6 @@ def measure(
         if run:
             run.write_summary(summary)
     return Measurement(run.record if run else record, rows, summary, None if out is None else Path(out))
-
-
-def _measure_ligs(
-    evaluate: Evaluator, data: ImageData, wanted: Sequence[LigsOptions], path: Path | None, seed: int
-) -> dict[str, Any]:
-    """Return mean, interval and counts of each perturbation, and of those that an earlier sitting kept."""
-    kept = json.loads(path.read_text()) if path and path.exists() else {}
-    kept = processes.from_first(kept)
-    for options in wanted:
-        if options.perturbation in kept:
-            continue
-        values = evaluate.per_image(data, partial(similarities, evaluate.model, options=options, seed=seed))
-        kept |= {options.perturbation: checked(values, seed).describe() | {"scale": options.scale}}
-        if path:
-            write_json_atomically(path, kept)
-    return dict(kept)
 
 
 def _prepare(model: str | nn.Module, device: torch.device) -> PixelModel:
@@ -341,30 +337,6 @@ def _labels(data: ImageData) -> NDArray[np.int64]:
     if data.labels is None:
         raise InputError(f"Expected labelled images to measure accuracy, but {data.spec} has no labels.")
     return data.labels
-
-
-def _read_baseline(path: str | Path, record: Mapping[str, Any]) -> RunResult:
-    """Return the run whose errors CE divides by, which must be over as many classes, corrupted alike."""
-    baseline = read_run(path)
-    for section, name in (("data", "classes"), ("corruption", "table"), ("corruption", "stored")):
-        here, there = record[section].get(name), baseline.record[section].get(name)
-        if here != there:
-            raise InputError(f"The baseline {path} is no baseline here: its {section}.{name} is {there}, not {here}.")
-    return baseline
-
-
-def _alexnet(choice: str, model: str, data: ImageData, classes: int) -> str | None:
-    """Return which AlexNet's errors CE divides by; "auto" goes by the specs, the images' size and the classes."""
-    if choice not in ("auto", "none", *ALEXNET):
-        raise unknown("AlexNet", choice, ["auto", "none", *ALEXNET])
-    if choice != "auto":
-        return None if choice == "none" else choice
-    scheme, small = data.spec.partition(":")[0], table_for(min(data.shape[1:])) == "cifar"
-    if classes == 1000 and not small:
-        return "imagenet"
-    said_so = scheme in ("cifar10", "cifar100", "cifar-c")
-    likely = scheme in ("npz", "folder") and model.startswith("cifar:")
-    return {10: "cifar10", 100: "cifar100"}.get(classes) if small and (said_so or likely) else None
 
 
 def _warn_of_fewer_classes(data: ImageData, classes: int) -> None:

@@ -76,7 +76,7 @@ ALEXNET_CLEAN: dict[str, float] = {"imagenet": 0.43478}
 
 
 class ImageStatistics(NamedTuple):
-    """What is kept of a batch's logits: four tensors of shape (B,), one value per image."""
+    """What is kept of a batch's logits: five tensors of shape (B,), one value per image."""
 
     correct: Tensor
     """bool: the label has the highest logit."""
@@ -86,6 +86,8 @@ class ImageStatistics(NamedTuple):
     """float32, in nats."""
     confidence: Tensor
     """float32 in [0,1]: the highest softmax probability."""
+    predicted: Tensor
+    """int64: the class of the highest logit."""
 
 
 def image_statistics(logits: Tensor, labels: Tensor) -> ImageStatistics:
@@ -113,6 +115,7 @@ def image_statistics(logits: Tensor, labels: Tensor) -> ImageStatistics:
         correct_top5=rank < min(5, classes),
         cross_entropy=-log_probabilities.gather(1, own).squeeze(1),
         confidence=log_probabilities.amax(1).exp(),
+        predicted=logits.argmax(1),
     )
 
 

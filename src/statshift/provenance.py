@@ -26,6 +26,7 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "arguments": {name: repr(value) for name, value in model.arguments.items()},
         "source_hash": source_hash(type(model.network)) if model.spec.startswith("py:") else None,
         "weights_hash": weights_hash(model.network),
+        "made_by": model.made_by,
         "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
         "preprocessing": vars(model.preprocessing),
     }

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from statshift.hardening import Hardened, HardenOptions, harden
-from statshift.models import PixelModel, load_model
+from statshift.models import PixelModel, load_model, weights_hash
 from statshift.training import TrainingOptions
 
 METHODS = ("standard", "adversarial", "corrupted", "ligs", "cutmix")
@@ -66,7 +66,9 @@ def build(spec: str, model_args: Mapping[str, Any] | None = None, *, seed: int =
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return load_model(spec, model_args=model_args, pretrained=False, **more)
+        model = load_model(spec, model_args=model_args, pretrained=False, **more)
+    model.random_weights = weights_hash(model.network)
+    return model
 
 
 def train_from_scratch(

@@ -1,5 +1,6 @@
 """Checkpoints as data: read without running anything, fitted to a network strictly, and hashed."""
 
+import argparse
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from statshift.errors import InputError
 from statshift.files import replacing
 
-NESTS = ("state_dict", "model", "model_state_dict", "net", "state_dict_ema")
+NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
+"""Where the weights are looked for, in this order; averaged ones come first, as in timm."""
+
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -101,7 +104,8 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the options that timm keeps beside the weights
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it asks for {wanted[1]}" if wanted else "its pickle does what no tensor needs"

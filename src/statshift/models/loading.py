@@ -14,6 +14,7 @@ from statshift.errors import InputError, unknown
 from statshift.models.checkpoints import load_weights
 from statshift.models.cifar import ZOO
 from statshift.models.norms import exchange_norm
+from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing
 from statshift.models.usercode import import_function
 
@@ -66,6 +67,10 @@ def load_model(
         input_size=preprocessing.input_size if resize_input else None,
     )
     model = PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes, arguments=args)
+    if weights is not None:
+        model.mark(read_made_by(weights))
+    elif isinstance(spec, PixelModel):
+        model.mark(spec.made_by)
     return model if isinstance(spec, nn.Module) else model.eval()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from statshift.errors import InputError
+from statshift.models.checkpoints import weights_hash
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,6 +84,9 @@ class PixelModel(nn.Module):
         spec: the name it goes by in a record.
         num_classes: K, where known.
         arguments: what it was built with, for a record.
+
+    Attributes:
+        random_weights: hash of the weights that were drawn for it, where `statshift.scratch.build` drew them.
     """
 
     mean: Tensor
@@ -103,8 +107,20 @@ class PixelModel(nn.Module):
         self.spec = spec
         self.num_classes = num_classes
         self.arguments = dict(arguments or {})
+        self.random_weights: str | None = None
+        self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def made_by(self) -> dict[str, str] | None:
+        """How statshift made the weights, if it did and they are still those; see `statshift.models.made_by`."""
+        found, made = self._made or (None, None)
+        return found if found is not None and made == weights_hash(self.network) else None
+
+    def mark(self, made_by: dict[str, str] | None) -> None:
+        """Say how statshift made the weights, as they are now; None says that it did not."""
+        self._made = None if made_by is None else (made_by, weights_hash(self.network))
 
     @property
     def loading_options(self) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """A run on disk: what it is, its rows, and what they add up to."""
 
+from statshift.results.files import read_json as read_json
+from statshift.results.files import write_bytes_atomically as write_bytes_atomically
 from statshift.results.files import write_json_atomically as write_json_atomically
 from statshift.results.records import settle_record as settle_record
 from statshift.results.rows import Row as Row
@@ -10,6 +12,7 @@ from statshift.results.rows import restrict as restrict
 from statshift.results.rows import row_key as row_key
 from statshift.results.runs import Run as Run
 from statshift.results.runs import RunResult as RunResult
+from statshift.results.runs import find_runs as find_runs
 from statshift.results.runs import open_run as open_run
 from statshift.results.runs import read_run as read_run
 from statshift.results.summary import baseline_errors as baseline_errors

@@ -25,11 +25,37 @@ def write_json_atomically(path: Path, content: Mapping[str, Any]) -> None:
     text = re.sub(
         r"\[[\d\s.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text
     )  # a list of numbers: one line
+    write_bytes_atomically(path, f"{text}\n".encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds all of the old or all of the new.
+
+    Raises:
+        InputError: if it cannot be written; the old file stays.
+    """
     try:
         with replacing(path) as partial:
-            partial.write_text(f"{text}\n")
+            partial.write_bytes(content)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the JSON object that a file holds; None where there is no file.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged: it is not a JSON object. Remove it to have it made again.")
+    return content
 
 
 def append_line(path: Path, content: Mapping[str, Any]) -> None:

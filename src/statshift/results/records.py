@@ -9,8 +9,9 @@ from typing import Any
 from statshift.errors import InputError
 from statshift.results.files import write_json_atomically
 
-FREE = ("environment",)
-"""Keys of a record that may differ between two sittings: versions, device, batch size, workers."""
+FREE = ("environment", "model.made_by")
+"""Fields of a record that may differ between two sittings: versions, device, batch size, workers; and who made the
+weights, whose hash must be the same."""
 
 GROWING = ("shifts", "attacks", "severities", "protocols")
 """Keys whose lists or mappings a later sitting may extend; the record keeps the union."""

@@ -35,11 +35,12 @@ def make_row(
     adapted_on: npt.NDArray[np.int64] | None = None,
     held_out: bool = False,
     source: ImageStatistics | None = None,
+    examples: npt.NDArray[np.int64] | None = None,
 ) -> Row:
     """Reduce per-image statistics, in image order, to a row; the same images give the same bytes.
 
     Args:
-        statistics: four tensors (N,) on any device, as `image_statistics` returns them.
+        statistics: five tensors (N,) on any device, as `image_statistics` returns them.
         labels: (N,) classes from 0.
         classes: number of classes of the data.
         shift: the shift's name; "clean" is none.
@@ -49,12 +50,14 @@ def make_row(
         adapted_on: positions of the few images that the protocol adapted on, if it did on few.
         held_out: whether the row is of the other images only.
         source: the statistics (N,) of the source model, for a row of another protocol.
+        examples: positions of images of which the row says what is predicted.
 
     Returns:
         Counts (`images`, `correct`, `correct_top5`), `cross_entropy_sum` in nats, `class_correct` by class,
         `calibration` by bin of confidence, and `bits`: base64 of one bit per image, the first image highest. A row
         that was adapted on few images has `adapted_on`, and `left_out`, those of them that it is not over;
-        `paired_source` holds the same counts of the source over exactly the row's images.
+        `paired_source` holds the same counts of the source over exactly the row's images. `examples` holds the
+        `predicted` class and the `confidence` of each example image, None of one left out.
 
     Raises:
         InputError: if the model's output is not finite for some image.
@@ -79,6 +82,8 @@ def make_row(
         row |= {"adapted_on": adapted_on.tolist(), "left_out": left_out.tolist()}
     if len(left_out):
         row["class_images"] = np.bincount(labels[kept], minlength=classes).tolist()
+    if examples is not None and len(examples):
+        row["examples"] = _predictions(statistics, examples, left_out)
     return row if source is None else row | {"paired_source": _count(source, labels, classes, kept)}
 
 
@@ -86,7 +91,7 @@ def _count(
     statistics: ImageStatistics, labels: npt.NDArray[Any], classes: int, kept: npt.NDArray[np.int64]
 ) -> dict[str, Any]:
     """Return the counts over the images kept."""
-    correct, correct_top5, cross_entropy, confidence = (field.cpu().numpy()[kept] for field in statistics)
+    correct, correct_top5, cross_entropy, confidence = (field.cpu().numpy()[kept] for field in statistics[:4])
     broken = len(kept) - int(np.isfinite(cross_entropy).sum())
     if broken:
         raise FloatingPointError(f"{broken} of {len(kept)}")
@@ -103,6 +108,21 @@ def _count(
             "confidence_sums": confidence_sums.tolist(),
         },
         "bits": base64.b64encode(np.packbits(correct).tobytes()).decode("ascii"),
+    }
+
+
+def _predictions(
+    statistics: ImageStatistics, examples: npt.NDArray[np.int64], left_out: npt.NDArray[np.int64]
+) -> dict[str, Any]:
+    """Return predicted class and confidence of example images, None of those left out.
+
+    Confidence is rounded: its last digits depend on the batch.
+    """
+    predicted, confidence = (field.cpu().numpy()[examples] for field in (statistics.predicted, statistics.confidence))
+    shown = ~np.isin(examples, left_out)
+    return {
+        "predicted": [int(one) if seen else None for one, seen in zip(predicted, shown, strict=True)],
+        "confidence": [round(float(one), 4) if seen else None for one, seen in zip(confidence, shown, strict=True)],
     }
 
 

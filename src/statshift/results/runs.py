@@ -1,16 +1,19 @@
-"""A run directory: `record.json`, append-only `rows.jsonl`, `timings.jsonl`, `summary.json`."""
+"""A run directory: `record.json`, append-only `rows.jsonl`, `timings.jsonl`, `summary.json`, and what lies beside."""
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from statshift.errors import InputError
-from statshift.results.files import append_line, keep_lines, lock, read_lines, write_json_atomically
+from statshift.results.files import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
 from statshift.results.records import read_record, settle_record
 from statshift.results.rows import Key, Row, row_key
+
+BESIDE = ("layers.json", "ligs.json", "examples/examples.json")
+"""What a later sitting goes on with, beside the rows."""
 
 
 def read_run(path: str | Path) -> "RunResult":
@@ -20,7 +23,20 @@ def read_run(path: str | Path) -> "RunResult":
         InputError: if `path` is not a run directory, or its files are damaged.
     """
     path = Path(path)
-    return RunResult(path, read_record(path), _read_rows(path / "rows.jsonl")[0])
+    layers, ligs, examples = (read_json(path / name) for name in BESIDE)
+    return RunResult(path, read_record(path), _read_rows(path / "rows.jsonl")[0], layers, ligs or {}, examples)
+
+
+def find_runs(path: str | Path) -> list[Path]:
+    """Return `path` if it is a run directory, else all run directories below it, sorted; maybe none."""
+    path = Path(path)
+    if _is_run(path):
+        return [path]
+    return sorted(found.parent for found in path.rglob("record.json") if _is_run(found.parent))
+
+
+def _is_run(path: Path) -> bool:
+    return all((path / name).is_file() for name in ("record.json", "rows.jsonl"))
 
 
 def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
@@ -50,6 +66,9 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
     try:
         rows, lines = _read_rows(path / "rows.jsonl")
         settled = settle_record(path, record, fresh=not rows)
+        if not rows:  # what an earlier record left is of another run
+            for name in BESIDE:
+                (path / name).unlink(missing_ok=True)
         keep_lines(path / "rows.jsonl", lines)
         keep_lines(path / "timings.jsonl", read_lines(path / "timings.jsonl"))
     except BaseException:
@@ -60,11 +79,23 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run directory holds."""
+    """What a run directory holds.
+
+    Attributes:
+        path: of the directory.
+        record: what the run is.
+        rows: one for each finished condition, protocol and draw.
+        layers: the shift at each layer under some conditions, where the model has norms to tell it.
+        ligs: Local Input Gradient Similarity by perturbation, where it was measured.
+        examples: which the example images are, and the files of their strips, if there are any.
+    """
 
     path: Path
     record: dict[str, Any]
     rows: list[Row]
+    layers: dict[str, Any] | None = None
+    ligs: dict[str, Any] = field(default_factory=dict)
+    examples: dict[str, Any] | None = None
 
 
 class Run:
