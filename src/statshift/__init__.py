@@ -1,6 +1,8 @@
 """statshift measures, adapts and hardens vision models against distribution shift."""
 
 from statshift.adaptation import AdaptationOptions as AdaptationOptions
+from statshift.adapters import foolbox_model as foolbox_model
+from statshift.adapters import frozen as frozen
 from statshift.adversaries import write_adversarial as write_adversarial
 from statshift.attacks import FeatureAttack as FeatureAttack
 from statshift.attacks import PixelAttack as PixelAttack
@@ -30,6 +32,7 @@ from statshift.measurement import measure as measure
 from statshift.models import PixelModel as PixelModel
 from statshift.models import exchange_norm as exchange_norm
 from statshift.models import load_model as load_model
+from statshift.objectives import advbn_losses as advbn_losses
 from statshift.rectification import rectified as rectified
 from statshift.rectification import rectify as rectify
 from statshift.results import read_run as read_run

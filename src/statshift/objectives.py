@@ -20,6 +20,7 @@ from statshift.attacks import (
     attack_pixels,
     attackable,
     batch_moments,
+    check_images,
     perturb,
 )
 from statshift.augmentation import sent
@@ -27,6 +28,7 @@ from statshift.branches import Branches
 from statshift.corruptions import corrupt
 from statshift.errors import InputError
 from statshift.layers import aside, evaluating, running_norms
+from statshift.models import PixelModel
 from statshift.similarity import LigsOptions, losses_and_cosines
 from statshift.streams import Draws, keys
 
@@ -132,6 +134,34 @@ def advbn(branches: Branches, batch: Batch, *, attack: FeatureAttack) -> Losses:
         "clean": batch.targets.loss(branches.suffix(features, "clean")),
         "adv": batch.targets.loss(branches.suffix(worst, "adv")),
     }
+
+
+def advbn_losses(branches: Branches, images: Tensor, labels: Tensor, attack: FeatureAttack | None = None) -> Losses:
+    """Return AdvBN's losses of a batch, for a training loop of one's own: step down their sum.
+
+    The images are as they are, augmented by the loop if at all; the model runs in the dtype of the autocast in force.
+
+    Args:
+        branches: in training mode, with a twin; train those of their parameters that require a gradient.
+        images: (B,3,H,W); in [0,1] where the model is a `PixelModel`, else as the model takes them.
+        labels: (B,) int64, on the images' device.
+        attack: the numbers; default those of the paper.
+
+    Returns:
+        The mean cross-entropy of each branch, "clean" and "adv".
+
+    Raises:
+        InputError: branches without a cut or twin; of a `PixelModel`, images and labels that do not fit, or pixels that
+            are not in [0,1].
+    """
+    if "adv" not in branches.splits or branches.splits["clean"].cut is None:
+        raise InputError("Expected branches with a twin behind a cut: Branches(model, LAYER, images).")
+    if isinstance(branches.clean, PixelModel):
+        check_images(images, labels)
+    kind = images.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+    undrawn = Draws(0, torch.arange(len(images)), "loop")  # AdvBN draws nothing
+    return advbn(branches, Batch(images, Targets(labels), undrawn, dtype), attack=attack or FeatureAttack())
 
 
 def pixel_adversarial(branches: Branches, batch: Batch, *, attack: PixelAttack) -> Losses:
