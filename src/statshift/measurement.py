@@ -316,7 +316,9 @@ def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, dev
     if at == "benchmark" or {"resize", "crop"} & given.keys():
         return given
     if not model.loading_options:
-        raise InputError(f"{model.spec} does not tell its input size: give --resize and --crop, or --at benchmark.")
+        raise InputError(
+            f"{model.spec} does not tell its input size: give --resize and --crop, or --corrupt-at benchmark."
+        )
     return model.loading_options | given
 
 
