@@ -156,12 +156,25 @@ class Section:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number of the summary: its name, its value with unit, its interval or "", and an explanation."""
+    """A number of the summary: its name, its value with unit, its interval or "", and an explanation.
+
+    Attributes:
+        label: its name.
+        text: its value with unit.
+        interval: as text, or "".
+        note: an explanation.
+        value: the same as a number, drawn on an axis that a page's subjects share; None for no drawing.
+        bounds: of the interval, drawn with `value`.
+        difference: to the first subject, signed and with its unit, or "".
+    """
 
     label: str
     text: str
     interval: str = ""
     note: str = ""
+    value: float | None = None
+    bounds: tuple[float, float] | None = None
+    difference: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,12 +186,14 @@ class Verdict:
         figures: the same ones, in the same order, for every subject of a page; absent ones say "-".
         sentence: what sets it apart, in words.
         tone: "good" where it is surely better than the first subject, "bad" where it is surely worse, else "".
+        compared: whether it could be compared with the first subject, or is that.
     """
 
     subject: str
     figures: tuple[Figure, ...]
     sentence: str = ""
     tone: str = ""
+    compared: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,292 @@
+"""What to do next, as far as the numbers carry it: each with its reason and a command."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
+
+from statshift.comparison import compare
+from statshift.report import commands
+from statshift.report.cautions import missing, near_chance, one_draw
+from statshift.report.differences import Change, Changes, describe_sure
+from statshift.report.findings import partial_mean
+from statshift.report.layers import readouts
+from statshift.report.subjects import FAMILIES, Group, Subject, family
+from statshift.report.words import interval, listed, percent, points, short
+
+MOST = 5
+WIDE = 0.01
+"""Half an interval wider than this asks for more images."""
+
+BROKEN = 0.1
+"""An attack that surely leaves less than this share right has broken a model."""
+
+DROP = 0.02
+"""A fall of the accuracy under shift that is worth doing something about."""
+
+
+def advice(groups: Sequence[Group], changes: Changes) -> tuple[str, ...]:
+    """Return at most five pieces of advice on the runs of the first group, the most useful first."""
+    group, found = groups[0], list[str]()
+    for rule in RULES:
+        found += rule(group, changes)
+    return tuple(found[:MOST])
+
+
+def _then(text: str, command: str) -> str:
+    return f"{text} Run: {command}"
+
+
+def _finish(group: Group, _: Changes) -> Iterator[str]:
+    for source in group.sources:
+        there, wanted = missing(source)
+        if there < wanted:
+            protocols = [name for name in source.record.get("protocols") or [] if name != "source"]
+            words = commands.adapting(source.record, protocols)
+            yield _then(
+                f"Finish {source.model}: {there:,} of {wanted:,} rows are there, and what is finished is kept.",
+                commands.measure(source, *words),
+            )
+            return
+
+
+def _check_weights(group: Group, _: Changes) -> Iterator[str]:
+    for source in group.sources:
+        if near_chance(source):
+            yield _then(
+                f"Check weights, labels and preprocessing of {source.model} before anything else: with "
+                f"{percent(source.summary['clean_accuracy'])} on clean images it is near chance.",
+                commands.measure(source, "--shifts", "clean", out="check"),
+            )
+            return
+
+
+def _take_the_best(group: Group, changes: Changes) -> Iterator[str]:
+    """Of several models, the one that is surely better than the reference, and best."""
+    if len(group.sources) < 2:
+        return
+    found = [change for one in group.subjects if (change := changes.to_reference(one)) and change.mean]
+    whole = [change for change in found if change.whole] or found
+    if not whole:
+        return
+    best = preferred(whole)
+    if best.tone != "good" or best.mean is None:
+        return
+    cost = best.clean.accuracy if best.clean else None
+    price = (
+        f", but it surely loses on clean images ({points(cost.difference)} {interval((cost.low, cost.high), '+')})"
+        if cost and cost.high < 0
+        else ""
+    )
+    over = "over the 15 x 5" if best.whole else "over the shifts measured"
+    yield (
+        f"Of what was compared take {best.after.label}: mean accuracy {over} {percent(best.mean.second)}, "
+        f"{points(best.mean.difference)} {interval((best.mean.low, best.mean.high), '+')} against the reference{price}."
+        f"{_level(best, whole)}"
+    )
+
+
+def _level(best: Change, others: Sequence[Change]) -> str:
+    """Return which of the three next are not surely worse than the best."""
+    rest = (one for one in others if one is not best and one.whole and best.whole)
+    ranked = sorted(rest, key=_gain, reverse=True)[:3]
+    found = [one.after.label for one in ranked if not _surely_better(best, one)]
+    return f" Not surely worse than it: {listed(found)}." if found else ""
+
+
+def _surely_better(best: Change, other: Change) -> bool:
+    """Return whether the mean over the benchmark, on the images that both have, is surely higher."""
+    after, before = best.after, other.after
+    found = compare(before.measured.run, after.measured.run, protocols=(before.protocol, after.protocol)).mean_accuracy
+    return found is not None and found.low > 0
+
+
+def preferred(changes: Sequence[Change]) -> Change:
+    """Return the change with the highest mean; of those that its interval holds, the one that surely loses least."""
+    best = max(changes, key=_gain)
+    low = best.mean.low if best.mean else -math.inf
+    level = [one for one in changes if _gain(one) >= low]
+    return min(level, key=lambda one: (len(one.lost), -_gain(one)))
+
+
+def _gain(change: Change) -> float:
+    return change.mean.difference if change.mean else -math.inf
+
+
+def _rectify(group: Group, changes: Changes) -> Iterator[str]:
+    """What measured protocols tell; one that was not measured, where the layers or the accuracies tell of a shift."""
+    source = group.reference
+    own = [one for one in group.subjects if one.adapted and one.measured is source.measured]
+    told = [change for one in own if (change := changes.of(source, one)) and change.mean]
+    if told:
+        yield _protocol(preferred(told), source)
+        yield from _harmful(told)
+    elif not own and batch_norms(source) and not near_chance(source):
+        yield from _try_rectifying(source)
+
+
+def _protocol(best: Change, source: Subject) -> str:
+    mean, name = best.mean, short(best.after.protocol, 40)
+    assert mean is not None
+    gain = f"{points(mean.difference)} {interval((mean.low, mean.high), '+')}"
+    if best.tone == "bad":
+        return f"Do not rectify {source.model}: the best protocol measured, {name}, changes the mean by {gain}."
+    if best.tone == "":
+        return f"Rectifying {source.model} is not worth it so far: {name} changes the mean by {gain}, which holds 0."
+    text = (
+        f"Rectify {source.model} by {name} only while a shift lasts: it gains {gain} in the mean, but surely loses "
+        f"under {describe_sure(best.lost)}."
+        if best.lost
+        else f"Rectify {source.model} by {name}: it gains {gain} in the mean, and surely loses under no condition."
+    )
+    protocols = source.record.get("protocols")
+    described = protocols.get(best.after.protocol, {}) if isinstance(protocols, Mapping) else {}
+    if described.get("kind", "layers") not in ("layers", "full"):
+        return text  # nothing that could be written as weights
+    protocol = commands.OWN if "function" in described else best.after.protocol
+    words = ["--data", commands.TARGET, "--protocol", protocol, "--out", "rectified.safetensors"]
+    return _then(text, commands.join("rectify", *commands.model(source.record["model"]), *words))
+
+
+def _harmful(told: Sequence[Change]) -> Iterator[str]:
+    """A protocol that surely hurts clean images."""
+    for change in told:
+        clean = change.clean.accuracy if change.clean else None
+        if clean and clean.high < 0:
+            others = [
+                one.after.protocol for one in told if one is not change and one.clean and one.clean.accuracy.high >= 0
+            ]
+            instead = f"; {short(others[0], 40)} does not surely" if others else ""
+            yield (
+                f"Keep {short(change.after.protocol, 40)} away from unshifted images: on clean ones it costs "
+                f"{points(-clean.difference).lstrip('+')} {interval((clean.low, clean.high), '+')}{instead}."
+            )
+            return
+
+
+def _try_rectifying(source: Subject) -> Iterator[str]:
+    reached = [name for name, one in readouts(source.measured).items() if one["persisting"] > 0]
+    command = commands.measure(source, "--rectify", "auto")
+    if reached:
+        largest = readouts(source.measured)[reached[0]]["number"]
+        text = (
+            f"Try rectifying {source.model}: under {listed(list(map(short, reached)), 3)} a shift reaches the last "
+            f"layers (up to {largest:.1f} x sampling noise), and no protocol was measured."
+        )
+        yield _then(text, command)
+        return
+    drop = _drop(source)
+    if not source.measured.run.layers and drop is not None and drop > DROP:
+        yield _then(
+            f"Try rectifying {source.model}: accuracy falls by {points(drop).lstrip('+')} from clean to shifted "
+            "images, and no protocol was measured.",
+            command,
+        )
+
+
+def _harden(group: Group, _: Changes) -> Iterator[str]:
+    """The family of corruptions that is worst, of a model that was not hardened."""
+    source = group.reference
+    drop = _drop(source)
+    hardened = any((one.record["model"].get("made_by") or {}).get("verb") == "harden" for one in group.sources)
+    if hardened or drop is None or drop <= DROP or near_chance(source):
+        return
+    means = {}
+    for name in FAMILIES:
+        found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts if family(one) == name]
+        if found:
+            means[name] = sum(found) / len(found)
+    if not means:
+        return
+    worst = min(means, key=lambda name: means[name])
+    model = commands.model(source.record["model"])
+    text = f"Harden {source.model}: it does worst under {worst} ({percent(means[worst])}, clean "
+    text += f"{percent(source.summary['clean_accuracy'])}). "
+    if batch_norms(source):
+        words = ["--data", commands.TRAIN, "--method", "advbn", "--at", "LAYER", "--out", "hardened"]
+        text += "AdvBN trains it against worst-case feature statistics; `statshift layers` lists where it can be cut."
+    else:
+        words = ["--data", commands.TRAIN, "--method", "standard", "--augment", "augmix", "--out", "hardened"]
+        text += "It has no batch norm to rectify: what is left is to train it on with augmentation, such as AugMix."
+    yield _then(text, commands.join("harden", *model, *words))
+
+
+def _attacked(group: Group, _: Changes) -> Iterator[str]:
+    source = group.reference
+    for name in source.attacks:
+        found = source.summary["per_shift"][name]
+        if found["intervals"][0][1] < BROKEN:
+            model = commands.model(source.record["model"])
+            words = ["--data", commands.TRAIN, "--method", "adversarial", "--out", "robust"]
+            yield _then(
+                f"If attackers matter, train {source.model} adversarially: {short(name)} leaves "
+                f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
+                commands.join("harden", *model, *words),
+            )
+            return
+
+
+def _more_images(group: Group, _: Changes) -> Iterator[str]:
+    source = group.reference
+    whole = source.summary["mean_accuracy"] is not None
+    partial = partial_mean(source)
+    bounds = source.summary["mean_interval"] if whole else partial[1] if partial else source.summary["clean_interval"]
+    if not bounds:
+        return
+    half = (bounds[1] - bounds[0]) / 2
+    if half > WIDE:
+        needed = images_for(half, source.images)
+        what = "mean accuracy" if whole or partial else "clean accuracy"
+        yield _then(
+            f"Measure on more images: the {what} is known to ± {100 * half:.1f} points from {source.images:,}; about "
+            f"{needed:,} would make it ± {100 * WIDE:.0f}.",
+            commands.measure(source, out="more-images", limit=needed),
+        )
+
+
+def images_for(half: float, images: int, wanted: float = WIDE) -> int:
+    """Return how many images make half an interval's width `wanted`, to two figures, rounded up."""
+    needed = images * (half / wanted) ** 2
+    unit = 10.0 ** max(0, math.floor(math.log10(needed)) - 1)
+    return int(math.ceil(needed / unit) * unit)
+
+
+def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
+    source = group.reference
+    protocols = source.record.get("protocols")
+    if not isinstance(protocols, dict):
+        return
+    own = [one for one in group.subjects if one.adapted and one.measured is source.measured]
+    single = [one for one in own if one_draw(one, protocols) and (change := changes.of(source, one)) and change.tone]
+    if single:
+        words = commands.adapting(source.record, [one.protocol for one in single])
+        yield _then(
+            f"Repeat {listed([short(one.protocol, 40) for one in single])} with other images to adapt on: one draw "
+            "does not tell how much the difference depends on them.",
+            commands.measure(source, *words, "--draws", 5),
+        )
+
+
+def batch_norms(subject: Subject) -> bool:
+    """Return whether the model has batch norms; a record of old does not tell and is taken to say so."""
+    norms = subject.record["model"].get("norms")
+    return norms is None or any("BatchNorm" in str(name) for name in norms)
+
+
+def _drop(subject: Subject) -> float | None:
+    """Return by how much the accuracy falls from clean to shifted images, in the mean."""
+    clean, shifts = subject.summary["clean_accuracy"], subject.shifts
+    if clean is None or not shifts:
+        return None
+    return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)
+
+
+RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (
+    _check_weights,
+    _finish,
+    _take_the_best,
+    _rectify,
+    _harden,
+    _attacked,
+    _more_draws,
+    _more_images,
+)

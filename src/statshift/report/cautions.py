@@ -1,0 +1,224 @@
+"""What to know before a report's numbers are quoted."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from statshift.attacks import is_attack
+from statshift.corruptions import REENCODE_QUALITY
+from statshift.corruptions.frost import PROCEDURAL
+from statshift.report.findings import no_mce
+from statshift.report.reading import Measured
+from statshift.report.subjects import Group, Subject
+from statshift.report.words import listed, percent, plural, short
+from statshift.uncertainty import wilson_interval
+
+FEW = 1000
+"""Fewer images than these make wide intervals."""
+
+BENCHMARKS = {
+    "imagenet": ("ImageNet-C", 50_000),
+    "cifar10": ("CIFAR-10-C", 10_000),
+    "cifar100": ("CIFAR-100-C", 10_000),
+}
+"""By AlexNet's table, the benchmark that published figures are of, and its number of images."""
+
+
+def warnings(measured: Sequence[Measured], groups: Sequence[Group]) -> tuple[str, ...]:
+    """Return the warnings of a report; what holds of several runs is said once."""
+    found: dict[str, list[str]] = {}
+    for rule in RULES:
+        for group in groups:
+            for source in group.sources:
+                for text in rule(source, group):
+                    found.setdefault(text, []).append(source.model)
+    count = sum(len(group.sources) for group in groups)
+    texts = [f"{text} ({listed(models, 3)})" if len(models) < count else text for text, models in found.items()]
+    empty = [str(one.run.path) for one in measured if not one.run.rows]
+    if empty:
+        texts.insert(0, f"No condition is finished in {listed(empty)}: left out.")
+    return (*_incomparable(groups), *texts, *_differing(groups))
+
+
+def missing(subject: Subject) -> tuple[int, int]:
+    """Return how many of the rows that a run's record asks for are there, and how many these are."""
+    record, rows = subject.record, subject.measured.run.rows
+    severities = record.get("severities") or [0]
+    wanted = 0
+    for shift in record.get("shifts") or []:
+        single = (
+            shift == "clean" or is_attack(shift) or any(row["shift"] == shift and not row["severity"] for row in rows)
+        )
+        wanted += 1 if single else len(severities)
+    if record["corruption"].get("stored"):  # data may store fewer severities than were asked for
+        wanted = len({(row["shift"], row["severity"]) for row in rows if row["protocol"] == "source"})
+    passes = sum(
+        max([row["draw"] + 1 for row in rows if row["protocol"] == protocol], default=1)
+        for protocol in record.get("protocols") or ["source"]
+    )
+    return len(rows), max(wanted * passes, len(rows))
+
+
+def near_chance(subject: Subject) -> bool:
+    """Return whether the clean accuracy is hardly above that of guessing."""
+    data, value = subject.record["data"], subject.summary["clean_accuracy"]
+    if value is None or not data.get("classes"):
+        return False
+    low, _ = wilson_interval(value * subject.images, subject.images)
+    chance = 1 / int(data["classes"])
+    return float(low) < chance + 0.05 * (1 - chance)
+
+
+def _incomparable(groups: Sequence[Group]) -> Iterator[str]:
+    for group in groups[1:]:
+        models = listed([one.model for one in group.sources])
+        yield (
+            f"Not comparable with {groups[0].reference.model}, and not compared: {models}. What differs: "
+            f"{listed(group.differing, 4)}."
+        )
+
+
+def _incomplete(subject: Subject, _: Group) -> Iterator[str]:
+    there, wanted = missing(subject)
+    if there < wanted:
+        yield f"The run is not finished: {there:,} of {wanted:,} rows are there. The same command goes on with it."
+
+
+def _chance(subject: Subject, _: Group) -> Iterator[str]:
+    if near_chance(subject):
+        clean = percent(subject.summary["clean_accuracy"])
+        yield (
+            f"Clean accuracy is {clean} with {subject.record['data']['classes']} classes, near chance: are the weights "
+            "trained ones, do the labels mean the model's classes, is the preprocessing that of the training?"
+        )
+
+
+def _few_images(subject: Subject, _: Group) -> Iterator[str]:
+    images = subject.measured.summary["images"]
+    if images < FEW:
+        low, high = wilson_interval(images / 2, images)
+        yield (
+            f"{images:,} images are few: the 95 % interval of one condition is up to ± {50 * float(high - low):.1f} "
+            "points."
+        )
+
+
+def _subset(subject: Subject, _: Group) -> Iterator[str]:
+    images = subject.measured.summary["images"]
+    name, whole = BENCHMARKS.get(str(subject.record.get("alexnet")), ("", 0))
+    if images < whole:
+        yield (
+            f"Published figures are over the {whole:,} images of {name}; these are over {images:,} images of "
+            f"{short(str(subject.record['data']['spec']))}."
+        )
+
+
+def _no_mce(subject: Subject, _: Group) -> Iterator[str]:
+    if subject.summary["mce"] is None and subject.shifts:
+        yield f"There is no mCE: {no_mce(subject)}."
+
+
+def _frost(subject: Subject, _: Group) -> Iterator[str]:
+    if subject.record["corruption"].get("frost") == PROCEDURAL and "frost" in subject.summary["per_shift"]:
+        yield "Frost is a procedural texture, not the benchmark's photographs: its figures, and means, are others."
+
+
+def _corruption(subject: Subject, _: Group) -> Iterator[str]:
+    made = subject.record["corruption"]
+    if made.get("stored"):
+        yield (
+            "The shifted images were read as they are stored; ImageNet-C's are JPEGs, from which images made on the "
+            "fly differ."
+        )
+    if made.get("at") == "model":
+        yield "Images were corrupted at the model's own input size, not at 224 px: another test than the benchmark's."
+    if made.get("reencode"):
+        yield f"Corrupted images were made JPEGs of quality {REENCODE_QUALITY} and read again, as ImageNet-C's files."
+    if made.get("quantise") is False:
+        yield "Corrupted pixels were not rounded to 8 bits, as the benchmark's are."
+
+
+def _dtype(subject: Subject, _: Group) -> Iterator[str]:
+    dtype = subject.record.get("dtype", "float32")
+    if dtype != "float32":
+        yield f"The model ran in {short(str(dtype))}: single predictions may differ from those in float32."
+
+
+def _skipped(subject: Subject, _: Group) -> Iterator[str]:
+    skipped = (subject.record["data"].get("counts") or {}).get("skipped")
+    if skipped:
+        yield f"{plural(skipped, 'image file')} could not be read and {'was' if skipped == 1 else 'were'} left out."
+
+
+def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
+    own = [one for one in group.subjects if one.adapted and one.measured is subject.measured]
+    protocols = subject.record.get("protocols")
+    described: Mapping[str, Any] = protocols if isinstance(protocols, Mapping) else {}
+    single = [one.protocol for one in own if one_draw(one, described)]
+    if single:
+        yield (
+            f"Adapted on one draw of images only ({listed([short(name, 40) for name in single])}): how much the result "
+            "depends on which images these are is not known."
+        )
+    few = {described[one.protocol]["samples"] for one in own if _samples(described.get(one.protocol)) in range(1, 16)}
+    if few:
+        counts = listed([str(count) for count in sorted(few)])
+        yield f"Adapted on {counts} images, which are few: results vary with the draw."
+    seen = [
+        one.protocol
+        for one in own
+        if str(described.get(one.protocol, {}).get("evaluated_on", "")).startswith("all")
+        and described[one.protocol].get("kind") in ("layers", "model")
+    ]
+    if seen:
+        yield f"Evaluated on the images adapted on, too: {listed([short(name, 40) for name in seen])}."
+
+
+def one_draw(subject: Subject, described: Mapping[str, Any]) -> bool:
+    """Return whether a protocol adapted on a few images, chosen once."""
+    kind = described.get(subject.protocol, {}).get("kind", "")
+    return kind in ("layers", "model", "stream") and subject.summary.get("draws", 1) == 1
+
+
+def _samples(described: Any) -> int:
+    value = described.get("samples") if isinstance(described, Mapping) else None
+    return value if isinstance(value, int) else 0
+
+
+def _differing(groups: Sequence[Group]) -> Iterator[str]:
+    for group in groups:
+        for name, read in COMPARED.items():
+            values = {source.model: read(source.record) for source in group.sources}
+            if len(set(values.values())) > 1:
+                told = [f"{short(value)} ({model})" for model, value in values.items()]
+                yield f"Runs that are compared differ in their {name}: {listed(told)}."
+        hashes: dict[str, list[str]] = {}
+        for source in group.sources:
+            hashes.setdefault(str(source.record["model"].get("weights_hash")), []).append(source.model)
+        for models in hashes.values():
+            if len(models) > 1 and hashes.keys() != {"None"}:
+                yield f"The same weights were measured several times: {listed(models)}."
+
+
+def _version_of(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda record: str(((record.get("environment") or {}).get("versions") or {}).get(name))
+
+
+COMPARED: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "dtype": lambda record: str(record.get("dtype")),
+    "device": lambda record: str((record.get("environment") or {}).get("device")),
+    "version of statshift": _version_of("statshift"),
+    "version of torch": _version_of("torch"),
+}
+
+RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
+    _incomplete,
+    _chance,
+    _few_images,
+    _subset,
+    _no_mce,
+    _frost,
+    _corruption,
+    _dtype,
+    _skipped,
+    _adaptation,
+)

@@ -1,0 +1,105 @@
+"""Commands that a reader may run next, quoted for a shell."""
+
+import ast
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from statshift.corruptions import COMMON, HOLDOUT
+from statshift.corruptions.frost import PROCEDURAL
+from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
+from statshift.report.subjects import Subject
+
+WEIGHTS = "WEIGHTS"
+TRAIN = "folder:TRAIN"
+TARGET = "folder:TARGET"
+OWN = "py:FILE:FUNCTION"
+BY_AUTHORS = ((None, None), (256, 224))
+"""Resizing and cropping that need no option."""
+
+Words = list[object]
+
+
+def measure(subject: Subject, *words: object, out: str = "", limit: int | None = None) -> str:
+    """Return the command that goes on with a subject's run, with further words; or a like one into `out`."""
+    record = subject.record
+    corruption, preprocessing = record["corruption"], record["data"].get("preprocessing") or {}
+    parts: Words = ["measure", *model(record["model"]), "--data", record["data"]["spec"]]
+    parts += ["--limit", record["data"]["images"] if limit is None else limit]
+    if "--shifts" not in words and not corruption.get("stored"):
+        parts += _shifts(record)
+    severities = sorted(record.get("severities") or [])
+    parts += ["--severities", ",".join(map(str, severities))] if severities not in ([], [1, 2, 3, 4, 5]) else []
+    if corruption.get("at") == "model":
+        parts += ["--corrupt-at", "model"]
+    elif (preprocessing.get("resize"), preprocessing.get("crop")) not in BY_AUTHORS:
+        parts += [
+            word
+            for name in ("resize", "crop")
+            if preprocessing.get(name)
+            for word in (f"--{name}", preprocessing[name])
+        ]
+    parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else []
+    parts += ["--reencode"] if corruption.get("reencode") else []
+    parts += ["--no-quantise"] if corruption.get("quantise") is False else []
+    parts += ["--dtype", record["dtype"]] if record.get("dtype", "float32") != "float32" else []
+    parts += ["--seed", record["seed"]] if record.get("seed") else []
+    return join(*parts, *words, "--out", out or subject.measured.run.path)
+
+
+def adapting(record: Mapping[str, Any], protocols: Sequence[str]) -> Words:
+    """Return the options that adapt as a record says: `--rectify`, and the numbers that are not the defaults."""
+    known = record.get("protocols")
+    described = {name: known.get(name) or {} if isinstance(known, Mapping) else {} for name in protocols}
+    if not described:
+        return []
+    parts: Words = ["--rectify", ",".join(OWN if "function" in one else name for name, one in described.items())]
+    first = next(iter(described.values()))
+    for name, default in (("samples", 32), ("statistics", "both"), ("where", "all")):
+        parts += [f"--{name}", first[name]] if first.get(name, default) != default else []
+    parts += ["--unbiased"] if first.get("unbiased") else []
+    held_out = [one for one in described.values() if one.get("kind") in ("layers", "model")]
+    seen = held_out and str(held_out[0].get("evaluated_on", "")).startswith("all")
+    return parts + (["--include-adaptation"] if seen else [])
+
+
+def model(described: Mapping[str, Any]) -> Words:
+    """Return the options that name a model; its weights, of which a record knows the hash alone, as WEIGHTS."""
+    spec = str(described["spec"])
+    parts: Words = ["--model", spec]
+    zoo = spec.startswith(("timm:", "torchvision:"))
+    parts += [] if zoo and not described.get("made_by") else ["--weights", WEIGHTS]
+    for name, value in (described.get("arguments") or {}).items():
+        parts += ["--model-args", f"{name}={_literal(str(value))}"]
+    preprocessing = described.get("preprocessing") or {}
+    for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+        value = preprocessing.get(name)
+        if not zoo and value and tuple(value) != default:
+            parts += [f"--{name}", ",".join(map(str, value))]
+    return parts
+
+
+def join(*words: object) -> str:
+    """Return a command of statshift, each word quoted as a POSIX shell needs it."""
+    return " ".join(["statshift", *(shlex.quote(str(word)) for word in words)])
+
+
+def _shifts(record: Mapping[str, Any]) -> Words:
+    """Return the option for the shifts of a record, which cannot say in which files a user's functions are."""
+    own = record.get("functions") or {}
+    names = [name for name in record.get("shifts") or [] if name not in own]
+    for group, members in (("common", COMMON), ("holdout", HOLDOUT)):
+        if set(members) <= set(names):
+            place = names.index(members[0])
+            names = [name for name in names if name not in members]
+            names.insert(min(place, len(names)), group)
+    return [] if names in ([], ["clean", "common"]) else ["--shifts", ",".join(map(str, names))]
+
+
+def _literal(text: str) -> str:
+    """Return what an argument's representation stands for: text without its quotes, else the representation."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value if isinstance(value, str) else text

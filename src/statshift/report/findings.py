@@ -1,0 +1,220 @@
+"""The summary read in ten seconds: what was measured, and each subject's figures beside the reference's."""
+
+from collections.abc import Sequence
+
+from statshift.comparison import Difference
+from statshift.report.content import Cell, Column, Figure, Table, Verdict
+from statshift.report.differences import Change, Changes, mean_interval
+from statshift.report.subjects import Group, Subject, kind
+from statshift.report.words import ABSENT, accuracy_cell, count_cell, interval, listed, percent, plural, points, short
+
+CLEAN = "clean accuracy"
+WHOLE = "mean accuracy, 15 x 5"
+ERROR = "mean error, 15 x 5"
+MCE = "mCE"
+
+
+def lead(groups: Sequence[Group]) -> str:
+    """Return what was measured, on what."""
+    texts = []
+    for group in groups:
+        models = [subject.model for subject in group.sources]
+        protocols = list(dict.fromkeys(short(one.protocol, 40) for one in group.subjects if one.adapted))
+        shifts = list(dict.fromkeys(name for one in group.subjects for name in one.shifts))
+        common = sum(kind(name) == "common" for name in shifts)
+        attacks = list(dict.fromkeys(name for one in group.subjects for name in one.attacks))
+        under = [
+            "all 15 common corruptions"
+            if common == 15
+            else plural(common, "common corruption")
+            if common
+            else "the clean images",
+            *([plural(len(shifts) - common, "other shift")] if len(shifts) > common else []),
+            *([plural(len(attacks), "attack")] if attacks else []),
+        ]
+        beside = f", each as it came and rectified by {listed(protocols)}" if protocols else ""
+        texts.append(f"{listed(models)}{beside}, on {group.data}, under {listed(under)}.")
+    return " ".join(texts)
+
+
+def verdicts(groups: Sequence[Group], changes: Changes) -> tuple[Verdict, ...]:
+    """Return the summary of each subject, all with the same figures."""
+    subjects = [subject for group in groups for subject in group.subjects]
+    partial = _partial_label(subjects)
+    whole = any(one.summary["mean_accuracy"] is not None for one in subjects)
+    return tuple(_verdict(subject, groups, changes, whole, partial) for subject in subjects)
+
+
+def summary_table(groups: Sequence[Group]) -> Table:
+    """Return the summary as a table."""
+    columns = (
+        Column("subject", numeric=False),
+        Column("images"),
+        Column("clean accuracy %", shade="accuracy"),
+        Column("95 % interval", numeric=False),
+        Column("mean accuracy %", shade="accuracy", note="over the conditions that the column `mean over` tells"),
+        Column("95 % interval", numeric=False),
+        Column("mean over", numeric=False),
+        Column("mean error %", note="100 less the mean accuracy; over the 15 x 5 alone"),
+        Column("mCE %", note="errors in units of the baseline's; not the mean error"),
+        Column("95 % interval", numeric=False),
+        Column("relative mCE %", note="rises over the clean error, in units of the baseline's rise"),
+        Column("mCE relative to", numeric=False),
+    )
+    rows = [_summary_row(subject) for group in groups for subject in group.subjects]
+    return Table("summary", "Summary: accuracies, mean error and mCE of each subject, %", columns, tuple(rows), _NOTE)
+
+
+_NOTE = (
+    "Intervals are 95 %: Wilson's for the clean accuracy, the bootstrap over images for means and mCE. Where a subject "
+    "lacks one of the 15 x 5 common conditions it has neither mean error nor mCE."
+)
+
+
+def partial_mean(subject: Subject) -> tuple[float, tuple[float, float]] | None:
+    """Return the mean accuracy over the shifts measured, attacks not counted, and its interval."""
+    names, summary = subject.shifts, subject.summary
+    if not names:
+        return None
+    value = sum(summary["per_shift"][name]["accuracy"] for name in names) / len(names)
+    return value, mean_interval(subject.conditions, names, subject.record.get("seed") or 0)
+
+
+def over(subject: Subject) -> str:
+    """Return over which conditions a subject's mean is, in words."""
+    if subject.summary["mean_accuracy"] is not None:
+        return "15 corruptions x 5 severities"
+    names = subject.shifts
+    count = sum(shift in names for shift, _ in subject.conditions)
+    return f"{plural(len(names), 'shift')}, {plural(count, 'condition')}" if names else ABSENT
+
+
+def sentence(change: Change, *, named: bool = False) -> str:
+    """Return the difference to the source in a line; `named` says to which."""
+    part, name = change.mean, "" if change.whole else f" in the mean of {plural(_shared(change), 'shift')}"
+    if part is None and change.clean:
+        part, name = change.clean.accuracy, " on clean images"
+    if part is None:
+        return "Compared under attacks alone; see there."
+    verdict = "" if part.low > 0 or part.high < 0 else "; neither is surely better"
+    against = f", against {change.before.label}" if named else ""
+    return f"{_difference(part)}{name} on the same images{against}{verdict}."
+
+
+def _shared(change: Change) -> int:
+    return sum(kind(name) not in ("clean", "attack") for name in change.shifts)
+
+
+def _difference(found: Difference) -> str:
+    return f"{points(found.difference)} {interval((found.low, found.high), '+')}"
+
+
+def _partial_label(subjects: Sequence[Subject]) -> str:
+    """Return the name of the mean over fewer conditions than the benchmark's; "" where every subject has all."""
+    counts = {len(one.shifts) for one in subjects if one.summary["mean_accuracy"] is None and one.shifts}
+    if not counts:
+        return ""
+    return f"mean of {plural(counts.pop(), 'shift')}" if len(counts) == 1 else "mean of the shifts measured"
+
+
+def _verdict(subject: Subject, groups: Sequence[Group], changes: Changes, whole: bool, partial: str) -> Verdict:
+    group = groups[subject.group]
+    change = changes.to_reference(subject)
+    shown = change if subject.group == 0 else None
+    figures = [_clean(subject, shown)]
+    if whole:
+        figures.append(_mean(subject, shown))
+    if partial:
+        figures.append(_partial(subject, shown, partial))
+    if whole:
+        figures.append(_error(subject, shown))
+    figures.append(_mce(subject, shown))
+    first = subject.group == 0
+    if change:
+        tone = change.tone if first else ""
+        return Verdict(subject.label, tuple(figures), sentence(change, named=not first), tone, first)
+    if subject is groups[0].reference:
+        text = "The reference of this page." if len(groups) > 1 or len(group.subjects) > 1 else ""
+    elif subject is group.reference:
+        text = f"Not comparable with the first: {listed(group.differing, 3)}."
+    else:
+        text = f"It shares no condition with {group.reference.label}."
+    return Verdict(subject.label, tuple(figures), text, compared=subject is groups[0].reference)
+
+
+def _clean(subject: Subject, change: Change | None) -> Figure:
+    value, bounds = subject.summary["clean_accuracy"], subject.summary["clean_interval"]
+    clean = change.clean.accuracy if change and change.clean else None
+    return _figure(CLEAN, value, bounds, "Share of the unshifted images that it classifies rightly.", clean)
+
+
+def _mean(subject: Subject, change: Change | None) -> Figure:
+    note = "Accuracy averaged over the 15 common corruptions at 5 severities each; every condition counts alike."
+    mean = change.mean if change and change.whole else None
+    return _figure(WHOLE, subject.summary["mean_accuracy"], subject.summary["mean_interval"], note, mean)
+
+
+def _partial(subject: Subject, change: Change | None, label: str) -> Figure:
+    found = partial_mean(subject) if subject.summary["mean_accuracy"] is None else None
+    note = f"Accuracy averaged over what was measured ({over(subject)}); it is not the benchmark's mean over 15 x 5."
+    mean = change.mean if change and not change.whole and found else None
+    value, bounds = found or (None, None)
+    return _figure(label, value, bounds, note, mean)
+
+
+def _error(subject: Subject, change: Change | None) -> Figure:
+    value, bounds = subject.summary["mean_error"], subject.summary["mean_interval"]
+    bounds = [1 - bounds[1], 1 - bounds[0]] if bounds else None
+    found = change.mean if change and change.whole else None
+    turned = Difference(1 - found.first, 1 - found.second, -found.high, -found.low) if found else None
+    return _figure(ERROR, value, bounds, "100 % less the mean accuracy. It is not the mCE.", turned)
+
+
+def _mce(subject: Subject, change: Change | None) -> Figure:
+    value, reference = subject.summary["mce"], subject.measured.reference
+    note = (
+        f"Mean corruption error: errors relative to {reference}, which has 100 %; lower is better. It is not the mean "
+        "error."
+        if value is not None
+        else f"There is no mCE: {no_mce(subject)}."
+    )
+    return _figure(MCE, value, subject.summary["mce_interval"], note, change.comparison.mce if change else None)
+
+
+def no_mce(subject: Subject) -> str:
+    """Return why a subject has no mCE."""
+    count = subject.summary["mean_over"]
+    if count["conditions"] < count["of"]:
+        return f"{count['conditions']} of its {count['of']} conditions measured"
+    return "no AlexNet baseline for this data"
+
+
+def _figure(
+    label: str, value: float | None, bounds: Sequence[float] | None, note: str, change: Difference | None
+) -> Figure:
+    if value is None:
+        return Figure(label, ABSENT, note=note)
+    ends = (float(bounds[0]), float(bounds[1])) if bounds else None
+    difference = points(change.difference, " pp") if change else ""
+    return Figure(label, percent(value), interval(ends), note, value, ends, difference)
+
+
+def _summary_row(subject: Subject) -> tuple[Cell, ...]:
+    summary = subject.summary
+    whole = summary["mean_accuracy"] is not None
+    found = (summary["mean_accuracy"], summary["mean_interval"]) if whole else partial_mean(subject)
+    mean, bounds = found or (None, None)
+    return (
+        Cell(subject.label),
+        count_cell(subject.images),
+        accuracy_cell(summary["clean_accuracy"]),
+        Cell(interval(summary["clean_interval"]) or ABSENT),
+        accuracy_cell(mean),
+        Cell(interval(bounds) or ABSENT),
+        Cell(over(subject)),
+        accuracy_cell(summary["mean_error"]),
+        accuracy_cell(summary["mce"]),
+        Cell(interval(summary["mce_interval"]) or ABSENT),
+        accuracy_cell(summary["relative_mce"]),
+        Cell(short(subject.measured.reference) if summary["mce"] is not None else f"no mCE: {no_mce(subject)}"),
+    )

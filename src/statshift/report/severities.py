@@ -1,0 +1,177 @@
+"""The section by corruption and severity: accuracies, CE, and small multiples."""
+
+from collections.abc import Sequence
+
+from statshift.metrics import SEVERITIES
+from statshift.report.content import Block, Cell, Chart, Column, Panel, Section, Series, Table
+from statshift.report.findings import no_mce, summary_table
+from statshift.report.subjects import FAMILIES, Group, Subject, family, kind
+from statshift.report.words import ABSENT, accuracy_cell, listed, short
+
+MOST = 6
+"""Subjects in a chart."""
+
+ORDER = (*FAMILIES, "own")
+
+
+def section(groups: Sequence[Group]) -> Section:
+    """Return the section: the summary as a table, charts over severity, and a table for each subject."""
+    blocks: list[Block] = [summary_table(groups)]
+    left_out: list[str] = []
+    for group in groups:
+        blocks += _overview(group, len(groups) > 1)
+        drawn = group.subjects[:MOST]
+        left_out += [subject.label for subject in group.subjects[MOST:]]
+        blocks += _charts(group, drawn, len(groups) > 1)
+    number = 0
+    for group in groups:
+        for subject in group.subjects:
+            if subject.shifts:
+                number += 1
+                blocks.append(_table(subject, group.reference, f"severities-{number}", group.data))
+    text = [
+        "Accuracy in percent. Mean accuracy and mean error add up to 100; CE divides a corruption's error by the "
+        "baseline's, and mCE, the mean of CE over the 15 corruptions, is another number than the mean error."
+    ]
+    if left_out:
+        text.append(f"The charts show {MOST} subjects; left out are {listed(left_out, 8)}. The tables have all.")
+    return Section("corruptions", "By corruption and severity", tuple(text), tuple(blocks))
+
+
+def ordered(shifts: Sequence[str]) -> list[str]:
+    """Return shifts family by family, in the benchmark's order; the user's own last."""
+    return sorted(shifts, key=lambda name: (kind(name) != "common", ORDER.index(family(name))))
+
+
+def _overview(group: Group, several: bool) -> list[Block]:
+    """Return the table of shifts by subject."""
+    names = ordered(list(dict.fromkeys(name for subject in group.subjects for name in subject.shifts)))
+    if not names or len(group.subjects) < 2:
+        return []
+    columns = (
+        Column("corruption", numeric=False),
+        Column("family", numeric=False),
+        *(Column(subject.label, shade="accuracy") for subject in group.subjects),
+    )
+    rows = []
+    for name in names:
+        found = [subject.summary["per_shift"].get(name) for subject in group.subjects]
+        rows.append((Cell(short(name)), Cell(family(name)), *(accuracy_cell(one and one["accuracy"]) for one in found)))
+    over = f" over {group.data}" if several else ""
+    title = f"Accuracy by corruption and subject, %, mean of the severities measured{over}"
+    return [Table(f"by-corruption-{group.number + 1}", title, columns, tuple(rows))]
+
+
+def _charts(group: Group, drawn: Sequence[Subject], several: bool) -> list[Block]:
+    """Return small multiples over severity: of the common corruptions, and of what else has severities."""
+    names = ordered(list(dict.fromkeys(name for subject in group.subjects for name in subject.shifts)))
+    found: list[Block] = []
+    for place, (wanted, what) in enumerate(
+        ((("common",), "Common corruptions"), (("holdout", "other"), "Other shifts"))
+    ):
+        chosen = [name for name in names if kind(name) in wanted]
+        levels = sorted({level for one in drawn for shift, level in one.conditions if shift in chosen and level})
+        graded = [name for name in chosen if any((name, level) in one.conditions for one in drawn for level in levels)]
+        if len(levels) < 2 or not graded:
+            continue
+        over = f" over {group.data}" if several else ""
+        panels = tuple(
+            Panel(short(name), tuple(_series(one, name, levels) for one in drawn if name in one.summary["per_shift"]))
+            for name in graded
+        )
+        title = f"{what}: accuracy by severity{over}, with 95 % intervals"
+        name = f"chart-{group.number + 1}-{place + 1}"
+        table = _chart_table(f"{name}-table", title, drawn, graded, levels)
+        found.append(Chart(name, title, "severity", "accuracy, %", tuple(map(str, levels)), panels, table))
+    return found
+
+
+def _series(subject: Subject, shift: str, levels: Sequence[int]) -> Series:
+    values, bounds = _levels(subject, shift)
+    low, high = ([pair[end] if pair else None for pair in bounds] for end in (0, 1))
+    places = [level - 1 for level in levels]
+    columns = [tuple(column[place] for place in places) for column in (values, low, high)]
+    return Series(subject.label, *columns)
+
+
+def _levels(subject: Subject, shift: str) -> tuple[list[float | None], list[list[float] | None]]:
+    """Return accuracies and intervals at the five severities."""
+    found = subject.summary["per_shift"].get(shift)
+    if found is None or len(found["by_severity"]) != len(SEVERITIES):
+        return [None] * 5, [None] * 5
+    return found["by_severity"], found["intervals"]
+
+
+def _chart_table(
+    name: str, title: str, drawn: Sequence[Subject], shifts: Sequence[str], levels: Sequence[int]
+) -> Table:
+    columns = (
+        Column("corruption", numeric=False),
+        Column("severity"),
+        *(Column(subject.label, shade="accuracy") for subject in drawn),
+    )
+    rows = []
+    for shift in shifts:
+        found = [_levels(subject, shift) for subject in drawn]
+        for level in levels:
+            cells = [accuracy_cell(values[level - 1], bounds[level - 1]) for values, bounds in found]
+            rows.append((Cell(short(shift)), Cell(str(level), float(level)), *cells))
+    return Table(name, title, columns, tuple(rows), folded=True)
+
+
+def _table(subject: Subject, reference: Subject, name: str, data: str) -> Table:
+    summary = subject.summary
+    with_ce = any(one["ce"] is not None for one in summary["per_shift"].values())
+    columns = (
+        Column("corruption", numeric=False),
+        Column("family", numeric=False),
+        *(Column(str(level), shade="accuracy", note=f"accuracy at severity {level}") for level in SEVERITIES),
+        Column("mean accuracy", shade="accuracy", note="over the severities measured"),
+        Column("mean error", shade="error", note="100 less the mean accuracy"),
+        *([Column("CE", shade="error", note=f"error relative to {subject.measured.reference}")] if with_ce else []),
+    )
+    rows = [_row(subject, shift, with_ce) for shift in ordered(subject.shifts)]
+    rows += _means(subject, with_ce)
+    title = f"{subject.label}: accuracy by corruption and severity, %, over {data}"
+    draws = summary.get("draws", 1)
+    note = f"Averaged over {draws} draws of the images adapted on. " if draws > 1 else ""
+    if summary["mce"] is None:
+        note += f"No mCE: {no_mce(subject)}."
+    else:
+        note += f"CE and mCE are relative to {subject.measured.reference}; mCE is not the mean error."
+    return Table(name, title, columns, tuple(rows), note, folded=subject is not reference)
+
+
+def _row(subject: Subject, shift: str, with_ce: bool) -> tuple[Cell, ...]:
+    found = subject.summary["per_shift"][shift]
+    values, bounds = _levels(subject, shift)
+    cells = [accuracy_cell(value, pair) for value, pair in zip(values, bounds, strict=True)]
+    if len(found["by_severity"]) == 1:
+        cells[0] = Cell(ABSENT, None, "It has no severities.")
+    ce = [accuracy_cell(found["ce"])] if with_ce else []
+    return (
+        Cell(short(shift)),
+        Cell(family(shift)),
+        *cells,
+        *map(accuracy_cell, (found["accuracy"], found["error"])),
+        *ce,
+    )
+
+
+def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
+    """Return the rows at the end: means over the 15 corruptions, and mCE, each under its own head."""
+    summary = subject.summary
+    if summary["mean_accuracy"] is None:
+        return []
+    common = [name for name in subject.shifts if kind(name) == "common"]
+    by_level = [
+        sum(summary["per_shift"][name]["by_severity"][place] for name in common) / len(common) for place in range(5)
+    ]
+    values = [*by_level, summary["mean_accuracy"], summary["mean_error"]]
+    blank = Cell("")
+    cells = [Cell(accuracy_cell(value).text) for value in values]
+    rows = [(Cell("mean of the 15"), blank, *cells, *([blank] if with_ce else []))]
+    if summary["mce"] is not None:
+        mce = Cell(accuracy_cell(summary["mce"]).text, None, "the mean of CE over the 15 corruptions")
+        rows.append((Cell("mCE"), blank, *[blank] * len(values), mce))
+    return rows

@@ -1,0 +1,217 @@
+"""What a report compares: each run under each protocol, by a name of its own, sorted into runs that may be compared."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from statshift.attacks import is_attack
+from statshift.comparison import COMPARABLE
+from statshift.corruptions import COMMON, HOLDOUT
+from statshift.protocols import SOURCE
+from statshift.report.reading import Measured
+from statshift.report.words import short
+from statshift.results.conditions import Condition, Conditions, by_condition
+from statshift.shifts import CLEAN
+
+FAMILIES = {
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
+    "weather": ("snow", "frost", "fog", "brightness", "spatter"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
+}
+"""The common corruptions and the hold-out ones by family.
+
+Reference: Hendrycks & Dietterich (ICLR 2019), section 3.2 and appendix B.
+"""
+
+VERBS = {"harden": "hardened", "train": "trained", "rectify": "rectified"}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A run under one protocol.
+
+    Attributes:
+        measured: the run.
+        protocol: "source", or how it was adapted.
+        model: the run's name, unique among the report's runs.
+        group: number of the runs that it may be compared with.
+    """
+
+    measured: Measured
+    protocol: str
+    model: str
+    group: int
+
+    @property
+    def label(self) -> str:
+        """Model and protocol."""
+        return f"{self.model} · {short(self.protocol, 40)}"
+
+    @property
+    def adapted(self) -> bool:
+        """Whether this is not the model as it came."""
+        return self.protocol != SOURCE
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The run's."""
+        return self.measured.run.record
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The protocol's figures, as `statshift.results.summarise` gives them."""
+        found: dict[str, Any] = self.measured.summary["protocols"][self.protocol]
+        return found
+
+    @property
+    def images(self) -> int:
+        """How many images each of its rows is over."""
+        return int(self.summary.get("images", self.measured.summary["images"]))
+
+    @cached_property
+    def conditions(self) -> Conditions:
+        """Its rows by shift and severity."""
+        return by_condition(self.measured.run.rows, self.protocol)
+
+    @property
+    def shifts(self) -> list[str]:
+        """The shifts measured that are neither none nor an attack."""
+        return [name for name in self.summary["per_shift"] if not is_attack(name)]
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks measured."""
+        return [name for name in self.summary["per_shift"] if is_attack(name)]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Subjects over the same images, corrupted alike.
+
+    Attributes:
+        number: from 0.
+        subjects: of which the first is the reference.
+        differing: what tells it from the first group, as "data.images (1,000, not 500)".
+    """
+
+    number: int
+    subjects: tuple[Subject, ...]
+    differing: tuple[str, ...]
+
+    @property
+    def reference(self) -> Subject:
+        """What the others are compared with."""
+        return self.subjects[0]
+
+    @property
+    def sources(self) -> tuple[Subject, ...]:
+        """The models as they came."""
+        return tuple(subject for subject in self.subjects if not subject.adapted)
+
+    @property
+    def data(self) -> str:
+        """Which images these are, in words."""
+        record = self.reference.record["data"]
+        return f"{record['images']:,} images of {short(str(record['spec']))}"
+
+
+def group(measured: Sequence[Measured]) -> list[Group]:
+    """Return the groups of runs that may be compared image by image, each subject of theirs named.
+
+    Args:
+        measured: the runs; those without a row have no subject.
+    """
+    runs = [one for one in measured if one.run.rows]
+    names = _models(runs)
+    keys: dict[str, list[int]] = {}
+    for place, one in enumerate(runs):
+        keys.setdefault(repr(comparable_fields(one.run.record)), []).append(place)
+    groups = []
+    for number, places in enumerate(keys.values()):
+        subjects = tuple(
+            Subject(runs[place], protocol, names[place], number)
+            for place in places
+            for protocol in sorted(runs[place].summary["protocols"], key=lambda name: name != SOURCE)
+        )
+        differing = _differing(runs[0].run.record, runs[places[0]].run.record)
+        groups.append(Group(number, subjects, differing))
+    return groups
+
+
+def comparable_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by dotted name what must be alike for two runs to be compared."""
+    found = {}
+    for name in COMPARABLE:
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        found[name] = value
+    return found
+
+
+def family(shift: str) -> str:
+    """Return to which family a shift belongs: one of `FAMILIES`, "attack" or "own"."""
+    if is_attack(shift):
+        return "attack"
+    return next((name for name, shifts in FAMILIES.items() if shift in shifts), "own")
+
+
+def kind(shift: str) -> str:
+    """Return "common", "holdout", "attack", "clean" or "other"."""
+    if shift == CLEAN:
+        return CLEAN
+    if is_attack(shift):
+        return "attack"
+    return "common" if shift in COMMON else "holdout" if shift in HOLDOUT else "other"
+
+
+def condition_name(condition: Condition) -> str:
+    """Return a condition in words, as "fog 3"."""
+    shift, severity = condition
+    return f"{short(shift)} {severity}" if severity else short(shift)
+
+
+def _models(runs: Sequence[Measured]) -> list[str]:
+    """Return a short name of each run, no two alike."""
+    names = [_model(one.run.record["model"]) for one in runs]
+    for depth in (1, 2, 3):
+        counts = Counter(names)
+        names = [
+            f"{_model(one.run.record['model'])} ({_folder(one, depth)})" if counts[name] > 1 else name
+            for name, one in zip(names, runs, strict=True)
+        ]
+    counts = Counter(names)
+    return [f"{name} #{place}" if counts[name] > 1 else name for place, name in enumerate(names, start=1)]
+
+
+def _folder(one: Measured, depth: int) -> str:
+    return short("/".join(one.run.path.resolve().parts[-depth:]), 40)
+
+
+def short_spec(model: Mapping[str, Any]) -> str:
+    """Return a model's spec without the folders of a user's file, shortened."""
+    return short(re.sub(r"^py:.*[/\\](?=[^/\\]*$)", "py:", str(model["spec"]), flags=re.DOTALL))
+
+
+def _model(model: Mapping[str, Any]) -> str:
+    made = model.get("made_by")
+    return short_spec(model) + (f", {_made(made)}" if isinstance(made, Mapping) else "")
+
+
+def _made(made: Mapping[str, Any]) -> str:
+    by = made.get("protocol") or made.get("method")
+    branch = {"adv": ", adversarial branch", "clean": ""}.get(str(made.get("branch")), "")
+    return f"{VERBS.get(str(made.get('verb')), 'made')}{f' by {short(str(by), 30)}' if by else ''}{branch}"
+
+
+def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
+    there, here = comparable_fields(first), comparable_fields(other)
+    return tuple(
+        name if name.endswith("_hash") else f"{name} ({short(str(here[name]))}, not {short(str(there[name]))})"
+        for name in COMPARABLE
+        if here[name] != there[name]
+    )

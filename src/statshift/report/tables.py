@@ -1,0 +1,54 @@
+"""A page's tables, those of its charts among them, as CSV and as Markdown."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from statshift.report.content import Chart, Page, Table
+
+
+def tables(page: Page) -> list[Table]:
+    """Return all tables of a page, in order; a chart counts as its table."""
+    blocks = [block for section in page.sections for block in section.blocks]
+    return [block.table if isinstance(block, Chart) else block for block in blocks if isinstance(block, Table | Chart)]
+
+
+def as_csv(found: Sequence[Table]) -> str:
+    """Return tables as CSV, one after another: a line with the name and title, the head, the rows, an empty line.
+
+    Cells are as they are shown; numbers carry no separator of thousands.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    for place, table in enumerate(found):
+        if place:
+            file.write("\n")
+        writer.writerow([table.name, table.title])
+        writer.writerow([column.label for column in table.columns])
+        for row in table.rows:
+            pairs = zip(row, table.columns, strict=True)
+            writer.writerow([_plain(cell.text) if column.numeric else cell.text for cell, column in pairs])
+    return file.getvalue()
+
+
+def as_markdown(found: Sequence[Table]) -> str:
+    """Return tables as Markdown, each under its title; what would be markup in a text is escaped."""
+    parts = []
+    for table in found:
+        lines = [[column.label for column in table.columns], *([cell.text for cell in row] for row in table.rows)]
+        head, *rows = (f"| {' | '.join(map(escaped, line))} |" for line in lines)
+        rule = f"|{'|'.join('---:' if column.numeric else '---' for column in table.columns)}|"
+        note = [f"\n{escaped(table.note)}"] if table.note else []
+        parts.append("\n".join([f"### {escaped(table.title)}\n", head, rule, *rows, *note]))
+    return "\n\n".join(parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return text for one cell of a Markdown table: one line, shown as it is."""
+    line = re.sub(r"([\\`*|~]|\[(?![+-]?\d)|\](?=[(\[:])|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
+    return line.replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _plain(text: str) -> str:
+    return text.replace(",", "") if re.fullmatch(r"[+-]?[\d,]+(\.\d+)?", text) else text

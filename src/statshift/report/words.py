@@ -1,0 +1,78 @@
+"""Numbers as a reader sees them: percent, points, intervals, and the cells that hold them."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from statshift.report.content import Cell
+
+ABSENT = "-"
+LONGEST = 60
+"""Characters of a label's part; what is longer loses its middle."""
+
+Interval = Sequence[float] | None
+
+
+def percent(value: float | None, unit: str = " %") -> str:
+    """Return a fraction in percent: "68.8 %"."""
+    return ABSENT if value is None else f"{_unsigned_zero(f'{100 * value:.1f}')}{unit}"
+
+
+def points(value: float, unit: str = " points") -> str:
+    """Return a difference of fractions with its sign: "+8.1 points"."""
+    return f"{_unsigned_zero(f'{100 * value:+.1f}')}{unit}"
+
+
+def interval(bounds: Interval, sign: str = "") -> str:
+    """Return both ends of an interval in percent: "[67.2, 70.4]"; "" for none."""
+    if bounds is None:
+        return ""
+    low, high = (_unsigned_zero(f"{100 * bound:{sign}.1f}") for bound in bounds)
+    return f"[{low}, {high}]"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value to two figures."""
+    return "<1e-12" if value < 1e-12 else f"{value:.2g}"
+
+
+def accuracy_cell(value: float | None, bounds: Interval = None) -> Cell:
+    """Return the cell of a fraction in percent, shaded, with its interval as its note."""
+    return Cell(percent(value, ""), value, f"95 % interval {interval(bounds)}" if bounds and value is not None else "")
+
+
+def points_cell(value: float) -> Cell:
+    """Return the cell of a difference of fractions, in percentage points."""
+    return Cell(points(value, ""), value)
+
+
+def count_cell(value: float) -> Cell:
+    """Return the cell of a whole number."""
+    return Cell(f"{value:,.0f}", float(value))
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """Return a count and its noun: "1 image", "2 images"."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def listed(names: Sequence[str], most: int = 6) -> str:
+    """Return names as a phrase: "a, b and c", and how many more there are; names with commas are kept apart."""
+    shown = list(names[:most])
+    comma = "; " if any("," in name for name in shown) else ", "
+    if len(names) > most:
+        return f"{comma.join(shown)} and {len(names) - most} more"
+    return " and ".join([comma.join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+
+
+def short(text: str, longest: int = LONGEST) -> str:
+    """Return a user's text as one line of visible characters, without its middle where it is long."""
+    line = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text)
+    line = " ".join(line.split())
+    if len(line) <= longest:
+        return line
+    head = (longest - 1) // 2
+    return f"{line[:head]}…{line[head + 1 - longest :]}"
+
+
+def _unsigned_zero(text: str) -> str:
+    return text.lstrip("+-") if float(text) == 0 else text

@@ -1,0 +1,281 @@
+"""What a report warns of and advises, each where the numbers carry it and not where they do not."""
+
+import shlex
+
+import numpy as np
+import pytest
+
+from report_runs import BENCHMARK, COMMON, IMAGES, adapted_run, better, draw, record_of, rows_of, worse, write_run
+from statshift.report import build
+from statshift.report.advice import images_for
+
+FEW = [("clean", 0), ("fog", 3), ("gaussian_noise", 3), ("contrast", 3)]
+FEW_RECORD = {"shifts": ["clean", "fog", "gaussian_noise", "contrast"], "severities": [3]}
+SOLID = 1200
+
+
+def even(accuracies, images=SOLID):
+    """Return bits with exactly these accuracies by condition, on images in turn."""
+    return {one: np.arange(images) % 100 < round(100 * value) for one, value in accuracies.items()}
+
+
+def source_of(clean=0.9, fog=0.7, noise=0.5, contrast=0.8, images=SOLID):
+    return even(dict(zip(FEW, (clean, fog, noise, contrast), strict=True)), images)
+
+
+def solid(**changes):
+    record = record_of(SOLID, **FEW_RECORD)
+    record["alexnet"] = None
+    for section, change in changes.items():
+        record[section] = record[section] | change if isinstance(change, dict) else change
+    return record
+
+
+def advice_of(path):
+    return build(path).advice
+
+
+def command_in(text):
+    return shlex.split(text.partition("Run: ")[2])
+
+
+def one_with(texts, *parts):
+    found = [text for text in texts if all(part in text for part in parts)]
+    assert len(found) == 1, texts
+    return found[0]
+
+
+def none_with(texts, *parts):
+    return not [text for text in texts if all(part in text for part in parts)]
+
+
+def layers_of(persisting):
+    one = {"shift": [0.3], "noise": [0.1], "number": 3.0, "persisting": persisting, "sentence": "So."}
+    calm = one | {"persisting": 0.0, "number": 1.0}
+    return {"images": 32, "layers": ["bn"], "noise": [0.1], "conditions": {"clean": calm, "fog 3": one}}
+
+
+@pytest.mark.parametrize("persisting", [0.0, 0.4])
+def test_rectifying_is_tried_where_a_shift_reaches_the_last_layers(tmp_path, persisting):
+    run = write_run(tmp_path / "my run", solid(), rows_of(source_of()), layers=layers_of(persisting))
+    if not persisting:
+        assert none_with(advice_of(run), "rectif")
+        return
+    text = one_with(advice_of(run), "Try rectifying", "under fog 3 a shift reaches the last layers (up to 3.0 x")
+    assert command_in(text) == [
+        *("statshift", "measure", "--model", "cifar:resnet20", "--weights", "WEIGHTS", "--data", "npz:test.npz"),
+        *("--limit", "1200", "--shifts", "clean,fog,gaussian_noise,contrast", "--severities", "3"),
+        *("--rectify", "auto", "--out", str(run)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shifted", "norms", "tried"), [(0.5, "BatchNorm2d", 1), (0.89, "BatchNorm2d", 0), (0.5, "LayerNorm", 0)]
+)
+def test_rectifying_is_tried_where_accuracy_falls_and_there_is_batch_norm(tmp_path, shifted, norms, tried):
+    record = solid(model={"norms": {f"{norms}, eps 1e-05": 3}})
+    run = write_run(tmp_path / "run", record, rows_of(source_of(0.9, shifted, shifted, shifted)))
+    found = [text for text in advice_of(run) if "Try rectifying" in text]
+    assert len(found) == tried
+    if tried:
+        assert "falls by 40.0 points" in found[0]
+
+
+def test_a_protocol_that_gains_and_loses_nowhere_is_advised(tmp_path):
+    source = source_of()
+    run = adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, record=solid(), draws=2)
+    text = one_with(advice_of(run), "Rectify cifar:resnet20 by auto", "surely loses under no condition")
+    assert command_in(text)[:2] == ["statshift", "rectify"]
+    assert command_in(text)[-4:] == ["--protocol", "auto", "--out", "rectified.safetensors"]
+    assert none_with(advice_of(run), "Keep ")
+    assert none_with(advice_of(run), "Repeat")
+
+
+def test_a_protocol_that_loses_somewhere_is_for_while_the_shift_lasts(tmp_path):
+    source = source_of()
+    replaced = better(source, 0.6) | {("clean", 0): worse(source, 0.2)["clean", 0]}
+    texts = advice_of(adapted_run(tmp_path / "run", source, {"replace": replaced}, record=solid()))
+    one_with(texts, "Rectify cifar:resnet20 by replace only while a shift lasts", "surely loses under clean (-")
+    one_with(texts, "Keep replace away from unshifted images: on clean ones it costs 1")
+
+
+def test_of_protocols_that_are_level_the_one_that_loses_nowhere_is_advised(tmp_path):
+    source = source_of()
+    auto = better(source, 0.5)
+    replaced = better(source, 0.51) | {("clean", 0): worse(source, 0.1)["clean", 0]}
+    texts = advice_of(adapted_run(tmp_path / "run", source, {"replace": replaced, "auto": auto}, record=solid()))
+    one_with(texts, "Rectify cifar:resnet20 by auto:")
+    one_with(texts, "Keep replace away", "auto does not surely")
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.2, "Do not rectify"), (0.0, "is not worth it so far")])
+def test_a_protocol_that_does_not_gain_is_not_advised(tmp_path, share, said):
+    source = source_of()
+    run = adapted_run(tmp_path / "run", source, {"auto": worse(source, share)}, record=solid())
+    one_with(advice_of(run), said, "auto")
+    assert none_with(advice_of(run), "Run: statshift rectify")
+
+
+@pytest.mark.parametrize(("draws", "repeated"), [(1, True), (3, False)])
+def test_one_draw_is_to_be_repeated(tmp_path, draws, repeated):
+    source = source_of()
+    page = build(adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, draws=draws, record=solid()))
+    found = [text for text in page.advice if text.startswith("Repeat auto")]
+    assert len(found) == repeated
+    assert none_with(page.warnings, "one draw of images only (auto)") != repeated
+    if repeated:
+        assert command_in(found[0])[-6:-2] == ["--rectify", "auto", "--draws", "5"]
+
+
+@pytest.mark.parametrize("family", ["noise", "weather", "digital"])
+def test_the_worst_family_is_named_where_hardening_is_advised(tmp_path, family):
+    accuracies = {"noise": 0.8, "weather": 0.8, "digital": 0.8} | {family: 0.4}
+    bits = source_of(0.9, accuracies["weather"], accuracies["noise"], accuracies["digital"])
+    text = one_with(advice_of(write_run(tmp_path / "run", solid(), rows_of(bits))), "Harden", f"under {family} (40.0 %")
+    assert command_in(text)[1] == "harden"
+    assert command_in(text)[command_in(text).index("--method") + 1] == "advbn"
+
+
+def test_hardening_is_not_advised_of_what_is_hardened_or_does_not_suffer(tmp_path):
+    made = {"made_by": {"verb": "harden", "method": "advbn"}}
+    hardened = write_run(tmp_path / "hardened", solid(model=made), rows_of(source_of()))
+    sound = write_run(tmp_path / "sound", solid(), rows_of(source_of(0.9, 0.89, 0.89, 0.89)))
+    for run in (hardened, sound):
+        assert none_with(advice_of(run), "Harden")
+
+
+def test_without_batch_norm_augmentation_is_advised(tmp_path):
+    run = write_run(tmp_path / "run", solid(model={"norms": {"LayerNorm, eps 1e-06": 12}}), rows_of(source_of()))
+    text = one_with(advice_of(run), "has no batch norm")
+    assert command_in(text)[command_in(text).index("--augment") + 1] == "augmix"
+
+
+@pytest.mark.parametrize(("robust", "advised"), [(0.02, True), (0.3, False)])
+def test_what_an_attack_breaks_is_to_be_trained_adversarially(tmp_path, robust, advised):
+    bits = even({("clean", 0): 0.9, ("pgd-linf:1/255", 0): robust})
+    run = write_run(tmp_path / "run", solid(shifts=["clean", "pgd-linf:1/255"]), rows_of(bits))
+    assert none_with(advice_of(run), "adversarially", "pgd-linf:1/255 leaves") != advised
+
+
+def test_wide_intervals_ask_for_more_images(tmp_path):
+    small = write_run(tmp_path / "small", record_of(**FEW_RECORD), rows_of(source_of(images=IMAGES)))
+    text = one_with(advice_of(small), "Measure on more images")
+    wanted = int(command_in(text)[command_in(text).index("--limit") + 1])
+    half = float(text.partition("± ")[2].split(" ")[0])
+    assert wanted == pytest.approx(IMAGES * half**2, rel=0.1)  # half the width falls with the root of the number
+    many = {one: np.tile(right, 10) for one, right in source_of(images=SOLID).items()}
+    large = write_run(tmp_path / "large", record_of(10 * SOLID, **FEW_RECORD), rows_of(many))
+    assert none_with(advice_of(large), "more images")
+    assert images_for(0.02, 500) == 2000
+    assert images_for(0.0333, 200) == 2300
+
+
+def test_a_model_near_chance_is_checked_first(tmp_path):
+    run = write_run(tmp_path / "run", solid(), rows_of(source_of(0.11, 0.1, 0.1, 0.1)))
+    page = build(run)
+    assert page.advice[0].startswith("Check weights, labels and preprocessing of cifar:resnet20")
+    assert none_with(page.advice, "Harden")
+    one_with(page.warnings, "11.0 % with 10 classes, near chance")
+    assert none_with(build(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "near chance")
+
+
+def test_a_run_cut_off_is_reported_and_to_be_finished(tmp_path):
+    source = draw(BENCHMARK, 0.8)
+    rows = rows_of(source)
+    run = write_run(tmp_path / "run", record_of(protocols={"source": {}, "auto": {"samples": 16}}), rows[:30])
+    with (run / "rows.jsonl").open("a") as file:
+        file.write('{"protocol":"source","shi')
+    page = build(run)
+    one_with(page.warnings, "30 of 152 rows are there")
+    text = one_with(page.advice, "Finish cifar:resnet20: 30 of 152 rows")
+    assert command_in(text)[-6:] == ["--rectify", "auto", "--samples", "16", "--out", str(run)]
+    assert page.verdicts[0].figures[1].label == "mean of 6 shifts"
+    whole = build(write_run(tmp_path / "whole", record_of(), rows))
+    assert none_with(whole.warnings, "rows are there")
+
+
+def test_the_best_of_several_models_is_named_with_those_that_are_level(tmp_path):
+    source = draw(BENCHMARK, 0.7)
+    model = {"weights_hash": "b", "made_by": {"verb": "harden", "method": "advbn"}}
+    first = write_run(tmp_path / "first", record_of(), rows_of(source))
+    good = better(source, 0.4)
+    second = adapted_run(tmp_path / "second", good, {"auto": better(good, 0.02)}, record=record_of(model=model))
+    text = one_with(build([first, second]).advice, "Of what was compared take cifar:resnet20, hardened by advbn")
+    assert "Not surely worse" in text
+    assert none_with(build([second, first]).advice, "take cifar:resnet20 ·")
+    assert len(build([first, second]).advice) <= 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"corruption": {"frost": "procedural"}, "shifts": ["clean", "frost"]}, "Frost is a procedural texture"),
+        ({"corruption": {"at": "model"}}, "at the model's own input size"),
+        ({"corruption": {"reencode": True}}, "JPEGs of quality 85"),
+        ({"corruption": {"quantise": False}}, "not rounded to 8 bits"),
+        ({"corruption": {"stored": True}}, "read as they are stored"),
+        ({"dtype": "float16"}, "ran in float16"),
+        ({"data": {"counts": {"skipped": 3}}}, "3 image files could not be read"),
+        ({"alexnet": "imagenet"}, "50,000 images of ImageNet-C"),
+        ({"alexnet": "cifar10"}, "10,000 images of CIFAR-10-C"),
+    ],
+)
+def test_what_sets_a_run_apart_from_the_benchmark_is_warned_of(tmp_path, changes, said):
+    bits = source_of()
+    if "shifts" in changes:
+        bits = {("clean", 0): bits["clean", 0], ("frost", 3): bits["fog", 3]}
+    run = write_run(tmp_path / "run", solid(**changes), rows_of(bits))
+    one_with(build(run).warnings, said)
+    assert none_with(build(write_run(tmp_path / "plain", solid(), rows_of(source_of()))).warnings, said)
+
+
+def test_few_images_are_warned_of(tmp_path):
+    run = write_run(tmp_path / "run", record_of(**FEW_RECORD), rows_of(source_of(images=IMAGES)))
+    one_with(build(run).warnings, "160 images are few", "± 7.7 points")  # Wilson's half width at one half
+    assert none_with(build(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "are few")
+
+
+def test_compared_runs_of_other_versions_and_dtypes_are_warned_of(tmp_path):
+    bits = rows_of(source_of())
+    first = write_run(tmp_path / "a", solid(), bits)
+    environment = {"versions": {"statshift": "0.1.0", "torch": "2.9.0"}}
+    second = write_run(
+        tmp_path / "b", solid(dtype="bfloat16", environment=environment, model={"weights_hash": "z"}), bits
+    )
+    warnings = build([first, second]).warnings
+    one_with(warnings, "differ in their dtype: float32 (cifar:resnet20 (a)) and bfloat16 (cifar:resnet20 (b))")
+    one_with(warnings, "differ in their version of torch")
+    assert none_with(warnings, "version of statshift")
+    assert none_with(warnings, "same weights")
+    third = write_run(tmp_path / "c", solid(), bits)
+    one_with(build([first, third]).warnings, "same weights were measured several times")
+
+
+def test_commands_are_quoted_for_a_shell(tmp_path):
+    hostile = "npz:it's; rm -rf $HOME `x`\n.npz"
+    model = {
+        "spec": "py:my nets.py:build",
+        "arguments": {"norm": "'group'", "width": "2"},
+        "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.229, 0.224, 0.225]},
+    }
+    record = solid(data={"spec": hostile}, model=model, seed=7, corruption={"frost": "procedural"})
+    run = write_run(tmp_path / "a $(run)", record, rows_of(source_of()))
+    words = command_in(one_with(advice_of(run), "Try rectifying"))
+    assert words[words.index("--data") + 1] == hostile
+    assert words[words.index("--model") + 1] == "py:my nets.py:build"
+    assert [words[i + 1] for i, word in enumerate(words) if word == "--model-args"] == ["norm=group", "width=2"]
+    assert words[words.index("--mean") + 1] == "0.5,0.5,0.5"
+    assert "--std" not in words
+    assert words[words.index("--seed") + 1] == "7"
+    assert words[words.index("--frost") + 1] == "procedural"
+    assert words[-1] == str(run)
+
+
+def test_the_benchmark_needs_no_option_for_its_shifts(tmp_path):
+    source = draw(BENCHMARK, lambda shift, severity: 0.95 if shift == "clean" else 0.5)
+    words = command_in(one_with(advice_of(write_run(tmp_path / "a", record_of(), rows_of(source))), "Try rectifying"))
+    assert "--shifts" not in words
+    assert "--severities" not in words
+    record = record_of(shifts=["clean", *COMMON, "mine", "pgd-linf:1/255"], functions={"mine": "hash:mine"})
+    words = command_in(one_with(advice_of(write_run(tmp_path / "b", record, rows_of(source))), "Try rectifying"))
+    assert words[words.index("--shifts") + 1] == "clean,common,pgd-linf:1/255"
