@@ -166,6 +166,8 @@ def test_killed_and_started_again_it_ends_with_the_same_images(run, model, tmp_p
         (["--epsilon", "-1", "--attack", "pgd-l2"], r"Expected `epsilon` to be at least 0, but got -1\."),
         (["--epsilon", "60", "--attack", "pgd-l2"], r"Expected `epsilon` below 55\.4"),
         (["--epsilon", "0", "--attack", "autoattack-linf"], r"Expected `epsilon` above 0"),
+        (["--attack", "fgsm:1/255"], r"Expected --epsilon once, but --attack fgsm:1/255 has it too\."),
+        (["--attack", "fgsm:1/255:2"], r"Expected the attack as fgsm:EPSILON, such as"),
         (["--step-size", "x"], r"Expected --step-size as a number or a fraction"),
         (["--step-size", "0", "--steps", "0"], r"`steps` to be an integer of at least 1.*`step_size` above 0"),
         (["--target", "cat"], r"Unknown target 'cat'\. Choose from: none, random, next\."),
@@ -197,5 +199,27 @@ def test_the_help_shows_an_example(run):
     assert done.code == 0
     text = " ".join(done.out.split())
     assert "Example: statshift attack --model cifar:resnet56" in text
-    assert "--attack pgd-l2 --epsilon 0.25" in text
-    assert "Radius, of pixels in [0,1]: 0.25, or 1/255." in text
+    assert "--attack pgd-l2:0.25" in text
+    assert "Radius, such as 0.25 or 1/255, of pixels in [0,1]." in text
+
+
+@pytest.mark.parametrize(
+    ("words", "apart"),
+    [
+        (["--attack", "pgd-l2:0.5:2"], ["--attack", "pgd-l2", "--epsilon", "0.5", "--steps", 2]),
+        (["--attack", "pgd-linf:8/255", "--steps", 2], ["--epsilon", "8/255", "--steps", 2]),
+        (["--attack", "fgsm:4/255"], ["--attack", "fgsm", "--epsilon", "4/255"]),
+    ],
+)
+def test_an_attack_is_named_as_everywhere_or_in_parts(attack, tmp_path, words, apart):
+    assert attack(*words).code == 0
+    first = json.loads((tmp_path / "out" / "record.json").read_bytes())
+    again = attack(*apart)
+    assert again.err == "Every image was finished before; nothing was attacked again.\n"
+    assert first["attack"]["epsilon"] in (0.5, 8 / 255, 4 / 255)
+
+
+def test_the_record_for_scripts(attack, tmp_path):
+    done = attack("--attack", "fgsm:4/255", "--json")
+    assert done.code == 0
+    assert json.loads(done.out) == json.loads((tmp_path / "out" / "record.json").read_bytes())

@@ -101,12 +101,13 @@ def test_image_statistics_against_a_loop(classes, dtype):
     logits[::3] = logits[::3].round()  # ties
     labels = torch.randint(classes, (40,))
     got = image_statistics(logits, labels)
-    assert [field.dtype for field in got] == [torch.bool, torch.bool, torch.float32, torch.float32]
+    assert [field.dtype for field in got] == [torch.bool, torch.bool, torch.float32, torch.float32, torch.int64]
     for i, label in enumerate(labels.tolist()):
         row = logits[i].double().tolist()
         ranking = sorted(range(classes), key=lambda k: (-row[k], k))
         total = sum(math.exp(value) for value in row)
         assert got.correct[i] == (ranking[0] == label)
+        assert got.predicted[i] == ranking[0]
         assert got.correct_top5[i] == (label in ranking[:5])
         assert got.cross_entropy[i] == pytest.approx(math.log(total) - row[label], rel=1e-5, abs=1e-5)
         assert got.confidence[i] == pytest.approx(math.exp(max(row)) / total, rel=1e-5)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -173,17 +174,21 @@ def test_batch_size_and_workers_may_change(command, whole, tmp_path):
         assert first == second
 
 
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.slow
 def test_another_seed_is_another_run(command, whole, tmp_path):
     out = tmp_path / "run"
     part_of(whole, out, 3)
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = contents(out)
     done = go(command(out, "--seed", "1"))
     assert done.returncode == 2
     assert done.stderr.startswith(f"statshift: error: {out} holds another run (")
     assert "in the directory" in done.stderr
     assert "Traceback" not in done.stderr
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert contents(out) == before
 
 
 @pytest.mark.slow
@@ -193,7 +198,9 @@ def test_two_at_once_are_one_too_many(command, whole, tmp_path):
     while not (out / "rows.jsonl").exists():
         assert first.poll() is None
         time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it cannot be done before the second begins
     second = go(command(out))
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert f"Another process is writing to {out}" in second.stderr
     assert first.wait(timeout=300) == 0

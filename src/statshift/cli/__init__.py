@@ -1,9 +1,18 @@
 """The command line: `statshift VERB`."""
 
+import os
+import shlex
+import signal
 import sys
-from typing import Annotated
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from inspect import getdoc
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from statshift.cli.attack import attack_command
 from statshift.cli.compare import compare_command
@@ -11,44 +20,91 @@ from statshift.cli.corrupt import corrupt_command
 from statshift.cli.data import data_app
 from statshift.cli.demo import demo_command
 from statshift.cli.diagnose import diagnose_command
+from statshift.cli.doctor import doctor_command
 from statshift.cli.extract import extract_command
 from statshift.cli.harden import harden_command
 from statshift.cli.layers import layers_command
 from statshift.cli.measure import measure_command
-from statshift.cli.output import say, show_warnings_in_one_line
-from statshift.cli.recipes import recipes_command
+from statshift.cli.output import deliver, print_any_name, say, show_warnings_in_one_line
+from statshift.cli.recipes import recipes_app
 from statshift.cli.rectify import rectify_command
+from statshift.cli.report import report_command
+from statshift.cli.run import run_command
 from statshift.cli.train import train_command
 from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
 
-_INTERRUPTED = 130
-_RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "recipes", "train"}
+INTERRUPTED = 130
+RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "run", "train"}
+
+Verb = Callable[..., None] | typer.Typer
+STORY: dict[str, list[tuple[str, Verb, str]]] = {
+    "Try": [("demo", demo_command, "See all of it on handwritten digits: minutes, on the CPU.")],
+    "Measure": [("measure", measure_command, "Measure a model's accuracy, clean and under shifts.")],
+    "Adapt": [
+        ("diagnose", diagnose_command, "Tell from unlabelled images whether rectifying will help."),
+        ("rectify", rectify_command, "Re-estimate the norm statistics from them; write weights."),
+    ],
+    "Harden": [
+        ("layers", layers_command, "List where a model can be cut, for harden --at."),
+        ("harden", harden_command, "Fine-tune it against shifts, by AdvBN or its rivals."),
+    ],
+    "Show": [
+        ("compare", compare_command, "Compare two runs image by image, with intervals."),
+        ("report", report_command, "Write one page of runs, to look at and to pass on."),
+    ],
+    "Make": [
+        ("train", train_command, "Train a network from random weights."),
+        ("attack", attack_command, "Write the adversarial images of a data set."),
+        ("extract", extract_command, "Write a data set of the features a model has learned."),
+        ("corrupt", corrupt_command, "Write corrupted images, or a contact sheet."),
+    ],
+    "Papers": [
+        ("recipes", recipes_app, "List the papers' experiments, or copy one to edit."),
+        ("run", run_command, "Run one, and print its figures beside the published."),
+    ],
+    "Set up": [
+        ("data", data_app, "Get the photographs that the library may not ship."),
+        ("doctor", doctor_command, "Check versions, devices, data and extras."),
+    ],
+}
+"""The verbs in the order in which one meets them, each with its short help."""
+
+EXAMPLE = "statshift measure --model timm:resnet50 --data folder:val --out run"
+
+
+class Story(TyperGroup):
+    """The help of `statshift` alone: the story on one screen of 24 lines, 80 columns wide."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write it."""
+        lines = [
+            "Usage: statshift VERB [OPTIONS]",
+            "",
+            "Measure how a vision model fares under shift, adapt it, harden it.",
+            "",
+        ]
+        for stage, verbs in STORY.items():
+            for number, (name, _, text) in enumerate(verbs):
+                lines.append(f"  {'' if number else stage:9}{name:10}{text}")
+        lines += ["", f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
+        formatter.write("\n".join([*lines, ""]))
+
 
 app = typer.Typer(
+    cls=Story,
     help="Measure how a vision model fares under distribution shift, adapt it, and harden it.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-app.command("demo", short_help="Train a small network on digits and measure it.")(demo_command)
-app.command("measure", short_help="Measure a model under the common corruptions.")(measure_command)
-app.command("attack", short_help="Write the adversarial images of a data set.")(attack_command)
-app.command("compare", short_help="Compare two runs image by image.")(compare_command)
-app.command("rectify", short_help="Re-estimate norm statistics from unlabelled images, and write the weights.")(
-    rectify_command
-)
-app.command("diagnose", short_help="Tell from unlabelled images whether rectifying will help.")(diagnose_command)
-app.command("layers", short_help="List where a model can be cut, for harden.")(layers_command)
-app.command("harden", short_help="Fine-tune a model against shifts, with AdvBN or what it is compared to.")(
-    harden_command
-)
-app.command("train", short_help="Train a network from random weights: plainly, adversarially, for LIGS.")(train_command)
-app.command("extract", short_help="Write a data set of the features that a model has learned.")(extract_command)
-app.command("recipes", short_help="List the papers' experiments, or run one.")(recipes_command)
-app.command("corrupt", short_help="Write corrupted images, or a contact sheet.")(corrupt_command)
-app.add_typer(data_app, name="data", short_help="Get what the library may not ship.")
+for _name, _verb, _text in (verb for verbs in STORY.values() for verb in verbs):
+    if isinstance(_verb, typer.Typer):
+        assert _verb.registered_callback is not None
+        app.add_typer(_verb, name=_name, short_help=_text, help=getdoc(_verb.registered_callback.callback))
+    else:
+        app.command(_name, short_help=_text)(_verb)
 
 
 def _version(wanted: bool) -> None:
@@ -69,30 +125,65 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Run the command line; exit codes: 0 done, 1 failed or not read to the end, 2 bad input, 130 interrupted."""
+    print_any_name()
     show_warnings_in_one_line()
     keep_freed_memory()
+    with _ended_as_interrupted():
+        code = _run(sys.argv[1:] or ["--help"])
+    sys.exit(deliver() or code)
+
+
+def _run(words: list[str]) -> int:
+    """Run one command and return its exit code; what went wrong is told in one line."""
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
-        if code == _INTERRUPTED:  # newer versions of typer return it, older ones let KeyboardInterrupt through
+        code = app(words, standalone_mode=False) or 0
+        if code == INTERRUPTED:  # newer versions of typer return it, older ones let KeyboardInterrupt through
             raise KeyboardInterrupt
-        sys.exit(code)
+        return code
     except InputError as error:
         say(f"statshift: error: {' '.join(str(error).split())}")
-        sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
-        kept = (
-            "; what is finished is kept, and the same command goes on from there" if _RESUMED & {*sys.argv[1:2]} else ""
-        )
-        say(f"statshift: interrupted{kept}.")
-        sys.exit(_INTERRUPTED)
+        say(f"statshift: interrupted{_resumed_by(words)}")
+        return INTERRUPTED
     except typer.Exit as exit_request:
-        sys.exit(exit_request.exit_code)
+        return exit_request.exit_code
     except OSError as error:  # a name too long, the file or pipe that takes the output
+        if code := deliver():
+            return code
         say(f"statshift: error: {error}")
-        sys.exit(2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # what typer's parser raises, in whatever module it keeps it
             raise
         say(f"statshift: error: {' '.join(error.format_message().split())} (see --help)")
-        sys.exit(2)
+    return 2
+
+
+def _resumed_by(words: list[str]) -> str:
+    """Return how to go on after an interruption: the command itself, as a shell takes it, where it keeps its work."""
+    if words[0] not in RESUMED:
+        return "."
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return "; what is finished is kept, and the same launch goes on from there."
+    name = ["python", "-m", "statshift"] if Path(sys.argv[0]).name == "__main__.py" else ["statshift"]
+    return f"; what is finished is kept. To go on: {shlex.join([*name, *words])}"
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM, which a cluster's scheduler sends, end the command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def interrupt(number: int, frame: Any) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        os._exit(128 + number)  # a process that decodes images, forked from this one
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

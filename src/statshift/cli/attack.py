@@ -1,15 +1,14 @@
 """`statshift attack`."""
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from statshift.adversaries import write_adversarial
-from statshift.attacks import ATTACKS, STEPPED
+from statshift.attacks import ATTACKS, STEPPED, PixelAttack, parse_attack
 from statshift.cli import options as o
-from statshift.cli.output import MakingReport, print_out, progress_bar, say
+from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
 from statshift.errors import InputError, unknown
 
@@ -17,13 +16,11 @@ from statshift.errors import InputError, unknown
 def attack_command(
     model: o.Model,
     data: o.Data,
-    epsilon: Annotated[str, typer.Option(help="Radius, of pixels in [0,1]: 0.25, or 1/255.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder: images.npz and record.json.", show_default=False)],
-    attack: Annotated[str, typer.Option(help=f"{', '.join(ATTACKS)}.")] = "pgd-linf",
-    steps: Annotated[int | None, typer.Option(help="How many; default 20.", show_default=False)] = None,
-    step_size: Annotated[
-        str | None, typer.Option(help="Of each; default 2.5 * epsilon / steps.", show_default=False)
-    ] = None,
+    out: Annotated[Path, o.out("images.npz and record.json")],
+    attack: Annotated[str, o.attack(f", or NAME with --epsilon: {', '.join(ATTACKS)}")] = "pgd-linf",
+    epsilon: Annotated[str | None, o.epsilon(", of pixels in [0,1]")] = None,
+    steps: Annotated[int | None, o.steps("20")] = None,
+    step_size: Annotated[str | None, o.step_size("2.5 * epsilon / steps")] = None,
     target: Annotated[
         str | None, typer.Option(help="Drive images to a class: random, or next.", show_default=False)
     ] = None,
@@ -42,19 +39,19 @@ def attack_command(
     model_args: o.ModelArgs = None,
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
+    as_json: o.Json = False,
 ) -> None:
     """Write the adversarial images of a data set, resumably, and say what the model makes of them.
 
-    In measure the same attacks are shifts, as NAME:EPSILON[:STEPS], and are not rounded to 8 bits.
+    In measure the same attacks are shifts, and are not rounded to 8 bits. With --json: the record.
 
-    Example: statshift attack --model cifar:resnet56 --weights net.pt --data cifar10 --attack pgd-l2 --epsilon 0.25
+    Example: statshift attack --model cifar:resnet56 --weights net.pt --data cifar10 --attack pgd-l2:0.25
     --out adversarial
     """
-    if attack not in ATTACKS:
-        raise unknown("attack", attack, ATTACKS)
+    attack, radius, steps = _parse_attack(attack, epsilon, steps)
     given: dict[str, Any] = {
         "steps": steps,
-        "step_size": None if step_size is None else _number("step-size", step_size),
+        "step_size": None if step_size is None else o.parse_number("step-size", step_size),
         "target": target,
         "random_start": False if no_random_start else None,
     }
@@ -63,10 +60,10 @@ def attack_command(
         raise InputError(f"Expected no {', '.join(given)} for {attack}, which has no such option.")
     with progress_bar() as bar:
         report = MakingReport(bar, "attack")
-        found = write_adversarial(
+        made = write_adversarial(
             load_model_on(device, model, weights, mean, std, model_args),
             data,
-            ATTACKS[attack](_number("epsilon", epsilon), **given),
+            ATTACKS[attack](radius, **given),
             out=out,
             batch_size=batch_size,
             seed=seed,
@@ -82,9 +79,13 @@ def attack_command(
                 workers=workers,
             ),
             progress=report,
-        ).record["found"]
+        ).record
     if not report.called:
         say("Every image was finished before; nothing was attacked again.")
+    if as_json:
+        print_json(made)
+        return
+    found = made["found"]
     clean, after, rounded = (100 * found[name] for name in ("accuracy_clean", "accuracy", "accuracy_rounded"))
     print_out(f"Accuracy over {found['images']:,} images: clean {clean:.1f} %, {attack} {after:.1f} %,")
     print_out(f"as stored in 8 bits {rounded:.1f} %.")
@@ -92,8 +93,17 @@ def attack_command(
     print_out(f"\nWritten to {out}: images.npz, record.json. Use it as --data npz:{out / 'images.npz'}")
 
 
-def _number(name: str, text: str) -> float:
-    try:
-        return float(Fraction(text.strip()))
-    except (ValueError, ArithmeticError):
-        raise InputError(f"Expected --{name} as a number or a fraction such as 1/255, but got {text!r}.") from None
+def _parse_attack(text: str, epsilon: str | None, steps: int | None) -> tuple[str, float, int | None]:
+    """Return name, radius and steps of NAME:EPSILON[:STEPS], or of NAME and the two options."""
+    name, colon, _ = text.partition(":")
+    if name not in ATTACKS:
+        raise unknown("attack", name, ATTACKS)
+    if not colon:
+        if epsilon is None:
+            raise InputError(f"Expected the attack's radius, as --attack {name}:EPSILON or by --epsilon.")
+        return name, o.parse_number("epsilon", epsilon), steps
+    found = parse_attack(text)
+    own = found.steps if isinstance(found, PixelAttack) and text.count(":") > 1 else None
+    if twice := [option for option, value in (("--epsilon", epsilon), ("--steps", own and steps)) if value is not None]:
+        raise InputError(f"Expected {' and '.join(twice)} once, but --attack {text} has it too.")
+    return name, found.epsilon, steps if own is None else own

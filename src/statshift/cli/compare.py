@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from statshift.cli.options import split
-from statshift.cli.output import comparison_text, print_out
+from statshift.cli import options as o
+from statshift.cli.output import comparison_text, print_json, print_out
 from statshift.comparison import compare
 from statshift.errors import InputError
 from statshift.results import read_run
@@ -20,15 +20,22 @@ def compare_command(
     protocols: Annotated[
         str, typer.Option(help="Protocols of the first and of the second run, separated by a comma.")
     ] = "source,source",
+    as_json: o.Json = False,
 ) -> None:
     """Compare two runs, or two protocols, condition by condition: paired intervals and McNemar's test, Holm-corrected.
 
+    With --json: the conditions, each with its difference, interval and p-value.
+
     Example: statshift compare runs/r50 --protocols source,auto
     """
-    names = split(protocols)
+    names = o.split(protocols)
     if len(names) != 2:
         raise InputError(f"Expected --protocols as two names with a comma, but got {protocols!r}.")
     if second is None and names[0] == names[1]:
         raise InputError(f"Expected a second run, or two protocols of {first}: --protocols source,auto.")
     runs = read_run(first), read_run(second or first)
-    print_out(comparison_text(compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"))))
+    found = compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"))
+    if as_json:
+        print_json(found)
+    else:
+        print_out(comparison_text(found))

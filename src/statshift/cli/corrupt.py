@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from statshift.cli import options as o
-from statshift.cli.output import progress_bar, say
+from statshift.cli.output import print_json, progress_bar, say
 from statshift.corruptions import CORRUPTIONS, table_for
 from statshift.data import load_data
 from statshift.errors import InputError
@@ -17,8 +17,8 @@ from statshift.writing import contact_sheet, write_corrupted
 
 def corrupt_command(
     data: o.Data,
-    out: Annotated[Path | None, typer.Option(help="Folder to write to.")] = None,
-    shifts: Annotated[str, typer.Option(help="clean, common, holdout, names, py:FILE:FUNCTION.")] = "clean,common",
+    out: Annotated[Path | None, o.out("images in the benchmark's layout, and record.json")] = None,
+    shifts: Annotated[str | None, o.shifts("", "clean,common")] = None,
     severities: o.Severities = "1,2,3,4,5",
     layout: Annotated[
         str | None, typer.Option(help="arrays (CIFAR-C) or jpeg (ImageNet-C); default arrays below 64 px.")
@@ -36,15 +36,18 @@ def corrupt_command(
     skip_bad: o.SkipBad = False,
     table: o.Table = None,
     frost: o.Frost = None,
+    as_json: o.Json = False,
 ) -> None:
-    """Write corrupted images in the benchmark's layouts, or a contact sheet, or both.
+    """Write corrupted images in the benchmark's layouts, or a contact sheet, or both; resumably.
+
+    With --json: what was written, and the --data that reads it.
 
     Example: statshift corrupt --data digits --shifts common --out digits-c --sheet sheet.png
     """
     if out is None and sheet is None:
         raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
     options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
-    names, functions = resolve(o.parse_functions(shifts))
+    names, functions = resolve(o.parse_functions(shifts or "clean,common"))
     wanted = conditions(names, o.parse_severities(severities), functions)
     images = load_data(
         data,
@@ -61,6 +64,8 @@ def corrupt_command(
         contact_sheet(images, image, [name for name in names if name in CORRUPTIONS] or CORRUPTIONS, options, sheet)
         say(f"Contact sheet written to {sheet}.")
     if out is None:
+        if as_json:
+            print_json({"out": None, "sheet": sheet})
         return
     layout = layout or {"cifar": "arrays", "imagenet": "jpeg"}[table_for(min(images.shape[1:]))]
     with progress_bar() as bar:
@@ -75,4 +80,8 @@ def corrupt_command(
             functions=functions,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    say(f"Written to {out}; read it back with --data {'cifar-c' if layout == 'arrays' else 'imagenet-c'}:{out}")
+    spec = f"{'cifar-c' if layout == 'arrays' else 'imagenet-c'}:{out}"
+    if as_json:
+        shown = [{"shift": one.shift, "severity": one.severity} for one in wanted]
+        print_json({"out": out, "sheet": sheet, "data": spec, "images": len(images), "conditions": shown})
+    say(f"Written to {out}; read it back with --data {spec}")

@@ -8,12 +8,13 @@ from urllib.request import urlopen
 
 import typer
 
-from statshift.cli.output import say
+from statshift.cli import options as o
+from statshift.cli.output import print_json, say
 from statshift.corruptions.frost import FILES
 from statshift.errors import InputError
 from statshift.files import replacing, user_cache
 
-data_app = typer.Typer(help="Get data that the library may not ship.")
+data_app = typer.Typer()
 
 _SOURCE = "https://raw.githubusercontent.com/hendrycks/robustness/master/ImageNet-C/create_c/"
 _CHECKSUMS = (
@@ -27,15 +28,21 @@ _CHECKSUMS = (
 
 @data_app.callback()
 def _data() -> None:
-    """Get data that the library may not ship."""
+    """Get data that the library may not ship.
+
+    Example: statshift data frost
+    """
 
 
 @data_app.command("frost")
 def frost_command(
-    out: Annotated[Path | None, typer.Option(help="Folder; default the user cache, where it is found.")] = None,
+    out: Annotated[Path | None, o.out("the photographs; default the user cache, where they are found")] = None,
     source: Annotated[str, typer.Option(help="Address of the folder that holds the photographs.")] = _SOURCE,
+    as_json: o.Json = False,
 ) -> None:
     """Download the five frost photographs, checked by SHA-256.
+
+    With --json: the folder, and each file with its checksum.
 
     Example: statshift data frost
     """
@@ -62,4 +69,6 @@ def frost_command(
             )
         with replacing(target) as partial:
             partial.write_bytes(content)
+    if as_json:
+        print_json({"folder": folder, "files": dict(zip(FILES, _CHECKSUMS, strict=True))})
     say(f"The frost photographs are in {folder}.")

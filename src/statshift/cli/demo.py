@@ -5,10 +5,10 @@ from tempfile import TemporaryFile
 from typing import Annotated, Any
 
 import torch
-import typer
 
 from statshift.attacks import FeatureAttack
 from statshift.branches import Branches
+from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
 from statshift.corruptions.frost import PROCEDURAL
 from statshift.data import load_data
@@ -17,6 +17,7 @@ from statshift.hardening import HardenOptions, harden
 from statshift.measurement import Measurement, measure
 from statshift.models import PixelModel, load_model, save_weights
 from statshift.objectives import standard
+from statshift.report import write_report
 from statshift.shifts import CorruptionOptions
 from statshift.training import TrainingOptions, train
 
@@ -36,9 +37,9 @@ HARDENING = HardenOptions(
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder for the networks and their runs.")] = Path("statshift-demo"),
+    out: Annotated[Path, o.out("the networks, their runs and report.html")] = Path("statshift-demo"),
 ) -> None:
-    """Train a small network on handwritten digits, measure it under the 15 common corruptions, rectify and harden it.
+    """Train a small network on handwritten digits, measure it, rectify it, harden it, and write a report of it all.
 
     Nothing is downloaded; it runs on the CPU, a few minutes on two cores. A second demo in the same folder uses the
     network that the first one trained.
@@ -72,7 +73,8 @@ def demo_command(
         "Digits show how the tool works and that shift hurts; they are too easy, too small and too few to rank "
         "models or methods, and there is no AlexNet baseline for them, hence no mCE. Frost is a procedural texture."
     )
-    print_out(f"The run is in {out / 'run'}: record.json, rows.jsonl, summary.json; beside it the hardened network's.")
+    page = write_report([out / "run", out / "run-hardened", out / "hardening"], out / "report.html")
+    print_out(f"All of it on one page, to open in a browser: {page}")
 
 
 def _measure(model: PixelModel, out: Path) -> Measurement:

@@ -8,10 +8,10 @@ import typer
 from torch import Tensor
 
 from statshift.cli import options as o
-from statshift.cli.output import print_out, table
+from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on, load_target
 from statshift.data import ImageData
-from statshift.diagnosis import diagnose
+from statshift.diagnosis import Diagnosis, diagnose
 from statshift.divergence import Divergence, divergence
 from statshift.errors import InputError
 from statshift.models import PixelModel
@@ -41,6 +41,7 @@ def diagnose_command(
     interpolation: o.Interpolation = None,
     skip_bad: o.SkipBad = False,
     model_args: o.ModelArgs = None,
+    as_json: o.Json = False,
 ) -> None:
     """Tell from a few unlabelled images whether rectifying a model to them will help.
 
@@ -48,6 +49,8 @@ def diagnose_command(
 
     With --against it prints instead the symmetric KL divergence between the features of two data sets, by layer and
     model; sampling alone makes it positive, so give it hundreds of images.
+
+    With --json: the layers, their shift and noise, and the sentence; with --against, each model's divergences.
 
     Example: statshift diagnose --model timm:resnet50 --data folder:night --against folder:day --samples 1000 --beside
     robust.safetensors --plot divergence.png
@@ -61,7 +64,7 @@ def diagnose_command(
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
     target = load_target(source, data, options)
     if against is None:
-        _print_diagnosis(source, draw_images(target, samples, seed), plot)
+        _print_diagnosis(diagnose(source, draw_images(target, samples, seed).to(source.mean.device)), plot, as_json)
         return
     others = [load_model_on(device, model, file, mean, std, model_args) for file in beside or []]
     reference = load_target(source, against, options)
@@ -69,29 +72,38 @@ def diagnose_command(
         name: divergence(one, _drawn(one, target, samples, seed), _drawn(one, reference, samples, seed))
         for name, one in zip(names, [source, *others], strict=True)
     }
-    _print_divergences(found, f"{data} || {against}", plot)
+    _print_divergences(found, (data, against), plot, as_json)
 
 
-def _print_diagnosis(source: PixelModel, images: Tensor, plot: Path | None) -> None:
-    found = diagnose(source, images.to(source.mean.device))
+def _print_diagnosis(found: Diagnosis, plot: Path | None, as_json: bool) -> None:
+    if plot is not None:
+        plot_diagnosis(found, plot)
+    if as_json:
+        own = {"ratios": found.ratios, "number": found.number, "sentence": found.sentence}
+        print_json(vars(found) | own)
+        return
     rows = [["layer", "shift", "noise", "shift / noise"]]
     for name, shift, noise, ratio in zip(found.layers, found.shift, found.noise, found.ratios, strict=True):
         rows.append([name, f"{shift:.3f}", f"{noise:.3f}", f"{ratio:.1f}"])
     print_out(f"Distance from the stored statistics, in stored deviations, {found.images} images\n\n{table(rows)}")
     print_out(f"\n{found.sentence}")
     if plot is not None:
-        plot_diagnosis(found, plot)
         print_out(f"\nPlotted to {plot}.")
 
 
-def _print_divergences(found: dict[str, Divergence], pair: str, plot: Path | None) -> None:
+def _print_divergences(found: dict[str, Divergence], pair: tuple[str, str], plot: Path | None, as_json: bool) -> None:
+    if plot is not None:
+        plot_divergence(found, plot)
+    if as_json:
+        print_json({"data": pair, "models": found})
+        return
     first = next(iter(found.values()))
     rows = [["layer", *found]]
     for name, *values in zip(first.layers, *(one.values for one in found.values()), strict=True):
         rows.append([name, *(f"{value:.4f}" for value in values)])
-    print_out(f"Symmetric KL divergence of the features, {pair}, {first.images[0]} images of each\n\n{table(rows)}")
+    count = f"{first.images[0]} images of each"
+    print_out(f"Symmetric KL divergence of the features, {' || '.join(pair)}, {count}\n\n{table(rows)}")
     if plot is not None:
-        plot_divergence(found, plot)
         print_out(f"\nPlotted to {plot}.")
 
 

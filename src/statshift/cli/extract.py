@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from statshift.cli import options as o
-from statshift.cli.output import MakingReport, print_out, progress_bar, say
+from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
 from statshift.extraction import DEFAULTS, KINDS, ExtractionOptions, extract
 
@@ -15,16 +15,14 @@ def extract_command(
     model: o.Model,
     data: o.Data,
     kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)}.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder: images.npz and record.json.", show_default=False)],
+    out: Annotated[Path, o.out("images.npz and record.json")],
     weights: o.Weights = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Of the ascent; robust and nonrobust 1000, the others 100.", show_default=False)
-    ] = None,
-    step_size: Annotated[float, typer.Option(help="Length of each in L2, of pixels in [0,1].")] = DEFAULTS.step_size,
+    steps: Annotated[int | None, o.steps("1000 of robust and nonrobust, 100 of the others")] = None,
+    step_size: Annotated[str | None, o.step_size(f"{DEFAULTS.step_size:g} in L2")] = None,
     epsilon: Annotated[
-        float, typer.Option(help="Radius in L2, of random, deterministic and conflict.")
-    ] = DEFAULTS.epsilon,
-    batch_size: Annotated[int, typer.Option(help="Images at once, and kept at once.")] = DEFAULTS.batch_size,
+        str | None, o.epsilon(f", in L2, of random, deterministic and conflict; default {DEFAULTS.epsilon:g}")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at once; so many are kept at once.")] = DEFAULTS.batch_size,
     split: Annotated[
         str | None, typer.Option(help="train or test, of data that have them; default train.", show_default=False)
     ] = None,
@@ -40,19 +38,26 @@ def extract_command(
     model_args: o.ModelArgs = None,
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
+    as_json: o.Json = False,
 ) -> None:
     """Write a data set of the robust or the non-robust features that a model has learned, resumably.
 
     robust is of an adversarially trained model, the other kinds of a standard one; conflict takes a data set of the
-    kind robust as its --data.
+    kind robust as its --data. With --json: the record.
 
     Example: statshift extract --model cifar:resnet56 --weights standard.pt --data cifar10 --kind deterministic --out
     d-det
     """
-    options = ExtractionOptions(steps, step_size, epsilon, batch_size, seed)
+    options = ExtractionOptions(
+        steps,
+        DEFAULTS.step_size if step_size is None else o.parse_number("step-size", step_size),
+        DEFAULTS.epsilon if epsilon is None else o.parse_number("epsilon", epsilon),
+        batch_size,
+        seed,
+    )
     with progress_bar() as bar:
         report = MakingReport(bar, "extract")
-        found = extract(
+        made = extract(
             load_model_on(device, model, weights, mean, std, model_args),
             data,
             kind,
@@ -71,10 +76,13 @@ def extract_command(
                 workers=workers,
             ),
             progress=report,
-        ).record["found"]
+        ).record
     if not report.called:
         say("Every image was finished before; nothing was extracted again.")
-    print_out(found_text(found))
+    if as_json:
+        print_json(made)
+        return
+    print_out(found_text(made["found"]))
     print_out(f"\nWritten to {out}: images.npz, record.json. Use it as --data npz:{out / 'images.npz'}")
 
 

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from statshift.attacks import FeatureAttack, PixelAttack
-from statshift.augmentation import AUGMENTATIONS
 from statshift.branches import BRANCHES
 from statshift.cli import options as o
-from statshift.cli.output import TrainingReport, print_out, progress_bar, say, table
+from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
 from statshift.cli.target import load_model_on
 from statshift.errors import InputError
 from statshift.hardening import LIGS, METHODS, PIXEL_ATTACKS, HardenOptions, harden
@@ -23,21 +22,17 @@ FROM_SCRATCH = ("corrupted", "ligs")
 def harden_command(
     model: o.Model,
     data: o.Data,
-    out: Annotated[Path, typer.Option(help="Folder: weights, record and checkpoint.", show_default=False)],
-    method: Annotated[str, typer.Option(help=f"{', '.join(name for name in METHODS if name not in FROM_SCRATCH)}.")] = (
-        "advbn"
-    ),
+    out: Annotated[Path, o.out("weights, record and checkpoint")],
+    method: Annotated[str, o.method(name for name in METHODS if name not in FROM_SCRATCH)] = "advbn",
     at: Annotated[
         str | None,
         typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
     ] = None,
     weights: o.Weights = None,
-    steps: Annotated[
-        int | None, typer.Option(help="m, steps of the attack; advbn 6, pixel-at 3, advprop 5, adversarial 7.")
-    ] = None,
-    step_size: Annotated[float | None, typer.Option(help="tau, of each; advbn 0.2, else a pixel's in [0,1].")] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Radius; advbn m * tau - 0.1, else a pixel's.")] = None,
-    kind: Annotated[str, typer.Option(help="Of advbn: multiplicative or additive.")] = "multiplicative",
+    steps: Annotated[int | None, o.steps("advbn 6, pixel-at 3, advprop 5, adversarial 7")] = None,
+    step_size: Annotated[str | None, o.step_size("advbn 0.2, of pixels the method's")] = None,
+    epsilon: Annotated[str | None, o.epsilon("; default advbn steps * step size - 0.1, of pixels the method's")] = None,
+    form: Annotated[str, typer.Option(help="Of advbn: multiplicative or additive.")] = "multiplicative",
     part: Annotated[str, typer.Option(help="Of advbn: perturb both, the mean or the deviation alone.")] = "both",
     no_clamp: Annotated[
         bool, typer.Option("--no-clamp", help="Of advbn: let features behind a ReLU become negative.")
@@ -46,24 +41,22 @@ def harden_command(
         str, typer.Option(help="Of advbn: of the global batch, or of each process's local share.")
     ] = "global",
     gamma: Annotated[float, typer.Option(help="Weight of the adversarial branch's loss.")] = 1.0,
-    augment: Annotated[str, typer.Option(help=f"{', '.join(AUGMENTATIONS)}.")] = "standard",
+    augment: o.Augment = "standard",
     branch: Annotated[str, typer.Option(help="Whose weights are the result, chosen beforehand: clean or adv.")] = (
         "clean"
     ),
-    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = 256,
+    epochs: o.Epochs = 20,
+    batch_size: o.StepImages = 256,
     accumulate: Annotated[int, typer.Option(help="Parts that a step is cut into, where memory is short.")] = 1,
-    learning_rate: Annotated[float, typer.Option(help="Divided by 10 half-way.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of all parameters.")] = 1e-4,
-    validation: Annotated[
-        str | None, typer.Option(help="Images to measure each branch on after each epoch.", show_default=False)
-    ] = None,
-    shifts: Annotated[str | None, typer.Option(help="Of the validation images, as in measure; default clean.")] = None,
+    learning_rate: Annotated[float, o.learning_rate("divided by 10 half-way")] = 1e-3,
+    weight_decay: o.WeightDecay = 1e-4,
+    validation: o.Validation = None,
+    shifts: Annotated[str | None, o.shifts(", of the validation images", "clean")] = None,
     severities: o.Severities = "1,3,5",
     limit: o.Limit = None,
     device: o.Device = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Run each branch through torch.compile.")] = False,
+    dtype: o.Dtype = "float32",
+    compiled: o.Compiled = False,
     no_channels_last: Annotated[
         bool, typer.Option("--no-channels-last", help="Keep torch's contiguous layout.")
     ] = False,
@@ -77,20 +70,21 @@ def harden_command(
     model_args: o.ModelArgs = None,
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
+    as_json: o.Json = False,
 ) -> None:
     """Fine-tune a model against shifts, resumably, and write weights for the same architecture.
+
+    With --validation, each branch is measured after each epoch. With --json: the training's record.
 
     Example: statshift harden --model torchvision:resnet50@IMAGENET1K_V1 --data folder:train --at conv2_3 --dtype
     bfloat16 --out hardened
     """
     if method in FROM_SCRATCH:
         raise InputError(f"The method {method} is one of statshift train.")
-    given = {
-        name: value
-        for name, value in (("steps", steps), ("step_size", step_size), ("epsilon", epsilon))
-        if value is not None
-    }
-    feature: dict[str, Any] = {"kind": kind, "part": part, "clamp": not no_clamp, "perturbation": perturbation}
+    numbers = {"step_size": step_size, "epsilon": epsilon}
+    given: dict[str, Any] = {} if steps is None else {"steps": steps}
+    given |= {name: o.parse_number(name.replace("_", "-"), text) for name, text in numbers.items() if text is not None}
+    feature: dict[str, Any] = {"kind": form, "part": part, "clamp": not no_clamp, "perturbation": perturbation}
     pixels = None
     if method == "advbn":
         feature |= given
@@ -102,7 +96,9 @@ def harden_command(
         raise InputError("Expected --validation, the images that --shifts is of.")
     attack = FeatureAttack(**feature)
     if method != "advbn" and (changed := [name for name in feature if feature[name] != getattr(FeatureAttack(), name)]):
-        raise InputError(f"Expected no {', '.join(changed)} for the method {method}: that is of advbn.")
+        options_of = {"kind": "--form", "part": "--part", "clamp": "--no-clamp", "perturbation": "--perturbation"}
+        excess = ", ".join(options_of[name] for name in changed)
+        raise InputError(f"Expected no {excess} for the method {method}: that is of advbn.")
     options = HardenOptions(
         method=method,
         at=at,
@@ -148,6 +144,9 @@ def harden_command(
     if join()[0] == 0:
         if not report.called:
             say("Every epoch was finished before; nothing was trained again.")
+        if as_json:
+            print_json(found.record)
+            return
         print_out(history_text(found.record["history"]))
         written = ", ".join(f"{name}.safetensors" for name in found.branches.splits)
         print_out(f"\nWritten to {out}: {written}, record.json. The result is {branch}.safetensors; load it with")

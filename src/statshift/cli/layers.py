@@ -6,7 +6,7 @@ import torch
 import typer
 
 from statshift.cli import options as o
-from statshift.cli.output import print_out, table
+from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on
 from statshift.cuts import find_cuts
 
@@ -18,14 +18,20 @@ def layers_command(
     weights: o.Weights = None,
     size: Annotated[int | None, typer.Option(help="Side of the images, px; default the model's own, or 224.")] = None,
     model_args: o.ModelArgs = None,
+    as_json: o.Json = False,
 ) -> None:
     """List where a model can be cut in two, for `statshift harden --at`.
+
+    With --json: the cuts, each with its names, features and norms.
 
     Example: statshift layers --model torchvision:resnet50@none
     """
     found = load_model_on("cpu", model, weights, None, None, model_args)
     side = size or found.preprocessing.input_size or PHOTOGRAPH
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
+    if as_json:
+        print_json({"model": model, "side": side, "cuts": cuts})
+        return
     rows = [["layer", "also", "features", "ends in ReLU", "norms before", "behind"]]
     for cut in cuts:
         rows.append(

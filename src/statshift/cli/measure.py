@@ -1,5 +1,6 @@
 """`statshift measure`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -7,26 +8,21 @@ import typer
 
 from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, layers_text, print_out, progress_bar, say, summary_text
+from statshift.cli.output import MeasurementReport, layers_text, print_json, print_out, progress_bar, say, summary_text
 from statshift.errors import InputError
 from statshift.measurement import measure
 from statshift.models import load_model
 from statshift.processes import join
 from statshift.shifts import CorruptionOptions
-from statshift.similarity import PERTURBATIONS
 
 
 def measure_command(
     model: o.Model,
     data: o.Data,
-    out: Annotated[Path, typer.Option(help="Run directory: rows, record and summary.", show_default=False)],
+    out: Annotated[Path, o.out("the run's rows, record and summary")],
     weights: o.Weights = None,
     shifts: Annotated[
-        str | None,
-        typer.Option(
-            help="clean, common (the 15), holdout (the 4), names, attacks such as pgd-linf:1/255 (see "
-            "statshift attack), py:FILE:FUNCTION; default clean,common. Data that store shifts are read instead."
-        ),
+        str | None, o.shifts(", attacks such as pgd-linf:1/255", "clean,common, or those that the data store")
     ] = None,
     severities: o.Severities = "1,2,3,4,5",
     rectify: Annotated[
@@ -37,7 +33,7 @@ def measure_command(
             "full, py:FILE:FUNCTION.",
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Images a protocol adapts on, or in a batch of a stream.")] = 32,
+    samples: o.Samples = 32,
     draws: Annotated[int, typer.Option(help="Repeat with so many choices of these images.")] = 1,
     include_adaptation: Annotated[
         bool, typer.Option("--include-adaptation", help="Evaluate on the images adapted on too.")
@@ -48,19 +44,15 @@ def measure_command(
     reset_every: Annotated[
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
     ] = None,
-    ligs: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Local Input Gradient Similarity on the clean images under perturbations: {', '.join(PERTURBATIONS)}."
-        ),
-    ] = None,
+    ligs: o.Ligs = None,
+    examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Default 256 on a GPU; on the CPU 16 photographs or 128 small images.")
+        int | None, typer.Option(help="Images at once; default 256 on a GPU, on the CPU 16 photographs or 128 small.")
     ] = None,
     device: o.Device = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
+    dtype: o.Dtype = "float32",
+    compiled: o.Compiled = False,
     seed: o.Seed = 0,
     workers: o.Workers = None,
     mean: o.Mean = None,
@@ -72,9 +64,9 @@ def measure_command(
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
     table: o.Table = None,
-    at: Annotated[str, typer.Option(help="Corrupt at 224 px (benchmark) or at the model's input size (model).")] = (
-        "benchmark"
-    ),
+    corrupt_at: Annotated[
+        str, typer.Option(help="Corrupt at 224 px (benchmark) or at the model's input size (model).")
+    ] = "benchmark",
     no_quantise: Annotated[
         bool, typer.Option("--no-quantise", help="Do not round corrupted pixels to 8 bits.")
     ] = False,
@@ -86,8 +78,11 @@ def measure_command(
     alexnet: Annotated[str, typer.Option(help="AlexNet they divide by else: imagenet, cifar10, cifar100, none.")] = (
         "auto"
     ),
+    as_json: o.Json = False,
 ) -> None:
     """Measure a model's accuracy on clean and corrupted images, resumably.
+
+    With --json: the run's summary.
 
     Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --rectify auto
     --out runs/r50
@@ -123,7 +118,7 @@ def measure_command(
             dtype=dtype,
             compiled=compiled,
             options=CorruptionOptions(seed, o.parse_table(table), not no_quantise, reencode, frost),
-            at=at,
+            at=corrupt_at,
             data_options={
                 "resize": resize,
                 "crop": crop,
@@ -137,13 +132,17 @@ def measure_command(
             baseline=baseline,
             alexnet=alexnet,
             ligs=o.split(ligs or ""),
+            examples=examples,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:
         if not report.called and not ligs:
             say("Every condition was finished before; nothing was measured again.")
+        if as_json:
+            print_json(found.summary)
+            return
         print_out(summary_text(found.summary))
         rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}
         for layers in sorted(rewritten):
             print_out(f"\nRewritten: {layers}")
-        print_out(f"\nWritten to {out}.")
+        print_out(f"\nWritten to {out}. A page of it: {shlex.join(['statshift', 'report', str(out)])}")

@@ -1,13 +1,64 @@
 """Options that mean the same in every command."""
 
 import ast
+from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from statshift.augmentation import AUGMENTATIONS
 from statshift.errors import InputError
 from statshift.models import import_function
+from statshift.similarity import PERTURBATIONS
+
+
+def out(what: str, place: str = "Folder") -> Any:
+    """Return the option `--out`, where `what` is written: into a folder, or to a file."""
+    return typer.Option(help=f"{place} to write: {what}.", show_default=False)
+
+
+def shifts(more: str, default: str) -> Any:
+    """Return the option `--shifts`."""
+    names = "clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION"
+    return typer.Option(help=f"Shifts, with commas: {names}{more}; default {default}.", show_default=False)
+
+
+def steps(default: str) -> Any:
+    """Return the option `--steps`."""
+    return typer.Option(help=f"Steps of the ascent; default {default}.", show_default=False)
+
+
+def step_size(default: str) -> Any:
+    """Return the option `--step-size`."""
+    return typer.Option(
+        help=f"Length of each step, such as 0.1 or 1/255; default {default}.", metavar=NUMBER, show_default=False
+    )
+
+
+def epsilon(more: str) -> Any:
+    """Return the option `--epsilon`."""
+    return typer.Option(help=f"Radius, such as 0.25 or 1/255{more}.", metavar=NUMBER, show_default=False)
+
+
+def attack(more: str) -> Any:
+    """Return the option `--attack`."""
+    return typer.Option(help=f"The attack, as NAME:EPSILON[:STEPS]{more}.")
+
+
+def method(names: Iterable[str]) -> Any:
+    """Return the option `--method`."""
+    return typer.Option(help=f"How to train: {', '.join(names)}.")
+
+
+def learning_rate(more: str) -> Any:
+    """Return the option `--learning-rate`."""
+    return typer.Option(help=f"The highest learning rate; {more}.")
+
+
+NUMBER = "<number>"
+"""Stands for a number or a fraction; see `parse_number`."""
 
 Model = Annotated[
     str,
@@ -24,9 +75,15 @@ Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, 
 Data = Annotated[
     str,
     typer.Option(
-        help="digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR.",
+        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR.",
         show_default=False,
     ),
+]
+TargetData = Annotated[
+    str, typer.Option(help="Images as the model now meets them, labels not needed: folder:DIR, ...", show_default=False)
+]
+Validation = Annotated[
+    str | None, typer.Option(help="Labelled images to measure on, as in --data.", show_default=False)
 ]
 Resize = Annotated[int | None, typer.Option(help="Shorter side after resizing, px.")]
 Crop = Annotated[int | None, typer.Option(help="Side of the centre crop, px.")]
@@ -41,16 +98,26 @@ Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]
 Frost = Annotated[Path | None, typer.Option(help="Folder of the frost photographs; else STATSHIFT_FROST.")]
-TargetData = Annotated[
-    str, typer.Option(help="Images as the model now meets them, labels not needed: folder:DIR, ...", show_default=False)
-]
-Samples = Annotated[int, typer.Option(help="How many of the images to use.")]
+Samples = Annotated[int, typer.Option(help="Images to adapt on or to look at; of a stream, a batch.")]
 Statistics = Annotated[str, typer.Option(help="Rewrite both, mean or var.")]
 Where = Annotated[
     str, typer.Option(help="Rewrite all norm layers, those of a third (front, middle, end), or a pattern of names.")
 ]
 Unbiased = Annotated[bool, typer.Option("--unbiased", help="Write the unbiased variance, as torch's cumulative mode.")]
+Ligs = Annotated[
+    str | None,
+    typer.Option(help=f"Local Input Gradient Similarity too, under {', '.join(PERTURBATIONS)}.", show_default=False),
+]
+Epochs = Annotated[int, typer.Option(help="Passes over the images.")]
+StepImages = Annotated[int, typer.Option(help="Images in a step, over all processes.")]
+WeightDecay = Annotated[float, typer.Option(help="Of all parameters.")]
+Augment = Annotated[str, typer.Option(help=f"{', '.join(AUGMENTATIONS)}.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Compiled = Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON document, fractions not percent; nothing else.")
+]
 
 
 def data_options(*, limit: int | None, seed: int, skip_bad: bool, **others: Any) -> dict[str, Any]:
@@ -89,6 +156,14 @@ def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:
     if len(values) != 3:
         raise InputError(f"Expected --{name} as three numbers with commas, but got {text!r}.")
     return values
+
+
+def parse_number(name: str, text: str) -> float:
+    """Return the number of "0.25" or "1/255"."""
+    try:
+        return float(Fraction(text.strip()))
+    except (ValueError, ArithmeticError):
+        raise InputError(f"Expected --{name} as a number or a fraction such as 1/255, but got {text!r}.") from None
 
 
 def parse_table(text: str | None) -> Any:

@@ -1,13 +1,19 @@
 """What the command line shows: tables in plain text, progress, one-line messages."""
 
+import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from io import TextIOWrapper
+from math import isfinite
+from pathlib import Path
 from statistics import fmean
 from typing import Any, TextIO
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,12 +30,43 @@ from statshift.comparison import Comparison, Difference
 from statshift.measurement import Progress as Measured
 from statshift.training import Step
 
-console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+READER_GONE = 1  # as typer ends where it meets a closed pipe
+console = Console(
+    stderr=True,
+    force_terminal=None if sys.stderr and sys.stderr.isatty() else False,  # a log is none, whatever FORCE_COLOR says
+    highlight=False,
+    markup=False,
+    emoji=False,
+    soft_wrap=True,
+)
 
 
 def say(message: str) -> None:
     """Print one line beside the progress bar, on standard error."""
     console.print(message)
+
+
+def print_any_name() -> None:
+    """Let standard output and error show in escapes what they cannot encode, where they would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def deliver() -> int:
+    """Hand on what was printed; return 0, or the exit code where standard output does not take it.
+
+    A reader that has gone, as `head` does, is no error to tell of.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again as it ends
+        if isinstance(error, BrokenPipeError):
+            return READER_GONE
+        say(f"statshift: error: Cannot write to standard output: {error.strerror}.")
+        return 2
+    return 0
 
 
 def show_warnings_in_one_line() -> None:
@@ -331,3 +368,23 @@ def _signed(low: float, high: float) -> str:
 def print_out(text: str) -> None:
     """Print a result on standard output."""
     sys.stdout.write(f"{text}\n")
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on standard output: dataclasses as objects, paths as text, what is not finite as null."""
+    print_out(json.dumps(_plain(document), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """Return a value made of what JSON knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -7,7 +7,7 @@ import typer
 
 from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
-from statshift.cli.output import layers_text, print_out
+from statshift.cli.output import layers_text, print_json, print_out
 from statshift.cli.target import load_model_on, load_target
 from statshift.export import write_rectified
 
@@ -15,7 +15,7 @@ from statshift.export import write_rectified
 def rectify_command(
     model: o.Model,
     data: o.TargetData,
-    out: Annotated[Path, typer.Option(help="File to write: .safetensors.", show_default=False)],
+    out: Annotated[Path, o.out("weights, .safetensors", "File")],
     weights: o.Weights = None,
     protocol: Annotated[str, typer.Option(help="auto, replace, prior[:COUNT], full, or py:FILE:FUNCTION.")] = "auto",
     samples: o.Samples = 32,
@@ -31,8 +31,11 @@ def rectify_command(
     interpolation: o.Interpolation = None,
     skip_bad: o.SkipBad = False,
     model_args: o.ModelArgs = None,
+    as_json: o.Json = False,
 ) -> None:
     """Re-estimate a model's norm statistics from unlabelled images, and write weights for the same architecture.
+
+    With --json: the record that the weights carry.
 
     Example: statshift rectify --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --out night.safetensors
     """
@@ -46,6 +49,9 @@ def rectify_command(
         options=AdaptationOptions(samples, statistics=statistics, where=where, unbiased=unbiased),
         seed=seed,
     )
+    if as_json:
+        print_json(record)
+        return
     if not record["changed"]:
         print_out("Nothing was changed: the images show no shift beyond noise. These are the source's weights.")
     elif "layers" in record["protocol"]:

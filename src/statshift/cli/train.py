@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from statshift.attacks import PixelAttack, parse_attack
-from statshift.augmentation import AUGMENTATIONS
 from statshift.cli import options as o
 from statshift.cli.harden import history_text
-from statshift.cli.output import TrainingReport, print_out, progress_bar, say
+from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_target
 from statshift.errors import InputError, unknown
 from statshift.evaluation import find_device
@@ -21,7 +20,6 @@ from statshift.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.processes import join
 from statshift.scratch import METHODS, ONE_CYCLE, build
 from statshift.shifts import CLEAN
-from statshift.similarity import PERTURBATIONS
 from statshift.training import TrainingOptions
 
 ATTACK = "pgd-l2:0.5:7"
@@ -35,53 +33,47 @@ def _rates() -> str:
 def train_command(
     model: o.Model,
     data: o.Data,
-    out: Annotated[Path, typer.Option(help="Folder: weights, record and checkpoint.", show_default=False)],
-    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "standard",
+    out: Annotated[Path, o.out("weights, record and checkpoint")],
+    method: Annotated[str, o.method(METHODS)] = "standard",
     norm: Annotated[str | None, typer.Option(help=f"{', '.join(NORMS)}; of cifar:NAME, timm and torchvision.")] = None,
     model_args: o.ModelArgs = None,
-    attack: Annotated[str, typer.Option(help="Of adversarial: pgd-l2 or pgd-linf, as NAME:EPSILON[:STEPS].")] = ATTACK,
-    step_size: Annotated[
-        float | None, typer.Option(help=f"Of that attack; default 0.1 for {ATTACK}, else 2.5 * epsilon / steps.")
-    ] = None,
+    attack: Annotated[str, o.attack("; of adversarial, pgd-l2 or pgd-linf")] = ATTACK,
+    step_size: Annotated[str | None, o.step_size(f"0.1 for {ATTACK}, else 2.5 * epsilon / steps")] = None,
     corruption: Annotated[str | None, typer.Option(help="Of corrupted: NAME or NAME:SEVERITY, default 3.")] = None,
     ligs_weight: Annotated[float, typer.Option(help="Of ligs: weight of 1 - LIGS in the loss.")] = 1.0,
-    epochs: Annotated[int, typer.Option(help="Passes over the images.")] = ONE_CYCLE.epochs,
-    batch_size: Annotated[int, typer.Option(help="Images in a step, over all processes.")] = ONE_CYCLE.batch_size,
+    epochs: o.Epochs = ONE_CYCLE.epochs,
+    batch_size: o.StepImages = ONE_CYCLE.batch_size,
     optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = "sgd",
-    learning_rate: Annotated[
-        float | None, typer.Option(help=f"The highest; default {_rates()}.", show_default=False)
-    ] = None,
+    learning_rate: Annotated[float | None, o.learning_rate(f"default {_rates()}")] = None,
     schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "one-cycle",
     decay_epochs: Annotated[
         str | None, typer.Option(help="Of step: epochs after which the rate is divided by 10, with commas.")
     ] = None,
-    weight_decay: Annotated[float, typer.Option(help="Of all parameters.")] = ONE_CYCLE.weight_decay,
-    augment: Annotated[str, typer.Option(help=f"{', '.join(AUGMENTATIONS)}.")] = ONE_CYCLE.augment,
-    validation: Annotated[
-        str | None, typer.Option(help="Images to measure on after each epoch.", show_default=False)
-    ] = None,
+    weight_decay: o.WeightDecay = ONE_CYCLE.weight_decay,
+    augment: o.Augment = ONE_CYCLE.augment,
+    validation: o.Validation = None,
     validation_limit: Annotated[int | None, typer.Option(help="Class-balanced subset of N of them.")] = None,
     shifts: Annotated[
-        str | None, typer.Option(help="Of the validation images, as in measure, such as clean,pgd-l2:0.25:10.")
+        str | None, o.shifts(", attacks such as pgd-l2:0.25:10, of the validation images", "clean")
     ] = None,
     severities: o.Severities = "1,3,5",
-    ligs: Annotated[
-        str | None, typer.Option(help=f"LIGS of the validation images under {', '.join(PERTURBATIONS)}.")
-    ] = None,
+    ligs: o.Ligs = None,
     landscape: Annotated[
         bool, typer.Option("--landscape", help="After each epoch, record loss and gradient along the gradient.")
     ] = False,
     limit: o.Limit = None,
     device: o.Device = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
+    dtype: o.Dtype = "float32",
+    compiled: o.Compiled = False,
     seed: o.Seed = 0,
     mean: o.Mean = None,
     std: o.Std = None,
+    as_json: o.Json = False,
 ) -> None:
     """Train a network from random weights, resumably: plainly, adversarially, under one corruption, or for LIGS.
 
-    The papers' own numbers are in statshift recipes.
+    With --validation, the network is measured after each epoch. The papers' own numbers are in statshift recipes. With
+    --json: the training's record.
 
     Example: statshift train --model cifar:resnet18 --norm group --data cifar10 --validation cifar10 --shifts
     clean,pgd-l2:0.25:10 --ligs gaussian --out runs/gn
@@ -143,6 +135,9 @@ def train_command(
     if join()[0] == 0:
         if not report.called:
             say("Every epoch was finished before; nothing was trained again.")
+        if as_json:
+            print_json(found.record)
+            return
         print_out(history_text(found.record["history"]))
         print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
         words = ["--model", model]
@@ -168,10 +163,10 @@ def _parse_corruption(text: str | None) -> tuple[str | None, int]:
         raise InputError(f"Expected --corruption as NAME or NAME:SEVERITY, but got {text!r}.") from None
 
 
-def _parse_attack(text: str, step_size: float | None) -> PixelAttack:
+def _parse_attack(text: str, step_size: str | None) -> PixelAttack:
     attack = parse_attack(text)
     if not isinstance(attack, PixelAttack):
         raise InputError(f"Expected --attack to train against to be PGD, but got {text!r}.")
     if step_size is None and text == ATTACK:
         return PIXEL_ATTACKS["adversarial"]
-    return replace(attack, step_size=step_size)
+    return attack if step_size is None else replace(attack, step_size=o.parse_number("step-size", step_size))

@@ -1,19 +1,48 @@
 """The recipes by name, with the papers' numbers or a user's."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
+from statshift.adaptation import AdaptationOptions
 from statshift.errors import InputError, unknown
 from statshift.recipes.configuration import BASE, Recipe
 from statshift.recipes.hardening import HARDENING, PAPERS
+from statshift.recipes.measuring import MEASURING
 from statshift.recipes.normalization import NORMALIZATION, Numbers, as_printed, in_one_cycle
+from statshift.recipes.rectification import RECTIFICATION
 from statshift.training import TrainingOptions
 
-RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION
-"""The recipes: those that fine-tune a model, then those that train from random weights."""
+RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING
+"""The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""
 
 NOT_TRAINED = {"branches": "see `authors_branch`", "cost": "see `step_costs`"}
+
+_PICTURES = "pictures through a decoder, which is not here"
+_SEGMENTATION = "segmentation, which is not here"
+_NUMBERS = "numbers to train with, which the recipes on CIFAR-10 hold"
+
+NOT_HERE: dict[str, dict[str, str]] = {
+    "rectification": {"Figure 1": "one photograph; `statshift report` shows yours, with the answers before and after"},
+    "ligs": {"Figure 3": "a drawing without data", "Table 4": _NUMBERS, "Table 5": _NUMBERS},
+    "advbn": {
+        "Figure 1": "photographs and answers, one of them through a decoder, which is not here",
+        "Figure 2": _PICTURES,
+        "Figure 3": _PICTURES,
+        "Table 3": _SEGMENTATION,
+        "Figure 6": "photographs for segmentation, which is not here",
+    },
+    "submission": {
+        "Figure 1": "photographs and answers, one of them through a decoder, which is not here",
+        "Figure 2": _PICTURES,
+        "Figure 3": _PICTURES,
+        "Figure 5": _PICTURES,
+        "Table 5": _SEGMENTATION,
+        "Table 6": _SEGMENTATION,
+        "Table 7": "ImageNet-AdvBN, images made through a decoder, which is not here",
+    },
+}
+"""By paper, the tables and figures that no recipe stands for, and why."""
 
 
 def recipe(
@@ -31,43 +60,75 @@ def recipe(
         name: one of `RECIPES`.
         training: epochs, batch and so on, in the papers' place; what the recipe compares by, such as augmentation and
             gamma, is the recipe's.
-        at: layers, as `statshift layers` lists them; several for "position", else one. Not for what trains from random
-            weights.
+        at: layers, as `statshift layers` lists them; several for "position", else one. Of what fine-tunes only.
         one_cycle: train from random weights by one cycle of the learning rate, 30 epochs and adversarially 20.
         labels: leave out all others.
-        **changes: of the training options, such as `epochs=2`; what they do not name stays. Epochs after which the
-            learning rate decays keep their share of all epochs.
+        **changes: see `changed`.
 
     Raises:
         InputError: an unknown name or label, not as many layers as it takes, or what the recipe has no place for.
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    if name in NORMALIZATION:
-        if at is not None:
-            raise InputError(f"Expected no layer for the recipe {name}, which trains from random weights.")
-        if one_cycle and training is not None:
-            raise InputError(f"Expected training options or one cycle for the recipe {name}, but got both.")
-        chosen = RECIPES[name](_numbers(training, one_cycle, changes))
+    scratch, measured = name in NORMALIZATION, name in RECTIFICATION or name in MEASURING
+    kind = "trains from random weights" if scratch else "measures trained networks"
+    if at is not None and (scratch or measured):
+        raise InputError(f"Expected no layer for the recipe {name}, which {kind}.")
+    if one_cycle and not scratch:
+        raise InputError(
+            f"Expected no one-cycle training for the recipe {name}, which {kind if measured else 'fine-tunes a model'}."
+        )
+    if training is not None and (one_cycle or measured):
+        wrong = "training options or one cycle" if one_cycle else "no training options"
+        raise InputError(f"Expected {wrong} for the recipe {name}, but got {'both' if one_cycle else 'some'}.")
+    if at is not None and not at:
+        raise InputError(f"Expected a layer for the recipe {name}; `statshift layers` lists them.")
+    if measured:
+        chosen = RECIPES[name]()
+    elif scratch:
+        chosen = RECIPES[name](_numbers(training, one_cycle))
     else:
-        if one_cycle:
-            raise InputError(f"Expected no one-cycle training for the recipe {name}, which fine-tunes a model.")
-        if at is not None and not at:
-            raise InputError(f"Expected a layer for the recipe {name}; `statshift layers` lists them.")
-        given = {} if at is None else {"at": tuple(at)}
-        chosen = RECIPES[name](replace(training or PAPERS, **changes), **given)
-    return chosen if labels is None else _limited(chosen, labels)
+        chosen = RECIPES[name](training or PAPERS, **({} if at is None else {"at": tuple(at)}))
+    return changed(chosen, labels, **changes)
 
 
-def _numbers(training: TrainingOptions | None, one_cycle: bool, changes: Mapping[str, Any]) -> Numbers:
+def changed(chosen: Recipe, labels: Sequence[str] | None = None, **changes: Any) -> Recipe:
+    """Return a recipe with some of its labels, and other numbers in all of them but for what it compares them by.
+
+    Args:
+        chosen: the recipe.
+        labels: leave out all others.
+        **changes: of the training options, such as `epochs=2`, or where nothing is trained `samples` or `draws` of the
+            adaptation. Epochs after which the learning rate decays keep their share of all epochs.
+
+    Raises:
+        InputError: an unknown label, or what the recipe has no place for.
+    """
+    if labels is not None:
+        chosen = _limited(chosen, labels)
+    if not changes:
+        return chosen
+    kind: Any = TrainingOptions if chosen.options else AdaptationOptions
+    known = {field.name for field in fields(kind)} if chosen.options or chosen.adaptation else set()
+    if excess := [name for name in changes if name not in known]:
+        does = "trains, and does not adapt" if chosen.options else "trains nothing" if known else "only measures"
+        raise InputError(f"Expected no `{excess[0]}` for the recipe {chosen.name}, which {does}.")
+
+    def new(label: str, old: Any) -> Any:
+        own = {name: value for name, value in changes.items() if name not in chosen.fixed.get(label, ())}
+        return replace(old, **{**(_decays(old, own.get("epochs")) if chosen.options else {}), **own})
+
+    if chosen.options:
+        options = {label: replace(one, training=new(label, one.training)) for label, one in chosen.options.items()}
+        return replace(chosen, options=options)
+    return replace(chosen, adaptation={label: new(label, one) for label, one in chosen.adaptation.items()})
+
+
+def _numbers(training: TrainingOptions | None, one_cycle: bool) -> Numbers:
     """Return the function from a method and the paper's numbers to those to train with."""
-    start = in_one_cycle if one_cycle else as_printed
-
-    def numbers(method: str, paper: TrainingOptions) -> TrainingOptions:
-        begun = start(method, paper) if training is None else training
-        return replace(begun, **{**_decays(begun, changes.get("epochs")), **changes})
-
-    return numbers
+    if training is not None:
+        return lambda method, paper: training
+    return in_one_cycle if one_cycle else as_printed
 
 
 def _decays(training: TrainingOptions, epochs: Any) -> dict[str, Any]:
@@ -82,12 +143,24 @@ def _decays(training: TrainingOptions, epochs: Any) -> dict[str, Any]:
 def _limited(chosen: Recipe, labels: Sequence[str]) -> Recipe:
     """Return the recipe with some of its labels."""
     if not labels:
-        raise InputError(f"Expected a label of the recipe {chosen.name}; choose from: {', '.join(chosen.options)}.")
+        raise InputError(f"Expected a label of the recipe {chosen.name}; choose from: {', '.join(chosen.labels)}.")
     for label in labels:
-        if label not in chosen.options:
-            raise unknown(f"label of the recipe {chosen.name}", label, chosen.options)
+        if label not in chosen.labels:
+            raise unknown(f"label of the recipe {chosen.name}", label, chosen.labels)
+
+    def some(by_label: Mapping[str, Any], *more: str) -> dict[str, Any]:
+        return {label: one for label, one in by_label.items() if label in (*labels, *more)}
+
+    networks = some(chosen.networks)
+    wanted = {network.weights for network in networks.values()}
     return replace(
         chosen,
-        options={label: one for label, one in chosen.options.items() if label in labels},
-        published={label: one for label, one in chosen.published.items() if label in (BASE, *labels)},
+        options=some(chosen.options),
+        published=some(chosen.published, *(() if chosen.networks else (BASE,))),
+        begins_with=some(chosen.begins_with),
+        networks=networks,
+        files={name: path for name, path in chosen.files.items() if name in wanted},
+        shifts=some(chosen.shifts),
+        adaptation=some(chosen.adaptation),
+        fixed=some(chosen.fixed),
     )

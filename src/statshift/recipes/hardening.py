@@ -3,13 +3,14 @@
 Figures are published ones only where our copies of the papers print them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from statshift.attacks import FeatureAttack
 from statshift.errors import InputError, unknown
 from statshift.hardening import AUTHORS_BRANCH, HardenOptions
-from statshift.recipes.configuration import BASE, COLUMNS, Figures, Recipe
+from statshift.recipes.configuration import BASE, COLUMNS, Figures, Recipe, fraction
 from statshift.training import TrainingOptions
 
 PAPERS = TrainingOptions()
@@ -17,12 +18,13 @@ POSITIONS = ("conv2_3", "conv3_4", "conv4_6")
 PLACE = POSITIONS[:1]
 STRENGTHS = (1, 2, 4, 6, 8)
 GAMMAS = (0.5, 1.0, 1.5, 2.0)
-SUBMISSION = "Shu et al., the ICLR 2021 submission"
+RESNET50 = "torchvision:resnet50@IMAGENET1K_V1"
+"""The model that the papers begin with, where none is given."""
 
 
 def _percents(*figures: float) -> Figures:
     """Return figures as the papers print them, the last columns of `COLUMNS`, as fractions."""
-    return dict(zip(list(COLUMNS)[-len(figures) :], (figure / 100 for figure in figures), strict=True))
+    return dict(zip(list(COLUMNS)[-len(figures) :], map(fraction, figures), strict=True))
 
 
 STANDARD_TRAINING = _percents(76.7, 67.2, 24.1, 7.4)
@@ -31,13 +33,27 @@ AUTOAUGMENT = _percents(72.1, 70.1, 26.7, 8.2)
 WITH_AUTOAUGMENT = _percents(68.6, 71.1, 30.3, 14.1)
 
 
+def _recipe(
+    name: str,
+    title: str,
+    source: Mapping[str, str],
+    options: Mapping[str, HardenOptions] | None = None,
+    published: Mapping[str, Figures | None] | None = None,
+    note: str = "",
+    **more: Any,
+) -> Recipe:
+    """Return a recipe that fine-tunes the papers' ResNet-50 on ImageNet."""
+    common = {"model": RESNET50, "data_set": "ImageNet"}
+    return Recipe(name, title, source, options or {}, published or {}, note, **(common | more))
+
+
 def position(training: TrainingOptions = PAPERS, at: Sequence[str] = POSITIONS) -> Recipe:
     """AdvBN after each of some layers."""
     training = replace(training, augment="autoaugment")
-    return Recipe(
+    return _recipe(
         "position",
         "where AdvBN is placed",
-        "Shu et al., NeurIPS 2021, Table 2",
+        {"advbn": "Table 2", "submission": "Table 4"},
         {layer: HardenOptions("advbn", layer, training) for layer in at},
         {
             BASE: _percents(76.1, 76.7, 67.2, 24.1, 7.4),
@@ -52,10 +68,10 @@ def strength(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> R
     """AdvBN with ever more steps of 0.2, each radius m * 0.2 - 0.1."""
     training, layer = replace(training, augment="autoaugment"), _only("strength", at)
     options = {f"m={m}": HardenOptions("advbn", layer, training, FeatureAttack(steps=m)) for m in STRENGTHS}
-    return Recipe(
+    return _recipe(
         "strength",
         "how strong the attack is",
-        "Shu et al., NeurIPS 2021, Figure 4",
+        {"advbn": "Figure 4", "submission": "Table 4"},
         options,
         dict.fromkeys([BASE, *options]),
         "The figure's values of m are not printed in our copy; these are a choice around the authors' 6.",
@@ -66,10 +82,10 @@ def additive(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> R
     """AdvBN with factors of the statistics, and with shifts of them."""
     training, layer = replace(training, augment="autoaugment"), _only("additive", at)
     kinds = ("multiplicative", "additive")
-    return Recipe(
+    return _recipe(
         "additive",
         "factors of the statistics, or shifts",
-        f"{SUBMISSION}, appendix E, Table 10",
+        {"submission": "appendix E, Table 10"},
         {kind: HardenOptions("advbn", layer, training, FeatureAttack(kind=kind)) for kind in kinds},
         dict.fromkeys([BASE, *kinds]),
         "Both with the same numbers, as the authors'.",
@@ -80,22 +96,23 @@ def gamma(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Reci
     """AdvBN with weights of the adversarial loss."""
     training, layer = replace(training, augment="autoaugment"), _only("gamma", at)
     options = {f"gamma={one:g}": HardenOptions("advbn", layer, replace(training, gamma=one)) for one in GAMMAS}
-    return Recipe(
+    return _recipe(
         "gamma",
         "the weight of the adversarial loss",
-        f"{SUBMISSION}, appendix E, Table 10",
+        {"submission": "appendix E, Table 10"},
         options,
         dict.fromkeys([BASE, *options]),
+        fixed=dict.fromkeys(options, ("gamma",)),
     )
 
 
 def augmentation(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN gains and what AutoAugment gains: each alone, and both."""
     layer = _only("augmentation", at)
-    return Recipe(
+    return _recipe(
         "augmentation",
         "AdvBN and AutoAugment, each alone and both",
-        f"{SUBMISSION}, section 5.3 and appendix E, Table 10; figures: NeurIPS 2021, Table 1",
+        {"submission": "section 5.3, Table 4, and appendix E, Table 10", "advbn": "Table 1"},
         {
             "advbn": HardenOptions("advbn", layer, replace(training, augment="standard")),
             "autoaugment": HardenOptions("standard", layer, replace(training, augment="autoaugment")),
@@ -116,10 +133,10 @@ def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Re
     layer = _only("methods", at)
     combined = {f"{label}-advbn": label for label in ("advprop", "cutmix", "augmix")}
     standard, autoaugment, augmix = (replace(training, augment=name) for name in ("standard", "autoaugment", "augmix"))
-    return Recipe(
+    return _recipe(
         "methods",
         "AdvBN and the methods it is compared with",
-        "Shu et al., NeurIPS 2021, Table 1",
+        {"advbn": "Table 1", "submission": "Tables 1 and 9"},
         {
             "standard": HardenOptions("standard", layer, standard),
             "pixel-at": HardenOptions("pixel-at", training=standard),
@@ -149,26 +166,48 @@ def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Re
         "The published MoEx (with CutMix), CutMix and AugMix are their authors' models, AdvProp another "
         "implementation's; here each fine-tunes. Pixel attacks, CutMix and AugMix train all of the network, the others "
         "what is behind the cut.",
-        combined,
+        begins_with=combined,
     )
 
 
 def branches(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
     """The branch that the authors evaluate on each data set, `authors_branch`; nothing is trained."""
-    return Recipe("branches", "the authors' choice of branch by data set", f"{SUBMISSION}, appendix C")
+    return _recipe(
+        "branches", "the authors' choice of branch by data set", {"submission": "appendix C"}, analysis="branches"
+    )
 
 
 def cost(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
     """The methods whose steps `step_costs` times, all behind the same cut; nothing is trained."""
     layer = _only("cost", at)
     names = ("standard", "moex", "advbn", "pixel-at", "advprop")
-    return Recipe(
+    return _recipe(
         "cost",
         "time of a step over standard fine-tuning's",
-        f"{SUBMISSION}, appendix B, Table 8",
+        {"submission": "appendix B, Table 8"},
         {name: HardenOptions(name, layer, replace(training, augment="standard")) for name in names},
         dict.fromkeys(names),
         "All behind the same cut.",
+        analysis="costs",
+    )
+
+
+def architectures(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+    """AdvBN, and AdvProp beside it, on another architecture that is given."""
+    layer, autoaugment = _only("architectures", at), replace(training, augment="autoaugment")
+    options = {
+        "advbn-autoaugment": HardenOptions("advbn", layer, autoaugment),
+        "advprop": HardenOptions("advprop", training=replace(training, augment="standard")),
+    }
+    return _recipe(
+        "architectures",
+        "AdvBN and AdvProp on DenseNet, EfficientNet or another",
+        {"submission": "Tables 2 and 3"},
+        options,
+        dict.fromkeys([BASE, *options]),
+        "The paper does not say after which layer: choose the end of the second stage by `statshift layers`. Its "
+        "AdvProp trains from random weights, ours fine-tunes.",
+        model="timm:efficientnet_b0",
     )
 
 
@@ -181,6 +220,7 @@ HARDENING: dict[str, Callable[..., Recipe]] = {
     "augmentation": augmentation,
     "additive": additive,
     "gamma": gamma,
+    "architectures": architectures,
 }
 """By name, in the papers' order: NeurIPS 2021, then the submission's appendices."""
 

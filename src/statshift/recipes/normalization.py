@@ -10,16 +10,14 @@ from typing import Any
 
 from statshift.hardening import HardenOptions
 from statshift.models import NORMS
-from statshift.recipes.configuration import Figures, Network, Recipe
-from statshift.scratch import ADVERSARIAL, IMAGENET, ONE_CYCLE, PAPER, RESNET50
+from statshift.recipes.configuration import Figures, Network, Recipe, fraction
+from statshift.scratch import ADVERSARIAL, FEATURES, IMAGENET, ONE_CYCLE, PAPER, RESNET50, TARGETS
 from statshift.shifts import CLEAN
+from statshift.similarity import PERTURBATIONS
 from statshift.training import TrainingOptions
 
 Numbers = Callable[[str, TrainingOptions], TrainingOptions]
 """From a method and the paper's numbers to those that are trained with."""
-
-LIGS = "Benz et al., the ICLR 2021 submission on LIGS"
-RECTIFICATION = "Benz et al., WACV 2021"
 
 ATTACKED = ("pgd-l2:0.25", "pgd-linf:1/255", "cw-l2:0.25", "cw-linf:1/255")
 """The columns of Table 1, all of 20 steps (appendix B.2); the first is Table 2's."""
@@ -72,15 +70,16 @@ def _options(
 def _recipe(
     name: str,
     title: str,
-    source: str,
+    source: Mapping[str, str],
     networks: Mapping[str, Network],
     options: Mapping[str, HardenOptions],
     published: Mapping[str, Figures] | None = None,
     **more: Any,
 ) -> Recipe:
     """Return a recipe on CIFAR-10 that measures accuracy, robust accuracy and LIGS, after each epoch too."""
-    common = {
+    common: dict[str, Any] = {
         "data": "cifar10",
+        "data_set": "CIFAR-10",
         "shifts": dict.fromkeys(options, (CLEAN, ATTACKED[0])),
         "ligs": ("gaussian",),
         "trend": TREND,
@@ -100,14 +99,14 @@ def _cells(**rows: str) -> dict[str, dict[str, float]]:
     for network, row in rows.items():
         for norm, cell in zip(("none", "batch", "instance", "layer", "group"), row.split(), strict=True):
             clean, robust = cell.split("/")
-            figures[f"{network}-{norm}"] = {CLEAN: float(clean) / 100, ATTACKED[0]: float(robust) / 100}
+            figures[f"{network}-{norm}"] = {CLEAN: fraction(clean), ATTACKED[0]: fraction(robust)}
     return figures
 
 
 def _with_table_1(figures: dict[str, dict[str, float]], rows: Mapping[str, str]) -> dict[str, dict[str, float]]:
     """Return Table 2's figures and, of some labels, the last three columns of Table 1."""
     for label, row in rows.items():
-        figures[label] |= {name: float(cell) / 100 for name, cell in zip(ATTACKED[1:], row.split(), strict=True)}
+        figures[label] |= {name: fraction(cell) for name, cell in zip(ATTACKED[1:], row.split(), strict=True)}
     return figures
 
 
@@ -120,7 +119,7 @@ def norms(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "norms",
         "accuracy and robustness with each norm, CIFAR-10",
-        f"{LIGS}, Tables 1 and 2",
+        {"ligs": "Tables 1 and 2"},
         networks,
         {label: _options(numbers, RESNET50 if label.startswith("resnet50") else PAPER) for label in networks},
         _with_table_1(
@@ -149,7 +148,7 @@ def norms_svhn(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "norms-svhn",
         "accuracy and robustness with each norm, SVHN",
-        f"{LIGS}, Tables 1 and 2",
+        {"ligs": "Tables 1 and 2"},
         networks,
         {label: _options(numbers, PAPER, changes=unmirrored) for label in networks},
         _with_table_1(
@@ -165,6 +164,7 @@ def norms_svhn(numbers: Numbers = as_printed) -> Recipe:
             },
         ),
         data="svhn",
+        data_set="SVHN",
         note=f"{TABLE_1} The paper does not say how SVHN is augmented; here digits are shifted, not mirrored.",
     )
 
@@ -178,7 +178,7 @@ def norms_imagenet(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "norms-imagenet",
         "accuracy and robustness with each norm, ImageNet",
-        f"{LIGS}, Tables 1 and 2, appendix D",
+        {"ligs": "Tables 1 and 2, appendix D, Figure 11"},
         networks,
         {label: _options(numbers, IMAGENET) for label in networks},
         _with_table_1(
@@ -194,6 +194,7 @@ def norms_imagenet(numbers: Numbers = as_printed) -> Recipe:
             },
         ),
         data="",
+        data_set="ImageNet",
         note=f"{TABLE_1} Epochs and decay are ours: the paper refers to He et al., who decay by plateau.",
     )
 
@@ -208,7 +209,7 @@ def trend(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "trend",
         "accuracy, robustness and LIGS by epoch, standard and adversarial training",
-        f"{LIGS}, Figures 4 and 10",
+        {"ligs": "Figures 4 and 10"},
         networks,
         options,
         note="Both train by the numbers of Table 5: the axes of Figure 10 end at its 150 epochs.",
@@ -221,10 +222,64 @@ def regulariser(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "regulariser",
         "LIGS as a regulariser",
-        f"{LIGS}, section 4.1, Figure 5",
+        {"ligs": "section 4.1, Figure 5"},
         {method: Network("cifar:resnet18") for method in methods},
         {method: _options(numbers, FIGURES, method) for method in methods},
         note="The paper names neither network nor weight; ResNet-18 with batch norm and 1 - LIGS weighed 1 are ours.",
+    )
+
+
+def perturbations(numbers: Numbers = as_printed) -> Recipe:
+    """LIGS under each perturbation, epoch by epoch, with and without batch norm."""
+    labels = ("none", "batch")
+    return _recipe(
+        "perturbations",
+        "LIGS under each perturbation, by epoch",
+        {"ligs": "section 4.1, Figure 2, and appendix B.4"},
+        {norm: Network("cifar:resnet18", {"norm": norm}) for norm in labels},
+        {norm: _options(numbers, FIGURES) for norm in labels},
+        note="The paper does not name the network; ResNet-18, as of its other figures, is ours.",
+        ligs=PERTURBATIONS,
+    )
+
+
+def _on_features(numbers: Numbers, name: str, title: str, where: str, paper: TrainingOptions, note: str) -> Recipe:
+    """Return a recipe that trains on a data set that was extracted, with and without batch norm."""
+    labels = ("none", "batch")
+    return _recipe(
+        name,
+        title,
+        {"ligs": where},
+        {norm: Network("cifar:resnet18", {"norm": norm}) for norm in labels},
+        {norm: _options(numbers, paper, changes={"augment": paper.augment}) for norm in labels},
+        note=f"{note} One set at a time: give it as --data npz:FOLDER/images.npz, and --validation cifar10.",
+        data="",
+        wants="a data set of `statshift extract` to train on, CIFAR-10 to measure on",
+    )
+
+
+def robust_features(numbers: Numbers = as_printed) -> Recipe:
+    """Training on robust, non-robust or random features alone."""
+    return _on_features(
+        numbers,
+        "features",
+        "training on robust or non-robust features alone",
+        "Table 6, Figures 6 and 12",
+        FEATURES,
+        "Data sets are those of `statshift extract --kind robust`, nonrobust or random.",
+    )
+
+
+def conflicting_features(numbers: Numbers = as_printed) -> Recipe:
+    """Training on features of another class than the picture's."""
+    return _on_features(
+        numbers,
+        "conflict",
+        "training on features of another class than the picture",
+        "Table 6, Figures 7 and 13",
+        TARGETS,
+        "Data sets are those of `statshift extract --kind conflict` or deterministic. Accuracy is that for the "
+        "picture's class t; for t + 1 see benchmarks/normalization.py.",
     )
 
 
@@ -248,9 +303,10 @@ def factors(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "factors",
         "width, depth, activation, weight decay, learning rate and optimiser",
-        f"{LIGS}, section 4.3, Figure 8",
+        {"ligs": "section 4.3, Figure 8"},
         networks,
         {label: _options(numbers, FIGURES, changes=changes.get(label, {})) for label in networks},
+        fixed={label: tuple(change) for label, change in changes.items()},
         note="Of the figure's values our copy prints the learning rate 0.5, ReLU, Leaky ReLU and SELU, SGD, Adam and "
         "Adagrad; all others are ours. Depths are of CIFAR's ResNets and compare with each other, the rest with the "
         "baseline, a ResNet-18.",
@@ -266,7 +322,7 @@ def shortcut(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "shortcut",
         "ResNets with and without shortcuts",
-        f"{LIGS}, section 4.4, Figure 9, and appendix H, Figure 16",
+        {"ligs": "section 4.4, Figure 9, and appendix H, Figure 16"},
         networks,
         {label: _options(numbers, FIGURES) for label in networks},
         walk=True,
@@ -282,7 +338,7 @@ def fixup(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "fixup",
         "Fixup instead of batch norm",
-        f"{LIGS}, section 4.4, Figure 9, and appendix H, Figure 17",
+        {"ligs": "section 4.4, Figure 9, and appendix H, Figure 17"},
         networks,
         {label: _options(numbers, FIGURES) for label in networks},
         note="Fixup's authors train its scalars at a tenth of the learning rate; here all parameters share one.",
@@ -296,7 +352,7 @@ def landscape(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "landscape",
         "the optimisation landscape with each norm",
-        f"{LIGS}, appendix H, Figures 14 and 15",
+        {"ligs": "appendix H, Figures 14 and 15"},
         networks,
         {label: _options(numbers, AXIS) for label in networks},
         note="13 epochs, as far as the axis of Figure 15 goes; the landscape is walked after each.",
@@ -311,7 +367,7 @@ def upper_bound(numbers: Numbers = as_printed) -> Recipe:
     return _recipe(
         "upper-bound",
         "training under the corruption that is measured",
-        f"{RECTIFICATION}, section 6.4, Table 8",
+        {"rectification": "section 6.4, Table 8"},
         dict.fromkeys(options, Network("cifar:resnet20")),
         options,
         {name: {"corrupted": accuracy} for name, accuracy in CORRUPTED.items()},
@@ -334,11 +390,11 @@ def norms_corruption(numbers: Numbers = as_printed) -> Recipe:
         networks[label] = Network(f"cifar:{name}", {"norm": norm})
         options[label] = _options(numbers, RESNET50 if name == "resnet50" else PAPER)
         accuracy, mce = printed[name][norm]
-        published[label] = {"corrupted": accuracy / 100, "mce": mce / 100}
+        published[label] = {"corrupted": fraction(accuracy), "mce": fraction(mce)}
     return _recipe(
         "norms-corruption",
         "group and instance norm under the common corruptions",
-        f"{RECTIFICATION}, section 6.5, Table 9",
+        {"rectification": "section 6.5, Table 9"},
         networks,
         options,
         published,
@@ -355,6 +411,9 @@ NORMALIZATION: dict[str, Callable[..., Recipe]] = {
     "norms-imagenet": norms_imagenet,
     "trend": trend,
     "regulariser": regulariser,
+    "perturbations": perturbations,
+    "features": robust_features,
+    "conflict": conflicting_features,
     "factors": factors,
     "shortcut": shortcut,
     "fixup": fixup,

@@ -1,0 +1,267 @@
+"""`statshift doctor`: what this installation has, what it lacks, and the traps that others fell into."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sysconfig
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from packaging.requirements import Requirement
+
+from statshift.cli import options as o
+from statshift.cli.output import print_json, print_out
+from statshift.corruptions.frost import find_photographs
+from statshift.errors import InputError
+from statshift.files import user_cache
+
+OK, NOTE, WARNING, BROKEN = "ok", "note", "warning", "broken"
+ADDS = {
+    "attacks": "AutoAttack, in measure and attack",
+    "docs": "what the documentation is built with",
+    "test": "what the tests run with",
+}
+"""What each extra is for, in words."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        topic: what it is about: versions, devices, formats, compiler, data or extras.
+        state: "ok"; "note", nothing that is missed until it is used; "warning", slower or other than expected;
+            "broken", without which statshift does not work.
+        text: in words, with the remedy.
+        values: the same for scripts.
+    """
+
+    topic: str
+    state: str
+    text: str
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def doctor_command(as_json: o.Json = False) -> None:
+    """Check versions, devices, number formats, compiler, data and extras, and name the remedy for what is amiss.
+
+    Exits with 1 where something that statshift needs is broken. With --json: the findings.
+
+    Example: statshift doctor
+    """
+    found = list(findings())
+    broken = [one for one in found if one.state == BROKEN]
+    if as_json:
+        print_json({"ok": not broken, "findings": found})
+    else:
+        print_out(findings_text(found))
+    if broken:
+        raise typer.Exit(1)
+
+
+def findings() -> Iterator[Finding]:
+    """Yield all that is found, topic by topic."""
+    for check in (_versions, _torchvision, _devices, _formats, _compiler, _data, _extras):
+        yield from check()
+
+
+def findings_text(found: list[Finding]) -> str:
+    """Return the findings under their topics, and a line that counts what is amiss."""
+    lines: list[str] = []
+    topic = ""
+    for one in found:
+        if one.topic != topic:
+            lines += ["", one.topic.capitalize()] if lines else [one.topic.capitalize()]
+            topic = one.topic
+        lines.append(f"  {one.state:7}  {one.text}")
+    counts = {state: sum(one.state == state for one in found) for state in (BROKEN, WARNING)}
+    amiss = ", ".join(
+        f"{count} {state if state == BROKEN or count == 1 else 'warnings'}" for state, count in counts.items() if count
+    )
+    return "\n".join([*lines, "", f"{amiss[0].upper()}{amiss[1:]}." if amiss else "Nothing is amiss."])
+
+
+def _versions() -> Iterator[Finding]:
+    for name, own in (("python", platform.python_version()), ("statshift", importlib.metadata.version("statshift"))):
+        yield Finding("versions", OK, f"{name} {own}", {"name": name, "version": own})
+    for requirement in _requirements():
+        name, version = requirement.name, _version(requirement.name)
+        values = {"name": name, "version": version, "needed": str(requirement.specifier)}
+        if version is None:
+            yield Finding("versions", BROKEN, f"{name} is missing: pip install '{requirement}'", values)
+        elif not requirement.specifier.contains(version, prereleases=True):
+            text = f"{name} {version}, but {requirement.specifier} is needed: pip install '{requirement}'"
+            yield Finding("versions", BROKEN, text, values)
+        else:
+            yield Finding("versions", OK, f"{name} {version}", values)
+
+
+def _torchvision() -> Iterator[Finding]:
+    """Tell whether torchvision's own operators are there: they are not where its wheel was built for another torch."""
+    try:
+        from torchvision.ops import nms
+
+        nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([1.0]), 0.5)
+    except Exception as error:  # whatever a torchvision of another build raises
+        yield Finding(
+            "versions",
+            BROKEN,
+            f"torchvision does not fit torch {torch.__version__} ({str(error).splitlines()[0][:80]}): install both "
+            "from one index, as by pip install --force-reinstall torch torchvision",
+        )
+
+
+def _devices() -> Iterator[Finding]:
+    threads, cores = torch.get_num_threads(), _cores()
+    values = {"device": "cpu", "threads": threads, "cores": cores, "memory": _memory()}
+    text = f"cpu: {threads} {'thread' if threads == 1 else 'threads'} on {cores} cores" + (
+        f", {_gib(values['memory'])}" if values["memory"] else ""
+    )
+    limit = os.environ.get("OMP_NUM_THREADS")
+    if threads < cores and limit:
+        yield Finding("devices", WARNING, f"{text}: OMP_NUM_THREADS={limit} leaves cores idle; unset it", values)
+    else:
+        yield Finding("devices", OK, text, values)
+    for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        name, (major, minor) = torch.cuda.get_device_name(number), torch.cuda.get_device_capability(number)
+        free, total = torch.cuda.mem_get_info(number)
+        values = {"device": f"cuda:{number}", "name": name, "capability": f"{major}.{minor}", "memory": total}
+        text = f"cuda:{number}: {name}, {_gib(total)}, {_gib(free)} free, capability {major}.{minor}"
+        yield Finding("devices", OK, f"{text}, CUDA {torch.version.cuda}", values | {"free": free})
+    if torch.cuda.is_available():
+        return
+    driver, built = shutil.which("nvidia-smi") is not None, torch.version.cuda
+    if driver:
+        why = f"the driver is older than CUDA {built}" if built else "this torch is built for the CPU only"
+        yield Finding("devices", WARNING, f"no GPU is used, though there is an NVIDIA driver: {why}", {"cuda": built})
+    else:
+        yield Finding("devices", NOTE, f"no GPU; torch is built for {f'CUDA {built}' if built else 'the CPU only'}")
+
+
+def _formats() -> Iterator[Finding]:
+    """Time one small convolution in each number format, as autocast runs it."""
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        layer = torch.nn.Conv2d(32, 32, 3, padding=1).to(device)
+        images, whole = torch.ones(8, 32, 32, 32, device=device), 0.0
+        for name in ("float32", "bfloat16", "float16"):
+            values: dict[str, Any] = {"device": device, "dtype": name}
+            try:
+                seconds = _seconds(layer, images, getattr(torch, name))
+            except RuntimeError as error:
+                text = f"{device}: {name} does not work ({str(error).splitlines()[0][:80]})"
+                yield Finding("formats", NOTE, text, values | {"speed": None})
+                continue
+            whole = whole or seconds
+            speed = whole / seconds
+            told = "works" if name == "float32" else f"works, a small convolution {speed:.2g} x as fast as in float32"
+            state = OK if speed > 0.5 else NOTE
+            yield Finding("formats", state, f"{device}: {name} {told}", values | {"speed": speed})
+
+
+@torch.no_grad()
+def _seconds(layer: torch.nn.Module, images: torch.Tensor, dtype: torch.dtype) -> float:
+    wait: Callable[[], None] = torch.cuda.synchronize if images.is_cuda else lambda: None
+    taken: list[float] = []
+    while len(taken) < 4 and sum(taken) < 0.3:  # the first warms up
+        wait()
+        begin = time.perf_counter()
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            layer(images)
+        wait()
+        taken.append(max(time.perf_counter() - begin, 1e-9))
+    return min(taken[1:] or taken)
+
+
+def _compiler() -> Iterator[Finding]:
+    named = os.environ.get("CXX")
+    compiler = next(
+        (path for name in ([named] if named else ["g++", "clang++", "cl"]) if (path := shutil.which(name))), None
+    )
+    headers = Path(sysconfig.get_paths()["include"], "Python.h").is_file()
+    values = {"compiler": compiler, "python_headers": headers}
+    if compiler and headers:
+        yield Finding("compiler", OK, f"--compile finds {compiler}", values)
+        return
+    lacking = "a C++ compiler (g++)" if not compiler else "Python's headers (python3-dev)"
+    yield Finding("compiler", NOTE, f"--compile does not work: it needs {lacking}", values)
+
+
+def _data() -> Iterator[Finding]:
+    try:
+        frost = find_photographs()
+        if frost:
+            yield Finding("data", OK, f"frost: photographs in {frost}", {"name": "frost", "folder": frost})
+        else:
+            text = "frost: no photographs, a texture stands in for them: statshift data frost"
+            yield Finding("data", WARNING, text, {"name": "frost", "folder": None})
+    except InputError as error:
+        yield Finding("data", WARNING, f"frost: {error}", {"name": "frost", "folder": None})
+    for name, mark in (
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-python"),
+        ("svhn", "test_32x32.mat"),
+    ):
+        folder = user_cache(name)
+        there = (folder / mark).exists()
+        text = f"{name}: in {folder}" if there else f"{name}: not here; its first use downloads it to {folder}"
+        yield Finding("data", OK if there else NOTE, text, {"name": name, "folder": folder if there else None})
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
+    for name, folder, pattern in (
+        ("torchvision's weights", Path(torch.hub.get_dir()) / "checkpoints", "*.pth"),
+        ("timm's weights", hub.expanduser(), "models--*"),
+    ):
+        count = len(list(folder.glob(pattern)))
+        text = f"{name}: {count} kept in {folder}"
+        yield Finding("data", OK if count else NOTE, text, {"name": name, "folder": folder, "count": count})
+
+
+def _extras() -> Iterator[Finding]:
+    for extra in importlib.metadata.metadata("statshift").get_all("Provides-Extra") or []:
+        missing = [one.name for one in _requirements(extra) if _version(one.name) is None]
+        values = {"name": extra, "missing": missing}
+        if missing:
+            text = f"{extra}: without {', '.join(missing)}; adds {ADDS.get(extra, extra)}"
+            yield Finding("extras", NOTE, f"{text}: pip install 'statshift[{extra}]'", values)
+        else:
+            yield Finding("extras", OK, f"{extra}: {ADDS.get(extra, 'all there')}", values)
+
+
+def _requirements(extra: str = "") -> Iterator[Requirement]:
+    """Yield what statshift needs, or what one of its extras adds."""
+    for text in importlib.metadata.requires("statshift") or []:
+        one = Requirement(text)
+        of_extra = one.marker is not None and not one.marker.evaluate({"extra": ""})
+        applies = one.marker is None or one.marker.evaluate({"extra": extra})
+        if applies and of_extra == bool(extra) and one.name != "statshift":
+            one.marker = None
+            yield one
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _memory() -> int | None:
+    """Return the memory of the machine in bytes, where the system tells it."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gib(count: Any) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,195 @@
+"""`statshift run`."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from statshift.cli import options as o
+from statshift.cli.beside import beside, branches_text, costs_text, result_text
+from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
+from statshift.errors import InputError
+from statshift.experiments import check_complete, images_for, run_recipe, step_costs, with_files
+from statshift.hardening import AUTHORS_BRANCH
+from statshift.models import load_model
+from statshift.processes import join
+from statshift.recipes import Recipe, changed, describe, read_recipe, recipe
+
+
+def _like(option: Any) -> Any:
+    """Return an option with the same text, and no default to show."""
+    return typer.Option(help=option.__metadata__[0].help, show_default=False)
+
+
+def run_command(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE-OR-NAME", help="A recipe of `statshift recipes`, or a file of yours.")
+    ],
+    model: Annotated[str | None, _like(o.Model)] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images: digits, cifar10, ... as in measure, to train on, or where nothing is trained to measure on.",
+            show_default=False,
+        ),
+    ] = None,
+    validation: o.Validation = None,
+    out: Annotated[Path | None, o.out("weights, records and runs, by label")] = None,
+    weights: o.Weights = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights that the recipe needs, NAME=PATH; may be repeated.", show_default=False),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Run these alone, with commas; the first column of the table.", show_default=False),
+    ] = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
+    ] = None,
+    one_cycle: Annotated[
+        bool,
+        typer.Option("--one-cycle", help="From random weights: 30 epochs, adversarially 20, in the papers' place."),
+    ] = False,
+    epochs: Annotated[int | None, _like(o.Epochs)] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Images in a step, over all processes. Where nothing is trained, images at once.", show_default=False
+        ),
+    ] = None,
+    learning_rate: Annotated[float | None, o.learning_rate("default the recipe's")] = None,
+    shifts: Annotated[str | None, o.shifts(", attacks as pgd-linf:1/255", "the recipe's")] = None,
+    severities: Annotated[str | None, _like(o.Severities)] = None,
+    samples: Annotated[int | None, _like(o.Samples)] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="Repeat with so many choices of these images.", show_default=False)
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A second data set: print how far apart the features of the two lie instead.")
+    ] = None,
+    limit: o.Limit = None,
+    device: o.Device = "auto",
+    dtype: Annotated[str | None, _like(o.Dtype)] = None,
+    seed: Annotated[int | None, _like(o.Seed)] = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    model_args: o.ModelArgs = None,
+    as_json: o.Json = False,
+) -> None:
+    """Run a recipe, resumably, and print its figures beside the published ones.
+
+    A name with a path separator or the ending .yaml is a file, as `statshift recipes copy` writes it; what flags say
+    goes before what it says. With --json: ours and theirs by label, and over what.
+
+    Example: statshift run rectify-imagenet --data folder:val --labels resnet50 --limit 1000 --out runs/table3
+    """
+    chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))
+    numbers: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws}
+    if chosen.options:
+        numbers |= {"batch_size": batch_size, "dtype": dtype, "seed": seed}
+    chosen = changed(chosen, **{name: value for name, value in numbers.items() if value is not None})
+    if chosen.analysis == "branches":
+        _show(as_json, describe(chosen) | {"branches": AUTHORS_BRANCH}, branches_text(chosen))
+        return
+    chosen = with_files(chosen, _files(file))
+    unwanted = {"--model": model, "--weights": weights, "--mean": mean, "--std": std}
+    if chosen.builds and (excess := [flag for flag, value in unwanted.items() if value is not None]):
+        raise InputError(
+            f"Expected no {', '.join(excess)} for the recipe {chosen.name}, which builds its own networks."
+        )
+    given = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
+    check_complete(chosen, given, _flag)
+    arguments, make = o.parse_model_args(model_args), None
+    if not chosen.builds:
+        make = partial(
+            load_model,
+            model or chosen.model,
+            weights=weights,
+            mean=o.parse_channels("mean", mean),
+            std=o.parse_channels("std", std),
+            model_args=arguments,
+        )
+    subset = {} if limit is None else {"limit": limit, "seed": seed or 0}
+    if chosen.analysis == "costs":
+        assert make is not None
+        costs = step_costs(make, data or chosen.data, chosen.options, device=device, data_options=subset)
+        _show(as_json, describe(chosen) | {"ours": costs, "published": chosen.published}, costs_text(chosen, costs))
+        return
+    assert out is not None
+    with progress_bar() as bar:
+        found = run_recipe(
+            chosen,
+            make,
+            data,
+            out,
+            validation=validation,
+            shifts=None if shifts is None else o.parse_functions(shifts),
+            severities=None if severities is None else o.parse_severities(severities),
+            against=against,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype or "float32",
+            seed=seed or 0,
+            model_args=arguments if chosen.builds else None,
+            data_options=subset,
+            training_progress=_following(bar, TrainingReport, "training"),
+            measuring_progress=_following(bar, MeasurementReport, "measuring"),
+        )
+    if join()[0] == 0:
+        trained_on, measured_on = images_for(chosen, data, validation)
+        of = measured_on or trained_on
+        _show(as_json, beside(chosen, found, of), f"{result_text(chosen, found, of)}\n\nWritten to {out}.")
+
+
+def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> Recipe:
+    """Return the recipe of a name or of a file."""
+    if not _is_file(target):
+        return recipe(target, at=None if at is None else o.split(at), one_cycle=one_cycle, labels=labels)
+    if excess := [flag for flag, given in (("--at", at), ("--one-cycle", one_cycle)) if given]:
+        raise InputError(f"Expected no {', '.join(excess)} with a file: change {target} instead.")
+    return changed(read_recipe(target), labels)
+
+
+def _is_file(target: str) -> bool:
+    return "/" in target or "\\" in target or Path(target).suffix in (".yaml", ".yml")
+
+
+def _files(pairs: list[str] | None) -> dict[str, str]:
+    """Return {"augmix": "a.pt"} for ["augmix=a.pt"]."""
+    files = {}
+    for pair in pairs or []:
+        name, equals, path = pair.partition("=")
+        if not (equals and name and path):
+            raise InputError(f"Expected --file NAME=PATH, but got {pair!r}.")
+        files[name] = path
+    return files
+
+
+def _flag(name: str) -> str:
+    """Return "--data" for "data", and "--file resnet20=PATH" for "files[resnet20]"."""
+    return f"--file {name[6:-1]}=PATH" if name.startswith("files[") else f"--{name}"
+
+
+def _show(as_json: bool, document: Mapping[str, Any], text: str) -> None:
+    if as_json:
+        print_json(document)
+    else:
+        print_out(text)
+
+
+def _following(bar: Progress, report: Callable[[Progress], Any], verb: str) -> Callable[[str], Any]:
+    """Return what begins a new line of the bar for a label, in the last one's place."""
+
+    def begin(label: str) -> Any:
+        for task in bar.task_ids:
+            bar.update(task, visible=False)
+        if join()[0] == 0:
+            say(f"{verb} {label}")
+        return report(bar)
+
+    return begin

@@ -1,0 +1,401 @@
+"""A recipe as a YAML file to edit, and back; a file is data, of which nothing runs but what `py:` names when it is run.
+
+What most labels share stands once, under `training_of_all` and `adaptation_of_all`; a label's own goes before it.
+"""
+
+import math
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from statshift.adaptation import AdaptationOptions
+from statshift.errors import InputError, unknown
+from statshift.hardening import HardenOptions
+from statshift.recipes.configuration import Network, Recipe, RecipeError
+from statshift.training import TrainingOptions
+
+WIDTH = 100
+TRAINING, ADAPTATION = "training_of_all", "adaptation_of_all"
+SHOWN = {
+    TRAINING: ("epochs", "batch_size", "learning_rate", "augment", "dtype", "seed"),
+    ADAPTATION: ("samples", "draws", "include_adaptation"),
+}
+"""What is written of all labels even where it is the default, since it is what one changes first."""
+
+SECTIONS: dict[str, str] = {
+    "name": "A recipe of statshift. Run it with `statshift run FILE`; what its flags say goes before what stands here.",
+    "title": "What it compares.",
+    "source": "The papers' tables and figures: rectification, ligs, advbn or submission.",
+    "note": "In what ours and theirs differ.",
+    "data_set": "What the published figures are over; it says nothing of your data.",
+    "wants": "What data it takes.",
+    "data": "Images: cifar10, cifar100, svhn, digits, folder:DIR, npz:FILE, cifar-c:DIR, imagenet-c:DIR; "
+    "to train on, or where nothing is trained to measure on; empty: give --data.",
+    "validation": "Images to measure on after training; empty: --validation, or the test part of the above.",
+    "model": "The model that is fine-tuned; empty: give --model.",
+    "files": "Weights that nobody ships, by name: a path each; empty: give --file NAME=PATH.",
+    "networks": "What is built, by label: spec, and if need be arguments, weights (a name of files), mean, std.",
+    TRAINING: "How all labels train; --epochs, --batch-size, --learning-rate, --dtype and --seed change these.",
+    "options": "By label, the method and what is its own; `training` in a label goes before the above.",
+    "begins_with": "Labels that begin with the weights of another.",
+    "fixed": "By label, the numbers it is compared by, which a flag for all labels leaves alone.",
+    "protocols": "By which networks are rectified and measured again: auto, replace, prior:COUNT, py:FILE:FUNCTION.",
+    ADAPTATION: "How all labels are rectified; --samples and --draws change these.",
+    "adaptation": "By label, what is its own: samples, draws, statistics (both, mean, var), where, ...",
+    "shifts": "What is measured under: clean, common (the 15), names, attacks such as pgd-l2:0.25, py:FILE:FUNCTION; "
+    "a list, or a list for each label; left out: clean and common.",
+    "severities": "Of these shifts, 1 to 5.",
+    "ligs": "Perturbations with which LIGS is measured: gaussian, uniform, fgsm, pgd.",
+    "trend": "Shifts that are measured after each epoch, on 1,000 images.",
+    "walk": "Whether the landscape is walked after each epoch.",
+    "by_shift": "Whether the table shows each shift.",
+    "analysis": "What is done in place of training and measuring.",
+    "published": "The authors' figures by label, as fractions; null: our copy of the paper does not print them.",
+}
+"""The parts of a file in their order, and what a comment says of each."""
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """Return a recipe as the text of a file to edit, with a comment on each part."""
+    content = _content(recipe)
+    parts = []
+    for name, comment in SECTIONS.items():
+        if name in content:
+            lines = [f"# {line}" for line in textwrap.wrap(comment, WIDTH - 2)]
+            parts.append("\n".join([*lines, _section(name, content[name])]))
+    return "\n\n".join(parts) + "\n"
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Return the recipe of a file.
+
+    Raises:
+        InputError: the file cannot be read, or is wrong; all faults are told at once, each with its place.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"Cannot read the recipe {path}: {reason}.") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, where: str = "The recipe") -> Recipe:
+    """Return the recipe of a file's text; `where` names it in errors.
+
+    Raises:
+        InputError: as `read_recipe`.
+    """
+    content, faults = _load(text, where), _Faults()
+    shared = {name: content.pop(name, None) for name in (TRAINING, ADAPTATION)}
+    content = {name: value for name, value in content.items() if _known(name, SECTIONS, "", faults)}
+    for name in ("name", "title"):
+        if not isinstance(content.get(name), str):
+            faults.add(name, f"Expected text, but got {content.get(name)!r}.")
+            content[name] = ""
+    content["files"] = _with(content.get("files"), lambda path: "" if path is None else path)
+    content["options"] = _with(content.get("options"), lambda one: {} if one is None else one)
+    _share(content, shared, faults)
+    built = {name: value for name, value in _fields(Recipe, content, "", faults).items() if value is not _WRONG}
+    try:
+        recipe = Recipe(**built)
+    except RecipeError as error:
+        for fault in error.faults:
+            faults.add("", fault)
+    if faults.found:
+        raise RecipeError(faults.found, where)
+    return recipe
+
+
+# Writing
+
+
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """Return what is written, by section."""
+    content: dict[str, Any] = _plain(recipe)
+    content |= {"name": recipe.name, "title": recipe.title, "data": recipe.data or None}
+    if recipe.options and recipe.analysis != "branches":
+        content |= {"validation": recipe.validation or None}
+        if not recipe.networks:
+            content["model"] = recipe.model or None
+    if recipe.files:
+        content["files"] = {name: path or None for name, path in recipe.files.items()}
+    if recipe.options:
+        trainings = {label: one.training for label, one in recipe.options.items()}
+        content[TRAINING], own = _shared(trainings, SHOWN[TRAINING])
+        for label, options in recipe.options.items():
+            plain = _plain(options)
+            plain.pop("training", None)
+            content["options"][label] = plain | ({"training": own[label]} if own[label] else {})
+            content["options"][label].setdefault("method", options.method)
+    if recipe.adaptation.keys() == set(recipe.labels) and recipe.adaptation:
+        content[ADAPTATION], own = _shared(recipe.adaptation, SHOWN[ADAPTATION])
+        content["adaptation"] = {label: one for label, one in own.items() if one}
+        if not content["adaptation"]:
+            del content["adaptation"]
+    shifts = [list(one) for one in recipe.shifts.values()]
+    if shifts and recipe.shifts.keys() == set(recipe.labels) and all(one == shifts[0] for one in shifts):
+        content["shifts"] = shifts[0]
+    content["severities"] = list(recipe.severities)
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """Return plain data; of a dataclass what is not the default."""
+    if is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name))
+            for field in fields(value)
+            if getattr(value, field.name) != _default(field)
+        }
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+def _default(field: Any) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _shared(by_label: Mapping[str, Any], shown: Sequence[str]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Return what most labels share, and by label what is its own."""
+    common, own = {}, {label: {} for label in by_label}  # type: ignore[var-annotated]
+    for field in fields(next(iter(by_label.values()))):
+        values = {label: getattr(one, field.name) for label, one in by_label.items()}
+        most, count = Counter(values.values()).most_common(1)[0]
+        if 2 * count <= len(values) and field.name not in shown:
+            most = _default(field)
+        if most != _default(field) or field.name in shown:
+            common[field.name] = _plain(most)
+        for label, value in values.items():
+            if value != most:
+                own[label][field.name] = _plain(value)
+    return common, own
+
+
+def _section(name: str, value: Any) -> str:
+    """Return a part of the file; of a mapping a line for each key that has room in one."""
+    import yaml
+
+    def text(of: Any, flow: bool) -> str:
+        dumped: str = yaml.safe_dump(of, default_flow_style=flow, sort_keys=False, width=math.inf, allow_unicode=True)
+        return dumped.removesuffix("...\n").rstrip()
+
+    if not isinstance(value, dict) or not value:
+        short = f"{name}:" if value is None else f"{name}: {text(value, True)}"
+        if len(short) <= WIDTH:
+            return short
+        if isinstance(value, str) and value == " ".join(value.split()):
+            folded = textwrap.fill(value, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+            return f"{name}: >-\n{textwrap.indent(folded, '  ')}"
+        return text({name: value}, False)
+    lines = [f"{name}:"]
+    for key, one in value.items():
+        short = f"{text(key, True)}:" if one is None else f"{text(key, True)}: {text(one, True)}"
+        lines.append(textwrap.indent(short if len(short) + 2 <= WIDTH else text({key: one}, False), "  "))
+    return "\n".join(lines)
+
+
+# Reading
+
+_WRONG = object()
+"""What stands for a value that was told to be wrong."""
+
+STAND_INS: dict[Any, Any] = {
+    HardenOptions: HardenOptions("standard"),
+    Network: Network("cifar:resnet20"),
+    AdaptationOptions: AdaptationOptions(),
+    str: "",
+    float: 0.0,
+}
+"""What stands for a label's that is wrong, so that the label is known to the checks that follow."""
+
+
+class _Faults:
+    """What is wrong so far, each with its place."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, place: str, what: str) -> None:
+        self.found.append(f"{place}: {what}" if place else what)
+
+
+def _load(text: str, where: str) -> dict[str, Any]:
+    """Return the mapping that a text holds."""
+    import yaml
+
+    class Strict(yaml.SafeLoader):
+        """The safe loader, which does not let a key stand twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            if twice := [key for key, count in Counter(keys).items() if count > 1]:
+                raise yaml.YAMLError(f"the key {twice[0]!r} stands twice, in line {node.start_mark.line + 1} or below")
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = yaml.load(text, Loader=Strict)  # a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
+        raise InputError(f"{where} is not YAML: {told.rstrip('. ^')}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"Expected {where} to hold a recipe, but got {type(content).__name__}.")
+    return content
+
+
+def _share(content: dict[str, Any], shared: Mapping[str, Any], faults: _Faults) -> None:
+    """Give every label what is said of all, and one list of shifts to all."""
+    options, networks = content.get("options"), content.get("networks")
+    labels = [str(label) for label in (options or networks or {})] if isinstance(options or networks, dict) else []
+    for name, kind in ((TRAINING, TrainingOptions), (ADAPTATION, AdaptationOptions)):
+        given = shared[name]
+        if given is None:
+            continue
+        if not isinstance(given, dict):
+            faults.add(name, f"Expected names and values, but got {given!r}.")
+            continue
+        built = _fields(kind, given, name, faults)
+        good = {key: given[key] for key, value in built.items() if value is not _WRONG}
+        if name == ADAPTATION:
+            own = content.get("adaptation") or {}
+            if isinstance(own, dict):
+                content["adaptation"] = {label: _merged(good, own.get(label)) for label in labels} | {
+                    label: one for label, one in own.items() if label not in labels
+                }
+        elif isinstance(options, dict):
+            content["options"] = {
+                label: one | {"training": _merged(good, one.get("training"))} if isinstance(one, dict) else one
+                for label, one in options.items()
+            }
+    if isinstance(content.get("shifts"), list):
+        content["shifts"] = dict.fromkeys(labels, content["shifts"])
+
+
+def _merged(common: Mapping[str, Any], own: Any) -> Any:
+    return _Merged({**common, **own}, own) if isinstance(own, dict) else _Merged(common, {}) if own is None else own
+
+
+class _Merged(dict[str, Any]):
+    """What is said of all labels and of one; `own` is the latter."""
+
+    def __init__(self, merged: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        super().__init__(merged)
+        self.own = own
+
+
+def _with(value: Any, change: Any) -> Any:
+    return (
+        {key: change(one) for key, one in value.items()} if isinstance(value, dict) else {} if value is None else value
+    )
+
+
+def _known(key: Any, choices: Any, place: str, faults: _Faults) -> bool:
+    if key in choices:
+        return True
+    faults.add(_below(place, key), str(unknown("key", key, choices)))
+    return False
+
+
+def _below(place: str, key: Any) -> str:
+    return f"{place}.{key}" if place else str(key)
+
+
+def _fields(kind: Any, given: Mapping[str, Any], place: str, faults: _Faults) -> dict[str, Any]:
+    """Return the fields of a dataclass that are given and known, each built or `_WRONG`."""
+    hints = get_type_hints(kind)
+    return {
+        name: _build(hints[name], value, _place_of(kind, given, place, name), faults)
+        for name, value in given.items()
+        if _known(name, hints, place, faults) and not (value is None and hints[name] is str)  # an empty one
+    }
+
+
+def _place_of(kind: Any, given: Mapping[str, Any], place: str, name: str) -> str:
+    """Return where a value stands: what is said of all labels stands once."""
+    if isinstance(given, _Merged) and name not in given.own:
+        return f"{TRAINING if kind is TrainingOptions else ADAPTATION}.{name}"
+    return _below(place, name)
+
+
+def _build(kind: Any, value: Any, place: str, faults: _Faults) -> Any:
+    """Return a value of a type, or `_WRONG` after telling why not."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in inner:
+            return None
+        return _build(next(one for one in inner if one is not NoneType), value, place, faults)
+    if is_dataclass(kind):
+        return _build_dataclass(kind, value, place, faults)
+    if origin is not None and issubclass(origin, Mapping):
+        return _build_mapping(inner[1], value, place, faults)
+    if origin is not None and issubclass(origin, Sequence):
+        if not isinstance(value, list):
+            return _wrong("a list", value, place, faults)
+        found = tuple(_build(inner[0], one, f"{place}[{number}]", faults) for number, one in enumerate(value))
+        return tuple(one for one in found if one is not _WRONG)
+    if kind is float:
+        return _build_number(value, place, faults)
+    if kind is Any:
+        return tuple(value) if isinstance(value, list) else value
+    if type(value) is not kind:
+        words = {str: "text", int: "a whole number", bool: "true or false"}
+        return _wrong(words[kind], value, place, faults)
+    return value
+
+
+def _build_dataclass(kind: Any, value: Any, place: str, faults: _Faults) -> Any:
+    if not isinstance(value, dict):
+        return _wrong("names and values", value, place, faults)
+    built = {name: one for name, one in _fields(kind, value, place, faults).items() if one is not _WRONG}
+    if kind is not HardenOptions and (
+        lacking := [f.name for f in fields(kind) if _is_required(f) and f.name not in built]
+    ):
+        for name in lacking:
+            if name not in value:
+                faults.add(place, f"Expected `{name}`, but there is none.")
+        return _WRONG
+    try:
+        return kind(**built)
+    except InputError as error:
+        for fault in re.split(r"(?<=\.) (?=Expected |Unknown )", str(error)):
+            named = re.search(r"`(\w+)`", fault) or re.match(r"Unknown (\w+)", fault)
+            known = named is not None and named[1] in get_type_hints(kind)
+            faults.add(_place_of(kind, value, place, named[1]) if named and known else place, fault)
+        return _WRONG
+
+
+def _is_required(field: Any) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _build_mapping(inner: Any, value: Any, place: str, faults: _Faults) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return _wrong("names and values", value, place, faults)
+    built = {str(key): _build(inner, one, _below(place, key), faults) for key, one in value.items()}
+    return {key: STAND_INS.get(inner, ()) if one is _WRONG else one for key, one in built.items()}
+
+
+def _build_number(value: Any, place: str, faults: _Faults) -> Any:
+    """Return a float; also of "1e-3", which YAML takes for text, and of "8/255"."""
+    try:
+        if isinstance(value, str):
+            return float(Fraction(value)) if "/" in value else float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    except (ValueError, ArithmeticError):
+        pass
+    return _wrong("a number", value, place, faults)
+
+
+def _wrong(expected: str, value: Any, place: str, faults: _Faults) -> Any:
+    faults.add(place, f"Expected {expected}, but got {value!r}.")
+    return _WRONG

@@ -1,0 +1,204 @@
+"""A flag means the same in every command: one type, one text, or a short list of texts that begin alike."""
+
+import re
+
+import pytest
+import typer
+
+from statshift.cli import RESUMED, STORY, app
+
+VERBS = [name for verbs in STORY.values() for name, _, _ in verbs]
+
+FLAGS = {
+    "--accumulate": "harden",
+    "--against": "diagnose, run",
+    "--alexnet": "measure",
+    "--at": "harden, run",
+    "--attack": "train, attack",
+    "--augment": "harden, train",
+    "--baseline": "measure",
+    "--batch-size": "measure, harden, train, attack, extract, run",
+    "--beside": "diagnose",
+    "--branch": "harden",
+    "--class-map": "measure, harden, attack, extract, corrupt",
+    "--compile": "measure, harden, train",
+    "--corrupt-at": "measure",
+    "--corruption": "train",
+    "--crop": "measure, diagnose, rectify, harden, attack, extract, corrupt",
+    "--data": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
+    "--decay-epochs": "train",
+    "--device": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
+    "--draws": "measure, run",
+    "--dtype": "measure, harden, train, run",
+    "--epochs": "harden, train, run",
+    "--epsilon": "harden, attack, extract",
+    "--examples": "measure",
+    "--file": "run",
+    "--form": "harden",
+    "--format": "report",
+    "--frost": "measure, corrupt",
+    "--gamma": "harden",
+    "--image": "corrupt",
+    "--include-adaptation": "measure",
+    "--interpolation": "measure, diagnose, rectify, harden, attack, extract, corrupt",
+    "--json": "measure, diagnose, rectify, layers, harden, compare, train, attack, extract, corrupt, run, doctor, "
+    "recipes, data frost",
+    "--kind": "extract",
+    "--labels": "run",
+    "--landscape": "train",
+    "--layout": "corrupt",
+    "--learning-rate": "harden, train, run",
+    "--ligs": "measure, train",
+    "--ligs-weight": "train",
+    "--limit": "measure, harden, train, attack, extract, corrupt, run",
+    "--mean": "measure, diagnose, rectify, harden, train, attack, extract, run",
+    "--method": "harden, train",
+    "--model": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
+    "--model-args": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
+    "--no-channels-last": "harden",
+    "--no-clamp": "harden",
+    "--no-quantise": "measure",
+    "--no-random-start": "attack",
+    "--norm": "train",
+    "--one-cycle": "run",
+    "--optimizer": "train",
+    "--out": "demo, measure, rectify, harden, train, attack, extract, corrupt, run, recipes copy, data frost, report",
+    "--overwrite": "recipes copy",
+    "--part": "harden",
+    "--perturbation": "harden",
+    "--plot": "diagnose",
+    "--protocol": "rectify",
+    "--protocols": "compare",
+    "--rectify": "measure",
+    "--reencode": "measure",
+    "--reset-every": "measure",
+    "--resize": "measure, diagnose, rectify, harden, attack, extract, corrupt",
+    "--samples": "measure, diagnose, rectify, run",
+    "--schedule": "train",
+    "--seed": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
+    "--severities": "measure, harden, train, corrupt, run",
+    "--sheet": "corrupt",
+    "--shifts": "measure, harden, train, corrupt, run",
+    "--size": "layers",
+    "--skip-bad": "measure, diagnose, rectify, harden, attack, extract, corrupt",
+    "--source": "data frost",
+    "--split": "extract",
+    "--statistics": "measure, rectify",
+    "--std": "measure, diagnose, rectify, harden, train, attack, extract, run",
+    "--step-size": "harden, train, attack, extract",
+    "--steps": "harden, attack, extract",
+    "--table": "measure, corrupt",
+    "--target": "attack",
+    "--title": "report",
+    "--unbiased": "measure, rectify",
+    "--validation": "harden, train, run",
+    "--validation-limit": "train",
+    "--weight-decay": "harden, train",
+    "--weights": "measure, diagnose, rectify, layers, harden, attack, extract, run",
+    "--where": "measure, rectify",
+    "--workers": "measure, harden, attack, extract, corrupt",
+}
+
+MEANINGS = {
+    "--attack": ["The attack, as NAME:EPSILON[:STEPS]"],
+    "--batch-size": ["Images at once", "Images in a step, over all processes."],
+    "--data": ["Images: digits, cifar10, ", "Images as the model now meets them, labels not needed: "],
+    "--epsilon": ["Radius, such as 0.25 or 1/255"],
+    "--learning-rate": ["The highest learning rate; "],
+    "--method": ["How to train: "],
+    "--out": ["Folder ", "File to write"],
+    "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION"],
+    "--step-size": ["Length of each step, such as 0.1 or 1/255; default "],
+    "--steps": ["Steps of the ascent; default "],
+}
+"""How the texts of a flag begin, where details (what is written, which default) differ between commands."""
+
+
+def commands(command=None, words=()):
+    """Yield (words, command) of every command, groups included, the root not."""
+    command = command or typer.main.get_command(app)
+    for name, one in getattr(command, "commands", {}).items():
+        yield (*words, name), one
+        yield from commands(one, (*words, name))
+
+
+def options():
+    """Yield (flag, words, type as the help shows it, text) of every option of every command."""
+    for words, command in commands():
+        context = command.make_context("statshift", [], resilient_parsing=True)
+        for one in command.get_params(context):
+            record = one.get_help_record(context)
+            if one.param_type_name == "option" and record is not None and one.name != "help":
+                shown = record[0].split()
+                for flag in (*one.opts, *one.secondary_opts):
+                    yield flag, " ".join(words), " ".join(word for word in shown if word[0] == "<"), one.help
+
+
+OPTIONS = list(options())
+
+
+def test_every_flag_is_in_the_table():
+    """Whoever adds a flag, or takes one to another command, says so here."""
+    found = {}
+    for flag, verb, _, _ in OPTIONS:
+        found.setdefault(flag, []).append(verb)
+    told = {flag: verbs.split(", ") for flag, verbs in FLAGS.items()}
+    assert {flag: sorted(verbs) for flag, verbs in found.items()} == {f: sorted(v) for f, v in told.items()}
+
+
+@pytest.mark.parametrize("flag", sorted({flag for flag, *_ in OPTIONS}))
+def test_a_flag_means_the_same_everywhere(flag):
+    types = {kind for name, _, kind, _ in OPTIONS if name == flag}
+    texts = {text for name, _, _, text in OPTIONS if name == flag}
+    assert len(types) == 1
+    if flag not in MEANINGS:
+        assert len(texts) == 1, texts
+        return
+    beginnings = {text: [one for one in MEANINGS[flag] if text.startswith(one)] for text in texts}
+    assert len(texts) > 1
+    assert all(len(found) == 1 for found in beginnings.values()), beginnings
+    assert {found[0] for found in beginnings.values()} == set(MEANINGS[flag])
+
+
+def test_there_are_no_short_flags_but_that_of_the_help():
+    assert [flag for flag, *_ in OPTIONS if not flag.startswith("--")] == []
+
+
+@pytest.mark.parametrize("words", [" ".join(words) for words, _ in commands()])
+def test_every_command_shows_an_example_of_itself(run, words):
+    done = run(*words.split(), "--help")
+    assert done.code == 0
+    assert re.search(rf"Example: +statshift {words}\b", " ".join(done.out.split()))
+
+
+def test_the_help_is_a_story_on_one_screen(run):
+    done = run("--help")
+    assert (done.code, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert len(lines) <= 24 - 1  # and the prompt
+    assert max(map(len, lines)) <= 80
+    told = [line[11:].split()[0] for line in lines if line.startswith("  ")]
+    assert told == VERBS
+    at = {verb: told.index(verb) for verb in told}
+    assert at["measure"] < at["diagnose"] < at["rectify"] < at["harden"] < at["compare"] < at["report"]
+    assert (
+        at["compare"]
+        < at["train"]
+        < at["attack"]
+        < at["extract"]
+        < at["corrupt"]
+        < at["recipes"]
+        < at["run"]
+        < at["data"]
+    )
+    assert at["data"] < at["doctor"] == len(told) - 1
+
+
+def test_every_command_is_in_the_story():
+    assert list(typer.main.get_command(app).commands.keys() - VERBS) == []
+    assert set(VERBS) >= RESUMED
+
+
+def test_every_verb_that_prints_a_result_has_json():
+    without = {" ".join(words) for words, _ in commands()} - {verb for flag, verb, *_ in OPTIONS if flag == "--json"}
+    assert without <= {"data", "demo", "recipes copy", "report"}
