@@ -710,7 +710,7 @@ def test_the_demonstration(run, tmp_path):
     assert done.code == 0
     summary, hardened = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "run-hardened"))
     source = summary["protocols"]["source"]
-    assert summary["images"] == 597
+    assert summary["images"] == 300
     assert source["clean_accuracy"] >= 0.94
     assert list(source["per_shift"]) == list(CORRUPTIONS[:15])
     assert all(len(shift["by_severity"]) == 5 for shift in source["per_shift"].values())
@@ -733,6 +733,11 @@ def test_the_demonstration(run, tmp_path):
         assert re.search(rf"^{label} +{cells}$", done.out, re.MULTILINE)
     assert summary["protocols"]["auto"]["mean_accuracy"] > source["mean_accuracy"] + 0.03
     assert "warning: Clean accuracy" not in done.err
+    page = (tmp_path / "report.html").read_text()
+    for found in (summary, hardened):
+        for protocol in ("source", "auto"):
+            assert f">{100 * found['protocols'][protocol]['mean_accuracy']:.1f} %<" in page
+    assert f"to open in a browser: {tmp_path / 'report.html'}\n" in done.out
 
 
 # Parts
