@@ -51,6 +51,10 @@ def test_every_suffix_loads_the_same_weights(suffix, source, tmp_path):
         lambda state: {"net": {f"module._orig_mod.model.{name}": value for name, value in state.items()}},
         lambda state: {"state_dict": {"0.bias": torch.zeros(4)}, "state_dict_ema": state, "args": Namespace(lr=0.1)},
         lambda state: {"model": {"state_dict": state}},
+        lambda state: {  # as torchvision's training writes it
+            "model": {"0.bias": torch.zeros(4)},
+            "model_ema": {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+        },
     ],
 )
 def test_nesting_and_prefixes_are_seen_through(layout, source, tmp_path):

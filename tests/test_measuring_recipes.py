@@ -36,6 +36,7 @@ from statshift.recipes import (
     Network,
     Recipe,
     as_yaml,
+    changed,
     describe,
     places,
     read_recipe,
@@ -398,6 +399,8 @@ def test_the_table_sets_published_figures_beside_ours(chosen, done):
         assert row == [label, *(f"{100 * value:.1f}" for value in ours), theirs]
     document = beside(chosen, done[1], "digits:test")
     assert document["over"] == lines[1:3]
+    fewer = networks_text(changed(chosen, samples=8), done[1], "digits:test").splitlines()
+    assert fewer[3] == "Ours are rectified on 8 images (1 draw), which are evaluated on too; not theirs."
     assert document["ours"] == done[1]
     assert document["published"]["resnet20-end"]["corrupted, rectified"] == 0.672
 
@@ -624,6 +627,26 @@ def test_similarities_are_those_of_the_analysis_and_are_kept(file, digits, model
     assert study("similarities", file, digits, tmp_path, severities=(1, 4), measuring_progress=fail) == found
     with pytest.raises(InputError, match="holds another run"):
         study("similarities", file, digits, tmp_path, severities=(1, 5))
+
+
+def test_a_study_knows_ones_own_shift_by_its_file(file, digits, tmp_path):
+    code = tmp_path / "own.py"
+    shift = [f"py:{code}:dim"]
+    code.write_text("def dim(images):\n    return images / 2\n")
+    found = study("distances", file, digits, tmp_path / "out", shifts=shift)
+    assert study("distances", file, digits, tmp_path / "out", shifts=shift) == found  # another function, the same file
+    code.write_text("def dim(images):\n    return images / 3\n")
+    with pytest.raises(InputError, match=r"holds another run \(`functions\.dim`"):
+        study("distances", file, digits, tmp_path / "out", shifts=shift)
+
+
+def test_a_study_takes_nothing_that_it_does_not_use(file, digits, tmp_path):
+    with pytest.raises(InputError, match="Expected no `batch_size`, `dtype` for the recipe distances"):
+        study("distances", file, digits, tmp_path, batch_size=8, dtype="bfloat16")
+    with pytest.raises(InputError, match="Expected one severity, but got 1, 3"):
+        study("distances", file, digits, tmp_path, severities=(1, 3))
+    with pytest.raises(InputError, match="Expected one shift, but got fog, snow"):
+        study("distances", file, digits, tmp_path, shifts=("fog", "snow"))
 
 
 def test_silhouettes_are_scikit_learns(file, digits, model, tmp_path):

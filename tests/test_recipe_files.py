@@ -217,11 +217,39 @@ def test_a_fault_that_all_labels_share_is_told_once():
         ("name: x\ntitle: y\nseverities: 3", "severities: Expected a list, but got 3"),
         ("name: x\ntitle: y\nwalk: 1", "walk: Expected true or false, but got 1"),
         ("name: x\ntitle: y\ntraining_of_all: 3", "training_of_all: Expected names and values, but got 3"),
+        ("name: x\ntitle: y", "options: Expected labels here or under `networks`"),
+        ("name: x\ntitle: y\noptions: {base: {method: cutmix}}", "options: The label 'base' is the given model's"),
+        (
+            "name: x\ntitle: y\nnetworks: {a: {spec: 'cifar:vgg11'}}\nseverities: []",
+            "severities: Expected at least one from 1 to 5",
+        ),
+        ("name: x\ntitle: y\nnetworks: {a: {spec: 'cifar:vgg11'}}\nshifts: []", "shifts: Expected at least one"),
     ],
 )
 def test_files_that_are_no_recipes(text, told):
     with pytest.raises(InputError, match=re.escape(told)):
         parse_recipe(text)
+
+
+def test_labels_that_yaml_takes_for_numbers_are_text():
+    file = """
+name: x
+title: y
+networks: {18: {spec: "cifar:resnet18"}, 50: {spec: "cifar:resnet50"}}
+protocols: [replace]
+adaptation_of_all: {samples: 64, include_adaptation: true}
+adaptation: {18: {statistics: mean}}
+"""
+    common = AdaptationOptions(64, include_adaptation=True)
+    assert parse_recipe(file).adaptation == {"18": replace(common, statistics="mean"), "50": common}
+
+
+def test_what_is_wrong_is_told_in_short_however_large_it_is():
+    lines = ["title: y", "note: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"k{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]  # 9 ** 12 times x, if written out
+    with pytest.raises(RecipeError, match="name: Expected text, but got") as told:
+        parse_recipe("\n".join([*lines, "name: *a11"]))
+    assert max(map(len, told.value.faults)) < 600
 
 
 def test_no_code_runs_from_a_file(tmp_path):

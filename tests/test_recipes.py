@@ -165,6 +165,9 @@ def test_a_combined_row_begins_with_the_other_methods_weights(digits, tmp_path, 
     run_recipe("two", SPEC, digits, tmp_path, validation=digits, training=TRAINING, at=["act1"], shifts=("clean",))
     first, then = (json.loads((tmp_path / label / "record.json").read_bytes()) for label in ("first", "then"))
     assert then["model"]["weights_hash"] == first["weights_hash"]["clean"] != first["model"]["weights_hash"]
+    made_by = then["model"]["made_by"]
+    assert (made_by["method"], made_by["from"]) == ("standard", first["model"]["weights_hash"])
+    assert first["model"]["made_by"] is None
 
 
 def test_what_our_copies_do_not_print_is_not_given(papers):

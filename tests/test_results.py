@@ -302,6 +302,12 @@ def test_a_device_without_space_is_named():
         append_line(Path("/dev/full"), {})
 
 
+def test_json_keeps_text_that_looks_like_numbers(tmp_path):
+    content = {"text": "folder:[1,  2]", "numbers": [[1, 2.5], []]}
+    write_json_atomically(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text()) == content
+
+
 def test_json_is_replaced_whole(tmp_path):
     write_json_atomically(tmp_path / "a.json", {"b": [1, 0.1]})
     with pytest.raises(ValueError, match="JSON compliant"):

@@ -19,7 +19,7 @@ from statshift.evaluation import DTYPES, find_device
 from statshift.hardening import DUAL, HardenOptions, harden
 from statshift.measurement import Measurement, measure
 from statshift.measurement import Progress as Measured
-from statshift.models import PixelModel, import_function, load_model, load_weights
+from statshift.models import PixelModel, import_function, load_model, load_weights, read_made_by
 from statshift.objectives import Batch, Targets
 from statshift.protocols import SOURCE, Protocols
 from statshift.recipes import BASE, Recipe, recipe
@@ -35,8 +35,14 @@ Makes = str | Callable[[], PixelModel]
 Images = str | Dataset[Any] | ImageData
 """Data, or their spec."""
 
+SHIFTED = ("distances", "similarities", "embedding")
+"""The analyses of images under a shift."""
+
 ELSEWHERE = {"branches": "authors_branch", "costs": "step_costs"}
 """What `run_recipe` does not do, and where it is."""
+
+MEASURING = {"batch_size": (), "dtype": (), "draws": (), "protocols": (), "shifts": SHIFTED, "severities": SHIFTED}
+"""What concerns measuring, and the analyses that take it all the same."""
 
 TREND_IMAGES = 1000
 """Measured after each epoch: Benz et al., ICLR 2021 submission, appendix B.2."""
@@ -110,8 +116,9 @@ def run_recipe(
     chosen = with_files(name if isinstance(name, Recipe) else recipe(name, training, at), files or {})
     if chosen.analysis in ELSEWHERE:
         raise InputError(f"The recipe {chosen.name} trains nothing: see `{ELSEWHERE[chosen.analysis]}`.")
-    given = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
-    check_complete(chosen, given)
+    given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
+    given |= {"shifts": shifts, "severities": severities, "batch_size": batch_size, "protocols": protocols or None}
+    check_complete(chosen, given | {"dtype": None if dtype == "float32" else dtype})
     make = _maker_for(chosen, model, model_args, seed)
     images, validation = images_for(chosen, data, validation)
     _check_files(chosen, make)
@@ -185,7 +192,9 @@ def _train_all(
     for label, options in chosen.options.items():
         begun = make(label)
         if label in chosen.begins_with:
-            load_weights(begun.network, folder / chosen.begins_with[label] / "clean.safetensors")
+            begins_with = folder / chosen.begins_with[label] / "clean.safetensors"
+            load_weights(begun.network, begins_with)
+            begun.mark(read_made_by(begins_with))
         done = harden(
             begun,
             data,
@@ -228,7 +237,7 @@ def check_complete(chosen: Recipe, given: Mapping[str, Any], flag: Callable[[str
 
     Args:
         chosen: the recipe.
-        given: `model`, `data`, `validation`, `out` and `against`, None where not given.
+        given: `model`, `data`, `validation`, `out`, `against` and those of `MEASURING`, None where not given.
         flag: how what is missing is named: these, and "files[NAME]".
 
     Raises:
@@ -245,6 +254,9 @@ def check_complete(chosen: Recipe, given: Mapping[str, Any], flag: Callable[[str
         *(["validation"] if not trains and given.get("validation") is not None else []),
         *(["against"] if chosen.analysis != "divergence" and given.get("against") is not None else []),
     ]
+    if chosen.analysis:
+        taken = [name for name, analyses in MEASURING.items() if chosen.analysis in analyses]
+        unwanted += [name for name in MEASURING if name not in taken and given.get(name) is not None]
     if unwanted:
         why = "builds its own networks" if unwanted[0] == "model" else "has no place for it"
         told = ", ".join(map(flag, unwanted))

@@ -11,19 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from statshift import processes
 from statshift.adaptation import AdaptationOptions
 from statshift.analyses import cosine_similarities, embed, extract_features, statistic_distances
 from statshift.data import ImageData, load_data, loading_options, stored_shifts
 from statshift.divergence import divergence
 from statshift.errors import InputError, unknown
 from statshift.evaluation import find_device
-from statshift.extraction import extract
+from statshift.extraction import ExtractionOptions, extract
 from statshift.layers import batch_norms, execution_order
 from statshift.measurement import measure
 from statshift.models import PixelModel
 from statshift.plots import plot_distances, plot_divergence, plot_embeddings, plot_similarities
 from statshift.protocols import adaptation_positions, draw_images, full_batches
-from statshift.provenance import describe_data, describe_environment, describe_model
+from statshift.provenance import (
+    describe_corruption,
+    describe_data,
+    describe_environment,
+    describe_functions,
+    describe_model,
+)
 from statshift.rectification import rectified
 from statshift.results import settle_record, write_json_atomically
 from statshift.shifts import Condition, CorruptionOptions, apply, resolve
@@ -44,8 +51,8 @@ class Setting:
     Attributes:
         data: a spec or loaded data.
         out: folder.
-        shifts: of which the first is the one that clean images are put beside.
-        severities: of it.
+        shifts: the one that clean images are put beside.
+        severities: of it; one, but for "similarities".
         protocol: by which models are rectified.
         adaptation: by label, on how many images, and what of which layers.
         against: a second data set.
@@ -66,6 +73,17 @@ class Setting:
     device: str = "auto"
     data_options: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[str], object] | None = None
+
+    @property
+    def severity(self) -> int:
+        """The only severity.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.severities) != 1:
+            raise InputError(f"Expected one severity, but got {', '.join(map(str, self.severities))}.")
+        return self.severities[0]
 
     def load(self, model: PixelModel, data: str | ImageData | None = None) -> ImageData:
         """Return the clean images, as the model's authors load them."""
@@ -94,10 +112,14 @@ def study(analysis: str, models: Models, setting: Setting) -> dict[str, dict[str
         By label: `figures` by name, and `images`, what they are over.
 
     Raises:
-        InputError: an unknown study, or something that cannot be used, told in one line.
+        InputError: an unknown study, several processes, or something that cannot be used, told in one line.
     """
     if analysis not in STUDIES:
         raise unknown("analysis", analysis, STUDIES)
+    if len(resolve(setting.shifts)[0]) != 1:
+        raise InputError(f"Expected one shift, but got {', '.join(resolve(setting.shifts)[0])}.")
+    if (world := processes.join()[1]) > 1:
+        raise InputError(f"Expected one process, but got {world}: a study is not shared out. Start it by itself.")
     return STUDIES[analysis](models, setting)
 
 
@@ -130,15 +152,19 @@ def _each(models: Models, setting: Setting, look: Look, plot: Callable[[dict[str
 
 def _identity(model: PixelModel, data: ImageData, setting: Setting, label: str, look: Look) -> dict[str, Any]:
     adaptation = setting.adaptation.get(label)
+    against = None if setting.against is None else setting.load(model, setting.against)
+    (name,), functions = resolve(setting.shifts)
     return {
         "model": describe_model(model),
         "data": describe_data(data, data.labels),
         "study": look.__name__.strip("_"),
-        "shift": str(setting.shifts[0]),
+        "shift": name,
+        "functions": describe_functions(functions),
+        "corruption": describe_corruption(CorruptionOptions(setting.seed), data.shape, "benchmark"),
         "levels": sorted(setting.severities),
         "protocol": setting.protocol,
         "adaptation": None if adaptation is None else vars(adaptation),
-        "against": setting.against if isinstance(setting.against, str | None) else setting.against.spec,
+        "against": None if against is None else describe_data(against, against.labels),
         "seed": setting.seed,
         "environment": describe_environment(find_device(setting.device)),
     }
@@ -153,7 +179,7 @@ def _clean(model: PixelModel, data: ImageData, setting: Setting) -> tuple[Tensor
 
 
 def _shifted(images: Tensor, severity: int, indices: Tensor, setting: Setting) -> Tensor:
-    (name,), functions = resolve([setting.shifts[0]])
+    (name,), functions = resolve(setting.shifts)
     return apply(images, Condition(name, severity), indices, CorruptionOptions(setting.seed), functions)
 
 
@@ -171,7 +197,7 @@ def _distances(
     images, indices, _ = _clean(model, data, setting)
     order = execution_order(model, batch_norms(model.network), images[:1])
     layer = order[len(order) // 2]
-    noisy = _shifted(images, setting.severities[0], indices, setting)
+    noisy = _shifted(images, setting.severity, indices, setting)
     size = min(32, len(images) // 2)
     found = statistic_distances(model, images, noisy, layer, batch_size=size, seed=setting.seed)
     figures = {
@@ -208,7 +234,7 @@ def _embedding(
         raise InputError(f"Expected labels to colour features by, but {data.spec} has none.")
     images, indices, _ = _clean(model, data, setting)
     labels = data.labels[adaptation_positions(data.indices, len(images), setting.seed, 0)]
-    noisy = _shifted(images, setting.severities[0], indices, setting)
+    noisy = _shifted(images, setting.severity, indices, setting)
     few, options = _few(noisy, setting, label)
     features = {"source": extract_features(model, noisy)}
     with rectified(model, few, setting.protocol, **options):
@@ -282,7 +308,8 @@ def _transfer(models: Models, setting: Setting, kind: str = "nonrobust") -> dict
         model = make()
         folder = setting.out / label
         data = setting.load(model)
-        made = extract(model, data, kind, out=folder / "features", device=setting.device)
+        options = ExtractionOptions(seed=setting.seed)
+        made = extract(model, data, kind, options, out=folder / "features", device=setting.device)
         spec = f"npz:{made.path / 'images.npz'}"
         figures = {}
         for other in models:

@@ -13,11 +13,13 @@ from statshift.recipes import (
     BASE,
     COLUMNS,
     DATA_SETS,
+    RECIPES,
     RECTIFIED,
     Recipe,
     describe,
     name_of,
     percent,
+    recipe,
 )
 from statshift.results.summary import BENCHMARK
 from statshift.shifts import CLEAN, conditions, resolve
@@ -32,7 +34,7 @@ def beside(chosen: Recipe, found: Found, data: str | None) -> dict[str, Any]:
         **describe(chosen),
         "reference": chosen.reference,
         "note": chosen.note,
-        "over": over_lines(chosen, found, data),
+        "over": [*over_lines(chosen, found, data), *_departure(chosen)],
         "ours": found,
         "published": chosen.published,
     }
@@ -155,6 +157,20 @@ def over_lines(chosen: Recipe, found: Found, data: str | None) -> list[str]:
     return [*lines, f"{variants}."]
 
 
+def _departure(chosen: Recipe) -> list[str]:
+    """Return the sentence that says how ours are rectified, where flags or a file change what the recipe says."""
+    named = recipe(chosen.name).adaptation if chosen.name in RECIPES else {}
+    if all(one == named.get(label, one) for label, one in chosen.adaptation.items()):
+        return []
+    ways = chosen.adaptation.values()
+    samples, draws = (
+        ", ".join(map(str, sorted({getattr(one, name) for one in ways}))) for name in ("samples", "draws")
+    )
+    evaluated = {one.include_adaptation for one in ways}
+    how = "" if len(evaluated) > 1 else ", which are evaluated on too" if evaluated.pop() else ", which are left out"
+    return [f"Ours are rectified on {samples} images ({draws} {'draw' if draws == '1' else 'draws'}){how}; not theirs."]
+
+
 def _differ(chosen: Recipe, label: str, by_branch: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether a label was measured under other conditions than the recipe's."""
     names = chosen.shifts.get(label, (CLEAN, "common"))
@@ -186,7 +202,7 @@ def _title(chosen: Recipe) -> str:
 
 def _with_head(chosen: Recipe, found: Found, data: str | None, body: str) -> str:
     notes = [chosen.note] if chosen.note else []
-    return "\n".join([_title(chosen), *over_lines(chosen, found, data), *notes, "", body])
+    return "\n".join([_title(chosen), *over_lines(chosen, found, data), *_departure(chosen), *notes, "", body])
 
 
 def own_figures(by_branch: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from statshift.training import TrainingOptions, train
 IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
 TEXTURE = CorruptionOptions(frost=PROCEDURAL)  # the same demo with and without the photographs
 FROM_SCRATCH = TrainingOptions(
-    epochs=15,
+    epochs=10,
     batch_size=64,
     learning_rate=0.1,
     schedule="one-cycle",
@@ -33,7 +33,7 @@ FROM_SCRATCH = TrainingOptions(
     augment="crop",  # a digit's mirror image is none
 )
 HARDENING = HardenOptions(
-    "advbn", "layer1", TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop"), FeatureAttack(3)
+    "advbn", "layer1", TrainingOptions(epochs=4, batch_size=64, learning_rate=0.01, augment="crop"), FeatureAttack(3)
 )
 
 

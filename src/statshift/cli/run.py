@@ -102,7 +102,10 @@ def run_command(
         raise InputError(
             f"Expected no {', '.join(excess)} for the recipe {chosen.name}, which builds its own networks."
         )
-    given = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
+    given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
+    given |= {"shifts": shifts, "severities": severities, "draws": draws}
+    if not chosen.options:
+        given |= {"batch_size": batch_size, "dtype": dtype}
     check_complete(chosen, given, _flag)
     arguments, make = o.parse_model_args(model_args), None
     if not chosen.builds:
@@ -171,8 +174,8 @@ def _files(pairs: list[str] | None) -> dict[str, str]:
 
 
 def _flag(name: str) -> str:
-    """Return "--data" for "data", and "--file resnet20=PATH" for "files[resnet20]"."""
-    return f"--file {name[6:-1]}=PATH" if name.startswith("files[") else f"--{name}"
+    """Return "--batch-size" for "batch_size", and "--file resnet20=PATH" for "files[resnet20]"."""
+    return f"--file {name[6:-1]}=PATH" if name.startswith("files[") else f"--{name.replace('_', '-')}"
 
 
 def _show(as_json: bool, document: Mapping[str, Any], text: str) -> None:

@@ -9,6 +9,7 @@ from statshift.models.norms import NORMS as NORMS
 from statshift.models.norms import exchange_norm as exchange_norm
 from statshift.models.norms import make_norm as make_norm
 from statshift.models.origin import made_by as made_by
+from statshift.models.origin import read_made_by as read_made_by
 from statshift.models.pixel import PixelModel as PixelModel
 from statshift.models.pixel import Preprocessing as Preprocessing
 from statshift.models.pixel import extract_logits as extract_logits

@@ -18,6 +18,7 @@ NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict
 """Where the weights are looked for, in this order; averaged ones come first, as in timm."""
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
+COUNT = "n_averaged"
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
@@ -133,7 +134,11 @@ def _find_state(content: Any, path: str | Path) -> dict[str, Tensor]:
 
 
 def _strip_prefixes(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that all names share, and that the network's own names do not."""
+    """Remove the prefixes that all names share, and that the network's own names do not.
+
+    The count that torch's `AveragedModel` keeps beside its `module` goes first.
+    """
+    weights = {name: value for name, value in weights.items() if name != COUNT or name in own}
 
     def shared(prefix: str, names: Iterable[str]) -> bool:
         return all(name.startswith(prefix) for name in names)

@@ -217,7 +217,12 @@ def places(where: str) -> list[str]:
 def faults_of(recipe: Recipe) -> list[str]:
     """Return what does not fit together in a recipe, "place: what", one for each."""
     labels = recipe.labels
-    faults = [f"source: {unknown('paper', paper, PAPERS)}" for paper in recipe.source if paper not in PAPERS]
+    faults = [] if labels or recipe.analysis == "branches" else ["options: Expected labels here or under `networks`."]
+    if BASE in recipe.options and not recipe.networks:
+        faults.append(f"options: The label {BASE!r} is the given model's: choose another.")
+    if not recipe.severities:
+        faults.append("severities: Expected at least one from 1 to 5.")
+    faults += [f"source: {unknown('paper', paper, PAPERS)}" for paper in recipe.source if paper not in PAPERS]
     faults += [
         f"{name}: Expected a label that can name a folder, but got {label!r}."
         for name, given in (("options", recipe.options), ("networks", recipe.networks))
@@ -238,7 +243,8 @@ def faults_of(recipe: Recipe) -> list[str]:
             faults.append(f"networks.{label}.weights: {told}")
     alike = len({tuple(shifts) for shifts in recipe.shifts.values()}) == 1
     for label, shifts in recipe.shifts.items():
-        faults += [f"shifts{'' if alike else f'.{label}'}: {fault}" for fault in _faults_of_shifts(shifts)]
+        wrong = _faults_of_shifts(shifts) if shifts else ["Expected at least one; leave it out for clean and common."]
+        faults += [f"shifts{'' if alike else f'.{label}'}: {fault}" for fault in wrong]
     faults += [f"trend: {fault}" for fault in _faults_of_shifts(recipe.trend)]
     checks: tuple[tuple[str, Sequence[Any], Callable[[Any], object]], ...] = (
         ("severities", recipe.severities, check_severity),

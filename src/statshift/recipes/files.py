@@ -5,6 +5,7 @@ What most labels share stands once, under `training_of_all` and `adaptation_of_a
 
 import math
 import re
+import reprlib
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -97,8 +98,9 @@ def parse_recipe(text: str, where: str = "The recipe") -> Recipe:
     content = {name: value for name, value in content.items() if _known(name, SECTIONS, "", faults)}
     for name in ("name", "title"):
         if not isinstance(content.get(name), str):
-            faults.add(name, f"Expected text, but got {content.get(name)!r}.")
+            _wrong("text", content.get(name), name, faults)
             content[name] = ""
+    content = {name: _labelled(value) for name, value in content.items()}
     content["files"] = _with(content.get("files"), lambda path: "" if path is None else path)
     content["options"] = _with(content.get("options"), lambda one: {} if one is None else one)
     _share(content, shared, faults)
@@ -207,6 +209,11 @@ def _section(name: str, value: Any) -> str:
 _WRONG = object()
 """What stands for a value that was told to be wrong."""
 
+SHORT = reprlib.Repr()
+"""How a wrong value is shown: a few lines of YAML may stand for gigabytes."""
+
+SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
+
 STAND_INS: dict[Any, Any] = {
     HardenOptions: HardenOptions("standard"),
     Network: Network("cifar:resnet20"),
@@ -253,13 +260,13 @@ def _load(text: str, where: str) -> dict[str, Any]:
 def _share(content: dict[str, Any], shared: Mapping[str, Any], faults: _Faults) -> None:
     """Give every label what is said of all, and one list of shifts to all."""
     options, networks = content.get("options"), content.get("networks")
-    labels = [str(label) for label in (options or networks or {})] if isinstance(options or networks, dict) else []
+    labels = list(options or networks or {}) if isinstance(options or networks, dict) else []
     for name, kind in ((TRAINING, TrainingOptions), (ADAPTATION, AdaptationOptions)):
         given = shared[name]
         if given is None:
             continue
         if not isinstance(given, dict):
-            faults.add(name, f"Expected names and values, but got {given!r}.")
+            _wrong("names and values", given, name, faults)
             continue
         built = _fields(kind, given, name, faults)
         good = {key: given[key] for key, value in built.items() if value is not _WRONG}
@@ -288,6 +295,11 @@ class _Merged(dict[str, Any]):
     def __init__(self, merged: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         super().__init__(merged)
         self.own = own
+
+
+def _labelled(value: Any) -> Any:
+    """Return a mapping with labels that are text, whatever YAML takes them for."""
+    return {str(label): one for label, one in value.items()} if isinstance(value, dict) else value
 
 
 def _with(value: Any, change: Any) -> Any:
@@ -397,5 +409,5 @@ def _build_number(value: Any, place: str, faults: _Faults) -> Any:
 
 
 def _wrong(expected: str, value: Any, place: str, faults: _Faults) -> Any:
-    faults.add(place, f"Expected {expected}, but got {value!r}.")
+    faults.add(place, f"Expected {expected}, but got {SHORT.repr(value)}.")
     return _WRONG

@@ -23,7 +23,7 @@ def write_json_atomically(path: Path, content: Mapping[str, Any]) -> None:
     """
     text = json.dumps(content, indent=2, allow_nan=False)
     text = re.sub(
-        r"\[[\d\s.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text
+        r"\[\n[\d\s.,eE+-]*\]", lambda numbers: " ".join(numbers[0].split()), text
     )  # a list of numbers: one line
     write_bytes_atomically(path, f"{text}\n".encode())
 
