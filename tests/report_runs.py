@@ -5,6 +5,8 @@ import json
 
 import numpy as np
 
+from statshift.report.content import Fold
+
 COMMON = (
     *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
@@ -134,7 +136,10 @@ def adapted_run(path, bits, protocols, left_out=tuple(range(0, 64, 2)), draws=1,
 
 
 def blocks_of(page):
-    return {block.name: block for section in page.sections for block in section.blocks}
+    """Return by name all blocks, folds and those in them."""
+    outer = [block for section in page.sections for block in section.blocks]
+    inner = [block for fold in outer if isinstance(fold, Fold) for block in fold.blocks]
+    return {block.name: block for block in [*outer, *inner]}
 
 
 def column(table, label):

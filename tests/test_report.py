@@ -24,7 +24,8 @@ from statshift.comparison import compare
 from statshift.errors import InputError
 from statshift.metrics import ALEXNET
 from statshift.report import build, write_report
-from statshift.report.words import interval, listed, percent, points, short
+from statshift.report.content import Fold
+from statshift.report.words import amount, interval, listed, percent, points, short
 from statshift.uncertainty import wilson_interval
 
 LEFT_OUT = list(range(0, 64, 2))
@@ -71,14 +72,94 @@ def mce_of(bits, cut=lambda right: right):
 
 
 def test_subjects_are_named_by_model_maker_and_protocol(page):
-    hardened = "cifar:resnet20, hardened by advbn, adversarial branch"
-    models = ["cifar:resnet20"] * 3 + [hardened] * 2
-    protocols = ["source", "auto", "replace", "source", "auto"]
-    assert [one.subject for one in page.verdicts] == [
-        f"{model} · {protocol}" for model, protocol in zip(models, protocols, strict=True)
-    ]
+    hardened = "AdvBN, adversarial branch"
+    names = ["original", "original + auto", "original + replace", hardened, f"{hardened} + auto"]
+    assert [one.subject for one in page.verdicts] == names
     assert page.title == "Accuracy under shift: cifar:resnet20"
-    assert "160 images of npz:test.npz, under all 15 common corruptions" in page.lead
+    assert page.lead == (
+        f"cifar:resnet20 (original and {hardened}), each as it came and rectified by auto and replace, on 160 images "
+        "of npz:test.npz, clean and under all 15 common corruptions."
+    )
+
+
+def test_a_page_of_one_run_tells_its_subjects_by_their_protocols(paths):
+    page = build(paths[0])
+    assert [one.subject for one in page.verdicts] == ["source", "auto", "replace"]
+    assert page.lead.startswith("cifar:resnet20 as it came and rectified by auto and replace, on 160 images of")
+
+
+def made_by(*methods, verb="harden", **more):
+    return [one and {"verb": verb, "method": one, "branch": "clean"} | more for one in methods]
+
+
+@pytest.mark.parametrize(
+    ("specs", "made", "names"),
+    [
+        (
+            ["cifar:a"] * 5,
+            made_by(None, "standard", "advprop", "adversarial", "ligs"),
+            ["original", "fine-tuned", "AdvProp", "adversarially trained", "LIGS-regularised"],
+        ),
+        (["cifar:a"] * 2, made_by("moex", "unheard"), ["MoEx", "hardened (unheard)"]),
+        (["cifar:a"] * 2, [None, {"verb": "rectify", "protocol": "auto"}], ["original", "rectified (auto)"]),
+        (["cifar:a"] * 2, made_by("standard", "cutmix", verb="train"), ["trained", "CutMix"]),
+        (["cifar:a", "cifar:b", "cifar:b"], made_by(None, None, "advbn"), ["a", "b", "b (AdvBN)"]),
+        (["timm:a", "torchvision:a"], [None, None], ["timm:a", "torchvision:a"]),
+        (["timm:a@1", "timm:a@2"], [None, {"verb": "rectify", "protocol": "auto"}], ["a@1", "a@2, rectified (auto)"]),
+        (["py:/x/a.py:f", "py:/y/b.py:f"], [None, None], ["py:a.py:f", "py:b.py:f"]),
+        (["py:/x/a.py:f"], [None], ["source"]),
+        (["cifar:a"] * 3, made_by("advbn", None, "advbn"), ["AdvBN (0)", "original", "AdvBN (2)"]),
+        (["cifar:a"] * 2, [None, None], ["0", "1"]),
+    ],
+)
+def test_a_models_name_is_what_tells_it_from_the_others(tmp_path, specs, made, names):
+    clean = {("clean", 0): np.arange(IMAGES) < 120}
+    for place, (spec, how) in enumerate(zip(specs, made, strict=True)):
+        record = record_of(model={"spec": spec, "made_by": how, "weights_hash": str(place)})
+        write_run(tmp_path / str(place), record, rows_of(clean))
+    assert [one.subject for one in build(tmp_path).verdicts] == names
+
+
+def test_the_headline_says_what_shift_costs_and_what_is_won_back(page, paths, bits):
+    clean, mean = bits["source"]["clean", 0].mean(), mean_over(bits["source"])
+    start = f"Shift takes the original from {100 * clean:.1f} % to {100 * mean:.1f} %; "
+    found = compare(paths[0], paths[0], protocols=("source", "auto")).mean_accuracy
+    gained = f"{100 * found.difference:.1f} points [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    assert page.headline == f"{start}auto wins back {gained}."
+    assert [one.subject for one in page.verdicts if one.best] == ["original + auto"]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "said"),
+    [((), ""), (("other",), "; other is not surely better"), (("other", "same"), "none of the 2")],
+)
+def test_the_headline_is_honest_where_nothing_helps(tmp_path, bits, protocols, said):
+    own = {"other": bits["other"], "same": bits["source"]}
+    run = adapted_run(tmp_path / "run", bits["source"], {name: own[name] for name in protocols})
+    page = build(run)
+    assert said in page.headline
+    assert "back" not in page.headline
+    assert page.headline.endswith(" %." if not protocols else "surely better.")
+    assert not any(one.best for one in page.verdicts)
+
+
+def test_the_headline_of_fewer_shifts_or_none_says_so(tmp_path):
+    right = {
+        ("clean", 0): np.arange(IMAGES) < 120,
+        ("fog", 3): np.arange(IMAGES) < 60,
+        ("snow", 3): np.zeros(IMAGES) > 0,
+    }
+    levelled = {("clean", 0): right["clean", 0], ("fog", 3): right["clean", 0]}
+    record = record_of(shifts=["clean", "fog", "snow"], severities=[3])
+    told = {
+        name: build(write_run(tmp_path / name, record, rows_of(bits))).headline
+        for name, bits in (("few", right), ("clean", {("clean", 0): right["clean", 0]}), ("level", levelled))
+    }
+    assert told == {
+        "few": "Shift takes resnet20 from 75.0 % to 18.8 % (mean of 2 shifts).",
+        "clean": "resnet20 gets 75.0 % of the clean images right; no shift was measured.",
+        "level": "Shift hardly costs resnet20 anything: 75.0 % on clean images, 75.0 % under shift (mean of 1 shift).",
+    }
 
 
 def test_the_summary_tells_each_figure_by_its_name(page, bits):
@@ -110,7 +191,7 @@ def test_differences_are_those_of_compare(page, paths, bits):
         assert verdict.sentence.startswith(f"{100 * mean.difference:+.1f} points {bounds} on the same images")
         assert verdict.tone == ("good" if mean.low > 0 else "bad" if mean.high < 0 else "")
         values = [found.conditions[0].accuracy.difference, mean.difference, -mean.difference, found.mce.difference]
-        assert [figure.difference for figure in verdict.figures] == [points(value, " pp") for value in values]
+        assert [figure.difference for figure in verdict.figures] == [points(value, "") for value in values]
     assert page.verdicts[1].tone == "good"
     assert page.verdicts[3].tone == "bad"
     mean = mean_over(bits["auto"], kept) - mean_over(bits["source"], kept)
@@ -121,7 +202,8 @@ def test_conditions_and_their_significance_are_those_of_compare(page, paths):
     blocks, first = blocks_of(page), paths[0]
     found = compare(first, first, protocols=("source", "replace")).conditions
     table = blocks["change-2-conditions"]
-    assert "replace against" in table.title
+    assert table.title == "original + replace against original, by condition"
+    assert table.folded
     assert [cell.value for cell in column(table, "p")] == [one.adjusted_p_value for one in found]
     assert [cell.value for cell in column(table, "difference, points")] == [one.accuracy.difference for one in found]
     assert [cell.text for cell in column(table, "right after only")] == [str(one.only_second) for one in found]
@@ -131,24 +213,33 @@ def test_conditions_and_their_significance_are_those_of_compare(page, paths):
     assert 0 < sum(sure) < 76
     overall = blocks["changes"]
     assert column(overall, "surely better")[1].value + column(overall, "surely worse")[1].value == sum(sure)
-    text = next(text for section in page.sections if section.name == "changes" for text in section.text[1:])
-    assert "Of 76 conditions" in text
+    assert [cell.value for cell in column(overall, "not told")][1] == 76 - sum(sure)
+    worst = min((one for one in found if one.adjusted_p_value < 0.05), key=lambda one: one.accuracy.difference)
+    named = f"{worst.shift} {worst.severity}".removesuffix(" 0") + f" ({100 * worst.accuracy.difference:+.1f})"
+    assert worst.accuracy.difference > 0 or column(overall, "surely worse")[1].note.startswith(named)
+    (section,) = [one for one in page.sections if one.name == "changes"]
+    assert section.blocks[0] is overall
+    assert [block.name for block in section.blocks if not getattr(block, "folded", isinstance(block, Fold))] == [
+        *("changes", "change-1", "change-2")
+    ]
+    assert (
+        blocks["change-4-tables"].title
+        == "AdvBN, adversarial branch + auto against AdvBN, adversarial branch, by corruption"
+    )
 
 
 def test_differences_by_corruption_are_means_over_severities(page, bits):
     table = blocks_of(page)["change-1"]
     names = [cell.text for cell in column(table, "corruption")]
     assert names == ["clean", *COMMON]
-    for shift, difference, bounds in zip(
-        names, column(table, "difference, points"), column(table, "95 % interval"), strict=True
-    ):
+    for shift, difference in zip(names, column(table, "difference, points"), strict=True):
         levels = [0] if shift == "clean" else range(1, 6)
         by_image = np.mean(
             [kept(bits["auto"][shift, s]) * 1.0 - kept(bits["source"][shift, s]) for s in levels], axis=0
         )
         assert difference.value == pytest.approx(by_image.mean())
         half = 1.96 * by_image.std() / np.sqrt(len(by_image))  # the normal's, which the bootstrap's is close to
-        low, high = (float(end) / 100 for end in bounds.text.strip("[]").split(", "))
+        low, high = (float(end) / 100 for end in difference.interval.strip("[]").split(", "))
         assert (high - low) / 2 == pytest.approx(half, rel=0.2, abs=0.002)
 
 
@@ -157,6 +248,7 @@ def test_the_table_of_a_subject_keeps_mean_error_and_mce_apart(page, bits):
     labels = [one.label for one in table.columns]
     assert labels == ["corruption", "family", *"12345", "mean accuracy", "mean error", "CE"]
     assert [row[0].text for row in table.rows] == [*COMMON, "mean of the 15", "mCE"]
+    assert table.footer == 2
     families = [cell.text for cell in column(table, "family")][:15]
     assert families == ["noise"] * 3 + ["blur"] * 4 + ["weather"] * 4 + ["digital"] * 4
     for row in table.rows[:15]:
@@ -169,6 +261,9 @@ def test_the_table_of_a_subject_keeps_mean_error_and_mce_apart(page, bits):
     assert means[7].text == f"{100 * mean_over(bits['source']):.1f}"
     assert means[8].text == f"{100 - 100 * mean_over(bits['source']):.1f}"
     assert [cell.text for cell in means[9:]] == [""]
+    by_level = [np.mean([bits["source"][shift, level].mean() for shift in COMMON]) for level in range(1, 6)]
+    assert [cell.value for cell in means[2:8]] == pytest.approx([*by_level, mean_over(bits["source"])])
+    assert [cell.value for cell in mce] == [None] * 10
     assert [cell.text for cell in mce[1:]] == [""] * 8 + [f"{100 * mce_of(bits['source']):.1f}"]
 
 
@@ -176,16 +271,43 @@ def test_charts_have_a_panel_for_each_corruption_and_the_same_figures_as_a_table
     chart = blocks_of(page)["chart-1-1"]
     assert [panel.title for panel in chart.panels] == list(COMMON)
     assert chart.x == ("1", "2", "3", "4", "5")
-    labels = [verdict.subject for verdict in page.verdicts]
+    names = [verdict.subject for verdict in page.verdicts]
+    labels = [names[0], names[3], names[1], names[4], names[2]]
     fog = chart.panels[COMMON.index("fog")]
     assert [series.label for series in fog.series] == labels
     values = [kept(bits["replace"]["fog", level]).mean() for level in range(1, 6)]
-    assert fog.series[2].values == pytest.approx(values)
+    assert fog.series[4].values == pytest.approx(values)
     low, high = wilson_interval(np.array(values) * 128, 128)
-    assert (fog.series[2].low, fog.series[2].high) == (pytest.approx(low), pytest.approx(high))
+    assert (fog.series[4].low, fog.series[4].high) == (pytest.approx(low), pytest.approx(high))
     rows = [row for row in chart.table.rows if row[0].text == "fog"]
-    assert [row[4].value for row in rows] == pytest.approx(values)
+    assert [row[6].value for row in rows] == pytest.approx(values)
     assert len(chart.table.rows) == 75
+    assert chart.note == ""
+
+
+def test_of_many_subjects_a_chart_draws_each_model_and_the_best_protocols(tmp_path, bits):
+    first = {one: right[:100] for one, right in bits["source"].items() if one[0] in ("clean", "fog")}
+    protocols = {"a": worse(first, 0.3), "b": better(first, 0.6), "c": better(first, 0.3), "d": first}
+    left_out = tuple(range(32))
+    record = record_of(100, shifts=["clean", "fog"])
+    adapted_run(tmp_path / "1", first, protocols, left_out, record=record)
+    record = record_of(100, shifts=["clean", "fog"], model={"made_by": {"verb": "harden", "method": "moex"}})
+    adapted_run(tmp_path / "2", first, {"e": first, "f": better(first, 0.4)}, left_out, record=record)
+    page = build(tmp_path)
+    chart = blocks_of(page)["chart-1-1"]
+    drawn = ["original", "MoEx", "original + b", "MoEx + f", "original + a"]
+    assert [series.label for series in chart.panels[0].series] == drawn
+    assert chart.note.endswith(": original + c, original + d and MoEx + e.")
+
+
+def test_the_means_of_all_subjects_end_the_table_by_corruption(page, bits):
+    table = blocks_of(page)["by-corruption-1"]
+    assert table.footer == 2
+    means, mce = (row[2:] for row in table.rows[15:])
+    cuts = [lambda right: right, kept, kept]
+    wanted = [(bits[name], cut) for name, cut in zip(("source", "auto", "replace"), cuts, strict=True)]
+    assert [cell.value for cell in means[:3]] == pytest.approx([mean_over(one, cut) for one, cut in wanted])
+    assert [cell.text for cell in mce[:3]] == [f"{100 * mce_of(one, cut):.1f}" for one, cut in wanted]
 
 
 def test_draws_are_averaged(tmp_path):
@@ -196,7 +318,7 @@ def test_draws_are_averaged(tmp_path):
     cuts = [lambda right, n=n: np.delete(right, [one + n for one in LEFT_OUT]) for n in (0, 1)]
     assert verdict.figures[1].value == pytest.approx(np.mean([mean_over(two, cut) for cut in cuts]))
     gain = np.mean([mean_over(two, cut) - mean_over(source, cut) for cut in cuts])
-    assert verdict.figures[1].difference == f"{100 * gain:+.1f} pp"
+    assert verdict.figures[1].difference == f"{100 * gain:+.1f}"
 
 
 def test_fewer_conditions_are_never_called_mean_error_or_mce(tmp_path, bits):
@@ -243,8 +365,8 @@ def test_runs_over_other_images_are_not_compared(tmp_path, paths, bits):
     page = build([*paths, third])
     assert [one.compared for one in page.verdicts] == [True] * 5 + [False]
     assert all(not figure.difference for figure in page.verdicts[-1].figures)
-    assert "data.images (100, not 160)" in page.verdicts[-1].sentence
-    assert "data.images (100, not 160); data.indices_hash and data.labels_hash" in page.warnings[0]
+    assert "data images (100, not 160)" in page.verdicts[-1].sentence
+    assert "data images (100, not 160); data indices and data labels" in page.warnings[0]
     blocks = blocks_of(page)
     assert all("third" not in cell.text for row in blocks["changes"].rows for cell in row[:2])
     assert not any("third" in one.label for one in blocks["by-corruption-1"].columns)
@@ -256,10 +378,8 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path, bits):
     few = {one: bits["source"][one] for one in BENCHMARK[:3]}
     paths = [write_run(tmp_path / name, record_of(), rows_of(few)) for name in ("a/run", "b/run", "c")]
     labels = [one.subject for one in build(paths).verdicts]
-    assert labels == [
-        f"cifar:resnet20 ({name}) · source" for name in ("a/run", "b/run", f"{tmp_path.name}/c")
-    ] or labels == [f"cifar:resnet20 ({name}) · source" for name in ("a/run", "b/run", "c")]
-    assert [one.subject for one in build([paths[0], paths[0]]).verdicts] == ["cifar:resnet20 · source"]
+    assert labels == ["a/run", "b/run", "c"]
+    assert [one.subject for one in build([paths[0], paths[0]]).verdicts] == ["source"]
     assert len(build(tmp_path).verdicts) == 3
 
 
@@ -271,11 +391,11 @@ def test_attacks_and_ligs_have_a_section(tmp_path, bits):
     blocks = blocks_of(page)
     (row,) = blocks["attacks"].rows
     low, high = wilson_interval(12, IMAGES)
-    texts = ["pgd-linf:1/255", "20", "7.5", f"[{100 * low:.1f}, {100 * high:.1f}]"]
-    assert [cell.text for cell in row[1:5]] == texts
-    assert [cell.text for cell in blocks["ligs"].rows[0]][1:] == [
-        *("gaussian", "0.01", "0.512", "[0.450, 0.575]", "158", "2")
-    ]
+    assert [cell.text for cell in row] == ["source", "160", f"{100 * right['clean', 0].mean():.1f}", "7.5"]
+    assert row[3].interval == f"[{100 * low:.1f}, {100 * high:.1f}]"
+    assert [(one.label, one.note) for one in blocks["attacks"].columns[3:]] == [("pgd-linf:1/255", "20 steps")]
+    assert [cell.text for cell in blocks["ligs"].rows[0]][1:] == ["gaussian", "0.01", "0.512", "158", "2"]
+    assert blocks["ligs"].rows[0][3].interval == "[0.450, 0.575]"
     (section,) = [one for one in page.sections if one.name == "attacks"]
     assert "upper bound" in section.text[0]
     assert [figure.label for figure in page.verdicts[0].figures] == ["clean accuracy", "mCE"]  # no mean over attacks
@@ -286,7 +406,7 @@ def test_layers_are_told_in_units_of_noise(tmp_path, bits):
     conditions = {
         name: {"shift": shift, "noise": [0.1, 0.2], "number": number, "persisting": share, "sentence": f"So {name}."}
         for name, shift, number, share in (
-            *(("clean", [0.1, 0.2], 1.0, 0.0), ("fog 5", [0.3, 0.8], 4.0, 0.5)),
+            *(("clean", [0.1, 0.2], 0.5, 0.0), ("fog 5", [0.3, 0.8], 4.0, 0.5)),
             *((f"own {n}", [0.2, 0.2 + n / 10], 1 + n / 10, 0.1) for n in range(1, 6)),
         )
     }
@@ -298,9 +418,19 @@ def test_layers_are_told_in_units_of_noise(tmp_path, bits):
     assert panel.series[1].values == pytest.approx((3.0, 4.0))
     assert not chart.percent
     assert [cell.text for cell in column(chart.table, "fog 5")] == ["3.0", "4.0"]
-    sentences = column(blocks_of(page)["readout-1"], "in words")
-    assert [cell.text for cell in sentences][:2] == ["So fog 5.", "So own 5."]
-    assert len(sentences) == 7
+    told = [cell.text for cell in column(blocks_of(page)["readout-1"], "rectifying")]
+    assert told == ["likely helps", *["may help a little"] * 5, "no shift beyond noise"]
+
+
+def test_the_layers_of_other_models_are_folded(tmp_path, bits):
+    few = {one: bits["source"][one] for one in [("clean", 0), ("fog", 5)]}
+    one = {"shift": [0.3], "noise": [0.1], "number": 3.0, "persisting": 0.4, "sentence": "So."}
+    layers = {"images": 32, "layers": ["bn"], "noise": [0.1], "conditions": {"fog 5": one}}
+    for name in ("a", "b"):
+        write_run(tmp_path / name, record_of(model={"weights_hash": name}), rows_of(few), layers=layers)
+    (section,) = [one for one in build(tmp_path).sections if one.name == "layers"]
+    assert [block.name for block in section.blocks] == ["layers-1", "readout-1", "layers-of-2"]
+    assert [block.name for block in section.blocks[2].blocks] == ["layers-2", "readout-2"]
 
 
 def test_a_training_is_linked_to_the_subjects_that_have_its_weights(tmp_path, paths):
@@ -317,7 +447,7 @@ def test_a_training_is_linked_to_the_subjects_that_have_its_weights(tmp_path, pa
     page = build([*paths, folder])
     (section,) = [one for one in page.sections if one.name == "training"]
     assert (
-        "begun with weights aaaa; made clean cccc; adv bbbb, measured here as cifar:resnet20, hardened by advbn"
+        "begun with weights aaaa; made clean cccc; adv bbbb, measured here as AdvBN, adversarial branch"
         in (section.text[1])
     )
     chart, facts = section.blocks
@@ -429,9 +559,7 @@ def test_what_is_not_there_and_cannot_be_written_is_told(tmp_path, bits):
 def test_a_run_without_rows_is_left_out_beside_others(tmp_path, paths):
     empty = write_run(tmp_path / "empty", record_of(), [])
     page = build([empty, paths[0]])
-    assert [one.subject for one in page.verdicts] == [
-        f"cifar:resnet20 · {name}" for name in ("source", "auto", "replace")
-    ]
+    assert [one.subject for one in page.verdicts] == ["source", "auto", "replace"]
     assert any("No condition is finished" in text and "empty" in text for text in page.warnings)
     assert blocks_of(page)["record-1"].values["rows"] == 0
 
@@ -450,6 +578,9 @@ def test_numbers_as_they_are_shown():
         *("[67.2, 70.4]", "", "[-1.0, +2.0]"),
     )
     assert (listed(["a"]), listed(["a", "b", "c"]), listed(["a, x", "b", "c"])) == ("a", "a, b and c", "a, x; b and c")
+    assert (amount(0.07, 0.081, 0.092), amount(-0.01, 0.02, 0.05)) == (
+        *("8.1 points [7.0, 9.2]", "+2.0 points [-1.0, +5.0]"),
+    )
     assert listed(list("abcdefgh")) == "a, b, c, d, e, f and 2 more"
     assert short("a\nb\x1b[31m\u202ec\t d") == "a b [31m c d"
     assert short("模型 نموذج") == "模型 نموذج"

@@ -12,6 +12,7 @@ from statshift.report.advice import images_for
 FEW = [("clean", 0), ("fog", 3), ("gaussian_noise", 3), ("contrast", 3)]
 FEW_RECORD = {"shifts": ["clean", "fog", "gaussian_noise", "contrast"], "severities": [3]}
 SOLID = 1200
+LEFT_OUT = range(0, 64, 2)
 
 
 def even(accuracies, images=SOLID):
@@ -84,7 +85,7 @@ def test_rectifying_is_tried_where_accuracy_falls_and_there_is_batch_norm(tmp_pa
 def test_a_protocol_that_gains_and_loses_nowhere_is_advised(tmp_path):
     source = source_of()
     run = adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, record=solid(), draws=2)
-    text = one_with(advice_of(run), "Rectify cifar:resnet20 by auto", "surely loses under no condition")
+    text = one_with(advice_of(run), "Rectify resnet20 by auto", "surely loses nowhere")
     assert command_in(text)[:2] == ["statshift", "rectify"]
     assert command_in(text)[-4:] == ["--protocol", "auto", "--out", "rectified.safetensors"]
     assert none_with(advice_of(run), "Keep ")
@@ -95,8 +96,12 @@ def test_a_protocol_that_loses_somewhere_is_for_while_the_shift_lasts(tmp_path):
     source = source_of()
     replaced = better(source, 0.6) | {("clean", 0): worse(source, 0.2)["clean", 0]}
     texts = advice_of(adapted_run(tmp_path / "run", source, {"replace": replaced}, record=solid()))
-    one_with(texts, "Rectify cifar:resnet20 by replace only while a shift lasts", "surely loses under clean (-")
-    one_with(texts, "Keep replace away from unshifted images: on clean ones it costs 1")
+    one_with(texts, "Rectify resnet20 by replace only while a shift lasts", "surely loses under clean (-")
+    cost = one_with(texts, "Keep replace away from unshifted images: on clean ones it costs ")
+    before, after = (np.delete(one["clean", 0], LEFT_OUT) for one in (source, replaced))
+    assert f"it costs {100 * (before.mean() - after.mean()):.1f} points [" in cost
+    low, high = map(float, cost.partition("[")[2].partition("]")[0].split(", "))
+    assert 0 < low < 100 * (before.mean() - after.mean()) < high
 
 
 def test_of_protocols_that_are_level_the_one_that_loses_nowhere_is_advised(tmp_path):
@@ -104,7 +109,7 @@ def test_of_protocols_that_are_level_the_one_that_loses_nowhere_is_advised(tmp_p
     auto = better(source, 0.5)
     replaced = better(source, 0.51) | {("clean", 0): worse(source, 0.1)["clean", 0]}
     texts = advice_of(adapted_run(tmp_path / "run", source, {"replace": replaced, "auto": auto}, record=solid()))
-    one_with(texts, "Rectify cifar:resnet20 by auto:")
+    one_with(texts, "Rectify resnet20 by auto:")
     one_with(texts, "Keep replace away", "auto does not surely")
 
 
@@ -173,7 +178,7 @@ def test_wide_intervals_ask_for_more_images(tmp_path):
 def test_a_model_near_chance_is_checked_first(tmp_path):
     run = write_run(tmp_path / "run", solid(), rows_of(source_of(0.11, 0.1, 0.1, 0.1)))
     page = build(run)
-    assert page.advice[0].startswith("Check weights, labels and preprocessing of cifar:resnet20")
+    assert page.advice[0].startswith("Check weights, labels and preprocessing of resnet20")
     assert none_with(page.advice, "Harden")
     one_with(page.warnings, "11.0 % with 10 classes, near chance")
     assert none_with(build(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "near chance")
@@ -187,7 +192,7 @@ def test_a_run_cut_off_is_reported_and_to_be_finished(tmp_path):
         file.write('{"protocol":"source","shi')
     page = build(run)
     one_with(page.warnings, "30 of 152 rows are there")
-    text = one_with(page.advice, "Finish cifar:resnet20: 30 of 152 rows")
+    text = one_with(page.advice, "Finish resnet20: 30 of 152 rows")
     assert command_in(text)[-6:] == ["--rectify", "auto", "--samples", "16", "--out", str(run)]
     assert page.verdicts[0].figures[1].label == "mean of 6 shifts"
     whole = build(write_run(tmp_path / "whole", record_of(), rows))
@@ -200,9 +205,9 @@ def test_the_best_of_several_models_is_named_with_those_that_are_level(tmp_path)
     first = write_run(tmp_path / "first", record_of(), rows_of(source))
     good = better(source, 0.4)
     second = adapted_run(tmp_path / "second", good, {"auto": better(good, 0.02)}, record=record_of(model=model))
-    text = one_with(build([first, second]).advice, "Of what was compared take cifar:resnet20, hardened by advbn")
+    text = one_with(build([first, second]).advice, "Take AdvBN", " above the original")
     assert "Not surely worse" in text
-    assert none_with(build([second, first]).advice, "take cifar:resnet20 ·")
+    assert none_with(build([second, first]).advice, "Take original")
     assert len(build([first, second]).advice) <= 5
 
 
@@ -243,7 +248,7 @@ def test_compared_runs_of_other_versions_and_dtypes_are_warned_of(tmp_path):
         tmp_path / "b", solid(dtype="bfloat16", environment=environment, model={"weights_hash": "z"}), bits
     )
     warnings = build([first, second]).warnings
-    one_with(warnings, "differ in their dtype: float32 (cifar:resnet20 (a)) and bfloat16 (cifar:resnet20 (b))")
+    one_with(warnings, "differ in their dtype: float32 (a) and bfloat16 (b)")
     one_with(warnings, "differ in their version of torch")
     assert none_with(warnings, "version of statshift")
     assert none_with(warnings, "same weights")

@@ -22,6 +22,7 @@ from statshift.report.content import (
     Column,
     Facts,
     Figure,
+    Fold,
     Page,
     Panel,
     Picture,
@@ -309,7 +310,17 @@ def small_page():
     table = Table("numbers", "Numbers", (column, number), rows, "A note.")
     line = Series("one", (0.2, None, 0.8, 0.5), (0.1, None, 0.7, 0.4), (0.3, None, 0.9, 0.6))
     same = dataclasses.replace(table, name="line-table")
-    chart = Chart("line", "A line", "severity", "accuracy", ("1", "2", "3", "4"), (Panel("fog", (line,)),), same)
+    summed = (
+        (Cell("b"), Cell("2.0", 2.0, interval="[1.5, 2.5]")),
+        (Cell("a"), Cell("4.0", 4.0)),
+        (Cell("sum"), Cell("6")),
+    )
+    fold = Fold(
+        "more", "More", (Table("summed", "Summed", (Column("name", numeric=False), Column("n")), summed, footer=1),)
+    )
+    chart = Chart(
+        "line", "A line", "severity", "accuracy", ("1", "2", "3", "4"), (Panel("fog", (line,)),), same, note="Left out."
+    )
     said = (
         Prediction("before", "cat", 0.4, False),
         Prediction("after", "dog", None, True),
@@ -324,11 +335,11 @@ def small_page():
         "empty": [],
     }
     blocks = (table, dataclasses.replace(table, name="folded", folded=True), chart, Pictures("shots", "Shots", shots))
-    blocks += (Facts("record", "Record", record),)
+    blocks += (Facts("record", "Record", record), fold)
     figures = (Figure("mean error", "25.0 %", "24 to 26", "no reference model", 0.25, (0.24, 0.26), "-2.0"),)
-    subjects = (Verdict("first", figures, "The reference."), Verdict("second", figures, "Better.", "good"))
+    subjects = (Verdict("first", figures, "The reference."), Verdict("second", figures, "Better.", "good", best=True))
     section = Section("part", "A part", ("A paragraph.",), blocks)
-    return Page("Title", "Lead.", subjects, ("Do this.",), ("Beware.",), (section,), "statshift 1")
+    return Page("Title", "Lead.", subjects, ("Do this.",), ("Beware.",), (section,), "statshift 1", "It fell.")
 
 
 def empty_page():
@@ -709,6 +720,47 @@ def test_tables_sort_by_number_and_by_text_and_back(show):
     head.nth(0).get_by_role("button").click()
     assert page.evaluate(read) == ["a9", "a10", "b", "c", "d", "e"]
     assert [head.nth(place).get_attribute("aria-sort") for place in (0, 1)] == ["ascending", "none"]
+
+
+def test_rows_that_sum_up_stay_at_the_end_and_intervals_are_copied_apart(show):
+    page = show(render(small_page()))
+    page.evaluate("() => { location.hash = '#summed'; }")
+    page.evaluate("() => { navigator.clipboard.writeText = async text => { window.copied = text; }; }")
+    read = "() => Array.from(document.querySelectorAll('#summed tr'), row => row.cells[0].innerText.trim())"
+    for expected in (["a", "b"], ["b", "a"]):
+        page.locator("#summed thead th").nth(0).get_by_role("button").click()
+        assert page.evaluate(read) == ["name", *expected, "sum"]
+    page.locator("#summed").get_by_role("button", name="Copy as CSV").click()
+    page.locator(".status").get_by_text("Copied as CSV").wait_for()
+    assert page.evaluate("window.copied") == 'name,n,95 % interval\nb,2.0,"[1.5, 2.5]"\na,4.0,-\nsum,6,-\n'
+
+
+def test_nine_subjects_fit_one_screen_and_the_best_is_said_in_words(show):
+    shown = sample_page()
+    many = tuple(
+        dataclasses.replace(one, subject=f"{one.subject} {place}", best=place == 4)
+        for place, one in enumerate((*shown.verdicts, *shown.verdicts[1:4]))
+    )
+    headline = "Shift takes the original from 76.1 % to 40.2 %; auto wins back 11.1 points [10.0, 12.3]."
+    page = show(render(dataclasses.replace(shown, verdicts=many, headline=headline)))
+    page.set_viewport_size({"width": 1280, "height": 900})
+    boxes = [row.bounding_box() for row in page.locator(".verdicts tbody tr").all()]
+    assert len(boxes) == 9
+    assert all(box["height"] <= 57 for box in boxes)
+    assert boxes[-1]["y"] + boxes[-1]["height"] < 900
+    assert [row.locator(".best").count() for row in page.locator(".verdicts tbody tr").all()] == [0] * 4 + [1] + [0] * 4
+    assert page.locator(".best").inner_text() == "★ best"
+    assert " ".join(page.locator(".headline").inner_text().split()) == headline
+    page.set_viewport_size({"width": 390, "height": 844})
+    heights = [row.bounding_box()["height"] for row in page.locator(".verdicts tbody tr").all()]
+    assert all(height <= 135 for height in heights)
+    texts = page.locator(".verdicts tbody tr").nth(1).inner_text()
+    assert all(part in texts for part in ("75.7 %", "-0.4", "74.5 to 76.9"))
+
+
+def test_figures_units_and_intervals_stay_on_one_line():
+    page = dataclasses.replace(small_page(), headline="From 1.0 % to 2.0 points [-1.0, +3.0]; 7 more.")
+    assert "From 1.0\u00a0% to 2.0\u00a0points [-1.0,\u00a0+3.0]; 7 more." in render(page)
 
 
 def test_the_whole_pages_table_sorts_as_numpy_does(show, sample):

@@ -46,6 +46,7 @@ def test_csv_holds_every_cell_as_it_is_shown(hostile):
         assert rows[0] == [table.name, table.title]
         assert rows[1] == [column.label for column in table.columns]
         assert len(rows[2:]) == len(table.rows)
+        assert not any(cell.interval for row in table.rows for cell in row)
         for got, row in zip(rows[2:], table.rows, strict=True):
             assert [text.replace(",", "") for text in got] == [cell.text.replace(",", "") for cell in row]
 
@@ -79,6 +80,13 @@ def test_numbers_in_csv_have_no_separator_of_thousands():
     columns = Column("name", numeric=False), Column("images")
     table = Table("a", "A, b", columns, ((Cell("1,000"), Cell("12,345", 12345.0)), (Cell("x"), Cell("-"))))
     assert as_csv([table]) == 'a,"A, b"\nname,images\n"1,000",12345\nx,-\n'
+
+
+def test_intervals_are_columns_of_their_own_in_a_file():
+    columns = Column("name", numeric=False), Column("gain"), Column("n")
+    rows = (Cell("a"), Cell("+1.0", 0.01, interval="[0.5, 1.5]"), Cell("3")), (Cell("b"), Cell("-"), Cell("4"))
+    page = Page("t", "l", (), (), sections=(Section("s", "S", blocks=(Table("x", "X", columns, rows),)),))
+    assert as_csv(tables(page)) == 'x,X\nname,gain,95 % interval,n\na,+1.0,"[0.5, 1.5]",3\nb,-,-,4\n'
 
 
 def test_markdown_of_a_table():

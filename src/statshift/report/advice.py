@@ -4,14 +4,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
-from statshift.comparison import compare
+from statshift.comparison import Difference
 from statshift.report import commands
+from statshift.report.best import adaptations, best, gain, preferred, surely_better
 from statshift.report.cautions import missing, near_chance, one_draw
 from statshift.report.differences import Change, Changes, describe_sure
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
 from statshift.report.subjects import FAMILIES, Group, Subject, family
-from statshift.report.words import interval, listed, percent, points, short
+from statshift.report.words import amount, interval, listed, percent, points, short
 
 MOST = 5
 WIDE = 0.01
@@ -43,7 +44,7 @@ def _finish(group: Group, _: Changes) -> Iterator[str]:
             protocols = [name for name in source.record.get("protocols") or [] if name != "source"]
             words = commands.adapting(source.record, protocols)
             yield _then(
-                f"Finish {source.model}: {there:,} of {wanted:,} rows are there, and what is finished is kept.",
+                f"Finish {source.the_model}: {there:,} of {wanted:,} rows are there, and what is finished is kept.",
                 commands.measure(source, *words),
             )
             return
@@ -53,7 +54,7 @@ def _check_weights(group: Group, _: Changes) -> Iterator[str]:
     for source in group.sources:
         if near_chance(source):
             yield _then(
-                f"Check weights, labels and preprocessing of {source.model} before anything else: with "
+                f"Check weights, labels and preprocessing of {source.the_model} before anything else: with "
                 f"{percent(source.summary['clean_accuracy'])} on clean images it is near chance.",
                 commands.measure(source, "--shifts", "clean", out="check"),
             )
@@ -62,87 +63,66 @@ def _check_weights(group: Group, _: Changes) -> Iterator[str]:
 
 def _take_the_best(group: Group, changes: Changes) -> Iterator[str]:
     """Of several models, the one that is surely better than the reference, and best."""
-    if len(group.sources) < 2:
+    found = best(group, changes)
+    if len(group.sources) < 2 or found is None or found.mean is None:
         return
-    found = [change for one in group.subjects if (change := changes.to_reference(one)) and change.mean]
-    whole = [change for change in found if change.whole] or found
-    if not whole:
-        return
-    best = preferred(whole)
-    if best.tone != "good" or best.mean is None:
-        return
-    cost = best.clean.accuracy if best.clean else None
-    price = (
-        f", but it surely loses on clean images ({points(cost.difference)} {interval((cost.low, cost.high), '+')})"
-        if cost and cost.high < 0
-        else ""
-    )
-    over = "over the 15 x 5" if best.whole else "over the shifts measured"
+    mean, cost = found.mean, found.clean.accuracy if found.clean else None
+    price = f", but on clean images it surely costs {_cost(cost)}" if cost and cost.high < 0 else ""
+    over = "over the 15 x 5" if found.whole else "over the shifts measured"
+    gained = amount(mean.low, mean.difference, mean.high)
     yield (
-        f"Of what was compared take {best.after.label}: mean accuracy {over} {percent(best.mean.second)}, "
-        f"{points(best.mean.difference)} {interval((best.mean.low, best.mean.high), '+')} against the reference{price}."
-        f"{_level(best, whole)}"
+        f"Take {found.after.label}: {percent(mean.second)} mean accuracy {over}, {gained} above "
+        f"{group.reference.the_model}{price}.{_level(found, group, changes)}"
     )
 
 
-def _level(best: Change, others: Sequence[Change]) -> str:
+def _level(found: Change, group: Group, changes: Changes) -> str:
     """Return which of the three next are not surely worse than the best."""
-    rest = (one for one in others if one is not best and one.whole and best.whole)
-    ranked = sorted(rest, key=_gain, reverse=True)[:3]
-    found = [one.after.label for one in ranked if not _surely_better(best, one)]
-    return f" Not surely worse than it: {listed(found)}." if found else ""
+    others = [change for one in group.subjects if (change := changes.to_reference(one)) and change is not found]
+    rest = [one for one in others if one.whole and found.whole]
+    ranked = sorted(rest, key=gain, reverse=True)[:3]
+    level = [one.after.label for one in ranked if not surely_better(found, one)]
+    return f" Not surely worse: {listed(level)}." if level else ""
 
 
-def _surely_better(best: Change, other: Change) -> bool:
-    """Return whether the mean over the benchmark, on the images that both have, is surely higher."""
-    after, before = best.after, other.after
-    found = compare(before.measured.run, after.measured.run, protocols=(before.protocol, after.protocol)).mean_accuracy
-    return found is not None and found.low > 0
-
-
-def preferred(changes: Sequence[Change]) -> Change:
-    """Return the change with the highest mean; of those that its interval holds, the one that surely loses least."""
-    best = max(changes, key=_gain)
-    low = best.mean.low if best.mean else -math.inf
-    level = [one for one in changes if _gain(one) >= low]
-    return min(level, key=lambda one: (len(one.lost), -_gain(one)))
-
-
-def _gain(change: Change) -> float:
-    return change.mean.difference if change.mean else -math.inf
+def _cost(found: Difference) -> str:
+    return amount(-found.high, -found.difference, -found.low)
 
 
 def _rectify(group: Group, changes: Changes) -> Iterator[str]:
     """What measured protocols tell; one that was not measured, where the layers or the accuracies tell of a shift."""
     source = group.reference
-    own = [one for one in group.subjects if one.adapted and one.measured is source.measured]
+    own = adaptations(source, group)
     told = [change for one in own if (change := changes.of(source, one)) and change.mean]
-    if told:
-        yield _protocol(preferred(told), source)
+    taken = preferred(told)
+    if taken:
+        yield _protocol(taken, source)
         yield from _harmful(told)
     elif not own and batch_norms(source) and not near_chance(source):
         yield from _try_rectifying(source)
 
 
-def _protocol(best: Change, source: Subject) -> str:
-    mean, name = best.mean, short(best.after.protocol, 40)
+def _protocol(found: Change, source: Subject) -> str:
+    mean, name = found.mean, short(found.after.protocol, 40)
     assert mean is not None
-    gain = f"{points(mean.difference)} {interval((mean.low, mean.high), '+')}"
-    if best.tone == "bad":
-        return f"Do not rectify {source.model}: the best protocol measured, {name}, changes the mean by {gain}."
-    if best.tone == "":
-        return f"Rectifying {source.model} is not worth it so far: {name} changes the mean by {gain}, which holds 0."
+    if found.tone == "bad":
+        return (
+            f"Do not rectify {source.the_model}: the best protocol measured, {name}, costs {_cost(mean)} in the mean."
+        )
+    gained = amount(mean.low, mean.difference, mean.high)
+    if found.tone == "":
+        return f"Rectifying {source.the_model} is not worth it so far: {name} changes the mean by {gained}."
     text = (
-        f"Rectify {source.model} by {name} only while a shift lasts: it gains {gain} in the mean, but surely loses "
-        f"under {describe_sure(best.lost)}."
-        if best.lost
-        else f"Rectify {source.model} by {name}: it gains {gain} in the mean, and surely loses under no condition."
+        f"Rectify {source.the_model} by {name} only while a shift lasts: it gains {gained} in the mean, but surely "
+        f"loses under {describe_sure(found.lost)}."
+        if found.lost
+        else f"Rectify {source.the_model} by {name}: it gains {gained} in the mean, and surely loses nowhere."
     )
     protocols = source.record.get("protocols")
-    described = protocols.get(best.after.protocol, {}) if isinstance(protocols, Mapping) else {}
+    described = protocols.get(found.after.protocol, {}) if isinstance(protocols, Mapping) else {}
     if described.get("kind", "layers") not in ("layers", "full"):
         return text  # nothing that could be written as weights
-    protocol = commands.OWN if "function" in described else best.after.protocol
+    protocol = commands.OWN if "function" in described else found.after.protocol
     words = ["--data", commands.TARGET, "--protocol", protocol, "--out", "rectified.safetensors"]
     return _then(text, commands.join("rectify", *commands.model(source.record["model"]), *words))
 
@@ -158,7 +138,7 @@ def _harmful(told: Sequence[Change]) -> Iterator[str]:
             instead = f"; {short(others[0], 40)} does not surely" if others else ""
             yield (
                 f"Keep {short(change.after.protocol, 40)} away from unshifted images: on clean ones it costs "
-                f"{points(-clean.difference).lstrip('+')} {interval((clean.low, clean.high), '+')}{instead}."
+                f"{_cost(clean)}{instead}."
             )
             return
 
@@ -169,7 +149,7 @@ def _try_rectifying(source: Subject) -> Iterator[str]:
     if reached:
         largest = readouts(source.measured)[reached[0]]["number"]
         text = (
-            f"Try rectifying {source.model}: under {listed(list(map(short, reached)), 3)} a shift reaches the last "
+            f"Try rectifying {source.the_model}: under {listed(list(map(short, reached)), 3)} a shift reaches the last "
             f"layers (up to {largest:.1f} x sampling noise), and no protocol was measured."
         )
         yield _then(text, command)
@@ -177,7 +157,7 @@ def _try_rectifying(source: Subject) -> Iterator[str]:
     drop = _drop(source)
     if not source.measured.run.layers and drop is not None and drop > DROP:
         yield _then(
-            f"Try rectifying {source.model}: accuracy falls by {points(drop).lstrip('+')} from clean to shifted "
+            f"Try rectifying {source.the_model}: accuracy falls by {points(drop).lstrip('+')} from clean to shifted "
             "images, and no protocol was measured.",
             command,
         )
@@ -199,7 +179,7 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
         return
     worst = min(means, key=lambda name: means[name])
     model = commands.model(source.record["model"])
-    text = f"Harden {source.model}: it does worst under {worst} ({percent(means[worst])}, clean "
+    text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
     if batch_norms(source):
         words = ["--data", commands.TRAIN, "--method", "advbn", "--at", "LAYER", "--out", "hardened"]
@@ -218,7 +198,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
             model = commands.model(source.record["model"])
             words = ["--data", commands.TRAIN, "--method", "adversarial", "--out", "robust"]
             yield _then(
-                f"If attackers matter, train {source.model} adversarially: {short(name)} leaves "
+                f"If attackers matter, train {source.the_model} adversarially: {short(name)} leaves "
                 f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
                 commands.join("harden", *model, *words),
             )
@@ -255,7 +235,7 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
     protocols = source.record.get("protocols")
     if not isinstance(protocols, dict):
         return
-    own = [one for one in group.subjects if one.adapted and one.measured is source.measured]
+    own = adaptations(source, group)
     single = [one for one in own if one_draw(one, protocols) and (change := changes.of(source, one)) and change.tone]
     if single:
         words = commands.adapting(source.record, [one.protocol for one in single])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statshift.report.content import Block, Cell, Column, Section, Table
 from statshift.report.reading import damaged
 from statshift.report.subjects import Group, Subject
-from statshift.report.words import accuracy_cell, count_cell, interval, short
+from statshift.report.words import bounded_cell, count_cell, listed, short
 
 ROBUST = (
     "Robust accuracy is what is left under this attack with these steps: another attack may leave less, so that each "
@@ -36,32 +36,33 @@ def section(groups: Sequence[Group]) -> Section | None:
 
 
 def _attacks(subjects: Sequence[Subject]) -> Table:
+    names = list(dict.fromkeys(name for subject in subjects for name in subject.attacks))
     columns = (
         Column("subject", numeric=False),
-        Column("attack", numeric=False),
-        Column("steps"),
-        Column("robust accuracy", shade="accuracy"),
-        Column("95 % interval", numeric=False),
-        Column("clean accuracy", shade="accuracy"),
         Column("images"),
+        Column("clean", shade="accuracy"),
+        *(Column(short(name), shade="accuracy", note=_steps(name, subjects)) for name in names),
     )
     rows = []
     for subject in subjects:
-        for name in subject.attacks:
-            found = subject.summary["per_shift"][name]
-            steps = (subject.record.get("attacks") or {}).get(name, {}).get("steps")
-            rows.append(
-                (
-                    Cell(subject.label),
-                    Cell(short(name)),
-                    Cell("-") if steps is None else count_cell(steps),
-                    accuracy_cell(found["accuracy"]),
-                    Cell(interval(found["intervals"][0])),
-                    accuracy_cell(subject.summary["clean_accuracy"]),
-                    count_cell(subject.images),
-                )
+        per_shift = subject.summary["per_shift"]
+        found = [per_shift.get(name) for name in names]
+        rows.append(
+            (
+                Cell(subject.label),
+                count_cell(subject.images),
+                bounded_cell(subject.summary["clean_accuracy"], subject.summary["clean_interval"]),
+                *(bounded_cell(one["accuracy"], one["intervals"][0]) if one else Cell("-") for one in found),
             )
+        )
     return Table("attacks", "Accuracy under attack, %", columns, tuple(rows))
+
+
+def _steps(name: str, subjects: Sequence[Subject]) -> str:
+    """Return with how many steps an attack was made."""
+    records = [(one.record.get("attacks") or {}).get(name, {}).get("steps") for one in subjects]
+    found = sorted({int(steps) for steps in records if steps is not None})
+    return f"{listed(list(map(str, found)))} steps" if found else ""
 
 
 def _similarities(subjects: Sequence[Subject]) -> Table:
@@ -70,7 +71,6 @@ def _similarities(subjects: Sequence[Subject]) -> Table:
         Column("perturbation", numeric=False),
         Column("scale", note="of the perturbation, pixels from 0 to 1"),
         Column("LIGS", note="a cosine, from -1 to 1"),
-        Column("95 % interval", numeric=False),
         Column("images"),
         Column("left out", note="images without a gradient"),
     )
@@ -84,8 +84,7 @@ def _similarities(subjects: Sequence[Subject]) -> Table:
                         Cell(subject.model),
                         Cell(short(name)),
                         Cell(f"{one['scale']:g}", float(one["scale"])),
-                        Cell(f"{one['mean']:.3f}", float(one["mean"])),
-                        Cell(f"[{low:.3f}, {high:.3f}]"),
+                        Cell(f"{one['mean']:.3f}", float(one["mean"]), interval=f"[{low:.3f}, {high:.3f}]"),
                         count_cell(one["images"]),
                         count_cell(one["left_out"]),
                     )

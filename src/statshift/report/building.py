@@ -8,6 +8,7 @@ from statshift.errors import InputError
 from statshift.files import replacing
 from statshift.report import attacks, changes, layers, pictures, records, severities, trainings
 from statshift.report.advice import advice
+from statshift.report.best import best, headline
 from statshift.report.cautions import warnings
 from statshift.report.content import Page
 from statshift.report.differences import Changes
@@ -38,7 +39,7 @@ def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None) 
     compared = Changes(groups)
     models = list(dict.fromkeys(short_spec(one.record["model"]) for found in groups for one in found.sources))
     sections = (
-        severities.section(groups),
+        severities.section(groups, compared),
         changes.section(groups, compared),
         layers.section(groups),
         attacks.section(groups),
@@ -46,14 +47,16 @@ def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None) 
         trainings.section(trained, groups),
         records.section(measured, groups),
     )
+    taken = best(groups[0], compared)
     return Page(
         title=title or TITLE + listed(models, 3),
         lead=lead(groups),
-        verdicts=verdicts(groups, compared),
+        verdicts=verdicts(groups, compared, taken.after if taken else None),
         advice=advice(groups, compared),
         warnings=warnings(measured, groups),
         sections=tuple(section for section in sections if section),
         made_by=f"statshift {version('statshift')}",
+        headline=headline(groups[0], compared),
     )
 
 

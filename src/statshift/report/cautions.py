@@ -162,7 +162,7 @@ def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
     few = {described[one.protocol]["samples"] for one in own if _samples(described.get(one.protocol)) in range(1, 16)}
     if few:
         counts = listed([str(count) for count in sorted(few)])
-        yield f"Adapted on {counts} images, which are few: results vary with the draw."
+        yield f"Adapted on few images ({counts}): results vary with the draw."
     seen = [
         one.protocol
         for one in own

@@ -3,18 +3,26 @@
 Texts are as they came, from users too: who renders them escapes them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: what is shown, what it is sorted and shaded by, and an explanation."""
+    """A table's cell.
+
+    Attributes:
+        text: what is shown.
+        value: what it is sorted and shaded by.
+        note: an explanation.
+        interval: shown small beside the text, and a column of its own where the table is written as a file.
+    """
 
     text: str
     value: float | None = None
     note: str = ""
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class Table:
         rows: each as long as `columns`.
         note: beneath it.
         folded: shown when it is asked for.
+        footer: how many of the last rows sum up the others: they stay where they are when a reader sorts.
     """
 
     name: str
@@ -54,6 +63,7 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     folded: bool = False
+    footer: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class Chart:
         table: the same figures as a table.
         percent: values are fractions, shown in percent from 0 to 100.
         wide: one panel takes the page's width.
+        note: beneath it.
     """
 
     name: str
@@ -99,6 +110,7 @@ class Chart:
     table: Table
     percent: bool = True
     wide: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,13 +157,22 @@ Block = Table | Chart | Pictures | Facts
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Blocks that are shown together when they are asked for."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of the page: an anchor, a heading, paragraphs of plain text, and blocks."""
 
     name: str
     title: str
     text: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[Block | Fold, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,7 +186,7 @@ class Figure:
         note: an explanation.
         value: the same as a number, drawn on an axis that a page's subjects share; None for no drawing.
         bounds: of the interval, drawn with `value`.
-        difference: to the first subject, signed and with its unit, or "".
+        difference: to the first subject, signed, in points, or "".
     """
 
     label: str
@@ -187,6 +208,7 @@ class Verdict:
         sentence: what sets it apart, in words.
         tone: "good" where it is surely better than the first subject, "bad" where it is surely worse, else "".
         compared: whether it could be compared with the first subject, or is that.
+        best: whether it is the one to take, of a page's subjects.
     """
 
     subject: str
@@ -194,6 +216,7 @@ class Verdict:
     sentence: str = ""
     tone: str = ""
     compared: bool = True
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -208,6 +231,7 @@ class Page:
         warnings: what to know before the numbers are quoted.
         sections: the rest.
         made_by: name and version of the software.
+        headline: what happened, in one sentence.
     """
 
     title: str
@@ -217,3 +241,14 @@ class Page:
     warnings: tuple[str, ...] = ()
     sections: tuple[Section, ...] = field(default=())
     made_by: str = ""
+    headline: str = ""
+
+
+def blocks_of(page: Page) -> Iterator[Block]:
+    """Yield the blocks of a page in order, those in folds among them."""
+    for section in page.sections:
+        for block in section.blocks:
+            if isinstance(block, Fold):
+                yield from block.blocks
+            else:
+                yield block

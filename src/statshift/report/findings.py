@@ -1,48 +1,74 @@
 """The summary read in ten seconds: what was measured, and each subject's figures beside the reference's."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from statshift.comparison import Difference
 from statshift.report.content import Cell, Column, Figure, Table, Verdict
 from statshift.report.differences import Change, Changes, mean_interval
-from statshift.report.subjects import Group, Subject, kind
-from statshift.report.words import ABSENT, accuracy_cell, count_cell, interval, listed, percent, plural, points, short
+from statshift.report.subjects import Group, Subject, kind, short_spec
+from statshift.report.words import (
+    ABSENT,
+    accuracy_cell,
+    bounded_cell,
+    count_cell,
+    interval,
+    listed,
+    percent,
+    plural,
+    points,
+    short,
+)
 
 CLEAN = "clean accuracy"
 WHOLE = "mean accuracy, 15 x 5"
 ERROR = "mean error, 15 x 5"
 MCE = "mCE"
 
+MOST = 5
+"""Models named in a sentence."""
+
 
 def lead(groups: Sequence[Group]) -> str:
     """Return what was measured, on what."""
-    texts = []
-    for group in groups:
-        models = [subject.model for subject in group.sources]
-        protocols = list(dict.fromkeys(short(one.protocol, 40) for one in group.subjects if one.adapted))
-        shifts = list(dict.fromkeys(name for one in group.subjects for name in one.shifts))
-        common = sum(kind(name) == "common" for name in shifts)
-        attacks = list(dict.fromkeys(name for one in group.subjects for name in one.attacks))
-        under = [
-            "all 15 common corruptions"
-            if common == 15
-            else plural(common, "common corruption")
-            if common
-            else "the clean images",
-            *([plural(len(shifts) - common, "other shift")] if len(shifts) > common else []),
-            *([plural(len(attacks), "attack")] if attacks else []),
-        ]
-        beside = f", each as it came and rectified by {listed(protocols)}" if protocols else ""
-        texts.append(f"{listed(models)}{beside}, on {group.data}, under {listed(under)}.")
-    return " ".join(texts)
+    return " ".join(_lead(group) for group in groups)
 
 
-def verdicts(groups: Sequence[Group], changes: Changes) -> tuple[Verdict, ...]:
-    """Return the summary of each subject, all with the same figures."""
+def _lead(group: Group) -> str:
+    models = [subject.model for subject in group.sources]
+    specs = list(dict.fromkeys(short_spec(subject.record["model"]) for subject in group.sources))
+    protocols = list(dict.fromkeys(short(one.protocol, 40) for one in group.subjects if one.adapted))
+    beside = " as it came" + (f" and rectified by {listed(protocols)}" if protocols else "")
+    if len(models) == 1:
+        who = f"{specs[0]}{beside if protocols else ''}"
+    elif len(specs) == 1 and not any(specs[0].endswith(model.partition(" (")[0]) for model in models):
+        who = f"{specs[0]} ({listed(models, MOST)}){f', each{beside}' if protocols else ''}"
+    else:
+        who = f"{len(models)} models, {listed(models, MOST)}{f', each{beside}' if protocols else ''}"
+    return f"{who}, on {group.data}, {_under(group)}."
+
+
+def _under(group: Group) -> str:
+    """Return which conditions were measured, in words."""
+    shifts = list(dict.fromkeys(name for one in group.subjects for name in one.shifts))
+    common = sum(kind(name) == "common" for name in shifts)
+    others = len(shifts) - common
+    attacks = list(dict.fromkeys(name for one in group.subjects for name in one.attacks))
+    parts = [
+        *(["all 15 common corruptions"] if common == 15 else [plural(common, "common corruption")] if common else []),
+        *([plural(others, "other shift" if common else "shift")] if others else []),
+        *([plural(len(attacks), "attack")] if attacks else []),
+    ]
+    return f"clean and under {listed(parts)}" if parts else "clean"
+
+
+def verdicts(groups: Sequence[Group], changes: Changes, taken: Subject | None = None) -> tuple[Verdict, ...]:
+    """Return the summary of each subject, all with the same figures; `taken` is the best."""
     subjects = [subject for group in groups for subject in group.subjects]
     partial = _partial_label(subjects)
     whole = any(one.summary["mean_accuracy"] is not None for one in subjects)
-    return tuple(_verdict(subject, groups, changes, whole, partial) for subject in subjects)
+    found = (_verdict(subject, groups, changes, whole, partial) for subject in subjects)
+    return tuple(replace(one, best=subject is taken) for one, subject in zip(found, subjects, strict=True))
 
 
 def summary_table(groups: Sequence[Group]) -> Table:
@@ -51,18 +77,15 @@ def summary_table(groups: Sequence[Group]) -> Table:
         Column("subject", numeric=False),
         Column("images"),
         Column("clean accuracy %", shade="accuracy"),
-        Column("95 % interval", numeric=False),
         Column("mean accuracy %", shade="accuracy", note="over the conditions that the column `mean over` tells"),
-        Column("95 % interval", numeric=False),
-        Column("mean over", numeric=False),
         Column("mean error %", note="100 less the mean accuracy; over the 15 x 5 alone"),
         Column("mCE %", note="errors in units of the baseline's; not the mean error"),
-        Column("95 % interval", numeric=False),
         Column("relative mCE %", note="rises over the clean error, in units of the baseline's rise"),
+        Column("mean over", numeric=False),
         Column("mCE relative to", numeric=False),
     )
     rows = [_summary_row(subject) for group in groups for subject in group.subjects]
-    return Table("summary", "Summary: accuracies, mean error and mCE of each subject, %", columns, tuple(rows), _NOTE)
+    return Table("summary", "The summary's figures, in %", columns, tuple(rows), _NOTE, folded=True)
 
 
 _NOTE = (
@@ -134,7 +157,7 @@ def _verdict(subject: Subject, groups: Sequence[Group], changes: Changes, whole:
         tone = change.tone if first else ""
         return Verdict(subject.label, tuple(figures), sentence(change, named=not first), tone, first)
     if subject is groups[0].reference:
-        text = "The reference of this page." if len(groups) > 1 or len(group.subjects) > 1 else ""
+        text = ""
     elif subject is group.reference:
         text = f"Not comparable with the first: {listed(group.differing, 3)}."
     else:
@@ -195,7 +218,7 @@ def _figure(
     if value is None:
         return Figure(label, ABSENT, note=note)
     ends = (float(bounds[0]), float(bounds[1])) if bounds else None
-    difference = points(change.difference, " pp") if change else ""
+    difference = points(change.difference, "") if change else ""
     return Figure(label, percent(value), interval(ends), note, value, ends, difference)
 
 
@@ -203,18 +226,14 @@ def _summary_row(subject: Subject) -> tuple[Cell, ...]:
     summary = subject.summary
     whole = summary["mean_accuracy"] is not None
     found = (summary["mean_accuracy"], summary["mean_interval"]) if whole else partial_mean(subject)
-    mean, bounds = found or (None, None)
     return (
         Cell(subject.label),
         count_cell(subject.images),
-        accuracy_cell(summary["clean_accuracy"]),
-        Cell(interval(summary["clean_interval"]) or ABSENT),
-        accuracy_cell(mean),
-        Cell(interval(bounds) or ABSENT),
-        Cell(over(subject)),
+        bounded_cell(summary["clean_accuracy"], summary["clean_interval"]),
+        bounded_cell(*(found or (None, None))),
         accuracy_cell(summary["mean_error"]),
-        accuracy_cell(summary["mce"]),
-        Cell(interval(summary["mce_interval"]) or ABSENT),
+        bounded_cell(summary["mce"], summary["mce_interval"]),
         accuracy_cell(summary["relative_mce"]),
+        Cell(over(subject)),
         Cell(short(subject.measured.reference) if summary["mce"] is not None else f"no mCE: {no_mce(subject)}"),
     )

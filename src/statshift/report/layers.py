@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statshift.report.content import Block, Cell, Chart, Column, Panel, Section, Series, Table
+from statshift.diagnosis import LIKELY
+from statshift.report.content import Block, Cell, Chart, Column, Fold, Panel, Section, Series, Table
 from statshift.report.reading import Measured, damaged
 from statshift.report.subjects import Group
 from statshift.report.words import percent, short
@@ -14,18 +15,22 @@ MOST = 4
 
 def section(groups: Sequence[Group]) -> Section | None:
     """Return the section, or None where no run tells of its layers."""
-    blocks: list[Block] = []
+    blocks: list[Block | Fold] = []
     for place, subject in enumerate((one for group in groups for one in group.sources), start=1):
         layers = subject.measured.run.layers
         if layers:
             with damaged(subject.measured.run.path / "layers.json"):
-                blocks += _blocks(subject.model, layers, place)
+                found = _blocks(subject.model, layers, place)
+                title = f"{subject.model}: shift by layer, and what it tells"
+                blocks += [Fold(f"layers-of-{place}", title, tuple(found))] if blocks else found
     if not blocks:
         return None
     text = (
         "How far the mean and deviation of each norm layer's features lie from what the model has stored, divided by "
         "how far they would lie from sampling so few images alone: 1 is no shift. Unlabelled images tell it before any "
-        "accuracy is measured; rectifying helps where a shift reaches the last layers."
+        "accuracy is measured. What counts is whether a shift reaches the last third of the layers: rectifying likely "
+        f"helps where at least {100 * LIKELY:.0f} % of it there is beyond noise (persisting), may help a little below "
+        "that, and is needless where there is none."
     )
     return Section("layers", "Layers", (text,), tuple(blocks))
 
@@ -66,22 +71,28 @@ def _blocks(model: str, layers: Mapping[str, Any], place: int) -> list[Block]:
         percent=False,
         wide=True,
     )
-    return [chart, _sentences(model, conditions, ranked, place)]
+    return [chart, _verdicts(model, conditions, ranked, place)]
 
 
-def _sentences(model: str, conditions: Mapping[str, Any], ranked: Sequence[str], place: int) -> Table:
+def _verdicts(model: str, conditions: Mapping[str, Any], ranked: Sequence[str], place: int) -> Table:
     columns = (
         Column("condition", numeric=False),
         Column("shift / noise", note="where it reaches the last third of the layers; 1 is no shift"),
         Column("persisting %", note="share of the shift in the last third that no noise explains"),
-        Column("in words", numeric=False),
+        Column("rectifying", numeric=False),
     )
     rows = []
     for name in ranked:
         one = conditions[name]
         share = Cell(percent(one["persisting"], ""), float(one["persisting"]))
-        rows.append((Cell(short(name)), _cell(one["number"]), share, Cell(short(str(one["sentence"]), 400))))
+        rows.append((Cell(short(name)), _cell(one["number"]), share, Cell(_verdict(float(one["persisting"])))))
     return Table(f"readout-{place}", f"{model}: what the layers tell of each condition", columns, tuple(rows))
+
+
+def _verdict(persisting: float) -> str:
+    if persisting == 0:
+        return "no shift beyond noise"
+    return "likely helps" if persisting >= LIKELY else "may help a little"
 
 
 def _ratios(condition: Mapping[str, Any], layers: Mapping[str, Any], count: int) -> list[float | None]:

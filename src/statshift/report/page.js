@@ -85,10 +85,19 @@ function sort(table, place, direction) {
   rows.forEach(function (row) { body.append(row); });
 }
 function csv(table) {
-  return Array.from(table.rows).map(function (row) {
-    return Array.from(row.cells).map(function (cell) {
-      var text = cell.textContent.trim();
-      return /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+  var rows = Array.from(table.rows);
+  var wide = Array.from(rows[0].cells, function (_, place) {
+    return rows.some(function (row) { return row.cells[place] && row.cells[place].querySelector("small"); });
+  });
+  return rows.map(function (row) {
+    return Array.from(row.cells).map(function (cell, place) {
+      var small = cell.querySelector("small");
+      var whole = cell.textContent.trim();
+      var beside = small ? small.textContent : row.parentElement === table.tHead ? "95 % interval" : "-";
+      var own = small ? whole.slice(0, whole.length - beside.length).trim() : whole;
+      return (wide[place] ? [own, beside] : [own]).map(function (text) {
+        return /[",\n\r]/.test(text) ? '"' + text.replace(/"/g, '""') + '"' : text;
+      }).join(",");
     }).join(",");
   }).join("\n") + "\n";
 }

@@ -6,22 +6,23 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from itertools import groupby
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from statshift.report import charts
-from statshift.report.content import Chart, Column, Facts, Page, Picture, Pictures, Table, Verdict
+from statshift.report.content import Chart, Column, Facts, Fold, Page, Pictures, Table, Verdict, blocks_of
 
 LEVELS = 12
 """Steps of a table's shading, towards losses and towards gains."""
 
 _SMALL = 64
+FEW = 3
+"""Subjects whose rows in the summary have room; more have one line each."""
 
 
 def render(page: Page) -> str:
@@ -51,6 +52,7 @@ def render(page: Page) -> str:
             strips=_strips(page.verdicts),
             tones=[_tone(verdict, page.verdicts) for verdict in page.verdicts],
             notes=_notes(page.verdicts),
+            dense=len(page.verdicts) > FEW,
             shading=_shading(page),
             draw=charts.draw,
             legend=charts.legend,
@@ -73,6 +75,7 @@ def _environment() -> Environment:
         "table": lambda block: isinstance(block, Table),
         "chart": lambda block: isinstance(block, Chart),
         "pictures": lambda block: isinstance(block, Pictures),
+        "fold": lambda block: isinstance(block, Fold),
         "facts": lambda block: isinstance(block, Facts),
         "container": lambda value: isinstance(value, Mapping | list | tuple),
         "image": lambda source: bool(re.fullmatch(r"data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/=]*", source)),
@@ -82,7 +85,7 @@ def _environment() -> Environment:
         "json": lambda value: value if isinstance(value, str) else json.dumps(value, default=str),
         "coded": _coded,
         "side": _side,
-        "rows": _rows,
+        "tight": _tight,
     }
     return environment
 
@@ -122,7 +125,7 @@ def _anchors(*taken: str) -> Callable[[str], str]:
 
 
 def _all_blocks(page: Page, kind: type) -> list[Any]:
-    return [block for section in page.sections for block in section.blocks if isinstance(block, kind)]
+    return [block for block in blocks_of(page) if isinstance(block, kind)]
 
 
 def _tone(verdict: Verdict, verdicts: Sequence[Verdict]) -> tuple[str, str]:
@@ -208,6 +211,11 @@ def _coded(text: str) -> Markup:
     )
 
 
+def _tight(text: str) -> str:
+    """Return a sentence whose figures, units and intervals no line break parts."""
+    return re.sub(r"(?<=\d) (?=%|points)|(?<=\d,) (?=[+-]?\d+\.\d+\])", "\u00a0", text)
+
+
 def _side(source: str) -> int:
     """Return how wide an image of a data: address is shown; negative where its pixels are to be seen."""
     from PIL import Image, UnidentifiedImageError
@@ -218,12 +226,3 @@ def _side(source: str) -> int:
     except (UnidentifiedImageError, ValueError, OSError):
         return 128
     return -_SMALL * 2 if width < _SMALL else min(width, 128)
-
-
-def _rows(pictures: Sequence[Picture]) -> Iterator[tuple[str, list[Picture]]]:
-    """Yield stretches of pictures of one title; all at once, under "", where no two neighbours share theirs."""
-    groups = [(title, list(group)) for title, group in groupby(pictures, lambda picture: picture.title)]
-    if all(len(group) == 1 for _, group in groups):
-        yield "", list(pictures)
-    else:
-        yield from groups

@@ -10,22 +10,23 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from statshift.errors import InputError
+from statshift.report.best import pair
 from statshift.report.content import Block, Cell, Column, Picture, Pictures, Prediction, Section, Table
 from statshift.report.differences import Changes
 from statshift.report.reading import damaged
 from statshift.report.subjects import Group, Subject, condition_name
-from statshift.report.words import count_cell, plural, short
+from statshift.report.words import count_cell, listed, plural, short
 from statshift.results import Row
 from statshift.results.conditions import Condition
 
-MOST = {"mended": 12, "broken": 3, "missed": 2, "others": 1}
+MOST = {"mended": 7, "broken": 2, "missed": 2, "others": 1}
 """Pictures of each kind: the reference wrong and another right; the reverse; all wrong; the rest."""
 
 ALONE = {"missed": 9, "others": 3}
 """The same where there is one subject."""
 
 JPEG_QUALITY = 85
-MOST_SUBJECTS = 6
+MOST_SUBJECTS = 4
 """Subjects beside a picture."""
 
 
@@ -58,13 +59,16 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
         if holder is None:
             continue
         with damaged(holder.measured.run.path / "examples"):
-            candidates = _candidates(group, holder)
+            subjects = pair(group, changes, holder, MOST_SUBJECTS)
+            candidates = _candidates(subjects, holder)
             chosen = choose(candidates, MOST if len(group.subjects) > 1 else ALONE)
             pictures = _cut(holder, chosen)
         if pictures:
-            blocks.append(Pictures(f"images-{group.number + 1}", _title(group, holder), tuple(pictures)))
+            over = f", of {group.data}" if len(groups) > 1 else ""
+            title = f"Images under shift{over}, and what is said of them"
+            blocks.append(Pictures(f"images-{group.number + 1}", title, tuple(pictures)))
             blocks += _how_often(group, holder, changes)
-            text.append(_choice(group, candidates, len(pictures)))
+            text.append(_choice(group, subjects, candidates, len(pictures)))
     return Section("images", "Images", tuple(text), tuple(blocks)) if blocks else None
 
 
@@ -113,11 +117,10 @@ def _strips(subject: Subject) -> dict[str, str]:
         return dict(examples["strips"]) if examples else {}
 
 
-def _candidates(group: Group, holder: Subject) -> list[Candidate]:
+def _candidates(subjects: Sequence[Subject], holder: Subject) -> list[Candidate]:
     """Return every example image under every condition with a strip; the holder's own prediction is the first."""
     examples = holder.measured.run.examples or {}
     strips, labels, names = _strips(holder), examples["labels"], examples["class_names"]
-    subjects = [holder, *(one for one in group.subjects if one is not holder)][:MOST_SUBJECTS]
     found = []
     for condition in holder.conditions:
         if _name(condition) not in strips:
@@ -181,22 +184,17 @@ def _cut(holder: Subject, chosen: Sequence[Candidate]) -> list[Picture]:
     return pictures
 
 
-def _title(group: Group, holder: Subject) -> str:
-    others = len(group.subjects) > 1
-    return f"Images under shift, of {group.data}, and what " + (
-        "each subject says" if others else f"{holder.label} says"
-    )
-
-
-def _choice(group: Group, candidates: Sequence[Candidate], shown: int) -> str:
+def _choice(group: Group, subjects: Sequence[Subject], candidates: Sequence[Candidate], shown: int) -> str:
     """Return how the pictures were chosen, and how often what they show happens among the examples."""
     of = f"{shown} of {plural(len(candidates), 'example image')} (each under each condition counted)"
     if len(group.subjects) < 2:
         return f"A choice, not a sample: {of}, first those that it gets wrong."
     mended, broken = (sum(one.kind == kind for one in candidates) for kind in ("mended", "broken"))
+    first, *others = (one.label for one in subjects)
+    left_out = " Other subjects are left out." if len(subjects) < len(group.subjects) else ""
     return (
-        f"A choice, not a sample: {of}, first those that the reference gets wrong and another subject right, which are "
-        f"{mended} of them; that the reference is right and another wrong happens {plural(broken, 'time')}."
+        f"A choice, not a sample: {of}, first those that {first} gets wrong and {listed(others, conjunction='or')} "
+        f"right, which are {mended} of them; the reverse happens {plural(broken, 'time')}.{left_out}"
     )
 
 
@@ -215,4 +213,4 @@ def _how_often(group: Group, holder: Subject, changes: Changes) -> list[Table]:
             counts = sum(one.only_second for one in conditions), sum(one.only_first for one in conditions)
             rows.append((Cell(change.after.label), Cell(holder.label), *map(count_cell, counts)))
     title = "How often one alone is right, over all images and conditions"
-    return [Table(f"alone-right-{group.number + 1}", title, columns, tuple(rows))] if rows else []
+    return [Table(f"alone-right-{group.number + 1}", title, columns, tuple(rows), folded=True)] if rows else []

@@ -3,39 +3,39 @@
 from collections.abc import Sequence
 
 from statshift.metrics import SEVERITIES
+from statshift.report.best import telling
 from statshift.report.content import Block, Cell, Chart, Column, Panel, Section, Series, Table
+from statshift.report.differences import Changes
 from statshift.report.findings import no_mce, summary_table
 from statshift.report.subjects import FAMILIES, Group, Subject, family, kind
 from statshift.report.words import ABSENT, accuracy_cell, listed, short
 
-MOST = 6
+MOST = 5
 """Subjects in a chart."""
 
 ORDER = (*FAMILIES, "own")
+MEAN = "mean of the 15"
 
 
-def section(groups: Sequence[Group]) -> Section:
+def section(groups: Sequence[Group], changes: Changes) -> Section:
     """Return the section: the summary as a table, charts over severity, and a table for each subject."""
     blocks: list[Block] = [summary_table(groups)]
-    left_out: list[str] = []
     for group in groups:
         blocks += _overview(group, len(groups) > 1)
-        drawn = group.subjects[:MOST]
-        left_out += [subject.label for subject in group.subjects[MOST:]]
-        blocks += _charts(group, drawn, len(groups) > 1)
+        blocks += _charts(group, telling(group, changes, MOST), len(groups) > 1)
     number = 0
     for group in groups:
         for subject in group.subjects:
             if subject.shifts:
                 number += 1
-                blocks.append(_table(subject, group.reference, f"severities-{number}", group.data))
-    text = [
-        "Accuracy in percent. Mean accuracy and mean error add up to 100; CE divides a corruption's error by the "
+                over = f" over {group.data}" if len(groups) > 1 else ""
+                blocks.append(_table(subject, group.reference, f"severities-{number}", over))
+    on = f" over {groups[0].data}" if len(groups) == 1 else ""
+    text = (
+        f"Accuracy in percent{on}. Mean accuracy and mean error add up to 100; CE divides a corruption's error by the "
         "baseline's, and mCE, the mean of CE over the 15 corruptions, is another number than the mean error."
-    ]
-    if left_out:
-        text.append(f"The charts show {MOST} subjects; left out are {listed(left_out, 8)}. The tables have all.")
-    return Section("corruptions", "By corruption and severity", tuple(text), tuple(blocks))
+    )
+    return Section("corruptions", "By corruption and severity", (text,), tuple(blocks))
 
 
 def ordered(shifts: Sequence[str]) -> list[str]:
@@ -57,15 +57,22 @@ def _overview(group: Group, several: bool) -> list[Block]:
     for name in names:
         found = [subject.summary["per_shift"].get(name) for subject in group.subjects]
         rows.append((Cell(short(name)), Cell(family(name)), *(accuracy_cell(one and one["accuracy"]) for one in found)))
+    sums = [one.summary for one in group.subjects]
+    means, errors = [one["mean_accuracy"] for one in sums], [one["mce"] for one in sums]
+    summed = [(Cell(MEAN), Cell(""), *map(accuracy_cell, means))] if any(one is not None for one in means) else []
+    if any(one is not None for one in errors):
+        summed.append((Cell("mCE"), Cell(""), *(Cell(accuracy_cell(value).text) for value in errors)))
     over = f" over {group.data}" if several else ""
-    title = f"Accuracy by corruption and subject, %, mean of the severities measured{over}"
-    return [Table(f"by-corruption-{group.number + 1}", title, columns, tuple(rows))]
+    title = f"Accuracy by corruption, mean of its severities{over}"
+    return [Table(f"by-corruption-{group.number + 1}", title, columns, (*rows, *summed), footer=len(summed))]
 
 
 def _charts(group: Group, drawn: Sequence[Subject], several: bool) -> list[Block]:
     """Return small multiples over severity: of the common corruptions, and of what else has severities."""
     names = ordered(list(dict.fromkeys(name for subject in group.subjects for name in subject.shifts)))
     found: list[Block] = []
+    left_out = [one.label for one in group.subjects if one not in drawn]
+    note = f"Left out for legibility, but in the tables: {listed(left_out, 8)}." if left_out else ""
     for place, (wanted, what) in enumerate(
         ((("common",), "Common corruptions"), (("holdout", "other"), "Other shifts"))
     ):
@@ -82,7 +89,7 @@ def _charts(group: Group, drawn: Sequence[Subject], several: bool) -> list[Block
         title = f"{what}: accuracy by severity{over}, with 95 % intervals"
         name = f"chart-{group.number + 1}-{place + 1}"
         table = _chart_table(f"{name}-table", title, drawn, graded, levels)
-        found.append(Chart(name, title, "severity", "accuracy, %", tuple(map(str, levels)), panels, table))
+        found.append(Chart(name, title, "severity", "accuracy, %", tuple(map(str, levels)), panels, table, note=note))
     return found
 
 
@@ -119,7 +126,7 @@ def _chart_table(
     return Table(name, title, columns, tuple(rows), folded=True)
 
 
-def _table(subject: Subject, reference: Subject, name: str, data: str) -> Table:
+def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
     summary = subject.summary
     with_ce = any(one["ce"] is not None for one in summary["per_shift"].values())
     columns = (
@@ -131,15 +138,15 @@ def _table(subject: Subject, reference: Subject, name: str, data: str) -> Table:
         *([Column("CE", shade="error", note=f"error relative to {subject.measured.reference}")] if with_ce else []),
     )
     rows = [_row(subject, shift, with_ce) for shift in ordered(subject.shifts)]
-    rows += _means(subject, with_ce)
-    title = f"{subject.label}: accuracy by corruption and severity, %, over {data}"
+    means = _means(subject, with_ce)
+    title = f"{subject.label}, by corruption and severity{over}"
     draws = summary.get("draws", 1)
     note = f"Averaged over {draws} draws of the images adapted on. " if draws > 1 else ""
     if summary["mce"] is None:
         note += f"No mCE: {no_mce(subject)}."
     else:
         note += f"CE and mCE are relative to {subject.measured.reference}; mCE is not the mean error."
-    return Table(name, title, columns, tuple(rows), note, folded=subject is not reference)
+    return Table(name, title, columns, (*rows, *means), note, subject is not reference, len(means))
 
 
 def _row(subject: Subject, shift: str, with_ce: bool) -> tuple[Cell, ...]:
@@ -169,8 +176,7 @@ def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
     ]
     values = [*by_level, summary["mean_accuracy"], summary["mean_error"]]
     blank = Cell("")
-    cells = [Cell(accuracy_cell(value).text) for value in values]
-    rows = [(Cell("mean of the 15"), blank, *cells, *([blank] if with_ce else []))]
+    rows = [(Cell(MEAN), blank, *map(accuracy_cell, values), *([blank] if with_ce else []))]
     if summary["mce"] is not None:
         mce = Cell(accuracy_cell(summary["mce"]).text, None, "the mean of CE over the 15 corruptions")
         rows.append((Cell("mCE"), blank, *[blank] * len(values), mce))

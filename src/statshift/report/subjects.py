@@ -27,7 +27,19 @@ FAMILIES = {
 Reference: Hendrycks & Dietterich (ICLR 2019), section 3.2 and appendix B.
 """
 
-VERBS = {"harden": "hardened", "train": "trained", "rectify": "rectified"}
+ORIGINAL = "original"
+METHODS = {
+    "standard": "fine-tuned",
+    "advbn": "AdvBN",
+    "pixel-at": "pixel-level adversarial training",
+    "advprop": "AdvProp",
+    "moex": "MoEx",
+    "cutmix": "CutMix",
+    "adversarial": "adversarially trained",
+    "corrupted": "corruption-trained",
+    "ligs": "LIGS-regularised",
+}
+"""What weights are called that these methods made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +51,29 @@ class Subject:
         protocol: "source", or how it was adapted.
         model: the run's name, unique among the report's runs.
         group: number of the runs that it may be compared with.
+        alone: whether the report has no other run, so that the protocol tells its subjects apart.
     """
 
     measured: Measured
     protocol: str
     model: str
     group: int
+    alone: bool
 
     @property
     def label(self) -> str:
-        """Model and protocol."""
-        return f"{self.model} · {short(self.protocol, 40)}"
+        """The protocol where the report has one run, else the model and how it was adapted."""
+        protocol = short(self.protocol, 40)
+        if self.alone:
+            return protocol
+        return f"{self.model} + {protocol}" if self.adapted else self.model
+
+    @property
+    def the_model(self) -> str:
+        """The run's name in a sentence."""
+        if self.model == ORIGINAL:
+            return f"the {ORIGINAL}"
+        return f"the {self.model} model" if self.model.endswith(("tuned", "trained", "regularised")) else self.model
 
     @property
     def adapted(self) -> bool:
@@ -133,7 +157,7 @@ def group(measured: Sequence[Measured]) -> list[Group]:
     groups = []
     for number, places in enumerate(keys.values()):
         subjects = tuple(
-            Subject(runs[place], protocol, names[place], number)
+            Subject(runs[place], protocol, names[place], number, len(runs) == 1)
             for place in places
             for protocol in sorted(runs[place].summary["protocols"], key=lambda name: name != SOURCE)
         )
@@ -176,16 +200,36 @@ def condition_name(condition: Condition) -> str:
 
 
 def _models(runs: Sequence[Measured]) -> list[str]:
-    """Return a short name of each run, no two alike."""
-    names = [_model(one.run.record["model"]) for one in runs]
+    """Return a short name of each run, no two alike: what tells it from the others, its folder where nothing does."""
+    specs = _briefly([short_spec(one.run.record["model"]) for one in runs])
+    made = [_made(one.run.record["model"].get("made_by")) for one in runs]
+    if len(set(specs)) > 1 or len(runs) == 1:
+        plain = [
+            f"{spec}, {how}" if "(" in how else f"{spec} ({how})" if how else spec
+            for spec, how in zip(specs, made, strict=True)
+        ]
+    else:
+        plain = [how or (ORIGINAL if any(made) else "") for how in made]
+    names = plain
     for depth in (1, 2, 3):
         counts = Counter(names)
         names = [
-            f"{_model(one.run.record['model'])} ({_folder(one, depth)})" if counts[name] > 1 else name
-            for name, one in zip(names, runs, strict=True)
+            _beside(how, _folder(one, depth)) if counts[name] > 1 or not name else name
+            for how, name, one in zip(plain, names, runs, strict=True)
         ]
     counts = Counter(names)
     return [f"{name} #{place}" if counts[name] > 1 else name for place, name in enumerate(names, start=1)]
+
+
+def _beside(name: str, folder: str) -> str:
+    return f"{name} ({folder})" if name else folder
+
+
+def _briefly(specs: Sequence[str]) -> list[str]:
+    """Return specs without the library, and of a user's file the function alone, where that keeps them apart."""
+    brief = [spec.rpartition(":")[2] if spec.startswith("py:") else spec.partition(":")[2] for spec in specs]
+    apart = len(set(brief)) == len(set(specs)) and all(brief)
+    return brief if apart else list(specs)
 
 
 def _folder(one: Measured, depth: int) -> str:
@@ -197,21 +241,40 @@ def short_spec(model: Mapping[str, Any]) -> str:
     return short(re.sub(r"^py:.*[/\\](?=[^/\\]*$)", "py:", str(model["spec"]), flags=re.DOTALL))
 
 
-def _model(model: Mapping[str, Any]) -> str:
-    made = model.get("made_by")
-    return short_spec(model) + (f", {_made(made)}" if isinstance(made, Mapping) else "")
-
-
-def _made(made: Mapping[str, Any]) -> str:
-    by = made.get("protocol") or made.get("method")
-    branch = {"adv": ", adversarial branch", "clean": ""}.get(str(made.get("branch")), "")
-    return f"{VERBS.get(str(made.get('verb')), 'made')}{f' by {short(str(by), 30)}' if by else ''}{branch}"
+def _made(made: Any) -> str:
+    """Return what weights are called that statshift made; "" for others."""
+    if not isinstance(made, Mapping):
+        return ""
+    if made.get("verb") == "rectify":
+        return f"rectified ({short(str(made.get('protocol')), 30)})"
+    method = str(made.get("method"))
+    if made.get("verb") == "train" and method == "standard":
+        return "trained"
+    name = METHODS.get(method) or f"hardened ({short(method, 30)})"
+    return f"{name}, adversarial branch" if made.get("branch") == "adv" else name
 
 
 def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
     there, here = comparable_fields(first), comparable_fields(other)
-    return tuple(
-        name if name.endswith("_hash") else f"{name} ({short(str(here[name]))}, not {short(str(there[name]))})"
-        for name in COMPARABLE
-        if here[name] != there[name]
-    )
+    return tuple(_difference(name, here[name], there[name]) for name in COMPARABLE if here[name] != there[name])
+
+
+def _difference(name: str, here: Any, there: Any) -> str:
+    """Return in words how a field differs; of a field with parts, those that do."""
+    words = name.replace(".", " ").replace("_", " ")
+    if name.endswith("_hash"):
+        return words.removesuffix(" hash")
+    if isinstance(here, Mapping) and isinstance(there, Mapping):
+        parts = [key for key in dict.fromkeys([*here, *there]) if here.get(key) != there.get(key)]
+        told = [f"{key} {_plainly(here.get(key))}, not {_plainly(there.get(key))}" for key in parts]
+        return f"{words} ({'; '.join(told)})"
+    return f"{words} ({_plainly(here)}, not {_plainly(there)})"
+
+
+def _plainly(value: Any) -> str:
+    """Return a value of a record as a word: no brackets, and "none" for nothing."""
+    if isinstance(value, Mapping):
+        return short(" ".join(f"{key} {_plainly(one)}" for key, one in value.items()))
+    if isinstance(value, list | tuple):
+        return short(" x ".join(map(str, value)))
+    return {"None": "none", "True": "yes", "False": "no"}.get(str(value), short(str(value)))

@@ -4,14 +4,36 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
-from statshift.report.content import Chart, Page, Table
+from statshift.report.content import Cell, Chart, Column, Page, Table, blocks_of
+from statshift.report.words import ABSENT
+
+INTERVAL = Column("95 % interval", numeric=False)
 
 
 def tables(page: Page) -> list[Table]:
-    """Return all tables of a page, in order; a chart counts as its table."""
-    blocks = [block for section in page.sections for block in section.blocks]
-    return [block.table if isinstance(block, Chart) else block for block in blocks if isinstance(block, Table | Chart)]
+    """Return all tables of a page, in order; a chart counts as its table, and intervals have columns of their own."""
+    found = (block.table if isinstance(block, Chart) else block for block in blocks_of(page))
+    return [spread(block) for block in found if isinstance(block, Table)]
+
+
+def spread(table: Table) -> Table:
+    """Return a table whose cells' intervals are columns of their own."""
+    wide = [any(row[place].interval for row in table.rows) for place in range(len(table.columns))]
+    if not any(wide):
+        return table
+
+    def widened(parts: Sequence[tuple[Any, Any]]) -> tuple[Any, ...]:
+        pairs = zip(parts, wide, strict=True)
+        return tuple(one for both, twice in pairs for one in both[: 1 + twice])
+
+    columns = widened([(column, INTERVAL) for column in table.columns])
+    rows = tuple(
+        widened([(replace(cell, interval=""), Cell(cell.interval or ABSENT)) for cell in row]) for row in table.rows
+    )
+    return replace(table, columns=columns, rows=rows)
 
 
 def as_csv(found: Sequence[Table]) -> str:

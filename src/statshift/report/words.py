@@ -22,6 +22,12 @@ def points(value: float, unit: str = " points") -> str:
     return f"{_unsigned_zero(f'{100 * value:+.1f}')}{unit}"
 
 
+def amount(low: float, value: float, high: float) -> str:
+    """Return how much was gained or, of turned numbers, lost: "8.1 points [7.0, 9.2]"; with signs where 0 is held."""
+    sign = "" if low > 0 else "+"
+    return f"{_unsigned_zero(f'{100 * value:{sign}.1f}')} points {interval((low, high), sign)}"
+
+
 def interval(bounds: Interval, sign: str = "") -> str:
     """Return both ends of an interval in percent: "[67.2, 70.4]"; "" for none."""
     if bounds is None:
@@ -40,9 +46,14 @@ def accuracy_cell(value: float | None, bounds: Interval = None) -> Cell:
     return Cell(percent(value, ""), value, f"95 % interval {interval(bounds)}" if bounds and value is not None else "")
 
 
-def points_cell(value: float) -> Cell:
-    """Return the cell of a difference of fractions, in percentage points."""
-    return Cell(points(value, ""), value)
+def bounded_cell(value: float | None, bounds: Interval) -> Cell:
+    """Return the cell of a fraction in percent with its interval beside it."""
+    return Cell(percent(value, ""), value, interval=interval(bounds) if value is not None else "")
+
+
+def points_cell(value: float, bounds: Interval, note: str = "") -> Cell:
+    """Return the cell of a difference of fractions, in percentage points, with its interval beside it."""
+    return Cell(points(value, ""), value, note, interval(bounds, "+"))
 
 
 def count_cell(value: float) -> Cell:
@@ -55,13 +66,13 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-def listed(names: Sequence[str], most: int = 6) -> str:
+def listed(names: Sequence[str], most: int = 6, conjunction: str = "and") -> str:
     """Return names as a phrase: "a, b and c", and how many more there are; names with commas are kept apart."""
     shown = list(names[:most])
     comma = "; " if any("," in name for name in shown) else ", "
     if len(names) > most:
-        return f"{comma.join(shown)} and {len(names) - most} more"
-    return " and ".join([comma.join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
+        return f"{comma.join(shown)} {conjunction} {len(names) - most} more"
+    return f" {conjunction} ".join([comma.join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
 def short(text: str, longest: int = LONGEST) -> str:
