@@ -315,7 +315,7 @@ def harden(
         options.steps_of,
         options.training,
         checkpoint=None if folder is None else folder / CHECKPOINT,
-        identity=identity,
+        identity=identity | {"model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
         validate=look if validation is not None or walk else None,
         progress=follow,
     )

@@ -80,7 +80,10 @@ class Examples:
         return name is None or not (self._folder / name).is_file()
 
     def add(self, evaluate: Evaluator, data: ImageData, condition: Condition) -> None:
-        """Write the strip of a condition; an attack's images are those against the source."""
+        """Write the strip of a condition; an attack's images are those against the source.
+
+        AutoAttack's are like those that are measured, not the same: it draws by batch.
+        """
         images = attempt("show example images", lambda: evaluate.shifted(data, condition, self.positions).cpu())
         if images is None:
             return

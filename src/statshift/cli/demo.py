@@ -33,7 +33,7 @@ FROM_SCRATCH = TrainingOptions(
     augment="crop",  # a digit's mirror image is none
 )
 HARDENING = HardenOptions(
-    "advbn", "layer1", TrainingOptions(epochs=4, batch_size=64, learning_rate=0.01, augment="crop"), FeatureAttack(3)
+    "advbn", "layer1", TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop"), FeatureAttack(3)
 )
 
 
