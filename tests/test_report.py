@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +27,9 @@ from statshift.errors import InputError
 from statshift.metrics import ALEXNET
 from statshift.report import build, write_report
 from statshift.report.content import Fold
+from statshift.report.differences import Changes
+from statshift.report.reading import read
+from statshift.report.subjects import group
 from statshift.report.words import amount, interval, listed, percent, points, short
 from statshift.uncertainty import wilson_interval
 
@@ -127,6 +132,87 @@ def test_the_headline_says_what_shift_costs_and_what_is_won_back(page, paths, bi
     gained = f"{100 * found.difference:.1f} points [{100 * found.low:.1f}, {100 * found.high:.1f}]"
     assert page.headline == f"{start}auto wins back {gained}."
     assert [one.subject for one in page.verdicts if one.best] == ["original + auto"]
+
+
+def hardened_run(path, bits, auto):
+    made = {"verb": "harden", "method": "advbn", "branch": "adv"}
+    record = record_of(model={"weights_hash": "bbbb", "made_by": made})
+    return adapted_run(path, bits["other"], {"auto": auto}, record=record)
+
+
+def in_words(difference, sign=""):
+    low, value, high = (f"{100 * end:{sign}.1f}" for end in (difference.low, difference.difference, difference.high))
+    return f"{value} points [{low}, {high}]"
+
+
+@pytest.fixture(scope="module")
+def few_bits(bits):
+    """The same bits under fewer shifts."""
+    return {name: {one: of[one] for one in of if one[0] in ("clean", "fog", "snow")} for name, of in bits.items()}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_best_is_the_originals_own_where_none_is_surely_better(tmp_path, bits, few_bits, whole):
+    used = bits if whole else few_bits
+    near = worse(better(used["auto"], 0.2, seed=5), 0.04, seed=8)
+    first = adapted_run(tmp_path / "first", used["source"], {name: used[name] for name in ("auto", "replace")})
+    second = hardened_run(tmp_path / "second", used, near)
+    page = build([first, second])
+    assert [one.subject for one in page.verdicts if one.best] == ["original + auto"]
+    values = {one.subject: one.figures[1].value for one in page.verdicts}
+    highest = "AdvBN, adversarial branch + auto"
+    assert max(values, key=values.get) == highest
+    (text,) = [one for one in page.advice if one.startswith("Of what was compared take ")]
+    assert text.startswith("Of what was compared take original + auto: ")
+    assert f"{highest} is higher by +{100 * (values[highest] - values['original + auto']):.1f} points [-" in text
+    assert text.split("], not surely.")[1] in ("", " Not surely worse: AdvBN, adversarial branch.")
+    if whole:
+        direct = compare(first, second, protocols=("auto", "auto")).mean_accuracy
+        assert direct.low < 0 < direct.difference
+        assert f"is higher by {in_words(direct, '+')}, not surely." in text
+        gained = compare(first, first, protocols=("source", "auto")).mean_accuracy
+        assert page.headline.endswith(f"; auto wins back {in_words(gained)}; no other is surely better.")
+    assert page.headline.endswith("]; no other is surely better.")
+    assert "original + auto" in [one.label for one in blocks_of(page)["chart-1-1"].panels[0].series]
+
+
+def test_the_best_is_another_model_that_is_surely_better_image_by_image(tmp_path, bits):
+    """Its interval to the reference holds that of the original's own; the paired difference tells them apart."""
+    first = adapted_run(tmp_path / "first", bits["source"], {name: bits[name] for name in ("auto", "replace")})
+    second = hardened_run(tmp_path / "second", bits, better(bits["auto"], 0.05, seed=5))
+    found = [compare(first, path, protocols=("source", "auto")).mean_accuracy for path in (first, second)]
+    assert found[1].low < found[0].difference < found[1].difference < found[0].high
+    page = build([first, second])
+    assert [one.subject for one in page.verdicts if one.best] == ["AdvBN, adversarial branch + auto"]
+    assert page.advice[0].startswith("Of what was compared take AdvBN, adversarial branch + auto: ")
+    assert "not surely" not in page.headline
+    own, top = (in_words(one) for one in found)
+    assert page.headline.endswith(
+        f"auto wins back {own}; AdvBN, adversarial branch + auto, the best here, {top.replace(' points', '')}."
+    )
+
+
+def test_two_protocols_are_compared_draw_by_draw_over_the_images_of_both(tmp_path, few_bits):
+    first = adapted_run(tmp_path / "a", few_bits["source"], {"auto": few_bits["auto"]}, draws=2)
+    places, record = tuple(range(1, 41)), record_of(model={"weights_hash": "b"})
+    second = adapted_run(tmp_path / "b", few_bits["other"], {"auto": few_bits["replace"]}, places, 2, record)
+    groups = group(read([first, second]).measured)
+    subjects = groups[0].subjects
+    assert [one.protocol for one in subjects] == ["source", "auto"] * 2
+    change = Changes(groups).of(subjects[1], subjects[3])
+    parts = []
+    for number in (0, 1):
+        out = sorted({one + number for one in (*LEFT_OUT, *places)})
+        parts.append(
+            [
+                np.delete(few_bits["replace"][one], out).mean() - np.delete(few_bits["auto"][one], out).mean()
+                for one in few_bits["auto"]
+                if one[0] != "clean"
+            ]
+        )
+    assert change.comparison.mean_accuracy is None
+    assert change.mean.low < change.mean.difference < change.mean.high
+    assert change.mean.difference == pytest.approx(np.mean(parts), abs=0.002)
 
 
 @pytest.mark.parametrize(
@@ -272,15 +358,14 @@ def test_charts_have_a_panel_for_each_corruption_and_the_same_figures_as_a_table
     assert [panel.title for panel in chart.panels] == list(COMMON)
     assert chart.x == ("1", "2", "3", "4", "5")
     names = [verdict.subject for verdict in page.verdicts]
-    labels = [names[0], names[3], names[1], names[4], names[2]]
     fog = chart.panels[COMMON.index("fog")]
-    assert [series.label for series in fog.series] == labels
+    assert [series.label for series in fog.series] == names
     values = [kept(bits["replace"]["fog", level]).mean() for level in range(1, 6)]
-    assert fog.series[4].values == pytest.approx(values)
+    assert fog.series[2].values == pytest.approx(values)
     low, high = wilson_interval(np.array(values) * 128, 128)
-    assert (fog.series[4].low, fog.series[4].high) == (pytest.approx(low), pytest.approx(high))
+    assert (fog.series[2].low, fog.series[2].high) == (pytest.approx(low), pytest.approx(high))
     rows = [row for row in chart.table.rows if row[0].text == "fog"]
-    assert [row[6].value for row in rows] == pytest.approx(values)
+    assert [row[4].value for row in rows] == pytest.approx(values)
     assert len(chart.table.rows) == 75
     assert chart.note == ""
 
@@ -295,8 +380,11 @@ def test_of_many_subjects_a_chart_draws_each_model_and_the_best_protocols(tmp_pa
     adapted_run(tmp_path / "2", first, {"e": first, "f": better(first, 0.4)}, left_out, record=record)
     page = build(tmp_path)
     chart = blocks_of(page)["chart-1-1"]
-    drawn = ["original", "MoEx", "original + b", "MoEx + f", "original + a"]
+    drawn = ["original", "original + a", "original + b", "MoEx", "MoEx + f"]
     assert [series.label for series in chart.panels[0].series] == drawn
+    held_out = [first, *({one: right[32:] for one, right in protocols[name].items()} for name in "ab"), first]
+    for series, of in zip(chart.panels[0].series[:4], held_out, strict=True):
+        assert series.values == pytest.approx([of["fog", level].mean() for level in range(1, 6)])
     assert chart.note.endswith(": original + c, original + d and MoEx + e.")
 
 
@@ -333,7 +421,13 @@ def test_fewer_conditions_are_never_called_mean_error_or_mce(tmp_path, bits):
     assert figures["mCE"].note == "There is no mCE: 8 of its 75 conditions measured."
     table = blocks_of(page)["severities-1"]
     assert {row[0].text for row in table.rows} == {"fog", "snow"}
-    assert not any("CE" in column.label for column in table.columns)
+    assert [column.label for column in table.columns] == ["corruption", "family", *"12345", "mean accuracy"]
+    some = few | {("snow", 2): bits["source"]["snow", 2]}
+    record = record_of(shifts=["clean", "fog", "snow"], alexnet=None)
+    table = blocks_of(build(write_run(tmp_path / "some", record, rows_of(some))))["severities-1"]
+    snow = np.mean([bits["source"]["snow", level].mean() for level in range(1, 6)])
+    errors = {row[0].text: error.value for row, error in zip(table.rows, column(table, "mean error"), strict=True)}
+    assert errors == {"fog": None, "snow": pytest.approx(1 - snow)}
 
 
 def test_where_there_is_no_alexnet_there_is_a_mean_error_and_no_mce(tmp_path, bits):
@@ -376,11 +470,67 @@ def test_runs_over_other_images_are_not_compared(tmp_path, paths, bits):
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path, bits):
     few = {one: bits["source"][one] for one in BENCHMARK[:3]}
-    paths = [write_run(tmp_path / name, record_of(), rows_of(few)) for name in ("a/run", "b/run", "c")]
+    records = {name: record_of(model={"weights_hash": name}) for name in ("a/run", "b/run", "c")}
+    paths = [write_run(tmp_path / name, record, rows_of(few)) for name, record in records.items()]
     labels = [one.subject for one in build(paths).verdicts]
     assert labels == ["a/run", "b/run", "c"]
-    assert [one.subject for one in build([paths[0], paths[0]]).verdicts] == ["source"]
     assert len(build(tmp_path).verdicts) == 3
+    assert [one.subject for one in build([paths[1], tmp_path]).verdicts] == ["b/run", "a/run", "c"]
+
+
+def test_the_same_run_is_shown_once_and_what_was_left_out_is_told(tmp_path, bits):
+    rows = rows_of({one: bits["source"][one] for one in BENCHMARK[:3]})
+    first = write_run(tmp_path / "a", record_of(), rows)
+    copy = Path(shutil.copytree(first, tmp_path / "copy"))
+    other = write_run(tmp_path / "other", record_of(), [*rows[:2], rows_of(bits["auto"])[2]])
+    with pytest.warns(UserWarning, match="Left out") as told:
+        page = build(tmp_path)
+    assert [one.subject for one in page.verdicts] == ["a", "other"]
+    note = f"Left out {short(str(copy), 80)}: it has the record and the rows of {short(str(first), 80)}, the same run."
+    assert [str(one.message) for one in told] == [note]
+    assert page.warnings[0] == note
+    with pytest.warns(UserWarning, match="given several times and is shown once"):
+        page = build([other, first, other])
+    assert [one.subject for one in page.verdicts] == ["other", "a"]
+    assert sum(str(other)[-20:] in text for text in page.warnings) == 1
+
+
+DAMAGES = {
+    "record": lambda run: (run / "record.json").write_text("{"),
+    "rows": lambda run: replace_in(run / "rows.jsonl", '"draw": 0', '"draw": "x"'),
+    "layers": lambda run: (run / "layers.json").write_text('{"conditions": {"fog 1": 3}, "layers": []}'),
+    "ligs": lambda run: (run / "ligs.json").write_text('{"gaussian": {}}'),
+    "training": lambda run: (run / "rows.jsonl").unlink() or (run / "record.json").write_text("{"),
+    "losses": lambda run: (
+        (run / "rows.jsonl").unlink() or (run / "record.json").write_text('{"history": [3], "hardening": {}}')
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_damaged_below_a_folder_is_left_out_and_told(tmp_path, bits, damage):
+    few = {one: bits["source"][one] for one in BENCHMARK[:4]}
+    runs = [
+        write_run(tmp_path / "runs" / name, record_of(model={"weights_hash": name}), rows_of(few))
+        for name in ("a", "bad", "z")
+    ]
+    DAMAGES[damage](runs[1])
+    with pytest.warns(UserWarning, match="Left out") as told:
+        page = build(tmp_path / "runs")
+    assert [one.subject for one in page.verdicts] == ["a", "z"]
+    assert [str(one.message) for one in told] == [page.warnings[0]]
+    assert page.warnings[0].startswith(f"Left out {short(str(runs[1]), 80)}: ")
+    assert "damaged" in page.warnings[0]
+    assert len([one for one in page.warnings if "damaged" in one]) == 1
+    with pytest.raises(InputError, match=r"damaged|there is none in these paths"):
+        build(runs[1])
+    for paths in ([tmp_path / "runs", runs[1]], [runs[1], tmp_path / "runs"]):
+        with pytest.raises(InputError, match="damaged"):
+            build(paths)
+    shutil.rmtree(runs[0])
+    shutil.rmtree(runs[2])
+    with pytest.raises(InputError, match=r"damaged|there is none in these paths"):
+        build(tmp_path / "runs")
 
 
 def test_attacks_and_ligs_have_a_section(tmp_path, bits):

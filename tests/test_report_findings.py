@@ -60,7 +60,7 @@ def layers_of(persisting):
 def test_rectifying_is_tried_where_a_shift_reaches_the_last_layers(tmp_path, persisting):
     run = write_run(tmp_path / "my run", solid(), rows_of(source_of()), layers=layers_of(persisting))
     if not persisting:
-        assert none_with(advice_of(run), "rectif")
+        assert none_with(advice_of(run), "Try rectifying")
         return
     text = one_with(advice_of(run), "Try rectifying", "under fog 3 a shift reaches the last layers (up to 3.0 x")
     assert command_in(text) == [
@@ -164,7 +164,8 @@ def test_what_an_attack_breaks_is_to_be_trained_adversarially(tmp_path, robust, 
 
 def test_wide_intervals_ask_for_more_images(tmp_path):
     small = write_run(tmp_path / "small", record_of(**FEW_RECORD), rows_of(source_of(images=IMAGES)))
-    text = one_with(advice_of(small), "Measure on more images")
+    text = one_with(advice_of(small), "Measure on more images", ", if there are so many.")
+    assert command_in(text)[-2:] == ["--out", str(tmp_path / "small-more")]
     wanted = int(command_in(text)[command_in(text).index("--limit") + 1])
     half = float(text.partition("± ")[2].split(" ")[0])
     assert wanted == pytest.approx(IMAGES * half**2, rel=0.1)  # half the width falls with the root of the number
@@ -180,7 +181,9 @@ def test_a_model_near_chance_is_checked_first(tmp_path):
     page = build(run)
     assert page.advice[0].startswith("Check weights, labels and preprocessing of resnet20")
     assert none_with(page.advice, "Harden")
-    one_with(page.warnings, "11.0 % with 10 classes, near chance")
+    assert page.advice[0].partition(" Run: ")[0].endswith("it is near chance, or these images are shifted already.")
+    one_with(page.warnings, "11.0 % with 10 classes, near chance", "or are these images shifted already?")
+    assert page.verdicts[0].figures[0].note.endswith("of the images as they are in the data, nothing made of them.")
     assert none_with(build(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "near chance")
 
 
@@ -205,9 +208,9 @@ def test_the_best_of_several_models_is_named_with_those_that_are_level(tmp_path)
     first = write_run(tmp_path / "first", record_of(), rows_of(source))
     good = better(source, 0.4)
     second = adapted_run(tmp_path / "second", good, {"auto": better(good, 0.02)}, record=record_of(model=model))
-    text = one_with(build([first, second]).advice, "Take AdvBN", " above the original")
+    text = one_with(build([first, second]).advice, "Of what was compared take AdvBN", " above the original")
     assert "Not surely worse" in text
-    assert none_with(build([second, first]).advice, "Take original")
+    assert none_with(build([second, first]).advice, "take original")
     assert len(build([first, second]).advice) <= 5
 
 
@@ -252,7 +255,7 @@ def test_compared_runs_of_other_versions_and_dtypes_are_warned_of(tmp_path):
     one_with(warnings, "differ in their version of torch")
     assert none_with(warnings, "version of statshift")
     assert none_with(warnings, "same weights")
-    third = write_run(tmp_path / "c", solid(), bits)
+    third = write_run(tmp_path / "c", solid(environment={"device": "other"}), bits)
     one_with(build([first, third]).warnings, "same weights were measured several times")
 
 

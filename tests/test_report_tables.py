@@ -3,13 +3,16 @@
 import csv
 import io
 import re
+import shutil
 
 import pytest
 
 from report_runs import BENCHMARK, adapted_run, better, draw, record_of, rows_of, write_run
-from statshift.report import as_csv, as_markdown, build, tables
+from statshift.comparison import compare
+from statshift.report import as_csv, as_markdown, build, tables, tidy_csv
 from statshift.report.content import Cell, Chart, Column, Page, Panel, Section, Series, Table
 from statshift.report.tables import escaped
+from statshift.results import read_run, summarise
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -32,23 +35,95 @@ def hostile(request, tmp_path_factory):
 
 
 def test_csv_holds_every_cell_as_it_is_shown(hostile):
-    found = tables(build([hostile[1]]))
-    parsed = list(csv.reader(io.StringIO(as_csv(found))))
-    parts, part = [], []
-    for row in [*parsed, []]:
-        if row:
-            part.append(row)
-        else:
-            parts.append(part)
-            part = []
-    assert len(parts) == len(found)
-    for rows, table in zip(parts, found, strict=True):
-        assert rows[0] == [table.name, table.title]
-        assert rows[1] == [column.label for column in table.columns]
-        assert len(rows[2:]) == len(table.rows)
+    for table in tables(build([hostile[1]])):
+        rows = list(csv.reader(io.StringIO(as_csv(table))))
+        assert rows[0] == [column.label for column in table.columns]
+        assert len(rows[1:]) == len(table.rows)
         assert not any(cell.interval for row in table.rows for cell in row)
-        for got, row in zip(rows[2:], table.rows, strict=True):
+        for got, row in zip(rows[1:], table.rows, strict=True):
             assert [text.replace(",", "") for text in got] == [cell.text.replace(",", "") for cell in row]
+
+
+def test_one_tidy_table_holds_hostile_names_as_they_are(hostile):
+    name, path = hostile
+    rows = list(csv.DictReader(io.StringIO(tidy_csv([path]), newline="")))
+    assert {row["run"] for row in rows} == {str(path)}
+    assert {row["protocol"] for row in rows} == {"source", name}
+    assert {row["shift"] for row in rows} == {*(shift for shift, _ in BENCHMARK[:8]), f"own {name}"}
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """A run with a protocol of two draws over the whole benchmark, and one of few conditions without AlexNet."""
+    folder = tmp_path_factory.mktemp("two")
+    bits = draw(BENCHMARK, 0.7, seed=1)
+    whole = adapted_run(folder / "whole", bits, {"auto": better(bits, 0.4)}, draws=2)
+    few = {one: bits[one] for one in BENCHMARK[:4]}
+    changes = {"shifts": ["clean", "gaussian_noise"], "severities": [1, 2, 3], "alexnet": None}
+    return whole, write_run(folder / "few", record_of(**changes, model={"weights_hash": "b"}), rows_of(few))
+
+
+def number(text):
+    return float(text) if text else None
+
+
+def near(value):
+    return None if value is None else pytest.approx(value, rel=1e-5)
+
+
+def test_the_tidy_table_has_the_figures_of_summarise_and_compare(two_runs):
+    text = tidy_csv(two_runs)
+    lines = list(csv.reader(io.StringIO(text)))
+    assert {len(line) for line in lines} == {17}
+    assert len(set(lines[0])) == 17
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 76 + 1 + 76 + 1 + 4
+    assert [row["shift"] for row in rows].count("mean of 15 x 5") == 2
+    of = {(row["run"], row["protocol"], row["shift"], row["severity"]): row for row in rows}
+    assert len(of) == len(rows)
+    for path, protocols in zip(two_runs, (("source", "auto"), ("source",)), strict=True):
+        run = read_run(path)
+        summary = summarise(run.rows, table=run.record["alexnet"])
+        for protocol in protocols:
+            found = summary["protocols"][protocol]
+            values = {("clean", 0): (found["clean_accuracy"], found["clean_interval"])}
+            for shift, one in found["per_shift"].items():
+                pairs = zip(one["by_severity"], one["intervals"], strict=True)
+                values |= {(shift, level): pair for level, pair in enumerate(pairs, start=1)}
+            conditions = list(dict.fromkeys((row["shift"], row["severity"]) for row in run.rows))
+            compared = {}
+            if protocol != "source":
+                comparison = compare(path, path, protocols=("source", protocol))
+                compared = {(one.shift, one.severity): one.accuracy for one in comparison.conditions}
+            draws = 1 if protocol == "source" else 2
+            for shift, severity in conditions:
+                row = of[str(path), protocol, shift, str(severity)]
+                accuracy, (low, high) = values[shift, severity]
+                got = [number(row[name]) for name in ("accuracy", "low", "high", "error")]
+                assert got == [near(one) for one in (accuracy, low, high, 1 - accuracy)]
+                assert (row["images"], row["draws"]) == ("128" if draws == 2 else "160", str(draws))
+                got = [number(row[f"difference_{name}"]) for name in ("to_source", "low", "high")]
+                if compared:
+                    one = compared[shift, severity]
+                    assert got == [pytest.approx(v, rel=1e-5) for v in (one.difference, one.low, one.high)]
+                else:
+                    assert got == [None] * 3
+                assert [row[name] for name in ("mce", "mce_low", "mce_high")] == [""] * 3
+            mean = of.get((str(path), protocol, "mean of 15 x 5", ""))
+            if found["mean_accuracy"] is None:
+                assert mean is None
+                continue
+            names = ("accuracy", "error", "mce")
+            assert [number(mean[name]) for name in names] == [
+                *(near(found[name]) for name in ("mean_accuracy", "mean_error", "mce")),
+            ]
+            got = [number(mean[name]) for name in ("low", "high", "mce_low", "mce_high")]
+            assert got == [near(one) for one in (*found["mean_interval"], *found["mce_interval"])]
+            if protocol == "auto":
+                gain = comparison.mean_accuracy
+                got = [number(mean[f"difference_{name}"]) for name in ("to_source", "low", "high")]
+                assert got == [near(one) for one in (gain.difference, gain.low, gain.high)]
+    assert {row["model"] for row in rows} == {"whole", "few"}
 
 
 def test_markdown_keeps_its_rows_and_shows_markup_as_text(hostile):
@@ -79,14 +154,14 @@ def test_labels_are_one_line_of_visible_characters(hostile):
 def test_numbers_in_csv_have_no_separator_of_thousands():
     columns = Column("name", numeric=False), Column("images")
     table = Table("a", "A, b", columns, ((Cell("1,000"), Cell("12,345", 12345.0)), (Cell("x"), Cell("-"))))
-    assert as_csv([table]) == 'a,"A, b"\nname,images\n"1,000",12345\nx,-\n'
+    assert as_csv(table) == 'name,images\n"1,000",12345\nx,-\n'
 
 
 def test_intervals_are_columns_of_their_own_in_a_file():
     columns = Column("name", numeric=False), Column("gain"), Column("n")
     rows = (Cell("a"), Cell("+1.0", 0.01, interval="[0.5, 1.5]"), Cell("3")), (Cell("b"), Cell("-"), Cell("4"))
     page = Page("t", "l", (), (), sections=(Section("s", "S", blocks=(Table("x", "X", columns, rows),)),))
-    assert as_csv(tables(page)) == 'x,X\nname,gain,95 % interval,n\na,+1.0,"[0.5, 1.5]",3\nb,-,-,4\n'
+    assert as_csv(tables(page)[0]) == 'name,gain,95 % interval,n\na,+1.0,"[0.5, 1.5]",3\nb,-,-,4\n'
 
 
 def test_markdown_of_a_table():
@@ -125,9 +200,9 @@ def test_the_command_writes_a_page(run, path, tmp_path, monkeypatch):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["b.html", "report.html"]
 
 
-@pytest.mark.parametrize(("form", "function"), [("csv", as_csv), ("markdown", as_markdown)])
-def test_the_command_prints_tables(run, path, tmp_path, form, function):
-    expected = function(tables(build(path)))
+@pytest.mark.parametrize("form", ["csv", "markdown"])
+def test_the_command_prints_tables(run, path, tmp_path, form):
+    expected = tidy_csv(path) if form == "csv" else as_markdown(tables(build(path)))
     done = run("report", path, "--format", form)
     assert (done.code, done.out, done.err) == (0, expected, "")
     file = tmp_path / "tables.txt"
@@ -136,13 +211,44 @@ def test_the_command_prints_tables(run, path, tmp_path, form, function):
     assert file.read_bytes().decode() == expected
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_the_command_writes_each_table_into_a_folder(run, path, tmp_path, there):
+    folder = tmp_path / "new" / "tables"
+    if there:
+        folder.mkdir(parents=True)
+    done = run("report", path, "--format", "csv", "--out", folder if there else f"{folder}/")
+    assert (done.code, done.err) == (0, "")
+    assert str(folder) in done.out
+    found = tables(build(path))
+    assert {one.name for one in folder.iterdir()} == {"conditions.csv", *(f"{table.name}.csv" for table in found)}
+    assert (folder / "conditions.csv").read_bytes().decode() == tidy_csv(path)
+    assert all((folder / f"{table.name}.csv").read_bytes().decode() == as_csv(table) for table in found)
+
+
+def test_the_command_warns_of_what_it_left_out(run, path, tmp_path, monkeypatch):
+    shutil.copytree(path, tmp_path / "runs" / "good")
+    bad = tmp_path / "runs" / "bad"
+    shutil.copytree(path, bad)
+    (bad / "record.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--format", "csv"], ["--format", "csv", "--out", "tables/"]):
+        done = run("report", "runs", *words)
+        assert done.code == 0
+        (line,) = done.err.splitlines()
+        assert "Left out runs/bad: runs/bad/record.json is damaged" in line
+    assert "Left out runs/bad: runs/bad/record.json is damaged" in (tmp_path / "report.html").read_text()
+    assert run("report", "runs/bad").code == 2
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["nowhere"], "nowhere is not there"),
         (["RUN", "--format", "pdf"], "Unknown format 'pdf'"),
         (["RUN", "--out", "no/such/folder.html"], "Cannot write to no/such/folder.html"),
-        (["RUN", "--format", "csv", "--out", "."], "it is a folder"),
+        (["RUN", "--format", "markdown", "--out", "."], "it is a folder"),
+        (["RUN", "--out", "page/"], "it is a folder"),
+        (["RUN", "--format", "csv", "--out", f"{__file__}/"], "Cannot write to"),
     ],
 )
 def test_the_command_tells_what_it_cannot_do_in_one_line(run, path, tmp_path, monkeypatch, words, said):

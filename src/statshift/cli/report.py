@@ -8,10 +8,10 @@ import typer
 
 from statshift.cli.output import print_out
 from statshift.errors import unknown
-from statshift.report import as_csv, as_markdown, build, tables, write_report, write_text
+from statshift.report import as_markdown, build, is_folder, tables, tidy_csv, write_report, write_tables, write_text
 
 PAGE = Path("report.html")
-TABLES = {"csv": as_csv, "markdown": as_markdown}
+FORMATS = ("html", "csv", "markdown")
 
 
 def report_command(
@@ -20,10 +20,19 @@ def report_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help=f"File to write; by default {PAGE}, and of csv and markdown standard output."),
+        typer.Option(
+            path_type=str,  # as it was typed: a slash at its end says that it is a folder
+            help=f"File to write; by default {PAGE}, and of csv and markdown standard output. Of csv a folder, too: "
+            "each table is a file of its own there.",
+        ),
     ] = None,
     format_: Annotated[
-        str, typer.Option("--format", help="html, one page that needs no other file; or the tables as csv or markdown.")
+        str,
+        typer.Option(
+            "--format",
+            help="html, one page that needs no other file; csv, one table with a row for each run, protocol and "
+            "condition; or markdown, the page's tables.",
+        ),
     ] = "html",
     title: Annotated[str | None, typer.Option(help="Of the page; by default the models' names.")] = None,
 ) -> None:
@@ -33,12 +42,15 @@ def report_command(
 
     Example: statshift report runs/resnet50 runs/hardened --out report.html
     """
-    if format_ not in ("html", *TABLES):
-        raise unknown("format", format_, ["html", *TABLES])
+    if format_ not in FORMATS:
+        raise unknown("format", format_, FORMATS)
     if format_ == "html":
-        print_out(f"Written to {write_report(runs, out or PAGE, title=title)}: open it in a browser.")
+        print_out(f"Written to {write_report(runs, PAGE if out is None else out, title=title)}: open it in a browser.")
         return
-    text = TABLES[format_](tables(build(runs, title=title)))
+    if format_ == "csv" and out is not None and is_folder(out):
+        print_out(f"Written to {write_tables(runs, out)}.")
+        return
+    text = tidy_csv(runs) if format_ == "csv" else as_markdown(tables(build(runs, title=title)))
     if out is None:
         sys.stdout.write(text)
     else:

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from statshift.comparison import Difference
 from statshift.report import commands
-from statshift.report.best import adaptations, best, gain, preferred, surely_better
+from statshift.report.best import adaptations, best, preferred, ranked, surely_better
 from statshift.report.cautions import missing, near_chance, one_draw
 from statshift.report.differences import Change, Changes, describe_sure
 from statshift.report.findings import partial_mean
@@ -55,14 +55,15 @@ def _check_weights(group: Group, _: Changes) -> Iterator[str]:
         if near_chance(source):
             yield _then(
                 f"Check weights, labels and preprocessing of {source.the_model} before anything else: with "
-                f"{percent(source.summary['clean_accuracy'])} on clean images it is near chance.",
-                commands.measure(source, "--shifts", "clean", out="check"),
+                f"{percent(source.summary['clean_accuracy'])} on clean images it is near chance, or these images are "
+                "shifted already.",
+                commands.measure(source, "--shifts", "clean", out=commands.beside(source, "check")),
             )
             return
 
 
 def _take_the_best(group: Group, changes: Changes) -> Iterator[str]:
-    """Of several models, the one that is surely better than the reference, and best."""
+    """Of several models, the best: the reference's own best protocol where no other is surely better."""
     found = best(group, changes)
     if len(group.sources) < 2 or found is None or found.mean is None:
         return
@@ -71,18 +72,22 @@ def _take_the_best(group: Group, changes: Changes) -> Iterator[str]:
     over = "over the 15 x 5" if found.whole else "over the shifts measured"
     gained = amount(mean.low, mean.difference, mean.high)
     yield (
-        f"Take {found.after.label}: {percent(mean.second)} mean accuracy {over}, {gained} above "
+        f"Of what was compared take {found.after.label}: {percent(mean.second)} mean accuracy {over}, {gained} above "
         f"{group.reference.the_model}{price}.{_level(found, group, changes)}"
     )
 
 
 def _level(found: Change, group: Group, changes: Changes) -> str:
-    """Return which of the three next are not surely worse than the best."""
-    others = [change for one in group.subjects if (change := changes.to_reference(one)) and change is not found]
-    rest = [one for one in others if one.whole and found.whole]
-    ranked = sorted(rest, key=gain, reverse=True)[:3]
-    level = [one.after.label for one in ranked if not surely_better(found, one)]
-    return f" Not surely worse: {listed(level)}." if level else ""
+    """Return which of the three next are not surely worse than the best, and by how much one is higher."""
+    others = [one for one in ranked(group, changes) if one is not found][:3]
+    level = [one for one in others if not surely_better(found, one, changes)]
+    text = ""
+    direct = changes.of(found.after, level[0].after) if level else None
+    if direct and direct.mean and direct.mean.difference > 0:
+        mean, lost = direct.mean, level[0].lost
+        but = "not surely" if mean.low <= 0 else f"but surely loses under {describe_sure(lost)}"
+        text = f" {level.pop(0).after.label} is higher by {amount(mean.low, mean.difference, mean.high)}, {but}."
+    return f"{text} Not surely worse: {listed([one.after.label for one in level])}." if level else text
 
 
 def _cost(found: Difference) -> str:
@@ -218,8 +223,8 @@ def _more_images(group: Group, _: Changes) -> Iterator[str]:
         what = "mean accuracy" if whole or partial else "clean accuracy"
         yield _then(
             f"Measure on more images: the {what} is known to ± {100 * half:.1f} points from {source.images:,}; about "
-            f"{needed:,} would make it ± {100 * WIDE:.0f}.",
-            commands.measure(source, out="more-images", limit=needed),
+            f"{needed:,} would make it ± {100 * WIDE:.0f}, if there are so many.",
+            commands.measure(source, out=commands.beside(source, "more"), limit=needed),
         )
 
 

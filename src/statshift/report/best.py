@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from statshift.comparison import compare
 from statshift.report.differences import Change, Changes
 from statshift.report.findings import partial_mean
 from statshift.report.subjects import Group, Subject
@@ -11,9 +10,24 @@ from statshift.report.words import amount, percent, plural, short
 
 
 def best(group: Group, changes: Changes) -> Change | None:
-    """Return what sets the best subject apart from the reference; None where none is surely better."""
-    found = preferred([change for one in group.subjects if (change := changes.to_reference(one))])
-    return found if found and found.tone == "good" else None
+    """Return what sets the best subject apart from the reference; None where none is surely better.
+
+    That is the reference's own best protocol, which needs no training, unless another model is surely better than it.
+    """
+    found = ranked(group, changes)
+    own = best_protocol(group.reference, group, changes)
+    if own in found and own.tone == "good":
+        own_run = group.reference.measured
+        above = [one for one in found if gain(one) > gain(own) and one.after.measured is not own_run]
+        return preferred([one for one in above if one.tone == "good" and surely_better(one, own, changes)]) or own
+    top = preferred(found)
+    return top if top and top.tone == "good" else None
+
+
+def ranked(group: Group, changes: Changes) -> list[Change]:
+    """Return what sets subjects apart from the reference, the highest mean first, as far as the means are alike."""
+    found = [change for one in group.subjects if (change := changes.to_reference(one))]
+    return sorted(_alike(found), key=gain, reverse=True)
 
 
 def best_protocol(source: Subject, group: Group, changes: Changes) -> Change | None:
@@ -31,8 +45,7 @@ def preferred(found: Sequence[Change]) -> Change | None:
 
     Those over the whole benchmark come before others; None where none has a mean.
     """
-    with_mean = [change for change in found if change.mean]
-    candidates = [change for change in with_mean if change.whole] or with_mean
+    candidates = _alike(found)
     if not candidates:
         return None
     highest = max(candidates, key=gain)
@@ -41,22 +54,33 @@ def preferred(found: Sequence[Change]) -> Change | None:
     return min(level, key=lambda one: (len(one.lost), -gain(one)))
 
 
+def _alike(found: Sequence[Change]) -> list[Change]:
+    """Return those whose mean is over the whole benchmark; where there is none, all that have a mean."""
+    with_mean = [change for change in found if change.mean]
+    return [change for change in with_mean if change.whole] or with_mean
+
+
 def gain(change: Change) -> float:
     """Return the difference of the means."""
     return change.mean.difference if change.mean else -math.inf
 
 
-def surely_better(found: Change, other: Change) -> bool:
-    """Return whether the mean over the benchmark, on the images that both subjects have, is surely higher."""
-    after, before = found.after, other.after
-    mean = compare(before.measured.run, after.measured.run, protocols=(before.protocol, after.protocol)).mean_accuracy
-    return mean is not None and mean.low > 0
+def surely_better(found: Change, other: Change, changes: Changes) -> bool:
+    """Return whether the mean, on the images and shifts that both subjects have, is surely higher: image by image."""
+    direct = changes.of(other.after, found.after)
+    return direct is not None and direct.mean is not None and direct.mean.low > 0
 
 
 def telling(group: Group, changes: Changes, most: int) -> list[Subject]:
-    """Return so many subjects: each model as it came, then each's best protocol, then the others."""
+    """Return so many subjects, in the page's order.
+
+    These are the reference and the best, then each model as it came, then each's best protocol, then the others.
+    """
     protocols = [change.after for one in group.sources if (change := best_protocol(one, group, changes))]
-    return list(dict.fromkeys([*group.sources, *protocols, *group.subjects]))[:most]
+    top = best(group, changes)
+    first = [group.reference, *([top.after] if top else [])]
+    chosen = list(dict.fromkeys([*first, *group.sources, *protocols, *group.subjects]))[:most]
+    return [one for one in group.subjects if one in chosen]
 
 
 def pair(group: Group, changes: Changes, holder: Subject, most: int) -> list[Subject]:
@@ -104,14 +128,17 @@ def _won_back(group: Group, changes: Changes, verb: str) -> str:
     if own and own.tone != "good":
         own = None
     if own and own.mean and top and top.mean and top.after is not own.after:
-        sure = "" if surely_better(top, own) else ", not surely more"
+        doubt = "" if surely_better(top, own, changes) else ", not surely more"
         most = amount(top.mean.low, top.mean.difference, top.mean.high).replace(" points", "")
         gained = amount(own.mean.low, own.mean.difference, own.mean.high)
-        return f"{short(own.after.protocol, 40)} {verb} {gained}; {top.after.label}, the best here, {most}{sure}"
+        return f"{short(own.after.protocol, 40)} {verb} {gained}; {top.after.label}, the best here, {most}{doubt}"
     found = own or top
     if found and found.mean:
         label = short(found.after.protocol, 40) if found is own else found.after.label
-        return f"{label} {verb} {amount(found.mean.low, found.mean.difference, found.mean.high)}"
+        higher = [one for one in ranked(group, changes) if top and gain(one) > gain(top)]
+        sure = any(surely_better(one, found, changes) for one in higher)
+        rest = "; no other is surely better" if higher and not sure else ""
+        return f"{label} {verb} {amount(found.mean.low, found.mean.difference, found.mean.high)}{rest}"
     compared = [change for one in group.subjects if (change := changes.to_reference(one)) and change.mean]
     if not compared:
         return ""

@@ -1,8 +1,11 @@
 """From paths of runs to a page, and from a page to a file."""
 
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from warnings import warn
 
 from statshift.errors import InputError
 from statshift.files import replacing
@@ -13,11 +16,22 @@ from statshift.report.cautions import warnings
 from statshift.report.content import Page
 from statshift.report.differences import Changes
 from statshift.report.findings import lead, verdicts
-from statshift.report.reading import read
-from statshift.report.subjects import group, short_spec
+from statshift.report.reading import DamagedError, Material, read
+from statshift.report.subjects import Group, group, short_spec
+from statshift.report.tables import as_csv, tables
+from statshift.report.tidy import tidy
 from statshift.report.words import listed
 
 TITLE = "Accuracy under shift: "
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a report is made from: what some paths hold, sorted into groups, and the comparisons in them."""
+
+    material: Material
+    groups: list[Group]
+    changes: Changes
 
 
 def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None) -> Page:
@@ -28,15 +42,82 @@ def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None) 
             the others are compared with, where they are over the same images.
         title: of the page; by default the models' names.
 
+    What is damaged below a folder that holds more, and copies of a run, are left out with a warning.
+
     Raises:
         InputError: a path that holds neither, no finished condition at all, or damaged files.
     """
+    return _build(runs, title)[0]
+
+
+def tidy_csv(runs: str | Path | Iterable[str | Path]) -> str:
+    """Return one table of one or several runs as CSV, as `tidy` makes it.
+
+    Args:
+        runs: as in `build`.
+
+    Raises:
+        InputError: as in `build`.
+    """
+    survey = _survey(_read(runs))
+    _warn(survey.material)
+    return tidy(survey.groups, survey.changes)
+
+
+def write_tables(runs: str | Path | Iterable[str | Path], folder: str | Path) -> Path:
+    """Write all tables of one or several runs into a folder, which is made if need be, and return its path.
+
+    Args:
+        runs: as in `build`.
+        folder: for `conditions.csv`, as `tidy_csv` returns it, and each of the page's tables as NAME.csv.
+
+    Raises:
+        InputError: as in `build`, or a file that cannot be written.
+    """
+    path = Path(folder)
+    page, survey = _build(runs, None)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another folder with --out.") from error
+    write_text(tidy(survey.groups, survey.changes), path / "conditions.csv")
+    for table in tables(page):
+        write_text(as_csv(table), path / f"{table.name}.csv")
+    return path
+
+
+def _build(runs: str | Path | Iterable[str | Path], title: str | None) -> tuple[Page, Survey]:
+    material = _read(runs)
+    while True:  # what lies beside the rows is found damaged only where it is shown
+        try:
+            survey = _survey(material)
+            page = _page(survey, title)
+        except DamagedError as error:
+            material = material.without(error)
+        else:
+            _warn(material)
+            return page, survey
+
+
+def _read(runs: str | Path | Iterable[str | Path]) -> Material:
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
     if not paths:
         raise InputError("Expected at least one run to report, but got none.")
-    measured, trained = read(paths)
-    groups = group(measured)
-    compared = Changes(groups)
+    return read(paths)
+
+
+def _survey(material: Material) -> Survey:
+    groups = group(material.measured)
+    return Survey(material, groups, Changes(groups))
+
+
+def _warn(material: Material) -> None:
+    for note in material.notes:
+        warn(note, stacklevel=2)
+
+
+def _page(survey: Survey, title: str | None) -> Page:
+    measured, groups, compared = survey.material.measured, survey.groups, survey.changes
     models = list(dict.fromkeys(short_spec(one.record["model"]) for found in groups for one in found.sources))
     sections = (
         severities.section(groups, compared),
@@ -44,7 +125,7 @@ def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None) 
         layers.section(groups),
         attacks.section(groups),
         pictures.section(groups, compared),
-        trainings.section(trained, groups),
+        trainings.section(survey.material.trainings, groups),
         records.section(measured, groups),
     )
     taken = best(groups[0], compared)
@@ -53,7 +134,7 @@ def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None) 
         lead=lead(groups),
         verdicts=verdicts(groups, compared, taken.after if taken else None),
         advice=advice(groups, compared),
-        warnings=warnings(measured, groups),
+        warnings=(*survey.material.notes, *warnings(measured, groups)),
         sections=tuple(section for section in sections if section),
         made_by=f"statshift {version('statshift')}",
         headline=headline(groups[0], compared),
@@ -78,6 +159,11 @@ def write_report(
     return write_text(render(build(runs, title=title)), out)
 
 
+def is_folder(out: str | Path) -> bool:
+    """Return whether a path is an existing folder's, or ends as only a folder's does."""
+    return Path(out).is_dir() or str(out).endswith(tuple({"/", os.sep}))
+
+
 def write_text(text: str, out: str | Path) -> Path:
     """Write a file of text, whole or not at all, and return its path.
 
@@ -85,7 +171,7 @@ def write_text(text: str, out: str | Path) -> Path:
         InputError: it cannot be written.
     """
     path = Path(out)
-    if path.is_dir():
+    if is_folder(out):
         raise InputError(f"Cannot write to {path}: it is a folder. Name a file with --out.")
     try:
         with replacing(path) as partial:

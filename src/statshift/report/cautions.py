@@ -88,7 +88,8 @@ def _chance(subject: Subject, _: Group) -> Iterator[str]:
         clean = percent(subject.summary["clean_accuracy"])
         yield (
             f"Clean accuracy is {clean} with {subject.record['data']['classes']} classes, near chance: are the weights "
-            "trained ones, do the labels mean the model's classes, is the preprocessing that of the training?"
+            "trained ones, do the labels mean the model's classes, is the preprocessing that of the training, or are "
+            "these images shifted already?"
         )
 
 

@@ -47,6 +47,13 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     return join(*parts, *words, "--out", out or subject.measured.run.path)
 
 
+def beside(subject: Subject, word: str) -> str:
+    """Return the path of another run beside a subject's, by its name and a word: "runs/r50-more"."""
+    path = subject.measured.run.path
+    path = path.resolve() if path.name in ("", "..") else path
+    return str(path.with_name(f"{path.name}-{word}"))
+
+
 def adapting(record: Mapping[str, Any], protocols: Sequence[str]) -> Words:
     """Return the options that adapt as a record says: `--rectify`, and the numbers that are not the defaults."""
     known = record.get("protocols")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from statshift.comparison import Comparison, ConditionComparison, Difference, compare
 from statshift.errors import InputError
 from statshift.report.subjects import Group, Subject, condition_name, kind
-from statshift.results import restrict
+from statshift.results import Row, restrict
 from statshift.results.conditions import Conditions, image_errors
 from statshift.uncertainty import bootstrap_interval
 
@@ -141,13 +141,28 @@ def _change(before: Subject, after: Subject) -> Change | None:
 
 
 def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditions]:
-    """Return the rows of the conditions that both have; the source's once for each draw, over that draw's images."""
-    shared = {condition: draws for condition, draws in after.conditions.items() if condition in before.conditions}
-    source = {
-        condition: [restrict(before.conditions[condition][0], row.get("left_out", [])) for row in draws]
-        for condition, draws in shared.items()
-    }
-    return source, shared
+    """Return the rows of the conditions that both have, by draw and over the images that both rows have."""
+    sides: tuple[Conditions, Conditions] = {}, {}
+    for condition, draws in after.conditions.items():
+        pairs = _pairs(before.conditions.get(condition, []), draws)
+        if pairs:
+            sides[0][condition] = [_without(one, other) for one, other in pairs]
+            sides[1][condition] = [_without(other, one) for one, other in pairs]
+    return sides
+
+
+def _pairs(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Return rows side by side: of one draw, or each with the one row of a model that drew no images."""
+    if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
+        return [(one, other) for one in first for other in second]
+    by_draw = {row["draw"]: row for row in first}
+    return [(by_draw[row["draw"]], row) for row in second if row["draw"] in by_draw]
+
+
+def _without(row: Row, other: Row) -> Row:
+    """Return a row without the images that another leaves out."""
+    left_out = other.get("left_out", [])
+    return restrict(row, left_out) if left_out and left_out != row.get("left_out") else row
 
 
 def _by_shift(first: Conditions, second: Conditions, names: Sequence[str], seed: int) -> dict[str, Difference]:

@@ -168,7 +168,13 @@ def _verdict(subject: Subject, groups: Sequence[Group], changes: Changes, whole:
 def _clean(subject: Subject, change: Change | None) -> Figure:
     value, bounds = subject.summary["clean_accuracy"], subject.summary["clean_interval"]
     clean = change.clean.accuracy if change and change.clean else None
-    return _figure(CLEAN, value, bounds, "Share of the unshifted images that it classifies rightly.", clean)
+    return _figure(
+        CLEAN,
+        value,
+        bounds,
+        "Share classified rightly of the images as they are in the data, nothing made of them.",
+        clean,
+    )
 
 
 def _mean(subject: Subject, change: Change | None) -> Figure:

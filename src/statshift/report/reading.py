@@ -1,6 +1,6 @@
 """What a report is about: the runs and the trainings that some paths hold."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 from statshift.corruptions import COMMON
 from statshift.errors import InputError
 from statshift.metrics import SEVERITIES
+from statshift.report.words import short
 from statshift.results import RunResult, find_runs, read_run, summarise
 from statshift.results.files import read_json
 from statshift.results.rows import bits
@@ -38,31 +39,154 @@ class Training:
     record: dict[str, Any]
 
 
-def read(paths: Iterable[str | Path]) -> tuple[list[Measured], list[Training]]:
-    """Read the runs and trainings at some paths or below them, each once, in order.
+class DamagedError(InputError):
+    """Files of a run or a training that are not as they should be.
+
+    Args:
+        message: one line that names the path and the reason.
+        path: of what is damaged.
+    """
+
+    def __init__(self, message: str, path: Path) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Material:
+    """What some paths hold.
+
+    Attributes:
+        measured: the runs, in order.
+        trainings: in order.
+        below: of runs and trainings that no path named, the folder they were found below, by their own path.
+        notes: what was left out, and why.
+    """
+
+    measured: tuple[Measured, ...]
+    trainings: tuple[Training, ...]
+    below: Mapping[Path, Path]
+    notes: tuple[str, ...] = ()
+
+    def without(self, error: DamagedError) -> "Material":
+        """Return the rest, with a note, where what is damaged was found below a folder that holds more.
+
+        Raises:
+            DamagedError: it was named itself, or nothing would be left of the folder.
+        """
+        places = [*(one.run.path for one in self.measured), *(one.path for one in self.trainings)]
+        found = [path for path in places if error.path.is_relative_to(path) and path in self.below]
+        place = max(found, key=lambda path: len(path.parts), default=None)
+        if place is None:
+            raise error
+        folder = self.below[place].resolve()
+        if not any(one.resolve().is_relative_to(folder) for one in places if one != place):
+            raise error
+        runs = tuple(one for one in self.measured if one.run.path != place)
+        _require_rows(runs, error)
+        trainings = tuple(one for one in self.trainings if one.path != place)
+        rest = {path: folder for path, folder in self.below.items() if path != place}
+        return Material(runs, trainings, rest, (*self.notes, _left_out(place, error)))
+
+
+def read(paths: Iterable[str | Path]) -> Material:
+    """Read the runs and trainings at some paths or below them, each once, in order; copies of a run are left out.
 
     Raises:
-        InputError: a path that is not there or holds neither, no finished condition at all, or damaged files.
+        InputError: a path that is not there or holds neither, no finished condition at all, or damaged files where a
+            path names them or holds nothing else.
     """
-    runs: dict[Path, RunResult] = {}
-    trainings: dict[Path, Training] = {}
+    found: dict[Path, Measured | Training] = {}
+    below: dict[Path, Path] = {}
+    named: set[Path] = set()
+    notes: list[str] = []
     for path in map(Path, paths):
         if not path.exists():
             raise InputError(f"Expected a run directory, but {path} is not there.")
-        found, trained = find_runs(path), _find_trainings(path)
-        if not found and not trained:
+        faults: dict[Path, DamagedError] = {}
+        sound = 0
+        for place, load in _places(path):
+            key = place.resolve()
+            if key in found:
+                sound += 1
+                if place == path and key in named:
+                    notes.append(f"The same run was given several times and is shown once: {short(str(place), 80)}.")
+            else:
+                try:
+                    one = load(place)
+                except DamagedError as error:
+                    faults[place] = error
+                    continue
+                if one is not None:
+                    found[key] = one
+                    sound += 1
+                    if place != path:
+                        below[place] = path
+            if place == path:
+                named.add(key)
+                below.pop(place, None)
+        if faults and (path in faults or not sound):
+            raise faults.get(path) or next(iter(faults.values()))
+        if not sound:
             raise InputError(
                 f"{path} holds no run: expected a folder that `statshift measure` wrote (record.json, rows.jsonl)."
             )
-        for one in found:
-            with damaged(one):
-                runs.setdefault(one.resolve(), read_run(one))
-        for training in trained:
-            trainings.setdefault(training.path.resolve(), training)
-    if not any(run.rows for run in runs.values()):
-        named = ", ".join(map(str, runs)) or "these paths"
-        raise InputError(f"Expected a run with a finished condition, but there is none in {named}: measure first.")
-    return [_add_up(run) for run in runs.values()], list(trainings.values())
+        notes += [_left_out(place, error) for place, error in faults.items()]
+    runs = [one for one in found.values() if isinstance(one, Measured)]
+    _require_rows(runs)
+    kept, copies = _once(runs)
+    trainings = tuple(one for one in found.values() if isinstance(one, Training))
+    return Material(tuple(kept), trainings, below, (*dict.fromkeys([*notes, *copies]),))
+
+
+def _places(path: Path) -> list[tuple[Path, Callable[[Path], "Measured | Training | None"]]]:
+    """Return where runs and trainings may be, at a path or below it, each with what reads it."""
+    runs = find_runs(path)
+    others = sorted(file.parent for file in path.rglob("record.json") if not (file.parent / "rows.jsonl").exists())
+    return [*((one, _measured) for one in runs), *((one, _training) for one in others)]
+
+
+def _measured(path: Path) -> Measured:
+    with damaged(path):
+        return _add_up(read_run(path))
+
+
+def _training(path: Path) -> Training | None:
+    with damaged(path):
+        record = read_json(path / "record.json")
+        if record and isinstance(record.get("history"), list) and isinstance(record.get("hardening"), dict):
+            return Training(path, record)
+    return None
+
+
+def _require_rows(runs: Sequence[Measured], reason: InputError | None = None) -> None:
+    if not any(one.run.rows for one in runs):
+        named = ", ".join(str(one.run.path) for one in runs) or "these paths"
+        raise reason or InputError(
+            f"Expected a run with a finished condition, but there is none in {named}: measure first."
+        )
+
+
+def _left_out(path: Path, error: DamagedError) -> str:
+    return f"Left out {short(str(path), 80)}: {short(str(error), 300)}"
+
+
+def _once(runs: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
+    """Return the runs without those that have the record and the rows of an earlier one, and what was left out."""
+    kept: list[Measured] = []
+    copies = []
+    for one in runs:
+        same = next((other for other in kept if one.run.rows and _same(one, other)), None)
+        if same is None:
+            kept.append(one)
+        else:
+            copy, first = (short(str(run.run.path), 80) for run in (one, same))
+            copies.append(f"Left out {copy}: it has the record and the rows of {first}, the same run.")
+    return kept, copies
+
+
+def _same(one: Measured, other: Measured) -> bool:
+    return (one.run.record, one.run.rows, one.reference) == (other.run.record, other.run.rows, other.reference)
 
 
 @contextmanager
@@ -70,14 +194,17 @@ def damaged(path: Path) -> Iterator[None]:
     """Tell of what lies at `path` and is not as it should be in one line.
 
     Raises:
-        InputError: in place of what such content raises.
+        DamagedError: in place of what such content raises.
     """
     try:
         yield
+    except DamagedError:
+        raise
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path} cannot be reported: {error}") from error
+        text = str(error) if str(path) in str(error) else f"{path} cannot be reported: {error}"
+        raise DamagedError(text, path) from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
-        raise InputError(f"{path} is damaged: {type(error).__name__} {error}.") from error
+        raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}.", path) from error
 
 
 def _add_up(run: RunResult) -> Measured:
@@ -178,12 +305,3 @@ def _divisor(run: RunResult) -> tuple[dict[str, float] | None, str]:
         return (errors if set(COMMON) <= errors.keys() else {}), f"the baseline {kept['baseline']['spec']}"
     table = run.record.get("alexnet")
     return None, f"AlexNet on {table}" if table else ""
-
-
-def _find_trainings(path: Path) -> list[Training]:
-    found = []
-    for file in sorted(path.rglob("record.json")):
-        record = None if (file.parent / "rows.jsonl").exists() else read_json(file)
-        if record and isinstance(record.get("history"), list) and isinstance(record.get("hardening"), dict):
-            found.append(Training(file.parent, record))
-    return found

@@ -1,6 +1,7 @@
 """The section by corruption and severity: accuracies, CE, and small multiples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from statshift.metrics import SEVERITIES
 from statshift.report.best import telling
@@ -15,6 +16,7 @@ MOST = 5
 
 ORDER = (*FAMILIES, "own")
 MEAN = "mean of the 15"
+ERROR = "100 less the mean accuracy; over all five severities alone"
 
 
 def section(groups: Sequence[Group], changes: Changes) -> Section:
@@ -129,15 +131,16 @@ def _chart_table(
 def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
     summary = subject.summary
     with_ce = any(one["ce"] is not None for one in summary["per_shift"].values())
+    with_error = any(_graded(summary["per_shift"][shift]) for shift in subject.shifts)
     columns = (
         Column("corruption", numeric=False),
         Column("family", numeric=False),
         *(Column(str(level), shade="accuracy", note=f"accuracy at severity {level}") for level in SEVERITIES),
         Column("mean accuracy", shade="accuracy", note="over the severities measured"),
-        Column("mean error", shade="error", note="100 less the mean accuracy"),
+        *([Column("mean error", shade="error", note=ERROR)] if with_error else []),
         *([Column("CE", shade="error", note=f"error relative to {subject.measured.reference}")] if with_ce else []),
     )
-    rows = [_row(subject, shift, with_ce) for shift in ordered(subject.shifts)]
+    rows = [_row(subject, shift, with_error, with_ce) for shift in ordered(subject.shifts)]
     means = _means(subject, with_ce)
     title = f"{subject.label}, by corruption and severity{over}"
     draws = summary.get("draws", 1)
@@ -149,20 +152,20 @@ def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
     return Table(name, title, columns, (*rows, *means), note, subject is not reference, len(means))
 
 
-def _row(subject: Subject, shift: str, with_ce: bool) -> tuple[Cell, ...]:
+def _graded(found: Mapping[str, Any]) -> bool:
+    """Return whether a shift was measured at all five severities."""
+    return len(found["by_severity"]) == len(SEVERITIES) and None not in found["by_severity"]
+
+
+def _row(subject: Subject, shift: str, with_error: bool, with_ce: bool) -> tuple[Cell, ...]:
     found = subject.summary["per_shift"][shift]
     values, bounds = _levels(subject, shift)
     cells = [accuracy_cell(value, pair) for value, pair in zip(values, bounds, strict=True)]
     if len(found["by_severity"]) == 1:
         cells[0] = Cell(ABSENT, None, "It has no severities.")
+    error = [accuracy_cell(found["error"] if _graded(found) else None)] if with_error else []
     ce = [accuracy_cell(found["ce"])] if with_ce else []
-    return (
-        Cell(short(shift)),
-        Cell(family(shift)),
-        *cells,
-        *map(accuracy_cell, (found["accuracy"], found["error"])),
-        *ce,
-    )
+    return Cell(short(shift)), Cell(family(shift)), *cells, accuracy_cell(found["accuracy"]), *error, *ce
 
 
 def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:

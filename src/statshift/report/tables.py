@@ -36,21 +36,14 @@ def spread(table: Table) -> Table:
     return replace(table, columns=columns, rows=rows)
 
 
-def as_csv(found: Sequence[Table]) -> str:
-    """Return tables as CSV, one after another: a line with the name and title, the head, the rows, an empty line.
-
-    Cells are as they are shown; numbers carry no separator of thousands.
-    """
+def as_csv(table: Table) -> str:
+    """Return a table as CSV: the head and the rows, cells as they are shown; no number has a separator of thousands."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    for place, table in enumerate(found):
-        if place:
-            file.write("\n")
-        writer.writerow([table.name, table.title])
-        writer.writerow([column.label for column in table.columns])
-        for row in table.rows:
-            pairs = zip(row, table.columns, strict=True)
-            writer.writerow([_plain(cell.text) if column.numeric else cell.text for cell, column in pairs])
+    writer.writerow([column.label for column in table.columns])
+    for row in table.rows:
+        pairs = zip(row, table.columns, strict=True)
+        writer.writerow([_plain(cell.text) if column.numeric else cell.text for cell, column in pairs])
     return file.getvalue()
 
 
