@@ -21,7 +21,8 @@ import torch
 from reporting import machine, report, start
 from statshift import load_model
 from statshift.cli.beside import conditions_text, own_figures
-from statshift.experiments import run_recipe, step_costs
+from statshift.costs import step_costs
+from statshift.experiments import run_recipe
 from statshift.models import PixelModel
 from statshift.recipes import (
     ABSENT,

@@ -94,6 +94,33 @@ def test_measure_gives_the_summary(scripted, here):
     assert "Written" not in said
 
 
+TALKS = """
+import atexit, os
+from mine import build as quiet
+
+def build():
+    print("a model is built")
+    os.system("echo by another process")
+    if "AT_EXIT" in os.environ:
+        atexit.register(print, "all is over")
+    return quiet()
+"""
+
+
+def test_nothing_but_the_document_is_on_standard_output(run, here):
+    """A user's model file prints, starts a process that prints, and prints as the command ends."""
+    Path("talks.py").write_text(TALKS)
+    words = "measure --model py:talks.py:build --data npz:good.npz --shifts clean --device cpu --out run --json"
+    done = shell(f"{PYTHON} {words}", AT_EXIT="1")
+    assert done.code == 0, done.err
+    assert json.loads(done.out) == json.loads(Path("run/summary.json").read_text())
+    assert {"a model is built", "by another process", "all is over"} <= set(done.err.splitlines())
+    again = run(*words.split())  # in one process, where standard output is its own object
+    assert json.loads(again.out) == json.loads(done.out)
+    assert "a model is built" in again.err
+    assert "a model is built" in run(*words.removesuffix(" --json").split()).out
+
+
 @pytest.mark.parametrize(("words", "count"), [([], 6), (["--examples", 2], 2), (["--examples", 0], None)])
 def test_rows_say_what_was_made_of_the_examples(run, here, words, count):
     given = ["--data", "npz:good.npz", "--shifts", "clean", "--out", "run"]

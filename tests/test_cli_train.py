@@ -187,6 +187,11 @@ def test_validation_is_measured_and_printed_after_each_epoch(train, model, tmp_p
     assert record["validation"]["shifts"] == ["clean", "contrast", "fgsm:2/255"]
 
 
+def test_without_a_terminal_every_epoch_is_announced(train):
+    said = train("--epochs", 3).err.splitlines()
+    assert [line for line in said if line.endswith("is done.")] == [f"Epoch {n} of 3 is done." for n in (1, 2, 3)]
+
+
 def test_a_finished_training_says_so_and_another_is_refused(train, tmp_path):
     first = train()
     files = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix != ".safetensors"}

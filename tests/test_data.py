@@ -358,6 +358,13 @@ def test_limit_keeps_the_original_indices(packed):
         load_data(packed, limit=0)
 
 
+def test_a_limit_above_what_is_there_takes_all_and_warns(packed):
+    with pytest.warns(UserWarning, match=rf"`limit` is 5,700 images, but {packed} has {len(LABELS)}: all are taken\."):
+        data = load_data(packed, limit=5700)
+    assert data.indices.tolist() == list(range(len(LABELS)))
+    assert len(load_data(packed, limit=len(LABELS))) == len(LABELS)  # and no warning
+
+
 def test_labels_beyond_the_models_classes(packed, tree):
     data = load_data(packed)
     check_labels(data, 3)

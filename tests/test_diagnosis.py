@@ -19,6 +19,8 @@ from statshift.export import write_rectified
 from statshift.models import save_weights
 from statshift.plots import plot_diagnosis
 from statshift.protocols import adaptation_positions, draw_images
+from statshift.rectification import rectified
+from statshift.similarity import ligs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,3 +177,27 @@ def test_bad_input_to_rectify(digits, arguments, message):
     with pytest.raises(InputError, match=message):
         app(["rectify", *ARGUMENTS, "--out", "out.safetensors", *arguments], standalone_mode=False)
     assert not Path("out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        ("digits", "'digits'; load_data('digits').tensors() gives them, and labels"),
+        (load_data("digits", limit=3), "data of digits; their .tensors() gives them, and labels"),
+        (np.zeros((2, 3, 8, 8)), "an object of type ndarray"),
+    ],
+)
+def test_what_takes_images_says_how_to_get_them(images, got):
+    model = load_model("cifar:resnet20", model_args={"width": 0.1})
+
+    def within():
+        with rectified(model, images):
+            pass
+
+    takers = [lambda: diagnose(model, images), lambda: rectify(model, images), within]
+    for take in [*takers, lambda: ligs(model, images, torch.zeros(3, dtype=torch.long))]:
+        with pytest.raises(InputError) as told:
+            take()
+        assert str(told.value) == f"Expected images (B,3,H,W), but got {got}."
+    with pytest.raises(InputError, match=r"Expected labels \(N,\) as a tensor, but got an object of type list"):
+        ligs(model, torch.zeros(1, 3, 8, 8), [3])

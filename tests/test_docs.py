@@ -282,10 +282,9 @@ def test_the_tutorial_word_for_word(tmp_path, monkeypatch):
     of = {shift: found["by_severity"] for shift, found in source["per_shift"].items()}
     clean = source["clean_accuracy"]
     low, high = source["clean_interval"]
-    assert run["images"] == 300
+    assert run["images"] == 200
     assert source["mce"] is None
     assert 0.02 < high - low < 0.08  # "some points wide"
-    assert all(min(of[f"{kind}_noise"] + of[f"{kind}_blur"]) > clean - 0.05 for kind in ("gaussian",) if kind in of)
     assert min(of["gaussian_noise"] + of["shot_noise"] + of["defocus_blur"] + of["motion_blur"]) > clean - 0.06
     assert max(of["fog"][4], of["contrast"][4]) < clean / 2  # "take most of the accuracy"
     assert auto["mean_accuracy"] > auto["paired_source"]["mean_accuracy"] + 0.04

@@ -43,6 +43,7 @@ from statshift.recipes import (
     recipe,
 )
 from statshift.rectification import rectified
+from statshift.results.summary import BENCHMARK
 from statshift.scratch import build
 from statshift.shifts import CorruptionOptions
 
@@ -385,10 +386,12 @@ def test_a_run_is_what_measure_says(chosen, done, digits, file):
 
 def test_the_table_sets_published_figures_beside_ours(chosen, done):
     lines = networks_text(chosen, done[1], "digits:test").splitlines()
-    assert lines[:3] == [
+    assert lines[:4] == [
         "thirds: each third of the layers alone (Benz et al., WACV 2021, Table 7)",
         "Ours are over 60 images of digits:test under clean; contrast, fog at severity 1, 5.",
         "Theirs are over all 10,000 images of CIFAR-10: not the same data.",
+        "Theirs: the mean over the 15 corruptions at five severities; ours are under contrast, fog at severity 1, 5: "
+        "not the same conditions.",
     ]
     rows = [re.split("  +", line) for line in lines[lines.index("") + 1 :]]
     heads = ["clean", "clean rectified", "corrupted", "corrupted rectified", "their corrupted rectified"]
@@ -398,9 +401,9 @@ def test_the_table_sets_published_figures_beside_ours(chosen, done):
         ours = [source["clean_accuracy"], after["clean_accuracy"], source["mean_of_shifts"], after["mean_of_shifts"]]
         assert row == [label, *(f"{100 * value:.1f}" for value in ours), theirs]
     document = beside(chosen, done[1], "digits:test")
-    assert document["over"] == lines[1:3]
+    assert document["over"] == lines[1:4]
     fewer = networks_text(changed(chosen, samples=8), done[1], "digits:test").splitlines()
-    assert fewer[3] == "Ours are rectified on 8 images (1 draw), which are evaluated on too; not theirs."
+    assert fewer[4] == "Ours are rectified on 8 images (1 draw), which are evaluated on too; not theirs."
     assert document["ours"] == done[1]
     assert document["published"]["resnet20-end"]["corrupted, rectified"] == 0.672
 
@@ -446,12 +449,18 @@ run_recipe(read_recipe({str(recipe_file)!r}), None, None, {str(out)!r}, device="
     assert (out / "resnet20-end" / "rows.jsonl").read_text().startswith(kept)
 
 
+OTHERWISE = (
+    "Theirs: the mean over contrast, fog at severity 1, 5; ours are under contrast, fog at severity 1, 2: not the same "
+    "conditions."
+)
+
+
 @pytest.mark.parametrize(
     ("data", "images", "severities", "told"),
     [
         ("digits", 10_000, (1, 5), "Theirs are over all 10,000 images of CIFAR-10: not the same data."),
         ("cifar10", 9_000, (1, 5), "Theirs are over all 10,000 images of CIFAR-10: not the same data."),
-        ("cifar10", 10_000, (1, 2), "Theirs are over all 10,000 images of CIFAR-10, under other conditions."),
+        ("cifar10", 10_000, (1, 2), OTHERWISE),
         (
             "cifar10",
             10_000,
@@ -465,7 +474,53 @@ def test_it_is_said_whether_theirs_are_over_the_same(chosen, data, images, sever
     under = [("clean", 0), *((name, severity) for name in ("contrast", "fog") for severity in severities)]
     one = {"images": images, "conditions": under}
     found = {label: {"source": one, "replace": one} for label in chosen.labels}
-    assert over_lines(chosen, found, data)[-1] == told
+    assert over_lines(replace(chosen, name="mine"), found, data)[-1] == told
+
+
+@pytest.mark.parametrize(
+    ("name", "under", "told"),
+    [
+        (
+            "rectify-cifar10",
+            [("clean", 0), ("fog", 3)],
+            "Theirs: the mean over the 15 corruptions at five severities; ours are under fog at severity 3: not the "
+            "same conditions.",
+        ),
+        (
+            "rectify-cifar10",
+            [("clean", 0)],
+            "Theirs: the mean over the 15 corruptions at five severities; ours are of clean images alone: not the same "
+            "conditions.",
+        ),
+        (
+            "rectify-by-corruption",
+            [("snow", 1)],
+            "Theirs: the mean over snow at severity 3; ours are under snow at severity 1: not the same conditions.",
+        ),
+        ("rectify-by-corruption", [("snow", 3)], None),
+        ("rectify-cifar10", [(name, level) for name in BENCHMARK for level in range(1, 6)], None),
+        ("norms", [("clean", 0), ("fog", 3)], None),  # whose columns are of clean and attacked images
+    ],
+)
+def test_it_is_said_where_their_means_are_of_other_conditions(name, under, told):
+    chosen = recipe(name)
+    label = "snow" if name == "rectify-by-corruption" else chosen.labels[0]
+    found = {label: {"source": {"images": 10_000, "conditions": under}}}
+    lines = [line for line in over_lines(chosen, found, "cifar-c:C") if "not the same conditions" in line]
+    assert lines == ([] if told is None else [told])
+    whole = {"clean_accuracy": None, "mean_of_shifts": None, "mce": None, "shifts": {}, "ligs": {}}
+    document = beside(chosen, {label: {"source": whole | found[label]["source"]}}, "cifar-c:C")
+    assert (told in document["over"]) is (told is not None)
+    assert "cost" not in document
+
+
+def test_it_is_said_where_theirs_are_trained_for_longer():
+    chosen = recipe("norms", labels=["vgg11-none", "resnet50-none"])
+    theirs = sorted({one.training.epochs for one in chosen.options.values()})
+    assert beside(chosen, {}, None)["over"] == []
+    (told,) = beside(changed(chosen, epochs=1), {}, None)["over"]
+    assert told == f"Ours are trained for 1 epoch, theirs for {', '.join(map(str, theirs))}."
+    assert told in networks_text(changed(chosen, epochs=1), {}).splitlines()
 
 
 def test_shift_by_shift_a_shared_source_stands_once(chosen, done):
@@ -490,7 +545,7 @@ def test_shift_by_shift_a_shared_source_stands_once(chosen, done):
         ("thirds", {"model": "cifar:vgg11"}, "Expected no `model` for the recipe thirds"),
         ("thirds", {"validation": "digits"}, "Expected no `validation` for the recipe thirds"),
         ("rectify-imagenet", {}, "Expected `data` for the recipe rectify-imagenet."),
-        ("divergence", {}, "Expected `data`, `against`, `files[advbn]` for the recipe divergence."),
+        ("divergence", {}, "Expected `data`, `against`, `files[advbn]` for the recipe divergence; `labels`"),
     ],
 )
 def test_all_that_is_missing_is_told_before_anything_runs(name, more, told, tmp_path):
@@ -520,8 +575,8 @@ def test_the_command_tells_all_that_is_missing(run):
     told = run("run", "rectify-augmix", "--file", "augmix=/no/file.pt")
     assert (told.code, told.err) == (
         2,
-        "statshift: error: Expected --data, --out, --file deepaugment-augmix=PATH for the recipe rectify-augmix. The "
-        "recipe rectify-augmix needs what is not there: /no/file.pt.\n",
+        "statshift: error: Expected --data, --out, --file deepaugment-augmix=PATH for the recipe rectify-augmix; "
+        "--labels makes do with some of the files. The recipe rectify-augmix needs what is not there: /no/file.pt.\n",
     )
     some = run("run", "rectify-augmix", "--labels", "baseline")
     assert some.err == "statshift: error: Expected --data, --out for the recipe rectify-augmix.\n"

@@ -440,7 +440,8 @@ def test_corrupted_training_is_measured_under_its_own_corruption(digits, tmp_pat
     assert (training["learning_rate"], training["schedule"], training["batch_size"]) == (0.01, "constant", 100)
     assert record["hardening"]["corruption"] == {"name": "contrast", "severity": 3}
     assert "validation" not in record
-    cells = {row.split()[0]: row.split()[1:] for row in networks_text(chosen, found).splitlines()[5:]}
+    text = networks_text(chosen, found)
+    cells = {row.split()[0]: row.split()[1:] for row in text[text.index("\nlabel ") :].splitlines()[3:]}
     mean = np.mean(list(found["standard"]["clean"]["shifts"].values()))
     assert cells["standard"][1:] == [f"{100 * mean:.1f}", "-"]
     assert cells["contrast"][1:] == [f"{100 * found['contrast']['clean']['shifts']['contrast']:.1f}", "91.6"]

@@ -11,7 +11,8 @@ from statshift.adaptation import AdaptationOptions
 from statshift.errors import InputError
 from statshift.hardening import HardenOptions
 from statshift.recipes import RECIPES, Network, Recipe, RecipeError, as_yaml, changed, read_recipe, recipe
-from statshift.recipes.files import SECTIONS, parse_recipe
+from statshift.recipes.files import parse_recipe
+from statshift.recipes.writing import SECTIONS
 from statshift.training import TrainingOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:Clean accuracy is")  # it has hardly been trained
@@ -202,9 +203,9 @@ def test_a_fault_that_all_labels_share_is_told_once():
         ("a: [1", "is not YAML: "),
         ("name: a\nname: b", "is not YAML: the key 'name' stands twice"),
         ("options:\n  a: {at: x}\n  a: {at: y}", "is not YAML: the key 'a' stands twice, in line 2"),
-        ("- 1", "Expected The recipe to hold a recipe, but got list"),
-        ("", "Expected The recipe to hold a recipe, but got NoneType"),
-        ("title: x", "name: Expected text, but got None"),
+        ("- 1", "Expected The recipe to hold a recipe, names and values, but got [1]"),
+        ("", "Expected The recipe to hold a recipe, names and values, but got nothing"),
+        ("title: x", "name: Expected text, but got nothing"),
         ("name: 3\ntitle: x", "name: Expected text, but got 3"),
         ("name: x\ntitle: y\noptions: [1]", "options: Expected names and values, but got"),
         ("name: x\ntitle: y\nnetworks: {a: {}}", "networks.a: Expected `spec`, but there is none"),
@@ -229,6 +230,50 @@ def test_a_fault_that_all_labels_share_is_told_once():
 def test_files_that_are_no_recipes(text, told):
     with pytest.raises(InputError, match=re.escape(told)):
         parse_recipe(text)
+
+
+BASIS = "name: x\ntitle: y\nnetworks: {a: {spec: 'cifar:vgg11'}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "faults"),
+    [
+        (f"{BASIS}data: cifar11", ["data: Unknown data scheme 'cifar11'. Did you mean 'cifar10'?"]),
+        (f"{BASIS}validation: fodler:x", ["validation: Unknown data scheme 'fodler'. Did you mean 'folder'?"]),
+        (
+            f"{BASIS}published: {{a: {{corrupted: 73.1, mce: 1.06}}}}",
+            ["published.a.corrupted: Expected a fraction, as 0.731 for 73.1 %, but got 73.1"],
+        ),
+        (
+            f"{BASIS}published: {{a: {{corupted: 0.7, 'pgd-l2:0.25': 0.1}}}}",
+            ["published.a.corupted: Unknown figure 'corupted'. Did you mean 'corrupted'?"],
+        ),
+        (f"{BASIS}published: {{aa: {{}}}}", ["published: Unknown label 'aa'. Did you mean 'a'?"]),
+        (
+            f"{BASIS}protocols: replace\nadaptation_of_all: {{samples: 8}}",
+            ["protocols: Expected a list, but got 'replace'"],
+        ),
+        (f"{BASIS}protocols: [3]\nadaptation_of_all: {{samples: 8}}", ["protocols[0]: Expected text, but got 3"]),
+        (
+            "name: x\ntitle: y\nnetworks: [a]\nprotocols: [replace]\nadaptation: {a: {samples: 8}}",
+            ["networks: Expected names and values, but got ['a']"],
+        ),
+        (f"{BASIS}severities:", ["severities: Expected a list, but got nothing"]),
+        (f"{BASIS}note: yes", ["note: Expected text, but got true"]),
+        (
+            f"{BASIS}analysis: similarities\nprotocols: ['py:m.py:f']",
+            ["protocols: Expected one that writes statistics, by name, for similarities, but got 'py:m.py:f'"],
+        ),
+        (
+            f"{BASIS}analysis: embedding\nprotocols: [running]",
+            ["protocols: Expected one that writes statistics, by name, for embedding, but got 'running'"],
+        ),
+    ],
+)
+def test_each_fault_is_told_once_and_nothing_that_follows_from_it(text, faults):
+    with pytest.raises(RecipeError) as told:
+        parse_recipe(text)
+    assert [re.sub(r" Choose from: .*", "", fault) for fault in told.value.faults] == faults
 
 
 def test_labels_that_yaml_takes_for_numbers_are_text():
@@ -356,10 +401,34 @@ def test_bad_input_is_told_in_one_line(run, words, named):
     assert named in done.err
 
 
-def test_a_bad_file_is_told_in_one_line(run, tmp_path):
+def test_a_bad_file_is_told_with_a_line_for_each_fault(run, tmp_path):
     file = tmp_path / "bad.yaml"
     file.write_text(WRONG)
     done = run("run", file)
-    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-    for fault in FAULTS:
-        assert fault in done.err
+    assert (done.code, done.out) == (2, "")
+    head, *lines = done.err.splitlines()
+    assert head == f"statshift: error: {file} has {len(FAULTS) + 1} faults:"
+    assert sorted(lines[:-1]) == sorted(f"  - {fault}" for fault in FAULTS)
+    file.write_text("name: x\ntitle: y\nnetworks: {a: {spec: 'cifar:vgg11'}}\nwalk: 1\n")
+    one = run("run", file).err
+    assert one == f"statshift: error: {file} has 1 fault: walk: Expected true or false, but got 1.\n"
+
+
+def test_what_reads_as_a_name_and_is_a_file_is_hinted_at(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, typed in (("mine", "./mine"), ("other", "other.yaml"), ("third", "third.yml")):
+        (tmp_path / typed).write_text("")
+        told = f"statshift: error: Unknown recipe {name!r}, but there is a file: statshift run {typed}.\n"
+        assert run("run", name).err == told
+    copied = run("recipes", "copy", "thirds", "--out", tmp_path)
+    assert copied.code == 2
+    assert (
+        copied.err == f"statshift: error: {tmp_path} is a folder: name a file in it, such as {tmp_path}/thirds.yaml.\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["cost", "branches"])
+def test_what_writes_nothing_takes_no_folder(run, tmp_path, name):
+    done = run("run", name, "--data", "digits", "--out", tmp_path / "out")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == f"statshift: error: Expected no --out for the recipe {name}, which writes nothing.\n"

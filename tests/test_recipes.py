@@ -10,8 +10,9 @@ import torch
 import training_jobs
 from statshift import load_data, load_model, measure
 from statshift.cli.beside import recipe_text
+from statshift.costs import step_costs
 from statshift.errors import InputError
-from statshift.experiments import run_recipe, step_costs
+from statshift.experiments import run_recipe
 from statshift.hardening import AUTHORS_BRANCH, HardenOptions
 from statshift.models import PixelModel, weights_hash
 from statshift.recipes import (

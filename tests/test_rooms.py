@@ -27,7 +27,7 @@ FLOORS = (
     ("analyses", "hardening"),
     ("scratch", "studies"),
     ("recipes",),
-    ("experiments", "report"),
+    ("costs", "experiments", "report"),
     ("__init__", "__main__", "cli"),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

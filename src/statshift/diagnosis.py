@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from statshift.data.loading import check_tensor
 from statshift.errors import InputError
 from statshift.evidence import check_finite, joint_share, last_third, survey
 from statshift.selection import select_layers
@@ -82,6 +83,7 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     Raises:
         InputError: a model without batch norm, fewer than two images, images that the model cannot take, or NaN.
     """
+    check_tensor(images)
     if images.ndim != 4 or len(images) < 2:
         raise InputError(f"Expected at least two images (n,3,H,W) to tell noise, but got shape {tuple(images.shape)}.")
     shifts = survey(model, images, select_layers(model, images))

@@ -1,6 +1,5 @@
-"""Run a recipe on the authors' data and network or on any other: train and measure, measure alone, or time steps."""
+"""Run a recipe on the authors' data and network or on any other: train and measure, or measure alone."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,23 +10,20 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from statshift.branches import Branches
-from statshift.data import ImageData, check_labels, load_data
+from statshift.data import ImageData, load_data
+from statshift.data.loading import check_scheme
 from statshift.data.sampling import balanced_subset
 from statshift.errors import InputError, unknown
-from statshift.evaluation import DTYPES, find_device
-from statshift.hardening import DUAL, HardenOptions, harden
+from statshift.hardening import harden
 from statshift.measurement import Measurement, measure
 from statshift.measurement import Progress as Measured
 from statshift.models import PixelModel, import_function, load_model, load_weights, read_made_by
-from statshift.objectives import Batch, Targets
 from statshift.protocols import SOURCE, Protocols
 from statshift.recipes import BASE, Recipe, recipe
 from statshift.scratch import build
 from statshift.shifts import CLEAN, CorruptionOptions, Shifts
-from statshift.streams import Draws
 from statshift.studies import Setting, study
-from statshift.training import Objective, Step, TrainingOptions
+from statshift.training import Step, TrainingOptions
 
 Makes = str | Callable[[], PixelModel]
 """A model's spec, or what makes a fresh one."""
@@ -249,7 +245,11 @@ def check_complete(chosen: Recipe, given: Mapping[str, Any], flag: Callable[[str
     wanted |= {"data": data} | ({"validation": validation} if trains else {})
     wanted |= {"against": given.get("against")} if chosen.analysis == "divergence" else {}
     wanted |= {"out": given.get("out")} if chosen.analysis != "costs" else {}
+    for one in (data, validation, given.get("against")):
+        if isinstance(one, str):
+            check_scheme(one)
     unwanted = [
+        *(["out"] if chosen.analysis == "costs" and given.get("out") is not None else []),
         *(["model"] if chosen.builds and given.get("model") is not None else []),
         *(["validation"] if not trains and given.get("validation") is not None else []),
         *(["against"] if chosen.analysis != "divergence" and given.get("against") is not None else []),
@@ -258,17 +258,19 @@ def check_complete(chosen: Recipe, given: Mapping[str, Any], flag: Callable[[str
         taken = [name for name, analyses in MEASURING.items() if chosen.analysis in analyses]
         unwanted += [name for name in MEASURING if name not in taken and given.get(name) is not None]
     if unwanted:
-        why = "builds its own networks" if unwanted[0] == "model" else "has no place for it"
+        why = {"model": "builds its own networks", "out": "writes nothing"}.get(unwanted[0], "has no place for it")
         told = ", ".join(map(flag, unwanted))
         raise InputError(f"Expected no {told} for the recipe {chosen.name}, which {why}.")
     missing = [flag(name) for name, value in wanted.items() if value is None]
     missing += [flag(f"files[{name}]") for name in chosen.unsupplied]
+    several = len({network.weights for network in chosen.networks.values()}) > 1
+    fewer = f"; {flag('labels')} makes do with some of the files" if chosen.unsupplied and several else ""
     used = {network.weights for network in chosen.networks.values()}
     paths = [path for name, path in chosen.files.items() if path and name in used]
     places = [_place_of(one) for one in (data, validation, given.get("against")) if isinstance(one, str)]
     absent = [path for path in dict.fromkeys(paths) if not Path(path).expanduser().is_file()]
     absent += [path for path in dict.fromkeys(places) if path and not Path(path).expanduser().exists()]
-    faults = [f"Expected {', '.join(missing)} for the recipe {chosen.name}."] if missing else []
+    faults = [f"Expected {', '.join(missing)} for the recipe {chosen.name}{fewer}."] if missing else []
     faults += [f"The recipe {chosen.name} needs what is not there: {', '.join(absent)}."] if absent else []
     if faults:
         raise InputError(" ".join(faults))
@@ -384,88 +386,3 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
             "conditions": conditions,
         }
     return figures
-
-
-def step_costs(
-    model: Makes,
-    data: str | Dataset[Any] | ImageData,
-    options: Mapping[str, HardenOptions],
-    *,
-    repeats: int = 5,
-    device: str = "auto",
-    trace: bool = True,
-    data_options: Mapping[str, Any] | None = None,
-) -> dict[str, dict[str, float]]:
-    """Time one step of each method, without optimiser and loading: forward, attack and backward on one batch.
-
-    After a step each to warm up, the methods take turns; what counts is the least of each one's times.
-
-    Args:
-        model: a spec, or what makes a fresh model.
-        data: with labels; the first batch is used as it is, unaugmented.
-        options: methods by label; ratios are to the first.
-        repeats: turns, at least 1.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
-        trace: as in `harden`.
-        data_options: further arguments of `load_data`, where `data` is not loaded.
-
-    Returns:
-        By label: `seconds`; `ratio` to the first label's; `images` in the batch.
-
-    Raises:
-        InputError: no turn, no method, or data without labels.
-    """
-    if repeats < 1 or not options:
-        raise InputError(f"Expected at least one method and one repeat, but got {len(options)} and {repeats}.")
-    where = find_device(device)
-    gpu = where.type == "cuda"
-    make = _maker(model)
-    steps: dict[str, Callable[[], None]] = {}
-    counts: dict[str, int] = {}
-    for label, one in options.items():
-        fresh = make().to(where)
-        if not isinstance(data, ImageData):
-            data = load_data(data, **(fresh.loading_options | dict(data_options or {})))
-        steps[label], counts[label] = _step_of(fresh, data, one, trace)
-    seconds = dict.fromkeys(steps, float("inf"))
-    with torch.random.fork_rng([where] if gpu else []):
-        for turn in range(repeats + 1):
-            for label, step in steps.items():
-                if gpu:
-                    torch.cuda.synchronize(where)
-                started = time.perf_counter()
-                step()
-                if gpu:
-                    torch.cuda.synchronize(where)
-                if turn:
-                    seconds[label] = min(seconds[label], time.perf_counter() - started)
-    reference = next(iter(seconds.values()))
-    return {
-        label: {"seconds": one, "ratio": one / reference, "images": counts[label]} for label, one in seconds.items()
-    }
-
-
-def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: bool) -> tuple[Callable[[], None], int]:
-    """Return what takes a step on the first images, which leaves no gradient, and how many these are."""
-    training, where = options.training, model.mean.device
-    size = min(training.batch_size, len(data))
-    pixels, positions = next(data.batches(size))
-    if data.labels is None:
-        raise InputError(f"Expected labels to train on, but {data.spec} has none.")
-    check_labels(data, model.num_classes)
-    images = pixels.to(where).float() / 255
-    assert options.at is not None
-    found = Branches(model, options.at, images[:2], dual=options.method in DUAL, trace=trace)
-    if training.channels_last:
-        found.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
-    targets = Targets(torch.from_numpy(data.labels[positions]).to(where))
-    draws = Draws(training.seed, torch.from_numpy(data.indices[positions]), "step cost")
-    batch = Batch(images, targets, draws, DTYPES[training.dtype])
-    objective = Objective(found.train(), options.steps_of)
-
-    def step() -> None:
-        torch.stack(list(objective(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
-        found.zero_grad()
-
-    return step, size

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from statshift.data.loading import check_tensor
 from statshift.errors import InputError, unknown
 from statshift.evidence import (
     TRAINING_BATCH,
@@ -153,6 +154,7 @@ def _rewrite(
     unbiased: bool = False,
     **numbers: Any,
 ) -> Tensor:
+    check_tensor(images)
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
     if images.ndim != 4 or len(images) == 0:

@@ -25,6 +25,7 @@ from statshift.attacks import (
     gradient_of,
     logits_of,
 )
+from statshift.data.loading import check_tensor
 from statshift.errors import InputError, NoGradientError, unknown
 from statshift.streams import Draws
 from statshift.uncertainty import bootstrap_interval
@@ -130,6 +131,9 @@ def ligs(
     Reference:
         Benz et al., ICLR 2021 submission, equation 1.
     """
+    check_tensor(images)
+    if not isinstance(labels, Tensor):
+        raise InputError(f"Expected labels (N,) as a tensor, but got an object of type {type(labels).__name__}.")
     check_images(images, labels)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     chosen = options or LigsOptions()

@@ -118,6 +118,8 @@ def study(analysis: str, models: Models, setting: Setting) -> dict[str, dict[str
         raise unknown("analysis", analysis, STUDIES)
     if len(resolve(setting.shifts)[0]) != 1:
         raise InputError(f"Expected one shift, but got {', '.join(resolve(setting.shifts)[0])}.")
+    if setting.protocol.startswith("py:"):
+        raise InputError(f"Expected a protocol by name to study, but got {setting.protocol!r}.")
     if (world := processes.join()[1]) > 1:
         raise InputError(f"Expected one process, but got {world}: a study is not shared out. Start it by itself.")
     return STUDIES[analysis](models, setting)

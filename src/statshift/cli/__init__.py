@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import getdoc
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from statshift.cli.extract import extract_command
 from statshift.cli.harden import harden_command
 from statshift.cli.layers import layers_command
 from statshift.cli.measure import measure_command
-from statshift.cli.output import deliver, print_any_name, say, show_warnings_in_one_line
+from statshift.cli.output import deliver, only_documents, print_any_name, say, show_warnings_in_one_line
 from statshift.cli.recipes import recipes_app
 from statshift.cli.rectify import rectify_command
 from statshift.cli.report import report_command
@@ -33,8 +33,10 @@ from statshift.cli.run import run_command
 from statshift.cli.train import train_command
 from statshift.errors import InputError
 from statshift.memory import keep_freed_memory
+from statshift.models.usercode import error_text
+from statshift.recipes import RecipeError
 
-INTERRUPTED = 130
+FAILED, INTERRUPTED = 1, 130
 RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "run", "train"}
 
 Verb = Callable[..., None] | typer.Typer
@@ -129,19 +131,35 @@ def main() -> None:
     print_any_name()
     show_warnings_in_one_line()
     keep_freed_memory()
-    with _ended_as_interrupted():
-        code = _run(sys.argv[1:] or ["--help"])
-    sys.exit(deliver() or code)
+    words = sys.argv[1:] or ["--help"]
+    with _ended_as_interrupted(), only_documents() if "--json" in words else nullcontext():
+        code = _run(words)
+        code = deliver() or code
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:
-    """Run one command and return its exit code; what went wrong is told in one line."""
+    """Run one command and return its exit code; what went wrong is told, in one line but for a user's own code."""
+    try:
+        return _call(words)
+    except (Exception, SystemExit) as error:
+        if (told := error_text(error)) is None:
+            raise
+        say(f"statshift: {told}")
+        return FAILED
+
+
+def _call(words: list[str]) -> int:
     try:
         code = app(words, standalone_mode=False) or 0
         if code == INTERRUPTED:  # newer versions of typer return it, older ones let KeyboardInterrupt through
             raise KeyboardInterrupt
         return code
+    except RecipeError as error:
+        say(f"statshift: error: {error.lines}")
     except InputError as error:
+        if error_text(error) is not None:
+            raise
         say(f"statshift: error: {' '.join(str(error).split())}")
     except (KeyboardInterrupt, typer.Abort):
         say(f"statshift: interrupted{_resumed_by(words)}")
@@ -149,6 +167,8 @@ def _run(words: list[str]) -> int:
     except typer.Exit as exit_request:
         return exit_request.exit_code
     except OSError as error:  # a name too long, the file or pipe that takes the output
+        if error_text(error) is not None:
+            raise
         if code := deliver():
             return code
         say(f"statshift: error: {error}")

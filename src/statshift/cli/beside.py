@@ -31,13 +31,18 @@ Found = Mapping[str, Mapping[str, Mapping[str, Any]]]
 def beside(chosen: Recipe, found: Found, data: str | None) -> dict[str, Any]:
     """Return a recipe's result as plain data: ours and theirs by label, and over what; `data` is what ours are of."""
     return {
-        **describe(chosen),
+        **described(chosen),
         "reference": chosen.reference,
         "note": chosen.note,
         "over": [*over_lines(chosen, found, data), *_departure(chosen)],
         "ours": found,
         "published": chosen.published,
     }
+
+
+def described(chosen: Recipe) -> dict[str, Any]:
+    """Return what the list says of a recipe, but for the cost, which is another where flags narrow the run."""
+    return {name: value for name, value in describe(chosen).items() if name != "cost"}
 
 
 def result_text(chosen: Recipe, found: Found, data: str | None = None) -> str:
@@ -139,27 +144,66 @@ def over_lines(chosen: Recipe, found: Found, data: str | None) -> list[str]:
         all_conditions = list(dict.fromkeys(condition for one in every for condition in one["conditions"]))
         named = f" of {data}" if data else ""
         lines = [f"Ours are over {every[0]['images']:,} images{named} under {conditions_text(all_conditions)}."]
-    printed = any(figures for figures in chosen.published.values())
-    if not (printed and chosen.data_set and every):
+    printed = {name.removesuffix(RECTIFIED) for figures in chosen.published.values() for name in figures or {}}
+    if not (printed and every):
         return lines
+    others = _other_conditions(chosen, found) if printed & {"corrupted", "mce"} else []
+    return [*lines, *([_over_data(chosen, found, data, bool(others))] if chosen.data_set else []), *others]
+
+
+def _over_data(chosen: Recipe, found: Found, data: str | None, told: bool) -> str:
+    """Return the sentence on the data of theirs; `told`: that conditions are others stands elsewhere."""
+    every = [one for by_branch in found.values() for one in by_branch.values()]
     theirs, scheme = DATA_SETS[chosen.data_set], (data or "").partition(":")[0]
     counts = {one["images"] for one in every}
     whole = f"Theirs are over all {theirs.images:,} images of {chosen.data_set}"
     variants = f"{whole} and of its variants" if not chosen.networks else whole
     if counts != {theirs.images} or scheme not in theirs.schemes:
-        return [*lines, f"{variants}: not the same data."]
-    if any(_differ(chosen, label, by_branch) for label, by_branch in found.items()):
-        return [*lines, f"{variants}, under other conditions."]
+        return f"{variants}: not the same data."
+    if not told and any(_differ(chosen, label, by_branch) for label, by_branch in found.items()):
+        return f"{variants}, under other conditions."
     stored = scheme.endswith("-c")
     corrupted = any(name != "clean" and not is_attack(name) for one in every for name, _ in one.get("conditions", ()))
     if corrupted and not stored:
-        return [*lines, f"{variants}, corrupted beforehand and stored; ours are corrupted here."]
-    return [*lines, f"{variants}."]
+        return f"{variants}, corrupted beforehand and stored; ours are corrupted here."
+    return f"{variants}."
+
+
+def _other_conditions(chosen: Recipe, found: Found) -> list[str]:
+    """Return the sentence that says that mean and mCE of theirs are of other conditions than ours, where they are."""
+    wrong = {label: one for label, one in found.items() if _differ(chosen, label, one)}
+    if not wrong:
+        return []
+    theirs = dict.fromkeys(one for label in wrong for one in _conditions(_as_named(chosen, label), label))
+    measured = [one["conditions"] for by_branch in wrong.values() for one in by_branch.values()]
+    ours = dict.fromkeys(tuple(one) for conditions in measured for one in conditions if one[0] != CLEAN)
+    whole = {shift for shift, _ in theirs} == set(BENCHMARK) and len(theirs) == 5 * len(BENCHMARK)
+    over = "the 15 corruptions at five severities" if whole else conditions_text(list(theirs))
+    under = f"are under {conditions_text(list(ours))}" if ours else "are of clean images alone"
+    return [f"Theirs: the mean over {over}; ours {under}: not the same conditions."]
 
 
 def _departure(chosen: Recipe) -> list[str]:
-    """Return the sentence that says how ours are rectified, where flags or a file change what the recipe says."""
-    named = recipe(chosen.name).adaptation if chosen.name in RECIPES else {}
+    """Return the sentences that say how ours are trained or rectified, where flags or a file change what is theirs."""
+    named = recipe(chosen.name) if chosen.name in RECIPES else None
+    return [*_other_epochs(chosen, named), *_other_rectifying(chosen, {} if named is None else named.adaptation)]
+
+
+def _other_epochs(chosen: Recipe, named: Recipe | None) -> list[str]:
+    if named is None or not chosen.trains or not chosen.published:
+        return []
+    pairs = [
+        (one.training.epochs, named.options[label].training.epochs)
+        for label, one in chosen.options.items()
+        if label in named.options
+    ]
+    if not (pairs := [(ours, theirs) for ours, theirs in pairs if ours != theirs]):
+        return []
+    ours, theirs = (", ".join(map(str, sorted(set(one)))) for one in zip(*pairs, strict=True))
+    return [f"Ours are trained for {ours} {'epoch' if ours == '1' else 'epochs'}, theirs for {theirs}."]
+
+
+def _other_rectifying(chosen: Recipe, named: Mapping[str, Any]) -> list[str]:
     if all(one == named.get(label, one) for label, one in chosen.adaptation.items()):
         return []
     ways = chosen.adaptation.values()
@@ -173,12 +217,24 @@ def _departure(chosen: Recipe) -> list[str]:
 
 def _differ(chosen: Recipe, label: str, by_branch: Mapping[str, Mapping[str, Any]]) -> bool:
     """Return whether a label was measured under other conditions than the recipe's."""
-    names = chosen.shifts.get(label, (CLEAN, "common"))
-    if any(name.startswith("py:") for name in names):
+    chosen = _as_named(chosen, label)
+    if any(name.startswith("py:") for name in chosen.shifts.get(label, ())):
         return False
-    wanted = {(one.shift, one.severity) for one in conditions(resolve(names)[0], chosen.severities)} - {(CLEAN, 0)}
+    wanted = set(_conditions(chosen, label))
     measured = {(shift, severity) for shift, severity in next(iter(by_branch.values()))["conditions"]} - {(CLEAN, 0)}
     return wanted != measured
+
+
+def _conditions(chosen: Recipe, label: str) -> list[tuple[str, int]]:
+    """Return the recipe's conditions of a label, but for the clean images."""
+    names = resolve(chosen.shifts.get(label, (CLEAN, "common")))[0]
+    return [(one.shift, one.severity) for one in conditions(names, chosen.severities) if one.shift != CLEAN]
+
+
+def _as_named(chosen: Recipe, label: str) -> Recipe:
+    """Return the recipe that a file was copied from, whose conditions are theirs, if it has the label."""
+    named = recipe(chosen.name) if chosen.name in RECIPES else chosen
+    return named if label in named.labels else chosen
 
 
 def conditions_text(measured: Sequence[Sequence[Any]]) -> str:

@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from math import isfinite
@@ -53,15 +53,43 @@ def print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_documents: list[TextIO] = []
+"""Where `print_json` writes, if not on `sys.stdout`."""
+
+
+@contextmanager
+def only_documents() -> Iterator[None]:
+    """Keep standard output for `print_json`: what else prints there, such as a user's model, goes to standard error.
+
+    A process's own standard output stays so, for what is printed as it ends.
+    """
+    theirs = sys.stdout
+    with suppress(OSError, ValueError):  # none of its own
+        if theirs.fileno() == 1 and isinstance(theirs, TextIOWrapper):
+            theirs.flush()
+            own = os.fdopen(os.dup(1), "w", encoding=theirs.encoding, errors=theirs.errors)
+            os.dup2(2, 1)
+            theirs = own
+    _documents.append(theirs)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _documents.remove(theirs)
+        if theirs is not sys.stdout:
+            theirs.close()
+
+
 def deliver() -> int:
     """Hand on what was printed; return 0, or the exit code where standard output does not take it.
 
     A reader that has gone, as `head` does, is no error to tell of.
     """
+    stream = next(iter(_documents), sys.stdout)
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes again as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # the interpreter flushes again as it ends
         if isinstance(error, BrokenPipeError):
             return READER_GONE
         say(f"statshift: error: Cannot write to standard output: {error.strerror}.")
@@ -150,8 +178,11 @@ class TrainingReport:
         if self._epoch == 0 and first:
             before = f", of which {at.step - 1} were taken before" if at.step > 1 else ""
             say(f"{at.epochs} {'epoch' if at.epochs == 1 else 'epochs'}, {at.steps:,} steps{before}.")
-        if first and not console.is_terminal and 0 < self._epoch < at.epoch:  # where there is no bar
-            say(f"Epoch {self._epoch} of {at.epochs} is done.")
+        if first and not console.is_terminal:  # where there is no bar
+            if 0 < self._epoch < at.epoch:
+                say(f"Epoch {self._epoch} of {at.epochs} is done.")
+            if at.step == at.steps:
+                say(f"Epoch {at.epochs} of {at.epochs} is done.")
         self._epoch = at.epoch
         description = f"epoch {at.epoch}/{at.epochs}, loss {losses}" if losses else f"epoch {at.epoch}/{at.epochs}"
         self._bar.update(self._task, description=description, completed=at.step, total=at.steps)
@@ -293,8 +324,8 @@ def _means(protocol: dict[str, Any], summary: dict[str, Any]) -> Iterator[str]:
         over = protocol["mean_over"]
         if over["conditions"]:
             yield (
-                f"Means and mCE are over all {over['of']} common conditions; {over['conditions']} of them are "
-                "measured here."
+                f"Means and mCE are over all {over['of']} common conditions; {over['conditions']} of them "
+                f"{'is' if over['conditions'] == 1 else 'are'} measured here."
             )
         return
     yield f"mean accuracy  {_with_interval(protocol, 'mean_accuracy', 'mean_interval')}  over the 15 x 5"
@@ -372,7 +403,8 @@ def print_out(text: str) -> None:
 
 def print_json(document: Any) -> None:
     """Print one JSON document on standard output: dataclasses as objects, paths as text, what is not finite as null."""
-    print_out(json.dumps(_plain(document), indent=2, allow_nan=False))
+    stream = next(iter(_documents), sys.stdout)
+    stream.write(f"{json.dumps(_plain(document), indent=2, allow_nan=False)}\n")
 
 
 def _plain(value: Any) -> Any:

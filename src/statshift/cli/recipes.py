@@ -49,6 +49,8 @@ def copy_command(
     if out is None:
         print_out(text.rstrip("\n"))
         return
+    if out.is_dir():
+        raise InputError(f"{out} is a folder: name a file in it, such as {out / f'{name}.yaml'}.")
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there already: choose another file, or add --overwrite to replace it.")
     replaced = out.exists()

@@ -21,9 +21,8 @@ def report_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            path_type=str,  # as it was typed: a slash at its end says that it is a folder
-            help=f"File to write; by default {PAGE}, and of csv and markdown standard output. Of csv a folder, too: "
-            "each table is a file of its own there.",
+            help=f"File to write; by default {PAGE}, and of csv and markdown standard output. Of csv a name without an "
+            "ending is a folder, and each table a file of its own there.",
         ),
     ] = None,
     format_: Annotated[

@@ -1,5 +1,6 @@
 """`statshift run`."""
 
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,15 @@ import typer
 from rich.progress import Progress
 
 from statshift.cli import options as o
-from statshift.cli.beside import beside, branches_text, costs_text, result_text
+from statshift.cli.beside import beside, branches_text, costs_text, described, result_text
 from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
+from statshift.costs import step_costs
 from statshift.errors import InputError
-from statshift.experiments import check_complete, images_for, run_recipe, step_costs, with_files
+from statshift.experiments import check_complete, images_for, run_recipe, with_files
 from statshift.hardening import AUTHORS_BRANCH
 from statshift.models import load_model
 from statshift.processes import join
-from statshift.recipes import Recipe, changed, describe, read_recipe, recipe
+from statshift.recipes import RECIPES, Recipe, changed, read_recipe, recipe
 
 
 def _like(option: Any) -> Any:
@@ -83,8 +85,8 @@ def run_command(
 ) -> None:
     """Run a recipe, resumably, and print its figures beside the published ones.
 
-    A name with a path separator or the ending .yaml is a file, as `statshift recipes copy` writes it; what flags say
-    goes before what it says. With --json: ours and theirs by label, and over what.
+    A name with a path separator or the ending .yaml or .yml is a file, as `statshift recipes copy` writes it; what
+    flags say goes before what it says. With --json: ours and theirs by label, and over what.
 
     Example: statshift run rectify-imagenet --data folder:val --labels resnet50 --limit 1000 --out runs/table3
     """
@@ -94,7 +96,9 @@ def run_command(
         numbers |= {"batch_size": batch_size, "dtype": dtype, "seed": seed}
     chosen = changed(chosen, **{name: value for name, value in numbers.items() if value is not None})
     if chosen.analysis == "branches":
-        _show(as_json, describe(chosen) | {"branches": AUTHORS_BRANCH}, branches_text(chosen))
+        if out is not None:
+            raise InputError(f"Expected no --out for the recipe {chosen.name}, which writes nothing.")
+        _show(as_json, described(chosen) | {"branches": AUTHORS_BRANCH}, branches_text(chosen))
         return
     chosen = with_files(chosen, _files(file))
     unwanted = {"--model": model, "--weights": weights, "--mean": mean, "--std": std}
@@ -121,7 +125,7 @@ def run_command(
     if chosen.analysis == "costs":
         assert make is not None
         costs = step_costs(make, data or chosen.data, chosen.options, device=device, data_options=subset)
-        _show(as_json, describe(chosen) | {"ours": costs, "published": chosen.published}, costs_text(chosen, costs))
+        _show(as_json, described(chosen) | {"ours": costs, "published": chosen.published}, costs_text(chosen, costs))
         return
     assert out is not None
     with progress_bar() as bar:
@@ -152,10 +156,20 @@ def run_command(
 def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> Recipe:
     """Return the recipe of a name or of a file."""
     if not _is_file(target):
+        if target not in RECIPES:
+            _hint_at_a_file(target)
         return recipe(target, at=None if at is None else o.split(at), one_cycle=one_cycle, labels=labels)
     if excess := [flag for flag, given in (("--at", at), ("--one-cycle", one_cycle)) if given]:
         raise InputError(f"Expected no {', '.join(excess)} with a file: change {target} instead.")
     return changed(read_recipe(target), labels)
+
+
+def _hint_at_a_file(target: str) -> None:
+    """Tell of a file where what was typed reads as a name."""
+    for path in (target, f"{target}.yaml", f"{target}.yml"):
+        if Path(path).is_file():
+            typed = path if _is_file(path) else f"./{path}"
+            raise InputError(f"Unknown recipe {target!r}, but there is a file: statshift run {shlex.quote(typed)}.")
 
 
 def _is_file(target: str) -> bool:

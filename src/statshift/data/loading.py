@@ -5,8 +5,10 @@ from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from statshift.data.images import ImageData
@@ -60,7 +62,8 @@ def load_data(
         resize: length of the shorter side, px; see `resolve_preprocessing` for the default.
         crop: side of the central square, px; likewise.
         interpolation: of the resizing, by Pillow.
-        limit: take a class-balanced subset of so many images, drawn with `seed`.
+        limit: take a class-balanced subset of so many images, drawn with `seed`; where there are fewer, all of them,
+            with a warning.
         seed: of the subset.
         skip_bad: leave out damaged images instead of raising; this decodes every image once beforehand.
         class_map: file that maps class folders to class indices: JSON {"folder": index}, or lines `folder index`.
@@ -75,6 +78,8 @@ def load_data(
     _check_source(source, name)
     indices = np.arange(len(source), dtype=np.int64)
     if limit is not None:
+        if limit > len(source):
+            warn(f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.", stacklevel=2)
         labels = np.zeros_like(indices) if source.labels is None else source.labels
         indices = balanced_subset(labels, limit, seed)
     headers = read_headers(source, indices.tolist(), decode=skip_bad, workers=workers)
@@ -119,6 +124,33 @@ def loading_options(
     return defaults | ({"split": split} if splits and split and not named else {}) | options
 
 
+def check_scheme(spec: str) -> None:
+    """Check that a spec begins with a known scheme.
+
+    Raises:
+        InputError: it does not.
+    """
+    scheme = spec.partition(":")[0]
+    if scheme not in SCHEMES:
+        raise unknown("data scheme", scheme, SCHEMES)
+
+
+def check_tensor(images: object) -> None:
+    """Check that images are a tensor, and no spec of some.
+
+    Raises:
+        InputError: they are none.
+    """
+    if isinstance(images, Tensor):
+        return
+    got = f"an object of type {type(images).__name__}"
+    if isinstance(images, str):
+        got = f"{images!r}; load_data({images!r}).tensors() gives them, and labels"
+    elif isinstance(images, ImageData):
+        got = f"data of {images.spec}; their .tensors() gives them, and labels"
+    raise InputError(f"Expected images (B,3,H,W), but got {got}.")
+
+
 def has_clean(spec: str) -> bool:
     """Return whether there are clean images: data that store shifts may hold those alone."""
     scheme, _, rest = spec.partition(":")
@@ -143,8 +175,8 @@ def stored_shifts(spec: str | Dataset[Any]) -> dict[str, list[int]]:
 def _open(spec: str | Dataset[Any], name: str, options: dict[str, Any]) -> Source:
     given = {key: value for key, value in options.items() if value is not None}
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if isinstance(spec, str) and scheme not in SCHEMES:
-        raise unknown("data scheme", scheme, SCHEMES)
+    if isinstance(spec, str):
+        check_scheme(spec)
     taken = signature(SCHEMES[scheme]).parameters if scheme else {}
     if excess := [key for key in given if key not in taken]:
         raise InputError(f"Expected no `{excess[0]}` for {name}, but got {given[excess[0]]!r}.")

@@ -16,7 +16,7 @@ from statshift.models.cifar import ZOO
 from statshift.models.norms import exchange_norm
 from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing
-from statshift.models.usercode import import_function
+from statshift.models.usercode import check_arguments, import_function
 
 Built = tuple[nn.Module, Preprocessing, int | None]
 
@@ -83,8 +83,8 @@ def _name(spec: Any) -> str:
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
 
 
-def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any]) -> Built:
-    """Return the network, what it expects, and its number of classes where known."""
+def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any], name: str = "") -> Built:
+    """Return the network, what it expects, and its number of classes where known; `name` is for errors."""
     if isinstance(spec, str):
         scheme, _, rest = spec.partition(":")
         if scheme not in SCHEMES:
@@ -94,7 +94,7 @@ def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any
         return spec.network, spec.preprocessing, spec.num_classes
     network = spec if isinstance(spec, nn.Module) else spec(**args)
     if not isinstance(network, nn.Module):
-        raise InputError(f"Expected {_name(spec)} to return a torch.nn.Module, but got {network!r}.")
+        raise InputError(f"Expected {name or _name(spec)} to return a torch.nn.Module, but got {network!r}.")
     classes = getattr(network, "num_classes", None)
     return network, Preprocessing(), classes if isinstance(classes, int) else None
 
@@ -162,7 +162,10 @@ def _build_cifar(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
 
 
 def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
-    return _build(import_function(target), pretrained, args)
+    spec, function = f"py:{target}", import_function(target)
+    if not isinstance(function, nn.Module):
+        check_arguments(spec, function, args)
+    return _build(function, pretrained, args, spec)
 
 
 def _no_download(spec: str, place: str) -> InputError:

@@ -5,12 +5,16 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from statshift.errors import InputError, unknown
+
+FILES: dict[Path, str] = {}
+"""The files of users that were imported, and what they were called by."""
 
 
 def import_function(target: str) -> Callable[..., Any]:
@@ -24,12 +28,58 @@ def import_function(target: str) -> Callable[..., Any]:
     place, _, name = target.rpartition(":")
     if not place or not name.isidentifier():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION, but got 'py:{target}'.")
-    module = _import_file(Path(place).expanduser()) if place.endswith(".py") else _import_module(place)
+    module = _import_file(Path(place).expanduser(), place) if place.endswith(".py") else _import_module(place)
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise unknown(f"function of {place},", name, own)
     return function
+
+
+def check_arguments(spec: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Check that a function can be called with these arguments alone.
+
+    Raises:
+        InputError: it needs others, or does not take these.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of what is written in C
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        given = f"does not take the model arguments {dict(arguments)}" if arguments else "cannot be called"
+        raise InputError(f"{spec} {given}: {error}. Arguments are given as --model-args NAME=VALUE.") from None
+
+
+def error_text(error: BaseException) -> str | None:
+    """Return an error of a user's own code with the places in that code alone, or None where it has none.
+
+    A first line names the file as the user did, and what is wrong; each place follows with its line of code. Of an
+    `InputError` that tells of another error, the places are that error's.
+    """
+    told = str(error) if isinstance(error, InputError) else ""
+    if told:
+        if error.__cause__ is None or isinstance(error.__cause__, InputError):
+            return None
+        error = error.__cause__
+    frames = [(name, at) for at in traceback.extract_tb(error.__traceback__) if (name := _named(at.filename))]
+    lines = [f'  File "{name}", line {at.lineno}, in {at.name}\n    {at.line}' for name, at in frames]
+    if isinstance(error, SyntaxError) and (named := _named(error.filename or "")):
+        frames.append((named, traceback.FrameSummary(named, error.lineno or 1, "")))
+        lines.append(f'  File "{named}", line {error.lineno}\n    {(error.text or "").strip()}'.rstrip())
+        what = f"{type(error).__name__}: {error.msg}"
+    elif isinstance(error, SystemExit):
+        what = f"it ends the process, by SystemExit({'' if error.code is None else repr(error.code)})"
+    else:
+        what = "".join(traceback.format_exception_only(error)).strip()
+    if not frames:
+        return None
+    what = told or what
+    for path, name in FILES.items():
+        what = what.replace(_module_name(path), Path(name).stem)
+    return "\n".join([f"error in {frames[-1][0]}: {what}", *lines])
 
 
 def source_hash(thing: object) -> str | None:
@@ -41,10 +91,24 @@ def source_hash(thing: object) -> str | None:
         return None
 
 
-def _import_file(path: Path) -> ModuleType:
+def _named(filename: str) -> str:
+    """Return what the user calls a file of code, or "" where it is neither theirs nor lies beside one of theirs."""
+    path = Path(filename).resolve()
+    if path in FILES:
+        return FILES[path]
+    beside = [Path(name).with_name(path.name) for own, name in FILES.items() if own.parent == path.parent]
+    return str(beside[0]) if beside and path.suffix == ".py" else ""
+
+
+def _module_name(path: Path) -> str:
+    return f"statshift_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
+
+
+def _import_file(path: Path, typed: str) -> ModuleType:
     if not path.is_file():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION to name a file, but {path} is not a file.")
-    name = f"statshift_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
+    FILES[path.resolve()] = typed
+    name = _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

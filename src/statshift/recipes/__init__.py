@@ -1,6 +1,6 @@
 """The authors' experiments as configurations: a recipe is a function that returns what to train or measure, by label.
 
-`RECIPES` has them by name; `files` writes one to a file to edit, and reads it.
+`RECIPES` has them by name; `writing` writes one to a file to edit, and `files` reads it.
 """
 
 from statshift.recipes.catalogue import NOT_HERE as NOT_HERE
@@ -22,10 +22,10 @@ from statshift.recipes.description import ABSENT as ABSENT
 from statshift.recipes.description import describe as describe
 from statshift.recipes.description import name_of as name_of
 from statshift.recipes.description import percent as percent
-from statshift.recipes.files import as_yaml as as_yaml
 from statshift.recipes.files import read_recipe as read_recipe
 from statshift.recipes.hardening import HARDENING as HARDENING
 from statshift.recipes.hardening import authors_branch as authors_branch
 from statshift.recipes.measuring import MEASURING as MEASURING
 from statshift.recipes.normalization import NORMALIZATION as NORMALIZATION
 from statshift.recipes.rectification import RECTIFICATION as RECTIFICATION
+from statshift.recipes.writing import as_yaml as as_yaml

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from statshift.adaptation import AdaptationOptions
+from statshift.attacks import is_attack
 from statshift.corruptions import SEVERITIES, check_severity
+from statshift.data.loading import check_scheme
 from statshift.errors import InputError, unknown
 from statshift.hardening import HardenOptions
 from statshift.models import NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.loading import SCHEMES as MODEL_SCHEMES
-from statshift.rectification import parse_protocol
+from statshift.rectification import STREAMS, parse_protocol
 from statshift.shifts import resolve
 from statshift.similarity import PERTURBATIONS
 
@@ -25,6 +27,9 @@ RECTIFIED = ", rectified"
 
 COLUMNS = {"clean": "clean", "mce": "mCE", "instagram": "Instagram", "sketch": "Sketch", "style": "Stylized"}
 """What the tables on AdvBN give: top-1 accuracy on ImageNet and its variants, and mCE on ImageNet-C."""
+
+LARGEST = 5
+"""No figure is above it, mCE included: such a one is in %."""
 
 PAPERS = {
     "rectification": "Benz et al., WACV 2021",
@@ -189,15 +194,25 @@ class RecipeError(InputError):
 
     Attributes:
         faults: one line each.
+        where: the recipe's file, or "".
     """
 
     def __init__(self, faults: Sequence[str], where: str = "") -> None:
+        self.where = where
         nearest = re.compile(r"(Did you mean '[^']*')\? Choose from: .*")
         self.faults = tuple(dict.fromkeys(nearest.sub(r"\1?", fault).rstrip(".") for fault in faults))
         count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
         super().__init__(
             (f"{where} has {count}: " if where else "") + re.sub(r"(?<![?])$", ".", "; ".join(self.faults))
         )
+
+    @property
+    def lines(self) -> str:
+        """The message with a line for each fault, where there are several."""
+        if len(self.faults) == 1:
+            return str(self)
+        head = f"{self.where or 'The recipe'} has {len(self.faults)} faults:"
+        return "\n".join([head, *(f"  - {fault}" for fault in self.faults)])
 
 
 def fraction(cell: str | float) -> float:
@@ -260,8 +275,39 @@ def faults_of(recipe: Recipe) -> list[str]:
     for name, value, choices in (("analysis", recipe.analysis, ANALYSES), ("data_set", recipe.data_set, DATA_SETS)):
         if value and value not in choices:
             faults.append(f"{name}: {unknown(name.replace('_', ' '), value, choices)}")
+    for name, spec in (("data", recipe.data), ("validation", recipe.validation)):
+        try:
+            if spec:
+                check_scheme(spec)
+        except InputError as error:
+            faults.append(f"{name}: {error}")
+    faults += _faults_of_figures(recipe)
+    if recipe.analysis:
+        faults += [
+            f"protocols: Expected one that writes statistics, by name, for {recipe.analysis}, but got {name!r}."
+            for name in recipe.protocols
+            if name.startswith("py:") or name.partition(":")[0] in STREAMS
+        ]
     if recipe.adaptation and not recipe.protocols:
         faults.append("protocols: Expected a protocol, since `adaptation` says how to adapt.")
+    return faults
+
+
+def _faults_of_figures(recipe: Recipe) -> list[str]:
+    """Return which published figures are no fractions, or stand under a name that no figure of ours has."""
+    faults = []
+    behind = ["", RECTIFIED, *(f", {name}" for name in recipe.protocols)]
+    names = [name + one for name in (*COLUMNS, "corrupted", "smoothness") for one in behind]
+    for label, figures in recipe.published.items():
+        if recipe.networks and not recipe.analysis and label not in recipe.labels:
+            faults.append(f"published: {unknown('label', label, recipe.labels)}")
+        for name, value in (figures or {}).items():
+            place = f"published.{label}.{name}"
+            if value > LARGEST:
+                faults.append(f"{place}: Expected a fraction, as {value / 100:g} for {value:g} %, but got {value:g}.")
+            own = name.startswith("LIGS ") or is_attack(name.partition(",")[0])
+            if not recipe.analysis and name not in names and not own:
+                faults.append(f"{place}: {unknown('figure', name, names)}")
     return faults
 
 

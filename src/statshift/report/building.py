@@ -1,6 +1,5 @@
 """From paths of runs to a page, and from a page to a file."""
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -160,8 +159,8 @@ def write_report(
 
 
 def is_folder(out: str | Path) -> bool:
-    """Return whether a path is an existing folder's, or ends as only a folder's does."""
-    return Path(out).is_dir() or str(out).endswith(tuple({"/", os.sep}))
+    """Return whether a path is an existing folder's, or one without an ending that no file has yet."""
+    return Path(out).is_dir() or (not Path(out).suffix and not Path(out).exists())
 
 
 def write_text(text: str, out: str | Path) -> Path:
@@ -171,7 +170,7 @@ def write_text(text: str, out: str | Path) -> Path:
         InputError: it cannot be written.
     """
     path = Path(out)
-    if is_folder(out):
+    if path.is_dir():
         raise InputError(f"Cannot write to {path}: it is a folder. Name a file with --out.")
     try:
         with replacing(path) as partial:
