@@ -94,6 +94,16 @@ def test_another_spelling_of_the_origin_is_no_other_run(marked, few, tmp_path):
     assert json.loads((tmp_path / "run" / "record.json").read_text())["model"]["made_by"]["verb"] == "rectify"
 
 
+def test_another_spelling_of_the_origin_is_no_other_training(marked, few, tmp_path):
+    """A training that began with weights of a known origin goes on with the same ones without a header."""
+    save_weights(marked.network, tmp_path / "plain.safetensors")
+    options, steps = HardenOptions("standard", training=SHORT), []
+    first = harden(marked, few, options, out=tmp_path / "h")
+    again = harden(loaded(tmp_path / "plain.safetensors"), few, options, out=tmp_path / "h", progress=steps.append)
+    assert steps == []
+    assert weights_hash(again.model.network) == weights_hash(first.model.network)
+
+
 FOREIGN = [
     "",
     "{",
