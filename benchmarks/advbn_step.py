@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reporting import best, machine, report, start
 from statshift import load_model
-from statshift.attacks import FeatureAttack
-from statshift.branches import Branches
-from statshift.layers import evaluating
-from statshift.objectives import Batch, Targets, advbn, standard
-from statshift.streams import Draws
+from statshift._core.randomness import Draws
+from statshift.hardening.objectives import Batch, Targets, advbn, standard
+from statshift.norms.layers import evaluating
+from statshift.shifts.attacks import FeatureAttack
+from statshift.splitting.branches import Branches
 
 ATTACK = FeatureAttack()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

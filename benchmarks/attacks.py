@@ -22,21 +22,12 @@ from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from reporting import best, machine, report, start
-from statshift import (
-    LigsOptions,
-    PixelAttack,
-    TrainingOptions,
-    attack_images,
-    ligs,
-    load_data,
-    load_model,
-    rectify,
-)
-from statshift.branches import Branches
-from statshift.evaluation import DTYPES
-from statshift.layers import running_norms
-from statshift.objectives import standard
-from statshift.training import train
+from statshift import LigsOptions, PixelAttack, TrainingOptions, attack_images, ligs, load_data, load_model, rectify
+from statshift.hardening.objectives import standard
+from statshift.hardening.training import train
+from statshift.measuring.evaluate import DTYPES
+from statshift.norms.layers import running_norms
+from statshift.splitting.branches import Branches
 
 STEPS = 20
 ATTACKS = {

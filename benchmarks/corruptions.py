@@ -12,7 +12,7 @@ import torch
 
 from reporting import best, machine, report, start
 from statshift import COMMON, CORRUPTIONS, corrupt
-from statshift.corruptions.frost import find_photographs, photographs
+from statshift.shifts.corruptions.frost import find_photographs, photographs
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from reference_corruptions import reference

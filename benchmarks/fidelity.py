@@ -14,7 +14,7 @@ import torch
 
 from reporting import machine, report, start
 from statshift import COMMON, HOLDOUT, corrupt, load_model, measure
-from statshift.corruptions import frost_source
+from statshift.shifts.corruptions import frost_source
 
 DOCS = Path(__file__).parents[1] / "docs"
 CPU = torch.device("cpu")

@@ -17,9 +17,9 @@ import torch
 
 from reporting import RESULTS, machine, report, start
 from statshift import load_data, load_model, measure
-from statshift.attacks import FeatureAttack
-from statshift.hardening import HardenOptions, harden
-from statshift.training import TrainingOptions
+from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.training import TrainingOptions
+from statshift.shifts.attacks import FeatureAttack
 
 CPU = torch.device("cpu")
 BUDGET = TrainingOptions(epochs=4, learning_rate=0.01, batch_size=256)

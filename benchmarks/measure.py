@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from reporting import best, machine, report, start
 from statshift import load_data, load_model, measure
-from statshift.evaluation import DTYPES
+from statshift.measuring.evaluate import DTYPES
 
 
 def main() -> None:

@@ -22,15 +22,15 @@ from torch.nn import functional as F
 
 from reporting import RESULTS, machine, report, start
 from statshift import COMMON, corrupt, load_data, load_model, measure, rectified
-from statshift.attacks import attack_images, cross_entropy, parse_attack
-from statshift.evaluation import find_device
-from statshift.extraction import ExtractionOptions, extract
-from statshift.frequencies import high_frequency_share
-from statshift.hardening import HardenOptions
+from statshift.adapting.protocols import adaptation_positions
+from statshift.hardening.from_scratch import ONE_CYCLE, train_from_scratch
+from statshift.hardening.harden import HardenOptions
+from statshift.making.extraction import ExtractionOptions, extract
+from statshift.measuring.evaluate import find_device
+from statshift.measuring.ligs import PERTURBATIONS, ligs
+from statshift.metrics.spectrum import high_frequency_share
 from statshift.models import NORMS
-from statshift.protocols import adaptation_positions
-from statshift.scratch import ONE_CYCLE, train_from_scratch
-from statshift.similarity import PERTURBATIONS, ligs
+from statshift.shifts.attacks import attack_images, cross_entropy, parse_attack
 
 ROBUST = "pgd-l2:0.25:10"
 BY_EPOCH = ("clean", ROBUST)

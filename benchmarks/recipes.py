@@ -20,9 +20,8 @@ import torch
 
 from reporting import machine, report, start
 from statshift import load_model
-from statshift.cli.beside import conditions_text, own_figures
-from statshift.costs import step_costs
-from statshift.experiments import run_recipe
+from statshift.cli.published import conditions_text, own_figures
+from statshift.hardening.costs import step_costs
 from statshift.models import PixelModel
 from statshift.recipes import (
     ABSENT,
@@ -36,6 +35,7 @@ from statshift.recipes import (
     percent,
     recipe,
 )
+from statshift.recipes.running import run_recipe
 
 SMALL = {"epochs": 1, "batch_size": 50}
 FEW = 200

@@ -17,8 +17,11 @@ from scipy.stats import spearmanr
 
 from reporting import RESULTS, best, machine, report, start
 from statshift import COMMON, compare, corrupt, load_data, load_model, measure, rectified, rectify
-from statshift.adaptation import AdaptationOptions
-from statshift.analyses import (
+from statshift.adapting.diagnose import diagnose
+from statshift.adapting.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
+from statshift.adapting.protocols import adaptation_positions, draw_images
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.analyses import (
     by_part,
     by_samples,
     by_third,
@@ -28,12 +31,9 @@ from statshift.analyses import (
     measure_variants,
     statistic_distances,
 )
-from statshift.diagnosis import diagnose
-from statshift.evidence import layer_shift, persisting_share, share_beyond
-from statshift.layers import batch_norms
-from statshift.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
-from statshift.protocols import adaptation_positions, draw_images
-from statshift.statistics import ChannelStatistics, Observed
+from statshift.norms.layers import batch_norms
+from statshift.norms.shrinkage import layer_shift, persisting_share, share_beyond
+from statshift.norms.statistics import ChannelStatistics, Observed
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"

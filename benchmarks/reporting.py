@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from statshift.memory import keep_freed_memory
+from statshift._core.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -10,7 +10,7 @@ is its own, the function that answers batch after batch.
 
 import torch
 
-from statshift.layers import batch_norms
+from statshift.norms.layers import batch_norms
 
 
 def tent(model, learning_rate=1e-3):

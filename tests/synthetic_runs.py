@@ -5,7 +5,7 @@ import base64
 import numpy as np
 import torch
 
-from statshift.metrics import ALEXNET, image_statistics
+from statshift.metrics.classification import ALEXNET, image_statistics
 from statshift.results import make_row
 
 COMMON = tuple(ALEXNET["imagenet"])

@@ -17,15 +17,15 @@ from torch import nn
 
 import statshift
 from statshift import corrupt, load_data, read_run, rectify
-from statshift.adaptation import AdaptationOptions
-from statshift.comparison import compare
-from statshift.corruptions import COMMON
-from statshift.layers import batch_norms
+from statshift.adapting.protocols import adaptation_positions, shuffled_batches
+from statshift.adapting.sweep import sweep
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.compare import compare
 from statshift.models import load_model
-from statshift.protocols import adaptation_positions, shuffled_batches
+from statshift.norms.layers import batch_norms
 from statshift.results import RunResult
-from statshift.shifts import CorruptionOptions
-from statshift.sweeps import sweep
+from statshift.shifts.conditions import CorruptionOptions
+from statshift.shifts.corruptions import COMMON
 from synthetic_runs import per_image
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -548,14 +548,14 @@ def build():
     )
 
 def shrunk(stored, observed, images):
-    from statshift.statistics import mix
+    from statshift.norms.statistics import mix
     return mix(stored, observed, 0.5)
 
 def unchanged(model, images):
     return model
 
 def each_batch(model):
-    from statshift.rectification import rectify
+    from statshift.adapting.rectify import rectify
     return lambda images: rectify(model, images, "replace")(images)
 """
 

@@ -29,12 +29,12 @@ from statshift import (
     rectified,
     rectify,
 )
-from statshift.adaptation import AdaptationOptions
-from statshift.adapters import foolbox_model, frozen
-from statshift.attacks import PixelAttack
-from statshift.errors import InputError
+from statshift._core.errors import InputError
+from statshift.adapting.frozen import foolbox_model, frozen
+from statshift.adapting.protocols import adaptation_positions
+from statshift.measuring.adapted import AdaptationOptions
 from statshift.models import Preprocessing
-from statshift.protocols import adaptation_positions
+from statshift.shifts.attacks import PixelAttack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import statshift
-from statshift import adversaries, attack_images, load_data, load_model
-from statshift.attacks import ATTACKS, PixelAttack, parse_attack
-from statshift.errors import InputError
+from statshift import attack_images, load_data, load_model
+from statshift._core.errors import InputError
+from statshift.making import adversarial as adversaries
 from statshift.models import PixelModel
+from statshift.shifts.attacks import ATTACKS, PixelAttack, parse_attack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -274,6 +275,6 @@ def test_images_without_labels_are_refused(model, tmp_path):
 
 
 def test_several_processes_are_refused(model, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr("statshift.processes.join", lambda: (0, 2))
+    monkeypatch.setattr("statshift._core.processes.join", lambda: (0, 2))
     with pytest.raises(InputError, match="Expected one process, but got 2: measure shares attacks out"):
         write(model, digits, "fgsm:0.1", out=tmp_path)

@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from statshift import load_data, load_model, rectify
-from statshift.adaptation import AdaptationOptions
-from statshift.analyses import (
+from statshift._core.errors import InputError
+from statshift.adapting.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.analyses import (
     by_part,
     by_samples,
     by_third,
@@ -21,8 +23,6 @@ from statshift.analyses import (
     measure_variants,
     statistic_distances,
 )
-from statshift.errors import InputError
-from statshift.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:No frost photographs")]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from statshift.ascent import ascend, directions, l2_ball, linf_ball, signs
+from statshift.shifts.attacks.ascent import ascend, directions, l2_ball, linf_ball, signs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

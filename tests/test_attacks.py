@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift.ascent import ascend, linf_ball
-from statshift.attacks import (
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.shifts.attacks import (
     HALF_SCALE,
     FeatureAttack,
     PixelAttack,
@@ -24,8 +25,7 @@ from statshift.attacks import (
     initial_factors,
     perturb,
 )
-from statshift.errors import InputError
-from statshift.streams import Draws
+from statshift.shifts.attacks.ascent import ascend, linf_ball
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -651,8 +651,8 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
-from statshift.attacks import FeatureAttack, attack_features, batch_moments
-from statshift.processes import mean_over_ranks
+from statshift.shifts.attacks import FeatureAttack, attack_features, batch_moments
+from statshift._core.processes import mean_over_ranks
 
 rank, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)

@@ -11,10 +11,10 @@ from PIL import Image
 from scipy import stats
 from torchvision.transforms import RandomResizedCrop, v2
 
-from statshift.augmentation import AUGMENTATIONS, Augmentation, _box, augmentation_for, cutmix, windowed
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
 from statshift.data import load_data
-from statshift.errors import InputError
-from statshift.streams import Draws
+from statshift.hardening.augmentation import AUGMENTATIONS, Augmentation, _box, augmentation_for, cutmix, windowed
 
 CHANCE = 1e-5  # at most this share of right implementations would fail each statistical test
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 32, 40, 3), np.uint8)

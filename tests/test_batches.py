@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from statshift import processes
-from statshift.augmentation import AUGMENTATIONS, augmentation_for, sent
-from statshift.batches import Batches
+from statshift._core import processes
+from statshift._core.errors import InputError
 from statshift.data import ImageData, load_data
-from statshift.errors import InputError
+from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for, sent
+from statshift.hardening.batches import Batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

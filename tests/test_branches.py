@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from settled_norms import settle
-from statshift.branches import Branches, export, twin
-from statshift.errors import InputError
-from statshift.layers import batch_norms
+from statshift._core.errors import InputError
 from statshift.models import PixelModel, Preprocessing, load_model
+from statshift.norms.layers import batch_norms
+from statshift.splitting.branches import Branches, export, twin
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.models import load_weights, weights_hash
 
 

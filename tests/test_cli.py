@@ -17,8 +17,8 @@ from PIL import Image
 from statshift import InputError, load_data, load_model, read_run
 from statshift.cli import options
 from statshift.cli.output import duration, summary_text, table
-from statshift.corruptions import CORRUPTIONS
 from statshift.results import open_run, summarise
+from statshift.shifts.corruptions import CORRUPTIONS
 from synthetic_runs import benchmark_rows, synthetic_record, synthetic_row
 
 PREFIX = "statshift: error: "

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from statshift import attack_images, load_data, load_model
-from statshift.attacks import PixelAttack
+from statshift.shifts.attacks import PixelAttack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

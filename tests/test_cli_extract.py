@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from statshift import load_data, load_model
-from statshift.attacks import PixelAttack, attack_images
+from statshift.shifts.attacks import PixelAttack, attack_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from statshift import load_model, measure
-from statshift.layers import batch_norms
+from statshift.norms.layers import batch_norms
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

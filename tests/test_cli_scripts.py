@@ -19,7 +19,7 @@ from safetensors import safe_open
 from statshift import compare, diagnose, find_cuts, load_model, read_run
 from statshift.cli.doctor import Finding
 from statshift.cli.output import print_json
-from statshift.comparison import Comparison
+from statshift.measuring.compare import Comparison
 from statshift.models import save_weights
 from statshift.results import open_run
 from synthetic_runs import benchmark_rows, synthetic_record

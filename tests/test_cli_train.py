@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from statshift import HardenOptions, PixelAttack, TrainingOptions, load_data, load_model, measure, train_from_scratch
+from statshift.hardening.from_scratch import METHODS, ONE_CYCLE, build
 from statshift.models import weights_hash
-from statshift.scratch import METHODS, ONE_CYCLE, build
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

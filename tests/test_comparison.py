@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from statshift.comparison import Difference, compare
-from statshift.errors import InputError
-from statshift.metrics import ALEXNET
+from statshift._core.errors import InputError
+from statshift.measuring.compare import Difference, compare
+from statshift.metrics.classification import ALEXNET
 from statshift.results import RunResult, open_run
 from synthetic_runs import COMMON, benchmark_rows, per_image, synthetic_record, synthetic_row
 

@@ -14,11 +14,12 @@ from PIL import Image
 from scipy import ndimage, stats
 
 import reference_corruptions as reference
-from statshift import COMMON, CORRUPTIONS, HOLDOUT, InputError, corruptions
-from statshift.corruptions import blur, corrupt, digital, filters, jpeg, noise, weather
-from statshift.corruptions.constants import constants
-from statshift.corruptions.spatter import canny
-from statshift.streams import Draws
+from statshift import COMMON, CORRUPTIONS, HOLDOUT, InputError
+from statshift._core.randomness import Draws
+from statshift.shifts import corruptions
+from statshift.shifts.corruptions import blur, corrupt, digital, filters, jpeg, noise, weather
+from statshift.shifts.corruptions.constants import constants
+from statshift.shifts.corruptions.spatter import canny
 
 CPU = torch.device("cpu")
 SIZES = [(32, 32), (97, 97), (224, 224), (33, 47), (120, 90)]

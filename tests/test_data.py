@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from statshift._core.errors import InputError
 from statshift.data import (
     check_labels,
     integers_hash,
@@ -19,7 +20,6 @@ from statshift.data import (
 )
 from statshift.data.preprocessing import preprocess
 from statshift.data.sampling import balanced_subset
-from statshift.errors import InputError
 from statshift.models import load_model
 
 RNG = np.random.default_rng(0)

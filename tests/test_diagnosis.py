@@ -11,16 +11,16 @@ from torch import nn
 
 import statshift
 from statshift import load_data, load_model, rectify
-from statshift.adaptation import AdaptationOptions
+from statshift._core.errors import InputError
+from statshift.adapting.diagnose import Diagnosis, diagnose
+from statshift.adapting.plots import plot_diagnosis
+from statshift.adapting.protocols import adaptation_positions, draw_images
+from statshift.adapting.rectify import rectified
 from statshift.cli import app
-from statshift.diagnosis import Diagnosis, diagnose
-from statshift.errors import InputError
-from statshift.export import write_rectified
+from statshift.making.rectified import write_rectified
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.ligs import ligs
 from statshift.models import save_weights
-from statshift.plots import plot_diagnosis
-from statshift.protocols import adaptation_positions, draw_images
-from statshift.rectification import rectified
-from statshift.similarity import ligs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

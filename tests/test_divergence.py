@@ -11,15 +11,15 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from statshift import load_data, load_model
-from statshift.branches import Branches
-from statshift.divergence import Divergence, divergence, symmetric_divergence
-from statshift.errors import InputError
+from statshift._core.errors import InputError
+from statshift.adapting.plots import plot_divergence
+from statshift.adapting.protocols import draw_images
+from statshift.hardening.objectives import standard
+from statshift.hardening.training import TrainingOptions, train
 from statshift.models import save_weights
-from statshift.objectives import standard
-from statshift.plots import plot_divergence
-from statshift.protocols import draw_images
-from statshift.statistics import ChannelStatistics
-from statshift.training import TrainingOptions, train
+from statshift.norms.divergence import Divergence, divergence, symmetric_divergence
+from statshift.norms.statistics import ChannelStatistics
+from statshift.splitting.branches import Branches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

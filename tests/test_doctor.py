@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from statshift.cli import doctor
-from statshift.corruptions.frost import FILES
+from statshift.shifts.corruptions.frost import FILES
 
 METADATA = """
 torch>=2

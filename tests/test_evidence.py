@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift.errors import InputError
-from statshift.evidence import (
+from statshift._core.errors import InputError
+from statshift.adapting.rectify import rectify
+from statshift.norms.layers import batch_norms
+from statshift.norms.shrinkage import (
     TRAINING_BATCH,
     LayerShift,
     distances,
@@ -20,9 +22,7 @@ from statshift.evidence import (
     share_beyond,
     survey,
 )
-from statshift.layers import batch_norms
-from statshift.rectification import rectify
-from statshift.statistics import ChannelStatistics, channel_statistics, instance_statistics
+from statshift.norms.statistics import ChannelStatistics, channel_statistics, instance_statistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from settled_norms import settle
 from statshift import Branches, FeatureAttack, HardenOptions, PixelModel, TrainingOptions, harden, load_data
-from statshift.augmentation import augmentation_for
-from statshift.batches import Batches
-from statshift.errors import InputError
+from statshift._core.errors import InputError
+from statshift.hardening.augmentation import augmentation_for
+from statshift.hardening.batches import Batches
+from statshift.hardening.objectives import advbn_losses
 from statshift.models import Preprocessing
-from statshift.objectives import advbn_losses
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -17,11 +17,22 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
-from statshift import extraction, load_data, load_model, parts, processes
-from statshift.attacks import PixelAttack, attack_images
-from statshift.errors import InputError
-from statshift.extraction import KINDS, ExtractionOptions, draw_starts, extract, features_of, find_head, match_features
+from statshift import load_data, load_model
+from statshift._core import processes
+from statshift._core.errors import InputError
+from statshift.making import extraction
+from statshift.making import shards as parts
+from statshift.making.extraction import (
+    KINDS,
+    ExtractionOptions,
+    draw_starts,
+    extract,
+    features_of,
+    find_head,
+    match_features,
+)
 from statshift.models import PixelModel, Preprocessing
+from statshift.shifts.attacks import PixelAttack, attack_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -377,7 +388,7 @@ def test_no_hook_survives_a_failure(data, tmp_path, left):
 PROGRAM = """
 import sys, time, torch
 from test_extraction import Small
-from statshift.extraction import ExtractionOptions, extract
+from statshift.making.extraction import ExtractionOptions, extract
 from statshift.models import PixelModel
 torch.set_num_threads(1)
 wait = lambda done, total: time.sleep(0.05)

@@ -8,7 +8,7 @@ import torch
 
 import reference_corruptions as reference
 from statshift import CORRUPTIONS
-from statshift.corruptions import corrupt
+from statshift.shifts.corruptions import corrupt
 
 # By how many levels at most a golden image may differ: truncation turns the last bit of a filter into a level.
 FURTHEST = {

@@ -12,11 +12,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import fuse_conv_bn_eval, parametrizations, prune
 
-from statshift.attacks import FeatureAttack, attack_features, batch_moments, initial_factors, perturb
-from statshift.folding import Folded, fold, folded
-from statshift.layers import batch_norms
 from statshift.models import load_model
-from statshift.splitting import split
+from statshift.norms.layers import batch_norms
+from statshift.shifts.attacks import FeatureAttack, attack_features, batch_moments, initial_factors, perturb
+from statshift.splitting.folding import Folded, fold, folded
+from statshift.splitting.split import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from statshift import InputError, corrupt, load_data
-from statshift.frequencies import high_frequency_share, radial_energy, spectral_energy
+from statshift.metrics.spectrum import high_frequency_share, radial_energy, spectral_energy
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,9 +11,9 @@ from PIL import Image
 from scipy import stats
 
 from statshift import InputError
-from statshift.corruptions import corrupt, frost_source
-from statshift.corruptions.frost import FILES, _warn_once, find_photographs, photographs
-from statshift.files import user_cache
+from statshift._core.files import user_cache
+from statshift.shifts.corruptions import corrupt, frost_source
+from statshift.shifts.corruptions.frost import FILES, _warn_once, find_photographs, photographs
 
 CPU = torch.device("cpu")
 CHANCE = 1e-5  # at most this share of right implementations would fail each statistical test

@@ -12,11 +12,11 @@ from torch.utils.data import TensorDataset
 
 import training_jobs
 from statshift import load_data
-from statshift.attacks import FeatureAttack, PixelAttack
-from statshift.errors import InputError
-from statshift.hardening import DUAL, METHODS, HardenOptions, harden
+from statshift._core.errors import InputError
+from statshift.hardening.harden import DUAL, METHODS, HardenOptions, harden
+from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel, load_model, weights_hash
-from statshift.training import TrainingOptions
+from statshift.shifts.attacks import FeatureAttack, PixelAttack
 from training_jobs import build, build_dropout, harden_into
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from statshift.errors import InputError
-from statshift.layers import batch_norms
+from statshift._core.errors import InputError
+from statshift.adapting.rectify import PROTOCOLS, rectified, rectify
 from statshift.models import load_model, save_weights
-from statshift.rectification import PROTOCOLS, rectified, rectify
-from statshift.statistics import channel_statistics, pool
+from statshift.norms.layers import batch_norms
+from statshift.norms.statistics import channel_statistics, pool
 
 CHANGING = ("replace", "prior", "auto")
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift.errors import InputError
-from statshift.landscape import Landscape, landscape, step_sizes_around
+from statshift._core.errors import InputError
+from statshift.hardening.landscape import Landscape, landscape, step_sizes_around
 from statshift.models import PixelModel, Preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")

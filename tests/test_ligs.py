@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from statshift import load_model
-from statshift.errors import InputError
-from statshift.similarity import PERTURBATIONS, LigsOptions, cosines, ligs, losses_and_cosines
-from statshift.streams import Draws
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.measuring.ligs import PERTURBATIONS, LigsOptions, cosines, ligs, losses_and_cosines
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

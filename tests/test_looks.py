@@ -12,12 +12,12 @@ from torch import nn
 
 import statshift
 from statshift import AdaptationOptions, attack_images, corrupt, load_data, load_model, read_run, rectified
-from statshift.errors import InputError
-from statshift.looks import draw_examples, encode, file_name, middle_conditions, strip
-from statshift.protocols import adaptation_positions
-from statshift.results import files
-from statshift.shifts import Condition
-from statshift.writing import write_corrupted
+from statshift._core import storage as files
+from statshift._core.errors import InputError
+from statshift.adapting.protocols import adaptation_positions
+from statshift.making.corrupted import write_corrupted
+from statshift.measuring.examples import draw_examples, encode, file_name, middle_conditions, strip
+from statshift.shifts.conditions import Condition
 
 SHIFTS = ["clean", "gaussian_noise", "fog"]
 

@@ -12,15 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 
 import statshift
-from statshift import evaluation, load_data, load_model, read_run, readouts, rectify, sweep
-from statshift.adaptation import AdaptationOptions
-from statshift.attacks import PixelAttack, attack_images, parse_attack
-from statshift.errors import InputError
-from statshift.metrics import image_statistics
+from statshift import load_data, load_model, read_run, rectify, sweep
+from statshift._core.errors import InputError
+from statshift.adapting.protocols import adaptation_positions, full_batches
+from statshift.measuring import evaluate as evaluation
+from statshift.measuring import probes as readouts
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.ligs import LigsOptions, ligs
+from statshift.metrics.classification import image_statistics
 from statshift.models import PixelModel
-from statshift.protocols import adaptation_positions, full_batches
-from statshift.shifts import CorruptionOptions
-from statshift.similarity import LigsOptions, ligs
+from statshift.shifts.attacks import PixelAttack, attack_images, parse_attack
+from statshift.shifts.conditions import CorruptionOptions
 from synthetic_runs import per_image
 
 pytestmark = [

@@ -19,13 +19,13 @@ from torch.utils.data import TensorDataset
 
 import statshift
 from statshift import corrupt, load_data, read_run
-from statshift.corruptions import COMMON
-from statshift.errors import InputError
-from statshift.evaluation import find_device
-from statshift.metrics import ALEXNET
+from statshift._core.errors import InputError
+from statshift.making.corrupted import write_corrupted
+from statshift.measuring.evaluate import find_device
+from statshift.metrics.classification import ALEXNET
 from statshift.models import PixelModel, Preprocessing
-from statshift.shifts import Condition, CorruptionOptions, conditions
-from statshift.writing import write_corrupted
+from statshift.shifts.conditions import Condition, CorruptionOptions, conditions
+from statshift.shifts.corruptions import COMMON
 
 MEAN = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)

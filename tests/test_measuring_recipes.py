@@ -16,17 +16,17 @@ from sklearn.metrics import silhouette_score
 
 import training_jobs
 from statshift import load_data, load_model, measure
-from statshift.adaptation import AdaptationOptions
-from statshift.analyses import cosine_similarities, extract_features, statistic_distances
-from statshift.cli.beside import beside, networks_text, over_lines
+from statshift._core.errors import InputError
+from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.rectify import rectified
+from statshift.cli.published import beside, networks_text, over_lines
 from statshift.cli.recipes import listing
-from statshift.corruptions import corrupt
-from statshift.divergence import divergence
-from statshift.errors import InputError
-from statshift.experiments import run_recipe
-from statshift.extraction import KINDS, ExtractionOptions
+from statshift.hardening.from_scratch import build
+from statshift.making.extraction import KINDS, ExtractionOptions
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.analyses import cosine_similarities, extract_features, statistic_distances
 from statshift.models import save_weights
-from statshift.protocols import adaptation_positions
+from statshift.norms.divergence import divergence
 from statshift.recipes import (
     MEASURING,
     NOT_HERE,
@@ -42,10 +42,10 @@ from statshift.recipes import (
     read_recipe,
     recipe,
 )
-from statshift.rectification import rectified
+from statshift.recipes.running import run_recipe
 from statshift.results.summary import BENCHMARK
-from statshift.scratch import build
-from statshift.shifts import CorruptionOptions
+from statshift.shifts.conditions import CorruptionOptions
+from statshift.shifts.corruptions import corrupt
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -425,7 +425,7 @@ def test_a_killed_run_goes_on_to_the_same_figures(chosen, done, file, tmp_path):
     recipe_file.write_text(as_yaml(replace(chosen, files={"resnet20": str(file)}, data="digits:test")))
     program = f"""
 import os, signal, sys
-from statshift.experiments import run_recipe
+from statshift.recipes.running import run_recipe
 from statshift.recipes import read_recipe
 seen = []
 def follow(label):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from statshift.errors import InputError
-from statshift.metrics import (
+from statshift._core.errors import InputError
+from statshift.metrics.classification import (
     ALEXNET,
     ALEXNET_CLEAN,
     calibration_bins,

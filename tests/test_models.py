@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.models import PixelModel, Preprocessing, load_model
 from statshift.models.cifar import ZOO
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD, extract_logits

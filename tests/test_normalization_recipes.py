@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 import training_jobs
-from statshift import experiments, load_data, load_model
-from statshift.attacks import PixelAttack, attack_images
-from statshift.cli.beside import networks_text
-from statshift.corruptions import corrupt
-from statshift.errors import InputError
-from statshift.experiments import run_recipe
+from statshift import load_data, load_model
+from statshift._core.errors import InputError
+from statshift.cli.published import networks_text
+from statshift.hardening.from_scratch import FEATURES, IMAGENET, ONE_CYCLE, TARGETS, build
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
 from statshift.recipes import NORMALIZATION, Network, recipe
-from statshift.scratch import FEATURES, IMAGENET, ONE_CYCLE, TARGETS, build
-from statshift.similarity import LigsOptions, ligs
-from statshift.training import TrainingOptions
+from statshift.recipes import running as experiments
+from statshift.recipes.running import run_recipe
+from statshift.shifts.attacks import PixelAttack, attack_images
+from statshift.shifts.corruptions import corrupt
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -8,10 +8,10 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from statshift.errors import InputError
-from statshift.layers import batch_norms
+from statshift._core.errors import InputError
 from statshift.models import NORMS, exchange_norm, load_model, make_norm, save_weights
-from statshift.models.norms import count_groups
+from statshift.models.exchange import count_groups
+from statshift.norms.layers import batch_norms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

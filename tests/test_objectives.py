@@ -8,10 +8,10 @@ import torch
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
-from statshift import objectives
-from statshift.attacks import HALF_SCALE, FeatureAttack, PixelAttack
-from statshift.objectives import Batch, Targets, advbn, exchange_moments, moex, pixel_adversarial, standard
-from statshift.streams import Draws
+from statshift._core.randomness import Draws
+from statshift.hardening import objectives
+from statshift.hardening.objectives import Batch, Targets, advbn, exchange_moments, moex, pixel_adversarial, standard
+from statshift.shifts.attacks import HALF_SCALE, FeatureAttack, PixelAttack
 from training_jobs import branches_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 
 from statshift import HardenOptions, TrainingOptions, harden, load_data, load_model, measure, train_from_scratch
-from statshift.export import write_rectified
+from statshift.hardening.from_scratch import build
+from statshift.making.rectified import write_rectified
 from statshift.models import made_by, save_weights, weights_hash
-from statshift.provenance import describe_model
-from statshift.scratch import build
+from statshift.results.provenance import describe_model
 
 SPEC, ARGUMENTS = "cifar:resnet20", {"num_classes": 10}
 SHORT = TrainingOptions(epochs=1, batch_size=20, learning_rate=0.01)

@@ -14,7 +14,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from statshift import Branches, load_model, rectified, rectify
-from statshift.attacks import (
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.shifts.attacks import (
     ATTACKS,
     AutoAttack,
     PixelAttack,
@@ -24,9 +26,7 @@ from statshift.attacks import (
     parse_attack,
     random_offset,
 )
-from statshift.attacks.pixels import margin
-from statshift.errors import InputError
-from statshift.streams import Draws
+from statshift.shifts.attacks.pixels import margin
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from statshift import processes
+from statshift._core import processes
 
 MODEL = """
 import torch

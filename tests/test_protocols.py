@@ -15,12 +15,12 @@ from torch import nn
 
 import statshift
 from statshift import CorruptionOptions, corrupt, load_data
-from statshift.adaptation import AdaptationOptions
-from statshift.errors import InputError
-from statshift.protocols import adaptation_positions, resolve_protocols, shuffled_batches
+from statshift._core.errors import InputError
+from statshift.adapting.online import running
+from statshift.adapting.protocols import adaptation_positions, resolve_protocols, shuffled_batches
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.norms.statistics import mix
 from statshift.results import row_key
-from statshift.statistics import mix
-from statshift.streaming import running
 from synthetic_runs import per_image
 
 measure = partial(statshift.measure, device="cpu", shifts=["clean", "contrast"], severities=[5])

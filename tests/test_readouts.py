@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 import statshift
-from statshift import corrupt, diagnose, load_data, load_model, read_run, readouts
-from statshift.errors import InputError
-from statshift.protocols import draw_images
-from statshift.readouts import highest_conditions
-from statshift.shifts import Condition
+from statshift import corrupt, diagnose, load_data, load_model, read_run
+from statshift._core.errors import InputError
+from statshift.adapting.protocols import draw_images
+from statshift.measuring import probes as readouts
+from statshift.measuring.probes import highest_conditions
+from statshift.shifts.conditions import Condition
 
 measure = partial(statshift.measure, device="cpu", examples=0)
 
@@ -45,7 +46,7 @@ def under(data, condition, images=32, seed=0):
     name, _, severity = condition.partition(" ")
     if not severity:
         return 1 - clean if name == "negative" else clean
-    positions = statshift.protocols.adaptation_positions(data.indices, images, seed, 0)
+    positions = statshift.adapting.protocols.adaptation_positions(data.indices, images, seed, 0)
     return corrupt(clean, name, int(severity), seed=seed, indices=torch.from_numpy(data.indices[positions]))
 
 

@@ -7,13 +7,13 @@ import pytest
 import yaml
 
 import training_jobs
-from statshift.adaptation import AdaptationOptions
-from statshift.errors import InputError
-from statshift.hardening import HardenOptions
+from statshift._core.errors import InputError
+from statshift.hardening.harden import HardenOptions
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes import RECIPES, Network, Recipe, RecipeError, as_yaml, changed, read_recipe, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.writing import SECTIONS
-from statshift.training import TrainingOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:Clean accuracy is")  # it has hardly been trained
 

@@ -9,11 +9,11 @@ import torch
 
 import training_jobs
 from statshift import load_data, load_model, measure
-from statshift.cli.beside import recipe_text
-from statshift.costs import step_costs
-from statshift.errors import InputError
-from statshift.experiments import run_recipe
-from statshift.hardening import AUTHORS_BRANCH, HardenOptions
+from statshift._core.errors import InputError
+from statshift.cli.published import recipe_text
+from statshift.hardening.costs import step_costs
+from statshift.hardening.harden import AUTHORS_BRANCH, HardenOptions
+from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel, weights_hash
 from statshift.recipes import (
     BASE,
@@ -25,7 +25,7 @@ from statshift.recipes import (
     authors_branch,
     recipe,
 )
-from statshift.training import TrainingOptions
+from statshift.recipes.running import run_recipe
 from training_jobs import build
 
 pytestmark = [

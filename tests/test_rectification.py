@@ -5,11 +5,11 @@ import timm
 import torch
 from torch import nn
 
-from statshift.errors import InputError
-from statshift.layers import batch_norms
+from statshift._core.errors import InputError
+from statshift.adapting.rectify import rectified, rectify, select_layers
 from statshift.models import load_model
-from statshift.rectification import rectified, rectify, select_layers
-from statshift.statistics import channel_statistics
+from statshift.norms.layers import batch_norms
+from statshift.norms.statistics import channel_statistics
 
 
 def settled(network):

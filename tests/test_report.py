@@ -22,16 +22,16 @@ from report_runs import (
     worse,
     write_run,
 )
-from statshift.comparison import compare
-from statshift.errors import InputError
-from statshift.metrics import ALEXNET
+from statshift._core.errors import InputError
+from statshift.measuring.compare import compare
+from statshift.metrics.classification import ALEXNET
+from statshift.metrics.uncertainty import wilson_interval
 from statshift.report import build, write_report
 from statshift.report.content import Fold
 from statshift.report.differences import Changes
 from statshift.report.reading import read
 from statshift.report.subjects import group
 from statshift.report.words import amount, interval, listed, percent, points, short
-from statshift.uncertainty import wilson_interval
 
 LEFT_OUT = list(range(0, 64, 2))
 

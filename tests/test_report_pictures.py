@@ -12,7 +12,7 @@ from PIL import Image
 
 from report_runs import adapted_run, better, blocks_of, draw, record_of, rows_of, write_run
 from statshift import load_model, measure
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.report import build
 from statshift.report.content import Prediction
 from statshift.report.pictures import Candidate, choose

@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from report_runs import BENCHMARK, adapted_run, better, draw, record_of, rows_of, write_run
-from statshift.comparison import compare
+from statshift.measuring.compare import compare
 from statshift.report import as_csv, as_markdown, build, tables, tidy_csv
 from statshift.report.content import Cell, Chart, Column, Page, Panel, Section, Series, Table
 from statshift.report.tables import escaped

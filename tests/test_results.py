@@ -11,8 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
-from statshift.errors import InputError
-from statshift.metrics import ALEXNET, ALEXNET_CLEAN, ImageStatistics, image_statistics
+from statshift._core.errors import InputError
+from statshift._core.storage import append_line
+from statshift.metrics.classification import ALEXNET, ALEXNET_CLEAN, ImageStatistics, image_statistics
 from statshift.results import (
     baseline_errors,
     bits,
@@ -24,7 +25,6 @@ from statshift.results import (
     summarise,
     write_json_atomically,
 )
-from statshift.results.files import append_line
 from synthetic_runs import (
     CLASSES,
     COMMON,

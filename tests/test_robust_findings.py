@@ -21,19 +21,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
 
 import training_jobs
-from statshift import hardening, load_data, load_model, measure, processes
-from statshift.attacks import AutoAttack, PixelAttack, attack_images, parse_attack
-from statshift.errors import InputError, NoGradientError
-from statshift.evaluation import describe_attack
-from statshift.hardening import HardenOptions, harden
+from statshift import load_data, load_model, measure
+from statshift._core import processes
+from statshift._core.errors import InputError, NoGradientError
+from statshift._core.randomness import Draws
+from statshift.hardening import harden as hardening
+from statshift.hardening.from_scratch import build
+from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.objectives import Batch, Targets, ligs_regularised
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.evaluate import describe_attack
+from statshift.measuring.ligs import LigsOptions
 from statshift.models import exchange_norm, weights_hash
-from statshift.objectives import Batch, Targets, ligs_regularised
-from statshift.provenance import describe_model
-from statshift.scratch import build
-from statshift.similarity import LigsOptions
-from statshift.streams import Draws
-from statshift.synchronisation import synchronised
-from statshift.training import TrainingOptions
+from statshift.norms.synchronisation import synchronised
+from statshift.results.provenance import describe_model
+from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, parse_attack
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -411,7 +413,7 @@ def test_robust_accuracies_that_are_not_all_or_nothing_stay_too(monkeypatch):
         if wanted:
             raise NoGradientError("Expected an image whose input gradient is neither zero nor infinite.")
 
-    monkeypatch.setattr("statshift.measurement.measure_ligs", undefined)
+    monkeypatch.setattr("statshift.measuring.measure.measure_ligs", undefined)
     network, validation, name = training_jobs.build(), load_data("digits", limit=40), "fgsm:2/255"
     shifts = {"shifts": ("clean", name), "ligs": ["gaussian"]}
     found = validated(network, validation, **shifts)

@@ -9,18 +9,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift import corrupt, load_data, objectives
-from statshift.attacks import HALF_SCALE, PixelAttack, attack_pixels
-from statshift.augmentation import augmentation_for
-from statshift.batches import Batches
-from statshift.branches import Branches
-from statshift.errors import InputError
-from statshift.hardening import HardenOptions
+from statshift import corrupt, load_data
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws, keys
+from statshift.hardening import objectives
+from statshift.hardening.augmentation import augmentation_for
+from statshift.hardening.batches import Batches
+from statshift.hardening.harden import HardenOptions
+from statshift.hardening.objectives import Batch, Targets, adversarial, corrupted, ligs_regularised
+from statshift.measuring.ligs import LigsOptions
 from statshift.models import PixelModel
 from statshift.models.pixel import Preprocessing
-from statshift.objectives import Batch, Targets, adversarial, corrupted, ligs_regularised
-from statshift.similarity import LigsOptions
-from statshift.streams import Draws, keys
+from statshift.shifts.attacks import HALF_SCALE, PixelAttack, attack_pixels
+from statshift.splitting.branches import Branches
 from training_jobs import branches_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,15 +16,25 @@ from torch import nn
 
 import training_jobs
 from statshift import load_data, load_model, measure, train_from_scratch
-from statshift.attacks import PixelAttack
-from statshift.errors import InputError
-from statshift.hardening import HardenOptions
-from statshift.landscape import landscape, step_sizes_around
+from statshift._core.errors import InputError
+from statshift.adapting.protocols import adaptation_positions
+from statshift.hardening.from_scratch import (
+    ADVERSARIAL,
+    FEATURES,
+    IMAGENET,
+    METHODS,
+    ONE_CYCLE,
+    PAPER,
+    RESNET50,
+    TARGETS,
+    build,
+)
+from statshift.hardening.harden import HardenOptions
+from statshift.hardening.landscape import landscape, step_sizes_around
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
-from statshift.protocols import adaptation_positions
-from statshift.scratch import ADVERSARIAL, FEATURES, IMAGENET, METHODS, ONE_CYCLE, PAPER, RESNET50, TARGETS, build
-from statshift.similarity import LigsOptions, ligs
-from statshift.training import TrainingOptions
+from statshift.shifts.attacks import PixelAttack
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

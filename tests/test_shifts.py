@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from statshift.corruptions import COMMON, HOLDOUT, corrupt
-from statshift.errors import InputError
-from statshift.shifts import Condition, CorruptionOptions, apply, conditions, resolve
+from statshift._core.errors import InputError
+from statshift.shifts.conditions import Condition, CorruptionOptions, apply, conditions, resolve
+from statshift.shifts.corruptions import COMMON, HOLDOUT, corrupt
 
 IMAGES = torch.randint(0, 251, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)) / 255
 INDICES = torch.tensor([5, 0, 902])

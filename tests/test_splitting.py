@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from settled_norms import settle
-from statshift.cuts import Cut, find_cut, find_cuts
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.models import PixelModel, Preprocessing, extract_logits, load_model
-from statshift.splitting import split
+from statshift.splitting.cuts import Cut, find_cut, find_cuts
+from statshift.splitting.split import split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

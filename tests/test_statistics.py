@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from statshift.errors import InputError
-from statshift.statistics import ChannelStatistics, channel_statistics, mix, pool
+from statshift._core.errors import InputError
+from statshift.norms.statistics import ChannelStatistics, channel_statistics, mix, pool
 
 
 def drawn(*shape, seed=0):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from statshift.errors import InputError
-from statshift.layers import batch_norms
-from statshift.rectification import rectify
-from statshift.streaming import RectifiedStream, batch, running
+from statshift._core.errors import InputError
+from statshift.adapting.online import RectifiedStream, batch, running
+from statshift.adapting.rectify import rectify
+from statshift.norms.layers import batch_norms
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from statshift.streams import Draws, _unit, bits, keys, normal, uniform
+from statshift._core.randomness import Draws, _unit, bits, keys, normal, uniform
 
 M32, M64, GOLDEN = (1 << 32) - 1, (1 << 64) - 1, 0x9E3779B97F4A7C15
 CHANCE = 1e-5  # at most this share of equally good generators would fail each statistical test
@@ -122,7 +122,7 @@ def test_working_in_pieces_changes_nothing(monkeypatch):
     batch = keys(0, torch.arange(37), "p")
     whole = bits(batch, 5000)
     for cache in (1, 12_345, 1 << 30):
-        monkeypatch.setattr("statshift.streams._CACHE", cache)
+        monkeypatch.setattr("statshift._core.randomness._CACHE", cache)
         assert torch.equal(bits(batch, 5000), whole)
 
 

@@ -12,9 +12,10 @@ from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 
 import training_jobs
-from statshift import processes, synchronisation
-from statshift.errors import InputError
-from statshift.synchronisation import synchronised
+from statshift._core import processes
+from statshift._core.errors import InputError
+from statshift.norms import synchronisation
+from statshift.norms.synchronisation import synchronised
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,15 +16,15 @@ from torch.nn import functional as F
 
 import training_jobs
 from statshift import load_data
-from statshift.attacks import FeatureAttack
-from statshift.augmentation import augmentation_for, cutmix
-from statshift.branches import export
-from statshift.errors import InputError
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.hardening.augmentation import augmentation_for, cutmix
+from statshift.hardening.objectives import standard
+from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
+from statshift.hardening.training import TrainingOptions, train
 from statshift.models import PixelModel
-from statshift.objectives import standard
-from statshift.optimisation import OPTIMIZERS, SCHEDULES
-from statshift.streams import Draws
-from statshift.training import TrainingOptions, train
+from statshift.shifts.attacks import FeatureAttack
+from statshift.splitting.branches import export
 from training_jobs import ADVBN, OPTIONS, branches_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

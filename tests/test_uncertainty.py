@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from statshift.errors import InputError
-from statshift.uncertainty import bootstrap_interval, holm, mcnemar, paired_interval, wilson_interval
+from statshift._core.errors import InputError
+from statshift.metrics.uncertainty import bootstrap_interval, holm, mcnemar, paired_interval, wilson_interval
 
 
 def paired(both, only_first, only_second, neither):

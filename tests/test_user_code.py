@@ -2,7 +2,7 @@
 
 import pytest
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.models import load_model, usercode
 from statshift.models.usercode import error_text
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from statshift import corrupt, load_data
-from statshift.corruptions import COMMON
+from statshift._core.errors import InputError
 from statshift.data import stored_shifts
-from statshift.errors import InputError
-from statshift.shifts import Condition, CorruptionOptions, conditions
-from statshift.writing import contact_sheet, write_corrupted
+from statshift.making.corrupted import contact_sheet, write_corrupted
+from statshift.shifts.conditions import Condition, CorruptionOptions, conditions
+from statshift.shifts.corruptions import COMMON
 
 ALL = (1, 2, 3, 4, 5)
 SHIFTS = ["clean", "gaussian_noise", "pixelate"]

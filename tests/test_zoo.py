@@ -8,10 +8,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.models import NORMS, load_model
 from statshift.models.cifar import ZOO
-from statshift.models.norms import count_groups
+from statshift.models.exchange import count_groups
 from statshift.models.residual import Block, CifarResNet
 from statshift.models.wide import WideBlock
 

@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift import load_data, objectives
-from statshift.attacks import FeatureAttack, PixelAttack
-from statshift.branches import Branches, export
-from statshift.hardening import HardenOptions, harden
+from statshift import load_data
+from statshift._core.processes import join
+from statshift.hardening import objectives
+from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.training import TrainingOptions, train
 from statshift.models import PixelModel
-from statshift.processes import join
-from statshift.training import TrainingOptions, train
+from statshift.shifts.attacks import FeatureAttack, PixelAttack
+from statshift.splitting.branches import Branches, export
 
 
 class Tiny(nn.Module):

@@ -14,6 +14,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from statshift._core.errors import InputError
+from statshift._core.memory import keep_freed_memory
 from statshift.cli.attack import attack_command
 from statshift.cli.compare import compare_command
 from statshift.cli.corrupt import corrupt_command
@@ -31,8 +33,6 @@ from statshift.cli.rectify import rectify_command
 from statshift.cli.report import report_command
 from statshift.cli.run import run_command
 from statshift.cli.train import train_command
-from statshift.errors import InputError
-from statshift.memory import keep_freed_memory
 from statshift.models.usercode import error_text
 from statshift.recipes import RecipeError
 

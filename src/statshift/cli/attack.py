@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from statshift.adversaries import write_adversarial
-from statshift.attacks import ATTACKS, STEPPED, PixelAttack, parse_attack
+from statshift._core.errors import InputError, unknown
 from statshift.cli import options as o
 from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
-from statshift.errors import InputError, unknown
+from statshift.making.adversarial import write_adversarial
+from statshift.shifts.attacks import ATTACKS, STEPPED, PixelAttack, parse_attack
 
 
 def attack_command(

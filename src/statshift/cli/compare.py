@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import comparison_text, print_json, print_out
-from statshift.comparison import compare
-from statshift.errors import InputError
+from statshift.measuring.compare import compare
 from statshift.results import read_run
 
 

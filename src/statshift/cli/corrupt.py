@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
+from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import print_json, progress_bar, say
-from statshift.corruptions import CORRUPTIONS, table_for
 from statshift.data import load_data
-from statshift.errors import InputError
-from statshift.evaluation import find_device
-from statshift.shifts import CorruptionOptions, conditions, resolve
-from statshift.writing import contact_sheet, write_corrupted
+from statshift.making.corrupted import contact_sheet, write_corrupted
+from statshift.measuring.evaluate import find_device
+from statshift.shifts.conditions import CorruptionOptions, conditions, resolve
+from statshift.shifts.corruptions import CORRUPTIONS, table_for
 
 
 def corrupt_command(

@@ -8,11 +8,11 @@ from urllib.request import urlopen
 
 import typer
 
+from statshift._core.errors import InputError
+from statshift._core.files import replacing, user_cache
 from statshift.cli import options as o
 from statshift.cli.output import print_json, say
-from statshift.corruptions.frost import FILES
-from statshift.errors import InputError
-from statshift.files import replacing, user_cache
+from statshift.shifts.corruptions.frost import FILES
 
 data_app = typer.Typer()
 

@@ -6,20 +6,20 @@ from typing import Annotated, Any
 
 import torch
 
-from statshift.attacks import FeatureAttack
-from statshift.branches import Branches
+from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
-from statshift.corruptions.frost import PROCEDURAL
 from statshift.data import load_data
-from statshift.errors import InputError
-from statshift.hardening import HardenOptions, harden
-from statshift.measurement import Measurement, measure
+from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.objectives import standard
+from statshift.hardening.training import TrainingOptions, train
+from statshift.measuring.measure import Measurement, measure
 from statshift.models import PixelModel, load_model, save_weights
-from statshift.objectives import standard
 from statshift.report import write_report
-from statshift.shifts import CorruptionOptions
-from statshift.training import TrainingOptions, train
+from statshift.shifts.attacks import FeatureAttack
+from statshift.shifts.conditions import CorruptionOptions
+from statshift.shifts.corruptions.frost import PROCEDURAL
+from statshift.splitting.branches import Branches
 
 IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
 TEXTURE = CorruptionOptions(frost=PROCEDURAL)  # the same demo with and without the photographs

@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
+from statshift._core.errors import InputError
+from statshift.adapting.diagnose import Diagnosis, diagnose
+from statshift.adapting.plots import check_plot, plot_diagnosis, plot_divergence
+from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on, load_target
 from statshift.data import ImageData
-from statshift.diagnosis import Diagnosis, diagnose
-from statshift.divergence import Divergence, divergence
-from statshift.errors import InputError
 from statshift.models import PixelModel
-from statshift.plots import check_plot, plot_diagnosis, plot_divergence
-from statshift.protocols import adaptation_positions, draw_images, full_batches
+from statshift.norms.divergence import Divergence, divergence
 
 
 def diagnose_command(

@@ -14,12 +14,12 @@ import torch
 import typer
 from packaging.requirements import Requirement
 
+from statshift._core.errors import InputError
+from statshift._core.files import user_cache
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
-from statshift.corruptions.frost import find_photographs
-from statshift.errors import InputError
-from statshift.evaluation import DTYPES
-from statshift.files import user_cache
+from statshift.measuring.evaluate import DTYPES
+from statshift.shifts.corruptions.frost import find_photographs
 
 OK, NOTE, WARNING, BROKEN = "ok", "note", "warning", "broken"
 ADDS = {

@@ -8,7 +8,7 @@ import typer
 from statshift.cli import options as o
 from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
-from statshift.extraction import DEFAULTS, KINDS, ExtractionOptions, extract
+from statshift.making.extraction import DEFAULTS, KINDS, ExtractionOptions, extract
 
 
 def extract_command(

@@ -5,16 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from statshift.attacks import FeatureAttack, PixelAttack
-from statshift.branches import BRANCHES
+from statshift._core.errors import InputError
+from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
 from statshift.cli.target import load_model_on
-from statshift.errors import InputError
-from statshift.hardening import LIGS, METHODS, PIXEL_ATTACKS, HardenOptions, harden
-from statshift.processes import join
-from statshift.shifts import CLEAN
-from statshift.training import TrainingOptions
+from statshift.hardening.harden import LIGS, METHODS, PIXEL_ATTACKS, HardenOptions, harden
+from statshift.hardening.training import TrainingOptions
+from statshift.shifts.attacks import FeatureAttack, PixelAttack
+from statshift.shifts.conditions import CLEAN
+from statshift.splitting.branches import BRANCHES
 
 FROM_SCRATCH = ("corrupted", "ligs")
 

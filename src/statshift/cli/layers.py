@@ -8,7 +8,7 @@ import typer
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on
-from statshift.cuts import find_cuts
+from statshift.splitting.cuts import find_cuts
 
 PHOTOGRAPH = 224
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from statshift.adaptation import AdaptationOptions
+from statshift._core.errors import InputError
+from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, layers_text, print_json, print_out, progress_bar, say, summary_text
-from statshift.errors import InputError
-from statshift.measurement import measure
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.measure import measure
 from statshift.models import load_model
-from statshift.processes import join
-from statshift.shifts import CorruptionOptions
+from statshift.shifts.conditions import CorruptionOptions
 
 
 def measure_command(

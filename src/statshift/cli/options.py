@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from statshift.augmentation import AUGMENTATIONS
-from statshift.errors import InputError
+from statshift._core.errors import InputError
+from statshift.hardening.augmentation import AUGMENTATIONS
+from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import import_function
-from statshift.similarity import PERTURBATIONS
 
 
 def out(what: str, place: str = "Folder") -> Any:

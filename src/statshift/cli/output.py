@@ -25,10 +25,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from statshift import processes
-from statshift.comparison import Comparison, Difference
-from statshift.measurement import Progress as Measured
-from statshift.training import Step
+from statshift._core import processes
+from statshift.hardening.training import Step
+from statshift.measuring.compare import Comparison, Difference
+from statshift.measuring.measure import Progress as Measured
 
 READER_GONE = 1  # as typer ends where it meets a closed pipe
 console = Console(

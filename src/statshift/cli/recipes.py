@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from statshift._core.errors import InputError
+from statshift._core.files import replacing
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
-from statshift.errors import InputError
-from statshift.files import replacing
 from statshift.recipes import NOT_HERE, PAPERS, RECIPES, as_yaml, describe, places, recipe
 
 WIDTH = 100

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from statshift.adaptation import AdaptationOptions
 from statshift.cli import options as o
 from statshift.cli.output import layers_text, print_json, print_out
 from statshift.cli.target import load_model_on, load_target
-from statshift.export import write_rectified
+from statshift.making.rectified import write_rectified
+from statshift.measuring.adapted import AdaptationOptions
 
 
 def rectify_command(

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from statshift._core.errors import unknown
 from statshift.cli.output import print_out
-from statshift.errors import unknown
 from statshift.report import as_markdown, build, is_folder, tables, tidy_csv, write_report, write_tables, write_text
 
 PAGE = Path("report.html")

@@ -9,16 +9,16 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
+from statshift._core.errors import InputError
+from statshift._core.processes import join
 from statshift.cli import options as o
-from statshift.cli.beside import beside, branches_text, costs_text, described, result_text
 from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
-from statshift.costs import step_costs
-from statshift.errors import InputError
-from statshift.experiments import check_complete, images_for, run_recipe, with_files
-from statshift.hardening import AUTHORS_BRANCH
+from statshift.cli.published import beside, branches_text, costs_text, described, result_text
+from statshift.hardening.costs import step_costs
+from statshift.hardening.harden import AUTHORS_BRANCH
 from statshift.models import load_model
-from statshift.processes import join
 from statshift.recipes import RECIPES, Recipe, changed, read_recipe, recipe
+from statshift.recipes.running import check_complete, images_for, run_recipe, with_files
 
 
 def _like(option: Any) -> Any:

@@ -7,20 +7,20 @@ from typing import Annotated
 
 import typer
 
-from statshift.attacks import PixelAttack, parse_attack
+from statshift._core.errors import InputError, unknown
+from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.harden import history_text
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_target
-from statshift.errors import InputError, unknown
-from statshift.evaluation import find_device
-from statshift.hardening import PIXEL_ATTACKS, HardenOptions, harden
+from statshift.hardening.from_scratch import METHODS, ONE_CYCLE, build
+from statshift.hardening.harden import PIXEL_ATTACKS, HardenOptions, harden
+from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.evaluate import find_device
 from statshift.models import NORMS
-from statshift.optimisation import OPTIMIZERS, SCHEDULES
-from statshift.processes import join
-from statshift.scratch import METHODS, ONE_CYCLE, build
-from statshift.shifts import CLEAN
-from statshift.training import TrainingOptions
+from statshift.shifts.attacks import PixelAttack, parse_attack
+from statshift.shifts.conditions import CLEAN
 
 ATTACK = "pgd-l2:0.5:7"
 RATES = {"sgd": ONE_CYCLE.learning_rate, "adam": 1e-3, "adagrad": 1e-2}

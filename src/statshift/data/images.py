@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from statshift._core.errors import InputError
 from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
-from statshift.errors import InputError
 
 
 def check_labels(data: "ImageData", num_classes: int | None) -> None:

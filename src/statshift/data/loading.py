@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from statshift._core.errors import InputError, unknown
 from statshift.data.images import ImageData
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
@@ -18,7 +19,6 @@ from statshift.data.sampling import balanced_subset
 from statshift.data.schemes import cifar, digits, folder, npz, svhn
 from statshift.data.sources import Source, read_items
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
-from statshift.errors import InputError, unknown
 
 SCHEMES: dict[str, Callable[..., Source]] = {
     "digits": digits,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from statshift.errors import InputError, unknown
+from statshift._core.errors import InputError, unknown
 
 IMAGENET_RESIZE, IMAGENET_CROP = 256, 224
 SMALLEST = 32

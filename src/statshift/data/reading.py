@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from statshift._core.errors import InputError
 from statshift.data.preprocessing import preprocess, to_rgb
 from statshift.data.sources import Header, Pixels, Source
-from statshift.errors import InputError
 
 T = TypeVar("T")
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)

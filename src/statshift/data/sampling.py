@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 
 
 def balanced_subset(labels: NDArray[np.int64], limit: int, seed: int = 0) -> NDArray[np.int64]:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from statshift._core.errors import InputError, unknown
+from statshift._core.files import user_cache
 from statshift.data.files import channels_last, existing_file, existing_folder, image_files, load_array, read_class_map
 from statshift.data.preprocessing import quantise
 from statshift.data.sampling import balanced_subset
 from statshift.data.sources import EncodedImages, Files, Pixels, Source
-from statshift.errors import InputError, unknown
-from statshift.files import user_cache
 
 DIGITS_TEST = 597
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import Dataset
 
+from statshift._core.errors import InputError
 from statshift.data.preprocessing import quantise
-from statshift.errors import InputError
 
 Header = tuple[tuple[int, int], str]
 

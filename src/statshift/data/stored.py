@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from statshift._core.errors import InputError, unknown
 from statshift.data.files import channels_last, existing_file, existing_folder, load_array
 from statshift.data.preprocessing import quantise
 from statshift.data.schemes import folder
 from statshift.data.sources import Pixels, Source
-from statshift.errors import InputError, unknown
 
 GROUPS = ("noise", "blur", "weather", "digital", "extra")
 SEVERITIES = [1, 2, 3, 4, 5]

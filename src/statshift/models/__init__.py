@@ -4,10 +4,10 @@ from statshift.models.checkpoints import check_writable as check_writable
 from statshift.models.checkpoints import load_weights as load_weights
 from statshift.models.checkpoints import save_weights as save_weights
 from statshift.models.checkpoints import weights_hash as weights_hash
+from statshift.models.exchange import NORMS as NORMS
+from statshift.models.exchange import exchange_norm as exchange_norm
+from statshift.models.exchange import make_norm as make_norm
 from statshift.models.loading import load_model as load_model
-from statshift.models.norms import NORMS as NORMS
-from statshift.models.norms import exchange_norm as exchange_norm
-from statshift.models.norms import make_norm as make_norm
 from statshift.models.origin import made_by as made_by
 from statshift.models.origin import read_made_by as read_made_by
 from statshift.models.pixel import PixelModel as PixelModel

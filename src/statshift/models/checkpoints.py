@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from statshift.errors import InputError
-from statshift.files import replacing
+from statshift._core.errors import InputError
+from statshift._core.files import replacing
 
 NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
 """Where the weights are looked for, in this order; averaged ones come first, as in timm."""

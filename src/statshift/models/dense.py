@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from statshift.models.style import Style, check_count, check_depth
+from statshift.models.blocks import Style, check_count, check_depth
 
 
 class DenseLayer(nn.Module):

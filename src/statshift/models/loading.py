@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from statshift.errors import InputError, unknown
+from statshift._core.errors import InputError, unknown
 from statshift.models.checkpoints import load_weights
 from statshift.models.cifar import ZOO
-from statshift.models.norms import exchange_norm
+from statshift.models.exchange import exchange_norm
 from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing
 from statshift.models.usercode import check_arguments, import_function

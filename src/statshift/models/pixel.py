@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.models.checkpoints import weights_hash
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -86,7 +86,8 @@ class PixelModel(nn.Module):
         arguments: what it was built with, for a record.
 
     Attributes:
-        random_weights: hash of the weights that were drawn for it, where `statshift.scratch.build` drew them.
+        random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
+            drew them.
     """
 
     mean: Tensor

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from statshift.models.style import Style, check_count
+from statshift.models.blocks import Style, check_count
 
 STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """3x3 convolutions of each stage, by depth."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from statshift.errors import InputError
-from statshift.models.style import Style, check_count, check_depth, check_flag
+from statshift._core.errors import InputError
+from statshift.models.blocks import Style, check_count, check_depth, check_flag
 
 
 class Subsample(nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from statshift.errors import InputError, unknown
+from statshift._core.errors import InputError, unknown
 
 FILES: dict[Path, str] = {}
 """The files of users that were imported, and what they were called by."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from statshift.models.style import Style, check_count, check_depth, check_flag
+from statshift.models.blocks import Style, check_count, check_depth, check_flag
 
 
 class WideBlock(nn.Module):

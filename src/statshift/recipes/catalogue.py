@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from statshift.adaptation import AdaptationOptions
-from statshift.errors import InputError, unknown
+from statshift._core.errors import InputError, unknown
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.configuration import BASE, Recipe
 from statshift.recipes.hardening import HARDENING, PAPERS
 from statshift.recipes.measuring import MEASURING
 from statshift.recipes.normalization import NORMALIZATION, Numbers, as_printed, in_one_cycle
 from statshift.recipes.rectification import RECTIFICATION
-from statshift.training import TrainingOptions
 
 RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING
 """The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""

@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from statshift.adaptation import AdaptationOptions
-from statshift.attacks import is_attack
-from statshift.corruptions import SEVERITIES, check_severity
+from statshift._core.errors import InputError, unknown
+from statshift.adapting.rectify import STREAMS, parse_protocol
 from statshift.data.loading import check_scheme
-from statshift.errors import InputError, unknown
-from statshift.hardening import HardenOptions
+from statshift.hardening.harden import HardenOptions
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.loading import SCHEMES as MODEL_SCHEMES
-from statshift.rectification import STREAMS, parse_protocol
-from statshift.shifts import resolve
-from statshift.similarity import PERTURBATIONS
+from statshift.shifts.attacks import is_attack
+from statshift.shifts.conditions import resolve
+from statshift.shifts.corruptions import SEVERITIES, check_severity
 
 Figures = Mapping[str, float]
 BASE = "base"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statshift.recipes.configuration import BASE, COLUMNS, DATA_SETS, RECTIFIED, Figures, Recipe
-from statshift.shifts import CLEAN, conditions, resolve
+from statshift.shifts.conditions import CLEAN, conditions, resolve
 
 ABSENT = "not in our copy"
 HEADLINE = ("advbn-autoaugment", "conv2_3", "resnet50", "augmix", "vgg16-batch", "resnet50-batch", "resnet50-group")

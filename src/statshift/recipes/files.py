@@ -10,12 +10,12 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from statshift.adaptation import AdaptationOptions
-from statshift.errors import InputError, unknown
-from statshift.hardening import HardenOptions
+from statshift._core.errors import InputError, unknown
+from statshift.hardening.harden import HardenOptions
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.configuration import Network, Recipe, RecipeError
 from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING
-from statshift.training import TrainingOptions
 
 _WRONG = object()
 """What stands for a value that was told to be wrong."""

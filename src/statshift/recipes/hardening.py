@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from statshift.attacks import FeatureAttack
-from statshift.errors import InputError, unknown
-from statshift.hardening import AUTHORS_BRANCH, HardenOptions
+from statshift._core.errors import InputError, unknown
+from statshift.hardening.harden import AUTHORS_BRANCH, HardenOptions
+from statshift.hardening.training import TrainingOptions
 from statshift.recipes.configuration import BASE, COLUMNS, Figures, Recipe, fraction
-from statshift.training import TrainingOptions
+from statshift.shifts.attacks import FeatureAttack
 
 PAPERS = TrainingOptions()
 POSITIONS = ("conv2_3", "conv3_4", "conv4_6")

@@ -8,13 +8,13 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from statshift.hardening import HardenOptions
+from statshift.hardening.from_scratch import ADVERSARIAL, FEATURES, IMAGENET, ONE_CYCLE, PAPER, RESNET50, TARGETS
+from statshift.hardening.harden import HardenOptions
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.recipes.configuration import Figures, Network, Recipe, fraction
-from statshift.scratch import ADVERSARIAL, FEATURES, IMAGENET, ONE_CYCLE, PAPER, RESNET50, TARGETS
-from statshift.shifts import CLEAN
-from statshift.similarity import PERTURBATIONS
-from statshift.training import TrainingOptions
+from statshift.shifts.conditions import CLEAN
 
 Numbers = Callable[[str, TrainingOptions], TrainingOptions]
 """From a method and the paper's numbers to those that are trained with."""

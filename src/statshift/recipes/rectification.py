@@ -6,10 +6,10 @@ Figures are published ones only where our copy of the paper prints them.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from statshift.adaptation import AdaptationOptions
-from statshift.analyses import SAMPLES
+from statshift.measuring.adapted import AdaptationOptions
+from statshift.measuring.analyses import SAMPLES
+from statshift.norms.selection import THIRDS
 from statshift.recipes.configuration import RECTIFIED, Figures, Network, Recipe, fraction
-from statshift.selection import THIRDS
 
 AS_THE_PAPER = AdaptationOptions(32, include_adaptation=True)
 """Section 4: a batch of 32 images; its images are evaluated on too."""

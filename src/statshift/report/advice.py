@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
-from statshift.comparison import Difference
+from statshift.measuring.compare import Difference
 from statshift.report import commands
 from statshift.report.best import adaptations, best, preferred, ranked, surely_better
 from statshift.report.cautions import missing, near_chance, one_draw

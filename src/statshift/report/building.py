@@ -6,8 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from warnings import warn
 
-from statshift.errors import InputError
-from statshift.files import replacing
+from statshift._core.errors import InputError
+from statshift._core.files import replacing
 from statshift.report import attacks, changes, layers, pictures, records, severities, trainings
 from statshift.report.advice import advice
 from statshift.report.best import best, headline

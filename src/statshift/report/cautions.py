@@ -3,14 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from statshift.attacks import is_attack
-from statshift.corruptions import REENCODE_QUALITY
-from statshift.corruptions.frost import PROCEDURAL
+from statshift.metrics.uncertainty import wilson_interval
 from statshift.report.findings import no_mce
 from statshift.report.reading import Measured
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import listed, percent, plural, short
-from statshift.uncertainty import wilson_interval
+from statshift.shifts.attacks import is_attack
+from statshift.shifts.corruptions import REENCODE_QUALITY
+from statshift.shifts.corruptions.frost import PROCEDURAL
 
 FEW = 1000
 """Fewer images than these make wide intervals."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from statshift.comparison import ConditionComparison, Difference
+from statshift.measuring.compare import ConditionComparison, Difference
 from statshift.report.content import Block, Cell, Column, Fold, Section, Table
 from statshift.report.differences import SURE, Change, Changes, describe_sure
 from statshift.report.severities import ordered

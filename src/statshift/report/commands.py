@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statshift.corruptions import COMMON, HOLDOUT
-from statshift.corruptions.frost import PROCEDURAL
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.report.subjects import Subject
+from statshift.shifts.corruptions import COMMON, HOLDOUT
+from statshift.shifts.corruptions.frost import PROCEDURAL
 
 WEIGHTS = "WEIGHTS"
 TRAIN = "folder:TRAIN"

@@ -7,12 +7,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from statshift.comparison import Comparison, ConditionComparison, Difference, compare
-from statshift.errors import InputError
+from statshift._core.errors import InputError
+from statshift.measuring.compare import Comparison, ConditionComparison, Difference, compare
+from statshift.metrics.uncertainty import bootstrap_interval
 from statshift.report.subjects import Group, Subject, condition_name, kind
 from statshift.results import Row, restrict
 from statshift.results.conditions import Conditions, image_errors
-from statshift.uncertainty import bootstrap_interval
 
 SURE = 0.05
 """Below this adjusted p-value a difference is called sure."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from statshift.comparison import Difference
+from statshift.measuring.compare import Difference
 from statshift.report.content import Cell, Column, Figure, Table, Verdict
 from statshift.report.differences import Change, Changes, mean_interval
 from statshift.report.subjects import Group, Subject, kind, short_spec

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statshift.diagnosis import LIKELY
+from statshift.adapting.diagnose import LIKELY
 from statshift.report.content import Block, Cell, Chart, Column, Fold, Panel, Section, Series, Table
 from statshift.report.reading import Measured, damaged
 from statshift.report.subjects import Group

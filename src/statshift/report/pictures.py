@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from statshift.errors import InputError
+from statshift._core.errors import InputError
 from statshift.report.best import pair
 from statshift.report.content import Block, Cell, Column, Picture, Pictures, Prediction, Section, Table
 from statshift.report.differences import Changes

@@ -7,13 +7,13 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from statshift.corruptions import COMMON
-from statshift.errors import InputError
-from statshift.metrics import SEVERITIES
+from statshift._core.errors import InputError
+from statshift._core.storage import read_json
+from statshift.metrics.classification import SEVERITIES
 from statshift.report.words import short
 from statshift.results import RunResult, find_runs, read_run, summarise
-from statshift.results.files import read_json
 from statshift.results.rows import bits
+from statshift.shifts.corruptions import COMMON
 
 
 @dataclass(frozen=True)

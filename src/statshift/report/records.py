@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from statshift._core.storage import read_lines
 from statshift.report.content import Block, Cell, Column, Facts, Section, Table
 from statshift.report.reading import Measured
 from statshift.report.subjects import Group
 from statshift.report.words import short
-from statshift.results.files import read_lines
 
 LONGEST = 200
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statshift.metrics import SEVERITIES
+from statshift.metrics.classification import SEVERITIES
 from statshift.report.best import telling
 from statshift.report.content import Block, Cell, Chart, Column, Panel, Section, Series, Table
 from statshift.report.differences import Changes

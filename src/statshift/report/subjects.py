@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from statshift.attacks import is_attack
-from statshift.comparison import COMPARABLE
-from statshift.corruptions import COMMON, HOLDOUT
-from statshift.protocols import SOURCE
+from statshift.adapting.protocols import SOURCE
+from statshift.measuring.compare import COMPARABLE
 from statshift.report.reading import Measured
 from statshift.report.words import short
 from statshift.results.conditions import Condition, Conditions, by_condition
-from statshift.shifts import CLEAN
+from statshift.shifts.attacks import is_attack
+from statshift.shifts.conditions import CLEAN
+from statshift.shifts.corruptions import COMMON, HOLDOUT
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),

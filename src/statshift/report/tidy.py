@@ -5,11 +5,11 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-from statshift.comparison import Difference
+from statshift.measuring.compare import Difference
+from statshift.metrics.uncertainty import wilson_interval
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject
 from statshift.results.conditions import average_draws
-from statshift.uncertainty import wilson_interval
 
 COLUMNS = (
     *("run", "model", "protocol", "shift", "severity", "images", "draws", "accuracy", "low", "high", "error"),

@@ -1,8 +1,8 @@
 """A run on disk: what it is, its rows, and what they add up to."""
 
-from statshift.results.files import read_json as read_json
-from statshift.results.files import write_bytes_atomically as write_bytes_atomically
-from statshift.results.files import write_json_atomically as write_json_atomically
+from statshift._core.storage import read_json as read_json
+from statshift._core.storage import write_bytes_atomically as write_bytes_atomically
+from statshift._core.storage import write_json_atomically as write_json_atomically
 from statshift.results.records import settle_record as settle_record
 from statshift.results.rows import Row as Row
 from statshift.results.rows import bits as bits

@@ -6,7 +6,7 @@ from statistics import fmean
 import numpy as np
 import numpy.typing as npt
 
-from statshift.metrics import SEVERITIES, calibration_error
+from statshift.metrics.classification import SEVERITIES, calibration_error
 from statshift.results.rows import Row, bits, everywhere
 
 Condition = tuple[str, int]

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from statshift.errors import InputError
-from statshift.results.files import write_json_atomically
+from statshift._core.errors import InputError
+from statshift._core.storage import write_json_atomically
 
 FREE = ("environment", "model.made_by")
 """Fields of a record that may differ between two sittings: versions, device, batch size, workers; and who made the

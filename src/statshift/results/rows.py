@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from statshift.errors import InputError
-from statshift.metrics import ImageStatistics, calibration_bins
+from statshift._core.errors import InputError
+from statshift.metrics.classification import ImageStatistics, calibration_bins
 
 Row = dict[str, Any]
 """A JSON object with the keys that `make_row` gives it."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from statshift.errors import InputError
-from statshift.results.files import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
+from statshift._core.errors import InputError
+from statshift._core.storage import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
 from statshift.results.records import read_record, settle_record
 from statshift.results.rows import Key, Row, row_key
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from statshift.errors import InputError, unknown
-from statshift.metrics import (
+from statshift._core.errors import InputError, unknown
+from statshift.metrics.classification import (
     ALEXNET,
     ALEXNET_CLEAN,
     SEVERITIES,
@@ -16,6 +16,7 @@ from statshift.metrics import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
+from statshift.metrics.uncertainty import bootstrap_interval, wilson_interval
 from statshift.results.conditions import (
     MEASURES,
     Conditions,
@@ -30,7 +31,6 @@ from statshift.results.conditions import (
     paired_source,
 )
 from statshift.results.rows import Row
-from statshift.uncertainty import bootstrap_interval, wilson_interval
 
 BENCHMARK = tuple(ALEXNET["imagenet"])
 """The corruptions over which mean error and mCE are defined."""

@@ -1,0 +1,1 @@
+"""What every room uses: errors, files, processes, jobs that go on, addressed random numbers."""

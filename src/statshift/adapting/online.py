@@ -1,0 +1,111 @@
+"""Statistics that move with a stream: each batch by its own, a running average, or a window that is rectified anew.
+
+`batch` and `running` are protocols of a stream: from a model that is theirs to change they make the function that
+answers one batch after another.
+"""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from statshift._core.errors import InputError
+from statshift.adapting.rectify import rewrite
+from statshift.norms.layers import batch_norms, evaluating, keeping_statistics, run
+from statshift.norms.selection import select_layers
+from statshift.norms.statistics import ChannelStatistics, Observed, mix
+
+Step = Callable[[Tensor], Tensor]
+"""From a batch of images (B,3,H,W) to its logits (B,K)."""
+
+
+def batch(model: nn.Module, **options: Any) -> Step:
+    """Normalise each batch by its own statistics.
+
+    Reference:
+        Nado et al., "Evaluating prediction-time batch normalization", 2020.
+    """
+
+    def step(images: Tensor) -> Tensor:
+        with keeping_statistics(select_layers(model, images)):
+            return rewrite(model, images, "replace", **options)
+
+    return step
+
+
+def running(model: nn.Module, *, momentum: float = 0.1, **options: Any) -> Step:
+    """Normalise each batch by an exponential average, from the source on, that the batch itself has moved.
+
+    Args:
+        model: the source; it is changed.
+        momentum: weight of the newest batch, in [0,1], in mean and in variance.
+        **options: of `rectified`.
+    """
+    if not 0 <= momentum <= 1:
+        raise InputError(f"Expected `momentum` in [0,1], but got {momentum}.")
+
+    def move(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
+        return mix(stored, observed, 1 - momentum)
+
+    return lambda images: rewrite(model, images, move, **options)
+
+
+STREAM_PROTOCOLS: dict[str, Callable[..., Step]] = {"batch": batch, "running": running}
+
+
+class RectifiedStream(nn.Module):
+    """Answer a stream by a copy of the model that is rectified to the newest images, and anew as they change.
+
+    With "auto" the copy goes as far as the window shows a shift beyond noise, so it is back at the source, or nearly,
+    once the shift is gone. It costs two more forward passes of `window` images for every `every` images answered.
+    Images that cannot be answered raise, and do not enter the window; those of another size begin a new one.
+
+    Args:
+        model: left as it is.
+        window: how many of the newest images are rectified to.
+        every: after how many new images; until `window` images have come, after each batch.
+        protocol: see `rectified`.
+        **options: of `rectified`.
+    """
+
+    def __init__(self, model: nn.Module, window: int = 32, every: int = 32, protocol: Any = "auto", **options: Any):
+        super().__init__()
+        if window < 1 or every < 1:
+            raise InputError(f"Expected `window` and `every` to be at least 1, but got {window} and {every}.")
+        self.model = deepcopy(model).eval()
+        self.window, self.every = window, every
+        self._options = {"protocol": protocol} | options
+        self._source = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
+        self._newest: Tensor | None = None
+        self._waiting = 0
+
+    def reset(self) -> None:
+        """Forget the stream: back to the source."""
+        self._newest, self._waiting = None, 0
+        self.model.load_state_dict(self._source, strict=False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B,K) for the next images (B,3,H,W), which are in the window already."""
+        if images.device.type == "cpu" and not images.isfinite().all():
+            raise InputError(f"Expected finite images, but {int((~images.isfinite()).sum())} values are not.")
+        if self._newest is not None and self._newest.shape[1:] == images.shape[1:]:
+            seen = torch.cat([self._newest.to(images.device), images])
+        else:
+            seen = images
+        growing = len(seen) - len(images) < self.window
+        waiting = self._waiting + len(images)
+        if len(seen) > 1 and (growing or waiting >= self.every):  # one image does not tell its own noise
+            self._rectify(seen[-self.window :])
+            waiting = 0
+        with evaluating(self.model):
+            logits: Tensor = run(self.model, images)
+        self._newest, self._waiting = seen[-self.window :].clone(), waiting
+        return logits
+
+    def _rectify(self, images: Tensor) -> None:
+        with keeping_statistics(batch_norms(self.model), unless_done=True):
+            self.model.load_state_dict(self._source, strict=False)
+            rewrite(self.model, images, **self._options)

@@ -1,0 +1,1 @@
+"""Harden: training against shifts, by methods."""

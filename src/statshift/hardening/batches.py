@@ -1,0 +1,146 @@
+"""The batches of a training: addressed images, shared out to processes and parts, augmented, on the device.
+
+Small images that memory holds are decoded once, kept on the device and augmented there as tensors; others are decoded
+and augmented one by one. The pixels are the same either way.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from statshift._core import processes
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.data import ImageData
+from statshift.hardening.augmentation import WINDOWS, Augmentation, cutmix, sent, windowed
+from statshift.hardening.objectives import Batch, Targets
+
+DECODED = 256  # images at once
+
+
+@dataclass(eq=False)
+class Batches:
+    """The batches of every epoch; a pure function of seed, epoch and step, whatever the number of processes.
+
+    Attributes:
+        data: with labels.
+        augmentation: of them; its seed is that of the order too.
+        size: images in a batch, over all processes and parts; more than there are mean all.
+        parts: that each process's share of a batch is cut into.
+        classes: K of the soft targets.
+        device: where the batches are wanted.
+        dtype: what the model runs in.
+        channels_last: whether the images lie channels last.
+
+    Raises:
+        InputError: no labels, or a batch that cannot be shared out.
+    """
+
+    data: ImageData = field(repr=False)
+    augmentation: Augmentation
+    size: int
+    parts: int
+    classes: int
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        if self.data.labels is None:
+            raise InputError(f"Expected labels to train on, but {self.data.spec} has none.")
+        self.size = min(self.size, len(self.data))
+        self._rank, self._world = processes.join()
+        shares = self._world * self.parts
+        self._part, rest = divmod(self.size, shares)
+        if rest:
+            raise InputError(
+                f"Expected a batch of {self.size} images to be shared out evenly, but processes are {self._world} and "
+                f"the parts of each {self.parts}: choose a batch size that is a multiple of {shares}."
+            )
+        if self._part * self._world < 2:
+            raise InputError(f"Expected at least two images to normalise together, but got {self._part * self._world}.")
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch; a last batch that is smaller is left out."""
+        return len(self.data) // self.size
+
+    @property
+    def holds(self) -> bool:
+        """Whether the images are kept on the device."""
+        data, augmentation = self.data, self.augmentation
+        bytes_held = len(data) * int(np.prod(data.shape))
+        small = not augmentation.photographs and bytes_held <= data.cache_bytes
+        return small and augmentation.name in ("none", *WINDOWS)
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+        """Yield this process's parts of the batches of an epoch, in order, with their positions (B,) among the N.
+
+        Args:
+            epoch: from 0.
+            first: the step of the epoch to begin with.
+
+        Raises:
+            InputError: a damaged image.
+        """
+        if first >= self.per_epoch:
+            return
+        starts = range(first * self.size, self.per_epoch * self.size, self.size)
+        order = self.order(epoch)
+        places = [
+            start + (part * self._world + self._rank) * self._part for start in starts for part in range(self.parts)
+        ]
+        groups = [order[place : place + self._part] for place in places]
+        assert self.data.labels is not None
+        chosen = np.concatenate(groups)
+        labels = sent(torch.from_numpy(self.data.labels[chosen]), self.device).chunk(len(groups))
+        images = self._from_held(chosen, epoch) if self.holds else self._from_source(groups, epoch)
+        for positions, views, own in zip(groups, images, labels, strict=True):
+            yield self._batch(views, own, positions, epoch), positions
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the positions (N,) in the order of an epoch."""
+        draws = Draws(self.augmentation.seed, torch.from_numpy(self.data.indices), f"training epoch {epoch}")
+        return draws.uniform("order").argsort(stable=True).numpy()
+
+    @cached_property
+    def _held(self) -> Tensor:
+        """All images, uint8 (N,3,H,W)."""
+        held = torch.empty((len(self.data), *self.data.shape), dtype=torch.uint8, device=self.device)
+        done = 0
+        for images, _ in self.data.batches(DECODED):
+            held[done : done + len(images)] = images.to(self.device)
+            done += len(images)
+        return held
+
+    def _from_held(self, chosen: NDArray[np.int64], epoch: int) -> Iterator[Tensor]:
+        """Yield uint8 images (B,3,H,W); nothing but the epoch's addresses travels, and that beforehand."""
+        held = self._held
+        windows = self.augmentation.windows(epoch, torch.from_numpy(self.data.indices[chosen]))
+        addresses = sent(torch.cat([torch.from_numpy(chosen)[None], windows]), self.device)
+        for address in addresses.chunk(len(chosen) // self._part, dim=1):
+            images = held.index_select(0, address[0])
+            yield windowed(images, address[1:]) if self.augmentation.name in WINDOWS else images
+
+    def _from_source(self, groups: list[NDArray[np.int64]], epoch: int) -> Iterator[Tensor]:
+        """Yield uint8 images (V*B,3,H,W), view after view."""
+        for images, _ in self.data.augmented(groups, self.augmentation.at(epoch)):
+            yield sent(images.transpose(0, 1).flatten(0, 1), self.device)
+
+    def _batch(self, images: Tensor, labels: Tensor, positions: NDArray[np.int64], epoch: int) -> Batch:
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        pixels = images.contiguous(memory_format=layout).float().div_(255)
+        views = self.augmentation.views
+        indices = torch.from_numpy(self.data.indices[positions]) * views
+        everyone = torch.cat([indices + view for view in range(views)])
+        draws = Draws(self.augmentation.seed, everyone, f"training epoch {epoch}")
+        soft = None
+        if self.augmentation.name == "cutmix":
+            pixels, soft = cutmix(pixels, F.one_hot(labels, self.classes).to(pixels.dtype), draws)
+        return Batch(pixels, Targets(labels, soft, views), draws, self.dtype)

@@ -1,0 +1,104 @@
+"""What a step of each method costs: one batch, timed."""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.data import ImageData, check_labels, load_data
+from statshift.hardening.harden import DUAL, HardenOptions
+from statshift.hardening.objectives import Batch, Targets
+from statshift.hardening.training import Objective
+from statshift.measuring.evaluate import DTYPES, find_device
+from statshift.models import PixelModel, load_model
+from statshift.splitting.branches import Branches
+
+
+def step_costs(
+    model: str | Callable[[], PixelModel],
+    data: str | Dataset[Any] | ImageData,
+    options: Mapping[str, HardenOptions],
+    *,
+    repeats: int = 5,
+    device: str = "auto",
+    trace: bool = True,
+    data_options: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, float]]:
+    """Time one step of each method, without optimiser and loading: forward, attack and backward on one batch.
+
+    After a step each to warm up, the methods take turns; what counts is the least of each one's times.
+
+    Args:
+        model: a spec, or what makes a fresh model.
+        data: with labels; the first batch is used as it is, unaugmented.
+        options: methods by label; ratios are to the first.
+        repeats: turns, at least 1.
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        trace: as in `harden`.
+        data_options: further arguments of `load_data`, where `data` is not loaded.
+
+    Returns:
+        By label: `seconds`; `ratio` to the first label's; `images` in the batch.
+
+    Raises:
+        InputError: no turn, no method, or data without labels.
+    """
+    if repeats < 1 or not options:
+        raise InputError(f"Expected at least one method and one repeat, but got {len(options)} and {repeats}.")
+    where = find_device(device)
+    gpu = where.type == "cuda"
+    make = partial(load_model, model) if isinstance(model, str) else model
+    steps: dict[str, Callable[[], None]] = {}
+    counts: dict[str, int] = {}
+    for label, one in options.items():
+        fresh = make().to(where)
+        if not isinstance(data, ImageData):
+            data = load_data(data, **(fresh.loading_options | dict(data_options or {})))
+        steps[label], counts[label] = _step_of(fresh, data, one, trace)
+    seconds = dict.fromkeys(steps, float("inf"))
+    with torch.random.fork_rng([where] if gpu else []):
+        for turn in range(repeats + 1):
+            for label, step in steps.items():
+                if gpu:
+                    torch.cuda.synchronize(where)
+                started = time.perf_counter()
+                step()
+                if gpu:
+                    torch.cuda.synchronize(where)
+                if turn:
+                    seconds[label] = min(seconds[label], time.perf_counter() - started)
+    reference = next(iter(seconds.values()))
+    return {
+        label: {"seconds": one, "ratio": one / reference, "images": counts[label]} for label, one in seconds.items()
+    }
+
+
+def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: bool) -> tuple[Callable[[], None], int]:
+    """Return what takes a step on the first images, which leaves no gradient, and how many these are."""
+    training, where = options.training, model.mean.device
+    size = min(training.batch_size, len(data))
+    pixels, positions = next(data.batches(size))
+    if data.labels is None:
+        raise InputError(f"Expected labels to train on, but {data.spec} has none.")
+    check_labels(data, model.num_classes)
+    images = pixels.to(where).float() / 255
+    assert options.at is not None
+    found = Branches(model, options.at, images[:2], dual=options.method in DUAL, trace=trace)
+    if training.channels_last:
+        found.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    targets = Targets(torch.from_numpy(data.labels[positions]).to(where))
+    draws = Draws(training.seed, torch.from_numpy(data.indices[positions]), "step cost")
+    batch = Batch(images, targets, draws, DTYPES[training.dtype])
+    objective = Objective(found.train(), options.steps_of)
+
+    def step() -> None:
+        torch.stack(list(objective(batch).values())).sum().backward()  # type: ignore[no-untyped-call]
+        found.zero_grad()
+
+    return step, size

@@ -1,0 +1,1 @@
+"""Make: data sets and weights written to the disk."""

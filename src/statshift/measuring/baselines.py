@@ -1,0 +1,35 @@
+"""Whose errors CE and mCE divide by: a measured run's, or AlexNet's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from statshift._core.errors import InputError, unknown
+from statshift.data import ImageData
+from statshift.metrics.classification import ALEXNET
+from statshift.results import RunResult, read_run
+from statshift.shifts.corruptions import table_for
+
+
+def read_baseline(path: str | Path, record: Mapping[str, Any]) -> RunResult:
+    """Return the run whose errors CE divides by, which must be over as many classes, corrupted alike."""
+    baseline = read_run(path)
+    for section, name in (("data", "classes"), ("corruption", "table"), ("corruption", "stored")):
+        here, there = record[section].get(name), baseline.record[section].get(name)
+        if here != there:
+            raise InputError(f"The baseline {path} is no baseline here: its {section}.{name} is {there}, not {here}.")
+    return baseline
+
+
+def alexnet_for(choice: str, model: str, data: ImageData, classes: int) -> str | None:
+    """Return which AlexNet's errors CE divides by; "auto" goes by the specs, the images' size and the classes."""
+    if choice not in ("auto", "none", *ALEXNET):
+        raise unknown("AlexNet", choice, ["auto", "none", *ALEXNET])
+    if choice != "auto":
+        return None if choice == "none" else choice
+    scheme, small = data.spec.partition(":")[0], table_for(min(data.shape[1:])) == "cifar"
+    if classes == 1000 and not small:
+        return "imagenet"
+    said_so = scheme in ("cifar10", "cifar100", "cifar-c")
+    likely = scheme in ("npz", "folder") and model.startswith("cifar:")
+    return {10: "cifar10", 100: "cifar100"}.get(classes) if small and (said_so or likely) else None

@@ -1,0 +1,194 @@
+"""Two runs over the same images: what differs, by how much, and how sure that is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from statshift._core.errors import InputError, unknown
+from statshift.metrics.uncertainty import bootstrap_interval, holm, mcnemar, paired_interval
+from statshift.results import Row, RunResult, bits, everywhere, read_run, restrict
+from statshift.results.conditions import (
+    Conditions,
+    by_condition,
+    image_errors,
+    mce_weights,
+    mean_weights,
+    missing_conditions,
+)
+from statshift.results.summary import BENCHMARK, alexnet_errors
+
+COMPARABLE = (
+    "data.images",
+    "data.shape",
+    "data.preprocessing",
+    "data.indices_hash",
+    "data.labels_hash",
+    "data.content_hash",
+    "seed",
+    "corruption.at",
+    "corruption.table",
+    "corruption.quantise",
+    "corruption.reencode",
+    "corruption.frost",
+)
+"""Fields of the records that must be alike: the images, in order, and how they were corrupted."""
+
+
+def compare(
+    first: str | Path | RunResult,
+    second: str | Path | RunResult,
+    *,
+    protocols: tuple[str, str] = ("source", "source"),
+    table: str | None = None,
+    seed: int = 0,
+) -> "Comparison":
+    """Compare two runs condition by condition, image by image; differences are second less first.
+
+    Args:
+        first: a run or its directory.
+        second: a run or its directory, over the same images under the same corruptions.
+        protocols: of the first and of the second run.
+        table: the AlexNet that mCE divides by: a key of `ALEXNET`; without one there is no mCE.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: if the runs' images or corruptions differ (the fields are named), a protocol has no rows,
+            or the runs share no condition.
+    """
+    runs = [run if isinstance(run, RunResult) else read_run(run) for run in (first, second)]
+    _require_comparable(runs[0].record, runs[1].record)
+    rows = [_rows_of(run, protocol) for run, protocol in zip(runs, protocols, strict=True)]
+    shared = [condition for condition in rows[0] if condition in rows[1]]
+    pairs = {condition: pair for condition in shared if (pair := _pair(rows[0][condition], rows[1][condition]))}
+    if not pairs:
+        raise InputError(f"{runs[0].path} and {runs[1].path} share no condition: nothing to compare.")
+    before = {condition: [first for first, _ in draws] for condition, draws in pairs.items()}
+    after = {condition: [second for _, second in draws] for condition, draws in pairs.items()}
+    complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
+    return Comparison(
+        images=next(iter(before.values()))[0]["images"],
+        protocols=protocols,
+        conditions=_compare_conditions(pairs, seed),
+        mean_accuracy=_mean_accuracy(before, after, seed) if complete else None,
+        mce=_mce(before, after, divisor, seed) if complete and divisor else None,
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of both runs, and a 95 % interval for second less first."""
+
+    first: float
+    second: float
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> float:
+        """Second less first."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True)
+class ConditionComparison:
+    """One condition: accuracies, how often one run alone is right, and McNemar's test, over all draws together.
+
+    The test takes draws for independent; the interval, by resampling images, does not.
+    """
+
+    shift: str
+    severity: int
+    draws: int
+    accuracy: Difference
+    only_first: int
+    only_second: int
+    p_value: float
+    adjusted_p_value: float
+    """By Holm's method, over all conditions compared."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` finds; `mean_accuracy` and `mce` need the whole benchmark in both runs, else None."""
+
+    images: int
+    protocols: tuple[str, str]
+    conditions: tuple[ConditionComparison, ...]
+    mean_accuracy: Difference | None
+    mce: Difference | None
+
+
+def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    differing = [
+        f"`{name}` is {a!r} in the first and {b!r} in the second"
+        for name, a, b in ((name, _field(first, name), _field(second, name)) for name in COMPARABLE)
+        if a != b
+    ]
+    if differing:
+        raise InputError(f"The runs cannot be compared image by image: {'; '.join(differing)}.")
+
+
+def _field(record: Mapping[str, Any], name: str) -> Any:
+    section, _, key = name.partition(".")
+    return record.get(section, {}).get(key) if key else record.get(section)
+
+
+def _rows_of(run: RunResult, protocol: str) -> Conditions:
+    rows = by_condition(run.rows, protocol)
+    if not rows:
+        raise unknown(f"protocol of {run.path}", protocol, dict.fromkeys(row["protocol"] for row in run.rows))
+    return rows
+
+
+def _pair(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Pair rows by draw, each over the images that both have; what draws no images goes with every draw."""
+    if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
+        pairs = [(a, b) for a in first for b in second]
+    else:
+        by_draw = {row["draw"]: row for row in second}
+        pairs = [(row, by_draw[row["draw"]]) for row in first if row["draw"] in by_draw]
+    return [(restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", []))) for a, b in pairs]
+
+
+def _compare_conditions(
+    pairs: Mapping[tuple[str, int], Sequence[tuple[Row, Row]]], seed: int
+) -> tuple[ConditionComparison, ...]:
+    tests = [
+        mcnemar(*(np.concatenate([bits(row) for row in side]) for side in zip(*draws, strict=True)))
+        for draws in pairs.values()
+    ]
+    adjusted = holm([p_value for _, _, p_value in tests])
+    return tuple(
+        ConditionComparison(shift, severity, len(draws), _accuracy(draws, seed), *test, adjusted_p_value)
+        for ((shift, severity), draws), test, adjusted_p_value in zip(pairs.items(), tests, adjusted, strict=True)
+    )
+
+
+def _accuracy(draws: Sequence[tuple[Row, Row]], seed: int) -> Difference:
+    """Return accuracies and their difference; over several draws, which share images, images are resampled."""
+    if len(draws) > 1:
+        first, second = (
+            np.mean([everywhere(row, bits(row)) for row in side], axis=0) for side in zip(*draws, strict=True)
+        )
+        return _difference(first, second, seed)
+    first, second = (bits(row) for row in draws[0])
+    return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second))
+
+
+def _mean_accuracy(before: Conditions, after: Conditions, seed: int) -> Difference:
+    weights = mean_weights(BENCHMARK)
+    return _difference(1 - image_errors(before, weights), 1 - image_errors(after, weights), seed)
+
+
+def _mce(before: Conditions, after: Conditions, divisor: Mapping[str, float], seed: int) -> Difference:
+    weights = mce_weights(BENCHMARK, divisor)
+    return _difference(image_errors(before, weights), image_errors(after, weights), seed)
+
+
+def _difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int) -> Difference:
+    low, high = bootstrap_interval(second - first, seed=seed)
+    return Difference(float(first.mean()), float(second.mean()), float(low), float(high))

@@ -1,0 +1,1 @@
+"""The norms inside a model: found, read, observed, chosen, written."""

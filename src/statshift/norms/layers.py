@@ -1,0 +1,152 @@
+"""The normalization layers of a model, and the guards that every reading of a model runs under."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from statshift._core.errors import InputError
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode and, whatever happens, give each module its own train flag back."""
+    flags = [(module, module.training) for model in models for module in model.modules()]
+    training = [module for module, flag in flags if flag]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            if module.training != flag:
+                module.training = flag
+
+
+def running_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the batch norms that keep running statistics, by name, in the order of the model's modules; maybe none."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Return the batch norms that keep running statistics, by name, of a model that must have some.
+
+    BatchNorm1d, 2d, 3d, SyncBatchNorm and what is derived from them (timm's BatchNormAct2d) count; a module that the
+    model uses under several names counts once.
+
+    Raises:
+        InputError: there is none; the norms that the model has are named.
+    """
+    found = running_norms(model)
+    if not found:
+        others = sorted(
+            {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}
+        )
+        raise InputError(
+            "Expected a model with batch normalization and running statistics, but its norms are: "
+            f"{', '.join(others) or 'none'}."
+        )
+    return found
+
+
+class _FromHookError(Exception):
+    """What a hook raised, on its way through the model."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+@contextmanager
+def before_forward(layers: dict[str, _BatchNorm], hook: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
+    """Call `hook(name, layer, features)` before each layer's forward while the context lasts; no hook survives it."""
+
+    def call(name: str) -> Callable[[_BatchNorm, tuple[Tensor]], None]:
+        def before(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
+            try:
+                hook(name, layer, inputs[0])
+            except Exception as error:  # not the model's: `run` shall not take it for one
+                raise _FromHookError(error) from error
+
+        return before
+
+    handles = [layer.register_forward_pre_hook(call(name)) for name, layer in layers.items()]
+    try:
+        yield
+    except _FromHookError as wrapped:
+        raise wrapped.error from wrapped.error.__cause__
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def execution_order(model: nn.Module, layers: dict[str, _BatchNorm], image: Tensor) -> list[str]:
+    """Return the names of the layers that a forward of `image` (1,3,H,W) meets, in the order it meets them."""
+    order: list[str] = []
+    with before_forward(layers, lambda name, layer, features: order.append(name)), evaluating(model):
+        run(model, image)
+    return list(dict.fromkeys(order))
+
+
+@contextmanager
+def keeping_statistics(layers: dict[str, _BatchNorm], *, unless_done: bool = False) -> Iterator[None]:
+    """Give the layers their running statistics back, whatever happens; holds copies of these buffers only.
+
+    Args:
+        layers: by name.
+        unless_done: give them back only if something is raised.
+    """
+    kept = [(layer, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers.values()]
+    done = False
+    try:
+        yield
+        done = True
+    finally:
+        if not (done and unless_done):
+            with torch.no_grad():
+                for layer, buffers in kept:
+                    for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
+                        buffer.copy_(value)
+
+
+@contextmanager
+def aside(layers: dict[str, _BatchNorm]) -> Iterator[None]:
+    """Let the layers write to copies of their buffers; then they have their own again, which nothing has written to.
+
+    So a graph that holds these buffers may still be walked backwards, which after `keeping_statistics` it may not.
+    """
+    own = [(layer, dict(layer.named_buffers(recurse=False))) for layer in layers.values()]
+    try:
+        for layer, buffers in own:
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer.clone())
+        yield
+    finally:
+        for layer, buffers in own:
+            for name, buffer in buffers.items():
+                setattr(layer, name, buffer)
+
+
+def run(model: nn.Module, images: Tensor) -> Any:
+    """Return what the model returns for images (B,3,H,W).
+
+    Raises:
+        InputError: it raises; what it says is told in one line, with the images' shape.
+    """
+    try:
+        return model(images)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"The model fails on images of shape {tuple(images.shape)}: {reason}") from error

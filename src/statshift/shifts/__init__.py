@@ -1,0 +1,1 @@
+"""What happens to images before a model sees them."""

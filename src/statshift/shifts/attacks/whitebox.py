@@ -1,0 +1,142 @@
+"""Attacks on a model as it is now, which is left as it was found."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from statshift._core.errors import InputError, NoGradientError
+from statshift._core.randomness import Draws
+from statshift.models import extract_logits
+from statshift.norms.layers import evaluating, run
+from statshift.shifts.attacks.autoattack import AutoAttack
+from statshift.shifts.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
+
+
+def attack_images(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: PixelAttack | AutoAttack,
+    *,
+    seed: int = 0,
+    indices: Tensor | None = None,
+    loss: LogitLoss | None = None,
+    check: bool = True,
+) -> Tensor:
+    """Return adversarial images (B,3,H,W) in [0,1] against a model as it is now; it is left as it was found.
+
+    The model is attacked in evaluation mode, whatever its state: rectified statistics stay what they are, and no
+    gradient of a weight is computed.
+
+    Args:
+        model: takes images in [0,1].
+        images: (B,3,H,W) in [0,1], on the model's device.
+        labels: (B,) of the true classes.
+        attack: the numbers.
+        seed: of the random start and target.
+        indices: (B,) of the images in their data set, to which both are addressed; default 0 to B-1.
+        loss: of logits (B,K) and labels (B,), by image, in the place of `attack.loss`.
+        check: look first whether there is an input gradient, which a device is waited for.
+
+    Raises:
+        InputError: images that are not in [0,1], a ball that holds all images, or a model without input gradient.
+    """
+    check_images(images, labels)
+    if attack.norm == "l2" and attack.epsilon > math.sqrt(images[0].numel()):
+        raise InputError(
+            f"Expected `epsilon` below {math.sqrt(images[0].numel()):.1f}, the greatest L2 distance of images of shape "
+            f"{tuple(images.shape[1:])} with pixels in [0,1], but got {attack.epsilon:g}."
+        )
+    if isinstance(attack, AutoAttack):
+        with attackable(model):
+            if check:
+                check_gradient(model, images)
+            return attack.run(model, images, labels, logits_of(model, images[:1]).shape[1], seed)
+    places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
+    draws = Draws(seed, places, "pixel attack")
+    chosen = loss or LOSSES[attack.loss]
+    with attackable(model):
+        wanted, sign = labels, 1
+        if attack.target != "none":
+            wanted, sign = targets_of(model, images, labels, attack.target, draws), -1
+
+        def rising(point: Tensor) -> Tensor:
+            values = sign * chosen(logits_of(model, point), wanted)
+            return (values.clamp_max(CONFIDENCE) if chosen is margin else values).sum()
+
+        if check:
+            check_gradient(model, images)
+        found = attack_pixels(images.contiguous(memory_format=torch.channels_last), rising, attack, draws)
+    return found.contiguous()
+
+
+@contextmanager
+def attackable(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, its weights without gradient and autograd at work; all is put back."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with evaluating(model), torch.enable_grad():
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return logits (B,K) in float32, or float64 where the model's are."""
+    logits = extract_logits(run(model, images))
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+@torch.no_grad()
+def targets_of(model: nn.Module, images: Tensor, labels: Tensor, target: str, draws: Draws) -> Tensor:
+    """Return the classes (B,) that images shall be taken for, none its own: "next", or "random" and addressed."""
+    classes = logits_of(model, images[:1]).shape[1]
+    if classes < 2:
+        raise InputError(f"Expected a model of at least two classes for targets, but got {classes}.")
+    step = 1 if target == "next" else draws.integers("target", low=1, high=classes).to(labels.device)
+    return (labels + step) % classes
+
+
+def check_images(images: Tensor, labels: Tensor) -> None:
+    """Check images (B,3,H,W) and labels (B,); their range on the CPU at once, on a device without waiting for it.
+
+    Raises:
+        InputError: other shapes, or pixels that are not in [0,1].
+    """
+    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
+        raise InputError(
+            f"Expected images (B,3,H,W) and labels (B,), but got {tuple(images.shape)} and {tuple(labels.shape)}."
+        )
+    inside = ((images >= 0) & (images <= 1)).all()
+    if images.device.type != "cpu":
+        torch._assert_async(inside)
+    elif not inside:
+        low, high = torch.aminmax(images)
+        raise InputError(f"Expected pixels in [0,1], but got values from {float(low):.4g} to {float(high):.4g}.")
+
+
+def check_gradient(model: nn.Module, images: Tensor) -> None:
+    """Check that logits depend on the pixels of some of the images, in a model that is `attackable`.
+
+    Raises:
+        NoGradientError: they do not, so that no attack by gradients can say anything.
+    """
+    for some in (images[:1], images):  # one image tells, unless it happens to be where the network is dead
+        point = some.detach().clone().requires_grad_()
+        logits = logits_of(model, point)
+        if logits.requires_grad:
+            weights = torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
+            (found,) = torch.autograd.grad((logits * weights).sum(), point, allow_unused=True)
+            if found is not None and bool((found != 0).any()):
+                return
+    raise NoGradientError(
+        "The model's input gradient is zero everywhere, so an attack by gradients would find nothing and pass for "
+        "robustness. Likely causes: something in the model rounds, detaches or runs without gradients, or its "
+        "features are all dead."
+    )

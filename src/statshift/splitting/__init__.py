@@ -1,0 +1,1 @@
+"""A model in two parts, and with two sets of norms."""

@@ -1,0 +1,216 @@
+"""A model cut in two whose suffix has two sets of norms: one for clean, one for adversarial features.
+
+The adversarial branch is a second model over the same parameters, but with norms of its own behind the cut. So a
+branch is chosen by calling it, never by batch position or a switch, and either is a model like any other.
+
+Reference: Xie et al., "Adversarial Examples Improve Image Recognition" (CVPR 2020), section 4.1.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from statshift._core.errors import InputError, unknown
+from statshift.models import extract_logits
+from statshift.norms.layers import batch_norms, evaluating, run
+from statshift.splitting.cuts import network_of
+from statshift.splitting.folding import Folded, folded
+from statshift.splitting.split import Split, split
+
+BRANCHES = ("clean", "adv")
+
+
+class Branches(nn.Module):
+    """A model and its adversarial twin behind a cut; the prefix is frozen and stays in evaluation mode.
+
+    Only the parameters that the suffix uses require a gradient; the model is changed in this, and in its train flags.
+
+    Args:
+        model: not copied; with batch norm, if it is to have a twin.
+        at: the cut, a layer's name, or "input" for no prefix.
+        image: (B,3,H,W), what the model is read with.
+        dual: False leaves out the twin, for methods with one branch.
+        trace: False splits by replay even where torch.fx could.
+        compiled: run each branch's suffix through `torch.compile`.
+
+    Attributes:
+        clean: the model.
+        adv: the twin, if any; at first its norms are copies of the model's.
+        splits: of each, by branch.
+        norms: the twin's own norms, by name.
+
+    Raises:
+        InputError: what `split` raises, weights that are used on both sides of the cut, or a model to be compiled that
+            torch.fx cannot trace.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        at: str,
+        image: Tensor,
+        *,
+        dual: bool = True,
+        trace: bool = True,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__()
+        found = split(model, at, image, trace=trace)
+        before, after = _sides(found, image)
+        shared = set().union(*map(_own, before)) & set().union(*map(_own, after))
+        both = [
+            name for name, module in network_of(model).named_modules() if module in before and _own(module) & shared
+        ]
+        if both:
+            raise InputError(f"Cannot freeze what lies before {at!r}: {', '.join(both)} is used behind it too.")
+        self._frozen = before - after
+        self.clean = model
+        self.splits = {"clean": found}
+        self.norms: dict[str, _BatchNorm] = {}
+        self._folded: Folded | None = None
+        if dual:
+            behind = {name: norm for name, norm in batch_norms(model).items() if norm not in self._frozen}
+            self.adv = twin(model, behind)
+            self.splits["adv"] = found.onto(self.adv)
+            self.norms = {name: module for name, module in batch_norms(self.adv).items() if name in behind}
+            pairs = zip(model.modules(), self.adv.modules(), strict=True)
+            self._frozen |= {theirs for ours, theirs in pairs if ours in self._frozen}
+            if found.graph is not None:
+                self._folded = folded(network_of(self.adv), found.graph, compiled=compiled)
+        if compiled:
+            self.splits = {branch: one.compiled() for branch, one in self.splits.items()}
+        self._freeze(image)
+        self.train(model.training)
+
+    def _freeze(self, image: Tensor) -> None:
+        """Let those parameters alone require a gradient that the suffix uses."""
+        ours = list(self.parameters())
+        for parameter in ours:
+            parameter.requires_grad_(parameter.is_floating_point())
+        used: set[Tensor] = set()
+        with torch.enable_grad(), evaluating(self):
+            for one in self.splits.values():
+                features = one.prefix(image).detach()
+                total = one.suffix(features).float().sum()
+                gradients = torch.autograd.grad(total, ours, allow_unused=True)
+                used.update(p for p, gradient in zip(ours, gradients, strict=True) if gradient is not None)
+        for parameter in ours:
+            parameter.requires_grad_(parameter in used)
+
+    def train(self, mode: bool = True) -> "Branches":
+        """Put both suffixes into training or evaluation mode; the prefix is always in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            module.training = False
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Branches":
+        """Keep buffers shared on the way to another device or type: torch moves them one by one."""
+        pairs = zip(self.clean.modules(), self.adv.modules(), strict=True) if "adv" in self.splits else ()
+        shared = [
+            (ours, theirs, name)
+            for ours, theirs in pairs
+            for name, buffer in ours.named_buffers(recurse=False)
+            if theirs.get_buffer(name) is buffer
+        ]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for ours, theirs, name in shared:
+            setattr(theirs, name, ours.get_buffer(name))
+        return self
+
+    @torch.no_grad()
+    def prefix(self, images: Tensor) -> Tensor:
+        """Return the features (B,C,H,W) of images (B,3,H,W), without gradient, as in evaluation mode."""
+        with evaluating(self.clean):
+            return self.splits["clean"].prefix(images)
+
+    def suffix(self, features: Tensor, branch: str) -> Tensor:
+        """Return logits (B,K) of features (B,C,H,W) in the branch "clean" or "adv", in the mode that it is in."""
+        if branch not in self.splits:
+            raise unknown("branch", branch, self.splits)
+        return self.splits[branch].suffix(features)
+
+    @contextmanager
+    def attacked(self, dtype: torch.dtype | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield the adversarial suffix in evaluation mode, norms folded where it was traced.
+
+        The fold is made of the tensors as they are now, and ends with the context.
+
+        Args:
+            dtype: of the folded weights; default their own.
+        """
+        with evaluating(self.adv):
+            if self._folded is None:
+                yield self.splits["adv"].suffix
+            else:
+                weights = self._folded.weights(dtype)
+                yield partial(_run_folded, self._folded, weights, self.splits["adv"].copies)
+
+
+def _run_folded(part: Folded, weights: list[Tensor], copies: bool, features: Tensor) -> Tensor:
+    return extract_logits(part(features.clone() if copies else features, weights))
+
+
+def twin(model: nn.Module, norms: dict[str, _BatchNorm]) -> nn.Module:
+    """Return a model that shares every parameter and buffer with `model`, but for copies of the norms given.
+
+    Args:
+        model: left as found.
+        norms: of the model, by name.
+    """
+    own = {id(t) for norm in norms.values() for t in chain(norm.parameters(), norm.buffers())}
+    tensors = chain(model.parameters(), model.buffers())
+    return deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
+
+
+def export(branches: Branches, branch: str) -> dict[str, Tensor]:
+    """Return a branch as a plain state dict of the original architecture, on the CPU.
+
+    Args:
+        branches: the model and its twin.
+        branch: "clean" or "adv".
+
+    Raises:
+        InputError: another branch.
+    """
+    if branch not in branches.splits:
+        raise unknown("branch", branch, branches.splits)
+    state: dict[str, Tensor] = network_of(getattr(branches, branch)).state_dict()
+    for name, value in state.items():
+        state[name] = value.detach().cpu().clone()
+    return state
+
+
+def _own(module: nn.Module) -> set[int]:
+    """Return the identities of the tensors of a module itself that training would change."""
+    buffers = module.buffers(recurse=False) if isinstance(module, _BatchNorm) else ()
+    return {id(tensor) for tensor in chain(module.parameters(recurse=False), buffers)}
+
+
+def _sides(found: Split, image: Tensor) -> tuple[set[nn.Module], set[nn.Module]]:
+    """Return the modules that end before the cut, and those that end behind it."""
+    sides: tuple[set[nn.Module], set[nn.Module]] = (set(), set())
+    network = network_of(found.model)
+    last = None if found.cut is None else network.get_submodule(found.cut.name)
+    passed = last is None
+
+    def ended(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal passed
+        sides[passed].add(module)
+        passed = passed or module is last
+
+    handles = [module.register_forward_hook(ended) for module in network.modules()]
+    try:
+        with torch.no_grad(), evaluating(found.model):
+            run(found.model, image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sides
