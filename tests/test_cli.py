@@ -419,7 +419,7 @@ def test_damaged_images_are_skipped_counted_and_recorded(run, inputs, tmp_path):
         data = read_run(tmp_path / name).record["data"]
         assert data["images"] == 4
         assert data["counts"] == {"converted_to_rgb": 0, "skipped": 1, "ignored": 0}
-        assert data["skipped"] == [str(inputs / name / "ant" / "3.jpg")]
+        assert data["skipped"] == ["ant/3.jpg"]
 
 
 def test_the_remedy_for_a_truncated_image_works_in_the_same_directory(run, inputs, tmp_path):

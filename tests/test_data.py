@@ -530,7 +530,7 @@ def test_damaged_file_is_named(damaged):
 def test_damaged_files_are_skipped_and_counted(damaged, workers):
     data = load_data(f"folder:{damaged}", skip_bad=True, workers=workers)
     assert data.counts == {"converted_to_rgb": 0, "skipped": 2, "ignored": 1}
-    assert data.skipped == [str(damaged / "bee" / "0.jpg"), str(damaged / "cow" / "1.PNG")]
+    assert data.skipped == ["bee/0.jpg", "cow/1.PNG"]
     assert data.indices.tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10]
     assert data.labels.tolist() == [0] * 4 + [2] * 2 + [3] * 3
     assert torch.equal(everything(data), channels_first(PIXELS[[i for i in ORDER if i != 1]]))

@@ -90,7 +90,7 @@ def test_every_method_writes_networks_of_the_architecture_and_a_record(method, d
     done = hardened(method, digits, out=out)
     branches = ("clean", "adv") if method in DUAL else ("clean",)
     assert sorted(path.name for path in out.iterdir()) == sorted(
-        [*(f"{branch}.safetensors" for branch in branches), "checkpoint.pt", "record.json"]
+        [*(f"{branch}.safetensors" for branch in branches), ".lock", "checkpoint.pt", "record.json"]
     )
     images = next(digits.batches(16))[0].float() / 255
     assert not any(module.training for module in done.model.modules())

@@ -13,6 +13,7 @@ import torch
 
 from statshift._core.errors import InputError
 from statshift._core.files import replacing
+from statshift._core.identity import differing, flat
 
 
 class Stateful(Protocol):
@@ -72,18 +73,16 @@ class Checkpoint:
             return None
         try:
             content = torch.load(self._path, map_location="cpu", weights_only=True)
-            found = content["identity"]
+            theirs = flat(content["identity"])
             if content["parts"].keys() != self._parts.keys() or not isinstance(content["state"], dict):
                 raise KeyError
         except Exception as error:  # a damaged file makes the reader raise anything
             raise InputError(
                 f"Cannot read {self._path}: it is damaged, or no checkpoint of a training. Remove it to begin anew."
             ) from error
-        theirs, ours = _flat(found), _flat(self._identity)
-        differing = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
-        if differing:
+        if names := differing(theirs, flat(self._identity)):
             raise InputError(
-                f"{self._path} is of another training: it differs in {', '.join(differing[:3])}. Choose another "
+                f"{self._path} is of another training: it differs in {', '.join(names[:3])}. Choose another "
                 "folder, or remove it."
             )
         return dict(content)
@@ -100,14 +99,6 @@ class Checkpoint:
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(f"{self._path} is of another training: {str(error).partition(':')[0]}.") from error
         return dict(content["state"])
-
-
-def _flat(nested: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return the values by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in nested.items():
-        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {f"{before}{name}": value}
-    return found
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from statshift._core.errors import InputError
-from statshift._core.files import replacing
+from statshift._core.files import remove_partials, replacing
 
 
 def write_json_atomically(path: Path, content: Mapping[str, Any]) -> None:
@@ -119,6 +119,25 @@ def lock(path: Path) -> int:
                 f"Another process is writing to {path.parent}: wait for it, or choose another directory."
             ) from None
     return descriptor
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a folder, made if need be, for this process alone; what a killed one left half written goes.
+
+    Raises:
+        InputError: it cannot be made, or another process writes to it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        guard = lock(folder / ".lock")
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder}: {error.strerror}. Choose another directory.") from error
+    try:
+        remove_partials(folder)
+        yield
+    finally:
+        os.close(guard)
 
 
 def _write(file: FileIO, data: bytes) -> None:

@@ -29,6 +29,7 @@ class Frozen(PixelModel):
             spec=model.spec,
             num_classes=model.num_classes,
             arguments=model.arguments,
+            source_hash=model.source_hash,
         )
         self.mean, self.std = model.mean.clone(), model.std.clone()  # of its device and dtype
         self.mark(model.made_by)

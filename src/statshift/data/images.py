@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,14 @@ class ImageData:
     def content_hash(self) -> str:
         """Return 16 hexadecimal characters of SHA-256 over the content: pixels, bytes, or files' names and sizes."""
         return hashlib.sha256(self.source.content()).hexdigest()[:16]
+
+    @cached_property
+    def bytes_hash(self) -> str | None:
+        """16 hexadecimal characters of SHA-256 over the bytes of those image files that are used; None of other data.
+
+        They are read once more for it, and never held.
+        """
+        return self.source.files_hash(self.indices.tolist())
 
     @property
     def counts(self) -> dict[str, int]:

@@ -99,7 +99,7 @@ def load_data(
         shape=(3, height, width),
         preprocessing=how,
         converted=sum(mode != "RGB" for mode in modes),
-        skipped=[source.name(index) for index in damaged],
+        skipped=[source.label_of(index) for index in damaged],
         workers=workers,
         cache_bytes=cache_bytes,
     )

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from struct import error as StructError
 from typing import Any, TypeVar
 
 import torch
@@ -13,10 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from statshift._core.errors import InputError
 from statshift.data.preprocessing import preprocess, to_rgb
-from statshift.data.sources import Header, Pixels, Source
+from statshift.data.sources import DAMAGE, Header, Pixels, Source
 
 T = TypeVar("T")
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 
 
 def read_headers(

@@ -1,10 +1,13 @@
 """Where images lie: each source opens the i-th of its images and knows its labels."""
 
+import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from struct import error as StructError
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,11 @@ from statshift.data.preprocessing import quantise
 
 Header = tuple[tuple[int, int], str]
 
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
+READERS = 8
+LOOKED_AT_TWICE = 32
+"""Items of a data set that are read again: where they differ, it draws its images at random."""
+
 
 def read_items(dataset: Dataset[Any], place: str) -> "Items":
     """Return the source of a torch `Dataset`; this reads every item once, for its label and its range.
@@ -27,16 +35,31 @@ def read_items(dataset: Dataset[Any], place: str) -> "Items":
     """
     if not hasattr(dataset, "__len__"):
         raise InputError(f"Expected a data set with a length, but {place} has none.")
-    headers, labels = [], []
+    headers, labels, hashes = [], [], []
     for index in range(len(dataset)):
         item = dataset[index]
         image = item_image(item, f"image {index} of {place}")
         headers.append((image.size, image.mode))
+        hashes.append(_pixels_hash(image))
         if isinstance(item, Sequence) and len(item) > 1:
             labels.append(int(item[1]))
     if labels and len(labels) != len(headers):
         raise InputError(f"Expected every item of {place} to have a label, but {len(headers) - len(labels)} have none.")
-    return Items(place, dataset=dataset, headers=headers, labels=np.array(labels, np.int64) if labels else None)
+    again = [_pixels_hash(item_image(dataset[index], place)) for index in range(min(len(dataset), LOOKED_AT_TWICE))]
+    return Items(
+        place,
+        dataset=dataset,
+        headers=headers,
+        hashes=hashes if again == hashes[: len(again)] else None,
+        labels=np.array(labels, np.int64) if labels else None,
+    )
+
+
+def _pixels_hash(image: Image.Image) -> str:
+    try:
+        return hashlib.sha256(image.tobytes()).hexdigest()[:16]
+    except DAMAGE:  # it is told, or skipped, where it is decoded
+        return ""
 
 
 def item_image(item: Any, name: str) -> Image.Image:
@@ -82,6 +105,18 @@ class Source(ABC):
     def content(self) -> bytes | memoryview:
         """Return bytes that are others where the images are."""
 
+    def files_hash(self, indices: Sequence[int]) -> str | None:
+        """Return 16 hexadecimal characters of SHA-256 over the bytes of images in files; None where `content` is all.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        return None
+
+    def label_of(self, index: int) -> str:
+        """Return what a record calls the image, wherever the data lie."""
+        return str(index)
+
     def name(self, index: int) -> str:
         """Return what an error calls the image."""
         return f"image {index} of {self.place}"
@@ -108,6 +143,24 @@ class Files(Source):
     def content(self) -> bytes:
         """Return the names below the folder and the sizes of the files."""
         return "".join(f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths).encode()
+
+    def files_hash(self, indices: Sequence[int]) -> str:
+        """Hash the files' names below the folder and their bytes; a few files are in memory at once."""
+        digest = hashlib.sha256()
+        with ThreadPoolExecutor(READERS) as pool:
+            for start in range(0, len(indices), 1024):
+                digest.update("".join(pool.map(self._file_hash, indices[start : start + 1024])).encode())
+        return digest.hexdigest()[:16]
+
+    def _file_hash(self, index: int) -> str:
+        try:
+            return f"{self.label_of(index)} {hashlib.sha256(self.paths[index].read_bytes()).hexdigest()}\n"
+        except OSError as error:
+            raise InputError(f"Cannot read {self.paths[index]}: {error.strerror}.") from error
+
+    def label_of(self, index: int) -> str:
+        """Return the name below the folder."""
+        return self.paths[index].relative_to(self.place).as_posix()
 
     def name(self, index: int) -> str:
         """Return the file's path."""
@@ -158,10 +211,11 @@ class Pixels(Source):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Items(Source):
-    """A torch `Dataset` and the headers of its images."""
+    """A torch `Dataset`, and the headers and hashes of its images; no hashes where they are drawn at random."""
 
     dataset: Dataset[Any]
     headers: Sequence[Header]
+    hashes: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.headers)
@@ -171,8 +225,14 @@ class Items(Source):
         return item_image(self.dataset[index], self.name(index))
 
     def content(self) -> bytes:
-        """Return the sizes and modes seen; the items themselves are not read again."""
+        """Return the sizes and modes seen."""
         return repr(self.headers).encode()
+
+    def files_hash(self, indices: Sequence[int]) -> str | None:
+        """Hash the pixels seen when the labels were read."""
+        if self.hashes is None:
+            return None
+        return hashlib.sha256("".join(self.hashes[index] for index in indices).encode()).hexdigest()[:16]
 
     def header(self, index: int) -> Header:
         """Return what was seen when the labels were read."""

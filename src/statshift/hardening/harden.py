@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError, unknown
+from statshift._core.identity import ANSWERS
 from statshift.adapting.protocols import adaptation_positions
 from statshift.data import ImageData, load_data, loading_options, stored_shifts
 from statshift.hardening.landscape import landscape, step_sizes_around
@@ -34,8 +35,8 @@ from statshift.measuring.evaluate import find_device, load_both
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.measure import measure
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
-from statshift.results import Row, write_json_atomically
-from statshift.results.provenance import describe_data, describe_environment, describe_model
+from statshift.results import Row, alone, write_json_atomically
+from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.attacks import FeatureAttack, PixelAttack, is_attack
 from statshift.shifts.conditions import CLEAN, Shifts, conditions, resolve
 from statshift.shifts.corruptions import CORRUPTIONS, check_severity
@@ -264,6 +265,7 @@ def harden(
     assert options.at is not None
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
+        "answers": answers_of(pixel_model, images.shape),
         "data": describe_data(images, images.labels),
         "hardening": options.describe(),
         "environment": describe_environment(where) | {"compiled": compiled},
@@ -309,29 +311,34 @@ def harden(
         if progress:
             progress(step)
 
-    record["history"] = train(
-        branches,
-        images,
-        options.steps_of,
-        options.training,
-        checkpoint=None if folder is None else folder / CHECKPOINT,
-        identity=identity | {"model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
-        validate=look if validation is not None or walk else None,
-        progress=follow,
-    )
-    record["weights_hash"] = {branch: weights_hash(network_of(one.model)) for branch, one in branches.splits.items()}
-    verb = "train" if record["model"]["weights_hash"] == pixel_model.random_weights else "harden"
-    written = {branch: identity | {"branch": branch, "verb": verb} for branch in branches.splits}
-    for branch, one in branches.splits.items():
-        if isinstance(one.model, PixelModel):
-            one.model.mark(made_by(written[branch]))
-    if folder is not None and processes.join()[0] == 0:
+    first_process = processes.join()[0] == 0
+    with alone(folder) if folder is not None and first_process else nullcontext():
+        record["history"] = train(
+            branches,
+            images,
+            options.steps_of,
+            options.training,
+            checkpoint=None if folder is None else folder / CHECKPOINT,
+            identity=identity | {"model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
+            validate=look if validation is not None or walk else None,
+            progress=follow,
+        )
+        record["weights_hash"] = {
+            branch: weights_hash(network_of(one.model)) for branch, one in branches.splits.items()
+        }
+        verb = "train" if record["model"]["weights_hash"] == pixel_model.random_weights else "harden"
+        told_of = {name: value for name, value in identity.items() if name != ANSWERS}  # those of the model before
+        written = {branch: told_of | {"branch": branch, "verb": verb} for branch in branches.splits}
         for branch, one in branches.splits.items():
-            save_weights(
-                network_of(one.model), folder / f"{branch}.safetensors", {"statshift": json.dumps(written[branch])}
-            )
-        if told or not (folder / "record.json").exists():  # else it was finished before, perhaps on another machine
-            write_json_atomically(folder / "record.json", record)
+            if isinstance(one.model, PixelModel):
+                one.model.mark(made_by(written[branch]))
+        if folder is not None and first_process:
+            for branch, one in branches.splits.items():
+                save_weights(
+                    network_of(one.model), folder / f"{branch}.safetensors", {"statshift": json.dumps(written[branch])}
+                )
+            if told or not (folder / "record.json").exists():  # else it was finished before, perhaps on another machine
+                write_json_atomically(folder / "record.json", record)
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
 
 

@@ -13,7 +13,7 @@ from statshift._core.errors import InputError
 from statshift.data import ImageData, check_labels
 from statshift.making.shards import Arrays, Written, write_in_parts
 from statshift.measuring.evaluate import describe_attack, find_device, load_both
-from statshift.results.provenance import describe_data, describe_environment, describe_model
+from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, logits_of, parse_attack
 
 
@@ -84,6 +84,7 @@ def write_adversarial(
 
     identity = {
         "model": describe_model(pixel_model),
+        "answers": answers_of(pixel_model, images.shape),
         "data": describe_data(images, labels),
         "attack": {**describe_attack(chosen, batch_size), "seed": seed, "batch_size": batch_size},
     }

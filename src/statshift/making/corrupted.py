@@ -14,7 +14,7 @@ from torch import Tensor
 from statshift._core.errors import InputError, unknown
 from statshift._core.files import replacing
 from statshift.data import ImageData
-from statshift.results import settle_record
+from statshift.results import alone, settle_record
 from statshift.results.provenance import describe_corruption, describe_data, describe_functions
 from statshift.shifts.conditions import CLEAN, Condition, CorruptionOptions, ShiftFunction, apply
 from statshift.shifts.corruptions import REENCODE_QUALITY, SEVERITIES
@@ -83,9 +83,9 @@ def write_corrupted(
         "seed": options.seed,
     }
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        settle_record(out, record)
-        {"arrays": _write_arrays, "jpeg": _write_jpegs}[layout](data, levels, out, corrupted)
+        with alone(out):
+            settle_record(out, record)
+            {"arrays": _write_arrays, "jpeg": _write_jpegs}[layout](data, levels, out, corrupted)
     except OSError as error:
         raise InputError(
             f"Cannot write to {out}: {error.strerror}. Finished shifts are kept: make room, then run it again."

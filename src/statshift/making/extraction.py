@@ -25,7 +25,7 @@ from statshift.making.shards import Arrays, Make, Written, write_in_parts
 from statshift.measuring.evaluate import find_device, load_both
 from statshift.models import PixelModel
 from statshift.norms.layers import before_forward, run
-from statshift.results.provenance import describe_data, describe_environment, describe_model
+from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.attacks import (
     PixelAttack,
     attack_images,
@@ -173,6 +173,7 @@ def extract(
     make = _maker(pixel_model, images, kind, options, where)
     identity = {
         "model": describe_model(pixel_model),
+        "answers": answers_of(pixel_model, images.shape),
         "data": describe_data(images, images.labels),
         "extraction": options.describe(kind),
     }

@@ -1,7 +1,6 @@
 """A data set of made images in a folder: written in parts as they are finished, joined at the end, resumable."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +14,8 @@ from numpy.typing import NDArray
 from statshift._core.errors import InputError
 from statshift._core.files import replacing
 from statshift._core.resumption import interruptible
-from statshift._core.storage import lock
 from statshift.data.files import load_array
-from statshift.results import settle_record, write_json_atomically
+from statshift.results import alone, settle_record, write_json_atomically
 from statshift.results.records import read_record
 
 RECORD, IMAGES, PARTS = "record.json", "images.npz", "part-*.npz"
@@ -94,13 +92,10 @@ def held(folder: Path) -> Iterator[None]:
         if foreign or (held and not (folder / RECORD).exists()):
             reason = f"{foreign[0].name} besides" if foreign else f"no {RECORD}"
             raise InputError(f"{folder} is not empty and holds {reason}: choose another directory.")
-        guard = lock(folder / ".lock")
     except OSError as error:
         raise InputError(f"Cannot write to {folder}: {error.strerror}. Choose another directory.") from error
-    try:
+    with alone(folder):
         yield
-    finally:
-        os.close(guard)
 
 
 def _settled(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ COMPARABLE = (
     "data.indices_hash",
     "data.labels_hash",
     "data.content_hash",
+    "data.bytes_hash",
     "seed",
     "corruption.at",
     "corruption.table",
@@ -36,6 +37,9 @@ COMPARABLE = (
     "corruption.frost",
 )
 """Fields of the records that must be alike: the images, in order, and how they were corrupted."""
+
+LATER = ("data.bytes_hash",)
+"""Those that records of version 0.1 lack: they count where both records have them."""
 
 
 def compare(
@@ -123,18 +127,33 @@ class Comparison:
 
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    there, here = comparable_fields(first), comparable_fields(second)
     differing = [
-        f"`{name}` is {a!r} in the first and {b!r} in the second"
-        for name, a, b in ((name, _field(first, name), _field(second, name)) for name in COMPARABLE)
-        if a != b
+        f"`{name}` is {there[name]!r} in the first and {here[name]!r} in the second"
+        for name in differing_fields(there, here)
     ]
     if differing:
         raise InputError(f"The runs cannot be compared image by image: {'; '.join(differing)}.")
 
 
-def _field(record: Mapping[str, Any], name: str) -> Any:
-    section, _, key = name.partition(".")
-    return record.get(section, {}).get(key) if key else record.get(section)
+def comparable_fields(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by dotted name what must be alike for two runs to be compared."""
+    found = {}
+    for name in COMPARABLE:
+        value: Any = record
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        found[name] = value
+    return found
+
+
+def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Return the names of the comparable fields that keep two runs from being compared."""
+    return [
+        name
+        for name in COMPARABLE
+        if first[name] != second[name] and not (name in LATER and None in (first[name], second[name]))
+    ]
 
 
 def _rows_of(run: RunResult, protocol: str) -> Conditions:

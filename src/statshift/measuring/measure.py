@@ -36,6 +36,7 @@ from statshift.results import (
     summarise,
 )
 from statshift.results.provenance import (
+    answers_of,
     describe_corruption,
     describe_data,
     describe_environment,
@@ -203,6 +204,7 @@ def measure(
         described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels))
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
+        "answers": answers_of(pixel_model, first.shape),
         "data": describe_data(first, labels),
         "corruption": {"stored": True} if stored else describe_corruption(options, first.shape, at),
         "alexnet": alexnet_for(alexnet, pixel_model.spec, first, classes),

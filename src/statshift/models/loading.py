@@ -16,7 +16,7 @@ from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
 from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing
-from statshift.models.usercode import check_arguments, import_function
+from statshift.models.usercode import check_arguments, import_function, target_hash
 
 Built = tuple[nn.Module, Preprocessing, int | None]
 
@@ -66,7 +66,14 @@ def load_model(
         std=preprocessing.std if std is None else tuple(std),
         input_size=preprocessing.input_size if resize_input else None,
     )
-    model = PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes, arguments=args)
+    model = PixelModel(
+        network,
+        preprocessing,
+        spec=_name(spec),
+        num_classes=num_classes,
+        arguments=args,
+        source_hash=_source(spec),
+    )
     if weights is not None:
         model.mark(read_made_by(weights))
     elif isinstance(spec, PixelModel):
@@ -81,6 +88,12 @@ def _name(spec: Any) -> str:
         return spec.spec
     named = type(spec) if isinstance(spec, nn.Module) else spec
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def _source(spec: Any) -> str | None:
+    if isinstance(spec, PixelModel):
+        return spec.source_hash
+    return target_hash(spec.partition(":")[2]) if isinstance(spec, str) and spec.startswith("py:") else None
 
 
 def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any], name: str = "") -> Built:

@@ -84,6 +84,7 @@ class PixelModel(nn.Module):
         spec: the name it goes by in a record.
         num_classes: K, where known.
         arguments: what it was built with, for a record.
+        source_hash: of the user's code that built it, if any, for a record.
 
     Attributes:
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
@@ -101,6 +102,7 @@ class PixelModel(nn.Module):
         spec: str = "",
         num_classes: int | None = None,
         arguments: Mapping[str, Any] | None = None,
+        source_hash: str | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -108,6 +110,7 @@ class PixelModel(nn.Module):
         self.spec = spec
         self.num_classes = num_classes
         self.arguments = dict(arguments or {})
+        self.source_hash = source_hash
         self.random_weights: str | None = None
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)

@@ -12,9 +12,13 @@ from types import ModuleType
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
+from statshift.models.sources import file_hash, local_files
 
 FILES: dict[Path, str] = {}
 """The files of users that were imported, and what they were called by."""
+
+IMPORTED: dict[str, str] = {}
+"""What the files of users and their own imports were when they were imported, by the name of the module."""
 
 
 def import_function(target: str) -> Callable[..., Any]:
@@ -28,7 +32,7 @@ def import_function(target: str) -> Callable[..., Any]:
     place, _, name = target.rpartition(":")
     if not place or not name.isidentifier():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION, but got 'py:{target}'.")
-    module = _import_file(Path(place).expanduser(), place) if place.endswith(".py") else _import_module(place)
+    module = _module_of(place)
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
@@ -82,13 +86,10 @@ def error_text(error: BaseException) -> str | None:
     return "\n".join([f"error in {frames[-1][0]}: {what}", *lines])
 
 
-def source_hash(thing: object) -> str | None:
-    """Return 16 hexadecimal characters of SHA-256 over the file that defines a function or class, or None."""
-    try:
-        path = inspect.getsourcefile(thing)  # type: ignore[arg-type]  # raises TypeError for what it does not take
-        return None if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    except (TypeError, OSError):
-        return None
+def target_hash(target: str) -> str | None:
+    """Return `file_hash` of the file that `FILE_OR_MODULE:FUNCTION` names, which is imported; None if it has none."""
+    path = _module_of(target.rpartition(":")[0]).__file__
+    return file_hash(Path(path)) if path is not None and path.endswith(".py") else None
 
 
 def _named(filename: str) -> str:
@@ -104,13 +105,19 @@ def _module_name(path: Path) -> str:
     return f"statshift_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
 
 
+def _module_of(place: str) -> ModuleType:
+    return _import_file(Path(place).expanduser(), place) if place.endswith(".py") else _import_module(place)
+
+
 def _import_file(path: Path, typed: str) -> ModuleType:
     if not path.is_file():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION to name a file, but {path} is not a file.")
     FILES[path.resolve()] = typed
     name = _module_name(path)
     if name in sys.modules:
-        return sys.modules[name]
+        if IMPORTED.get(name) == file_hash(path):
+            return sys.modules[name]
+        _forget(name, path)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the suffix is .py
     assert spec.loader is not None
@@ -118,14 +125,27 @@ def _import_file(path: Path, typed: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     folder = str(path.resolve().parent)
     sys.path.insert(0, folder)
+    writing, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a file edited in the same second is read anew
     try:
         spec.loader.exec_module(module)
+        IMPORTED[name] = file_hash(path)
     except BaseException:
         del sys.modules[name]
         raise
     finally:
         sys.path.remove(folder)
+        sys.dont_write_bytecode = writing
     return module
+
+
+def _forget(name: str, path: Path) -> None:
+    """Have a file that was edited, and its own imports, imported anew."""
+    del sys.modules[name]
+    files = local_files(path)
+    for other, module in list(sys.modules.items()):
+        place = getattr(module, "__file__", None)
+        if isinstance(place, str) and other != "__main__" and Path(place).resolve() in files:
+            del sys.modules[other]
 
 
 def _import_module(name: str) -> ModuleType:

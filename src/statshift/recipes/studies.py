@@ -25,8 +25,9 @@ from statshift.measuring.measure import measure
 from statshift.models import PixelModel
 from statshift.norms.divergence import divergence
 from statshift.norms.layers import batch_norms, execution_order
-from statshift.results import settle_record, write_json_atomically
+from statshift.results import alone, settle_record, write_json_atomically
 from statshift.results.provenance import (
+    answers_of,
     describe_corruption,
     describe_data,
     describe_environment,
@@ -138,13 +139,13 @@ def _each(models: Models, setting: Setting, look: Look, plot: Callable[[dict[str
     for label, make in models.items():
         model, folder = make().to(find_device(setting.device)), setting.out / label
         data = setting.load(model)
-        folder.mkdir(parents=True, exist_ok=True)
-        settle_record(folder, _identity(model, data, setting, label, look), fresh=not (folder / FIGURES).exists())
-        if not (folder / FIGURES).exists():
-            setting.tell(label)
-            figures, detail = look(model, data, setting, label)
-            content = {"figures": figures, "images": min(IMAGES, len(data)), "detail": detail}
-            write_json_atomically(folder / FIGURES, content)
+        with alone(folder):
+            settle_record(folder, _identity(model, data, setting, label, look), fresh=not (folder / FIGURES).exists())
+            if not (folder / FIGURES).exists():
+                setting.tell(label)
+                figures, detail = look(model, data, setting, label)
+                content = {"figures": figures, "images": min(IMAGES, len(data)), "detail": detail}
+                write_json_atomically(folder / FIGURES, content)
         kept = json.loads((folder / FIGURES).read_bytes())
         details[label] = kept.pop("detail")
         found[label] = kept
@@ -158,6 +159,7 @@ def _identity(model: PixelModel, data: ImageData, setting: Setting, label: str, 
     (name,), functions = resolve(setting.shifts)
     return {
         "model": describe_model(model),
+        "answers": answers_of(model, data.shape),
         "data": describe_data(data, data.labels),
         "study": look.__name__.strip("_"),
         "shift": name,

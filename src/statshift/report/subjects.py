@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from statshift.adapting.protocols import SOURCE
-from statshift.measuring.compare import COMPARABLE
+from statshift.measuring.compare import comparable_fields, differing_fields
 from statshift.report.reading import Measured
 from statshift.report.words import short
 from statshift.results.conditions import Condition, Conditions, by_condition
@@ -151,30 +151,24 @@ def group(measured: Sequence[Measured]) -> list[Group]:
     """
     runs = [one for one in measured if one.run.rows]
     names = _models(runs)
-    keys: dict[str, list[int]] = {}
+    alike: list[list[int]] = []
     for place, one in enumerate(runs):
-        keys.setdefault(repr(comparable_fields(one.run.record)), []).append(place)
+        fitting = (them for them in alike if not any(_differing(runs[k].run.record, one.run.record) for k in them))
+        if (them := next(fitting, None)) is None:
+            alike.append([place])
+        else:
+            them.append(place)
     groups = []
-    for number, places in enumerate(keys.values()):
+    for number, places in enumerate(alike):
         subjects = tuple(
             Subject(runs[place], protocol, names[place], number, len(runs) == 1)
             for place in places
             for protocol in sorted(runs[place].summary["protocols"], key=lambda name: name != SOURCE)
         )
-        differing = _differing(runs[0].run.record, runs[places[0]].run.record)
+        differences = (_differing(runs[place].run.record, runs[places[0]].run.record) for place in alike[0])
+        differing = next(filter(None, differences), ())
         groups.append(Group(number, subjects, differing))
     return groups
-
-
-def comparable_fields(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return by dotted name what must be alike for two runs to be compared."""
-    found = {}
-    for name in COMPARABLE:
-        value: Any = record
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        found[name] = value
-    return found
 
 
 def family(shift: str) -> str:
@@ -256,7 +250,7 @@ def _made(made: Any) -> str:
 
 def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, ...]:
     there, here = comparable_fields(first), comparable_fields(other)
-    return tuple(_difference(name, here[name], there[name]) for name in COMPARABLE if here[name] != there[name])
+    return tuple(_difference(name, here[name], there[name]) for name in differing_fields(there, here))
 
 
 def _difference(name: str, here: Any, there: Any) -> str:

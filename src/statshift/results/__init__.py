@@ -1,5 +1,6 @@
 """A run on disk: what it is, its rows, and what they add up to."""
 
+from statshift._core.storage import alone as alone
 from statshift._core.storage import read_json as read_json
 from statshift._core.storage import write_bytes_atomically as write_bytes_atomically
 from statshift._core.storage import write_json_atomically as write_json_atomically

@@ -1,5 +1,6 @@
 """What goes into a record: enough to know whether two figures are of the same thing."""
 
+import math
 import platform
 import re
 from collections import Counter
@@ -13,23 +14,49 @@ import torch
 from numpy.typing import NDArray
 
 from statshift._core import processes
+from statshift._core import randomness as streams
 from statshift.data import ImageData, integers_hash
 from statshift.models import PixelModel, source_hash, weights_hash
+from statshift.norms.layers import evaluating
 from statshift.shifts.conditions import CorruptionOptions, ShiftFunction
 from statshift.shifts.corruptions import frost_source, table_for
 
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
-    """Return the model's spec and arguments, hashes of weights and of a user's file, norms and preprocessing."""
+    """Return the model's spec and arguments, hashes of weights and of a user's code, norms and preprocessing."""
     return {
         "spec": model.spec,
         "arguments": {name: repr(value) for name, value in model.arguments.items()},
-        "source_hash": source_hash(type(model.network)) if model.spec.startswith("py:") else None,
+        "source_hash": model.source_hash,
         "weights_hash": weights_hash(model.network),
         "made_by": model.made_by,
         "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
         "preprocessing": vars(model.preprocessing),
     }
+
+
+def answers_of(model: PixelModel, shape: Sequence[int]) -> list[float] | None:
+    """Return eight numbers that tell what a model answers to two images (3,H,W) of noise, always the same ones.
+
+    They are four projections of the logits of each; a model that is the same to the last weight and computes otherwise
+    has others. None stands for a model whose answers are left to chance, or are not finite. The model and the random
+    numbers are left as they were.
+    """
+    device = model.mean.device
+    images = streams.uniform(streams.keys(0, torch.arange(2), "probe"), *shape)
+    images[1] = 0.25 + images[1] / 2  # of less contrast
+    answers = []
+    with evaluating(model), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for seed, image in enumerate(images[[0, 1, 0]]):  # the first twice
+            torch.manual_seed(seed)
+            logits = model(image[None].to(device)).double().cpu().flatten()
+            places = torch.arange(1, len(logits) + 1).double()
+            answers.append(torch.stack([(wave * places).cos() @ logits for wave in range(1, 5)]) / len(logits) ** 0.5)
+    found, again = torch.cat(answers[:2]), answers[2]
+    largest = float(found.abs().max())
+    if not math.isfinite(largest) or not torch.allclose(answers[0], again, rtol=0, atol=1e-3 * largest):
+        return None
+    return [float(f"{value:.5g}") for value in found.tolist()]
 
 
 def _describe_norm(norm: Any) -> str:
@@ -54,6 +81,7 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str
         "shape": list(data.shape),
         "indices_hash": integers_hash(data.indices),
         "content_hash": data.content_hash(),
+        "bytes_hash": data.bytes_hash,
         **labelled,
         "preprocessing": data.preprocessing,
         "counts": data.counts,

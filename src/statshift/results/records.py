@@ -2,11 +2,12 @@
 
 import json
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from statshift._core.errors import InputError
+from statshift._core.identity import differing, flat
 from statshift._core.storage import write_json_atomically
 
 FREE = ("environment", "model.made_by")
@@ -47,34 +48,31 @@ def settle_record(directory: Path, record: Mapping[str, Any], *, fresh: bool = F
         write_json_atomically(path, new)
         return new
     kept = read_record(directory)
-    _require_same(directory, dict(_identity(kept)), dict(_identity(new)))
+    _require_same(directory, _identity(kept), _identity(new))
     merged = kept | {name: _union(directory, kept.get(name), new.get(name)) for name in GROWING if name in kept | new}
     if merged != kept:
         write_json_atomically(path, merged)
     return merged
 
 
-def _identity(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every field of the identity; an absent one counts as None."""
-    for key, value in record.items():
-        name = prefix + key
-        if name in FREE or name in GROWING:
-            continue
-        if isinstance(value, dict):
-            yield from _identity(value, f"{name}.")
-        else:
-            yield name, value
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the identity by their dotted names."""
+    return {
+        name: value
+        for name, value in flat(record).items()
+        if not any(name == other or name.startswith(f"{other}.") for other in (*FREE, *GROWING))
+    }
 
 
 def _require_same(directory: Path, there: dict[str, Any], now: dict[str, Any]) -> None:
-    differing = [
-        f"`{name}`: {reprlib.repr(there.get(name))} in the directory, {reprlib.repr(now.get(name))} now"
-        for name in there | now
-        if there.get(name) != now.get(name)
-    ]
-    if differing:
-        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise InputError(f"{directory} holds another run ({'; '.join(differing[:3])}{more}): choose another directory.")
+    names = differing(there, now)
+    if names:
+        told = "; ".join(
+            f"`{name}`: {reprlib.repr(there.get(name))} in the directory, {reprlib.repr(now.get(name))} now"
+            for name in names[:3]
+        )
+        more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
+        raise InputError(f"{directory} holds another run ({told}{more}): choose another directory.")
 
 
 def _union(directory: Path, kept: Any, new: Any) -> Any:
@@ -84,5 +82,5 @@ def _union(directory: Path, kept: Any, new: Any) -> Any:
     if isinstance(kept, list):
         return kept + [item for item in new if item not in kept]
     for name in kept.keys() & new.keys():
-        _require_same(directory, dict(_identity(kept[name], f"{name}.")), dict(_identity(new[name], f"{name}.")))
+        _require_same(directory, flat({name: kept[name]}), flat({name: new[name]}))
     return kept | new

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from statshift._core.errors import InputError
+from statshift._core.files import remove_partials
 from statshift._core.storage import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
 from statshift.results.records import read_record, settle_record
 from statshift.results.rows import Key, Row, row_key
@@ -64,6 +65,7 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
     except OSError as error:
         raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another directory.") from error
     try:
+        remove_partials(path)
         rows, lines = _read_rows(path / "rows.jsonl")
         settled = settle_record(path, record, fresh=not rows)
         if not rows:  # what an earlier record left is of another run
