@@ -69,8 +69,10 @@ def load_model(
     model = PixelModel(network, preprocessing, spec=_name(spec), num_classes=num_classes, arguments=args)
     if weights is not None:
         model.mark(read_made_by(weights))
+        model.weights_file = str(weights)
     elif isinstance(spec, PixelModel):
         model.mark(spec.made_by)
+        model.weights_file = spec.weights_file
     return model if isinstance(spec, nn.Module) else model.eval()
 
 

@@ -86,6 +86,7 @@ class PixelModel(nn.Module):
         arguments: what it was built with, for a record.
 
     Attributes:
+        weights_file: the checkpoint that `load_model` loaded, where it was given one.
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
             drew them.
     """
@@ -109,6 +110,7 @@ class PixelModel(nn.Module):
         self.num_classes = num_classes
         self.arguments = dict(arguments or {})
         self.random_weights: str | None = None
+        self.weights_file: str | None = None
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
