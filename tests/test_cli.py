@@ -458,7 +458,7 @@ def test_the_table_shows_the_summary(measured, tmp_path):
         (line,) = [line for line in done.out.splitlines() if line.startswith(name)]
         found = source["per_shift"][name]
         assert line.split()[1:] == [f"{100 * value:.1f}" for value in (*found["by_severity"], found["accuracy"])]
-    assert "10 of them" in done.out
+    assert "they need all 75 conditions; 10 were measured." in done.out
     assert str(tmp_path / "run") in done.out
 
 

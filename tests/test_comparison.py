@@ -7,7 +7,8 @@ from scipy import stats
 from statshift._core.errors import InputError
 from statshift.measuring.compare import Difference, compare
 from statshift.metrics.classification import ALEXNET
-from statshift.results import RunResult, open_run
+from statshift.metrics.uncertainty import mcnemar, paired_interval, paired_test
+from statshift.results import RunResult, open_run, restrict
 from synthetic_runs import COMMON, benchmark_rows, per_image, synthetic_record, synthetic_row
 
 
@@ -51,25 +52,22 @@ def test_p_values_are_adjusted_over_all_conditions(runs):
         assert condition.adjusted_p_value == pytest.approx(running)
 
 
-def test_the_means_are_bootstrapped_over_images_shared_by_both_runs(runs):
-    comparison = compare(*runs, table="cifar10", seed=3)
+def test_the_intervals_of_means_are_over_images_shared_by_both_runs(runs):
+    comparison = compare(*runs, table="cifar10")
     wrong = [{(r["shift"], r["severity"]): ~per_image(r) for r in run.rows} for run in runs]
-
-    def figures(images):
-        by_run = []
-        for one in wrong:
-            errors = {c: np.mean([one[c, s][images].mean() for s in range(1, 6)]) for c in COMMON}
-            mce = np.mean([errors[c] / ALEXNET["cifar10"][c] for c in COMMON])
-            by_run.append((1 - np.mean(list(errors.values())), mce))
-        return np.array(by_run)
-
-    generator = np.random.default_rng(3)
-    draws = np.array([figures(generator.integers(50, size=50)) for _ in range(1000)])
-    low, high = np.quantile(draws[:, 1] - draws[:, 0], [0.025, 0.975], axis=0)
-    point = figures(np.arange(50))
-    for i, got in enumerate((comparison.mean_accuracy, comparison.mce)):
-        assert (got.first, got.second) == pytest.approx(tuple(point[:, i]))
-        assert (got.low, got.high) == pytest.approx((low[i], high[i]))
+    by_image = []
+    for one in wrong:
+        errors = np.array([[one[c, s] for s in range(1, 6)] for c in COMMON]).mean(1)
+        alexnet = np.array([ALEXNET["cifar10"][c] for c in COMMON])
+        by_image.append((1 - errors.mean(0), (errors / alexnet[:, None]).mean(0)))
+    for place, got in enumerate((comparison.mean_accuracy, comparison.mce)):
+        before, after = (side[place] for side in by_image)
+        assert (got.first, got.second) == pytest.approx((before.mean(), after.mean()))
+        differences = after - before
+        added = np.sqrt(np.mean(differences[np.abs(differences) > 1e-9] ** 2))
+        more = np.concatenate([differences, [added, -added]])  # an image that loses and one that gains
+        half = stats.norm.ppf(0.975) * more.std() / np.sqrt(len(more))
+        assert (got.low, got.high) == pytest.approx((more.mean() - half, more.mean() + half))
     assert comparison.mean_accuracy.low > 0
     assert comparison.mce.high < 0
 
@@ -77,9 +75,46 @@ def test_the_means_are_bootstrapped_over_images_shared_by_both_runs(runs):
 def test_a_run_does_not_differ_from_itself(runs):
     comparison = compare(runs[0], runs[0], table="imagenet")
     assert all(condition.adjusted_p_value == 1 for condition in comparison.conditions)
-    assert all(condition.accuracy.difference == 0 for condition in comparison.conditions)
-    for overall in (comparison.mean_accuracy, comparison.mce):
-        assert (overall.difference, overall.low, overall.high) == (0, 0, 0)
+    widths = {round(one.accuracy.high - one.accuracy.low, 12) for one in comparison.conditions}
+    assert widths == {round(2 * stats.norm.ppf(0.975) * np.sqrt(2) / 52, 12)}  # Bonett & Price's, of no discordant one
+    mean = comparison.mean_accuracy
+    assert (mean.difference, mean.low) == (0, -mean.high)
+    assert round(mean.high - mean.low, 12) in widths
+    assert comparison.mce.low < comparison.mce.difference == 0 < comparison.mce.high
+
+
+def test_one_condition_as_a_mean_has_the_interval_of_the_condition(tmp_path):
+    """Also where images were left out to adapt on: those have no value."""
+    rows = [synthetic_row("fog", 3, 0.4), synthetic_row("fog", 3, 0.6, seed=1, protocol="replace")]
+    run = run_of(tmp_path, [rows[0], restricted(rows[1], range(20))])
+    found = compare(run, run, protocols=("source", "replace"))
+    assert found.images == 30
+    assert found.measured_over == "mean of fog at severity 3"
+    (condition,) = found.conditions
+    assert vars(found.measured_mean) == pytest.approx(vars(condition.accuracy), abs=1e-12)
+    before, after = (per_image(row)[20:] for row in rows)
+    assert condition.accuracy.first == pytest.approx(before.mean())
+    assert (condition.accuracy.low, condition.accuracy.high) == pytest.approx(paired_interval(before, after))
+
+
+def restricted(row, left_out):
+    return row | restrict(row, left_out) | {"adapted_on": list(left_out)}
+
+
+def test_several_draws_are_one_value_an_image(tmp_path):
+    draws = [synthetic_row("fog", 3, 0.7, seed=n, protocol="replace", draw=n) for n in range(3)]
+    draws = [row | {"adapted_on": []} for row in draws]
+    source = synthetic_row("fog", 3, 0.5, seed=9)
+    run = run_of(tmp_path, [source, *draws])
+    (condition,) = compare(run, run, protocols=("source", "replace")).conditions
+    before, after = per_image(source) * 1.0, np.mean([per_image(row) for row in draws], 0)
+    assert condition.p_value == pytest.approx(paired_test(before, after))
+    assert (condition.accuracy.low, condition.accuracy.high) == pytest.approx(paired_interval(before, after))
+    pooled = mcnemar(np.tile(per_image(source), 3), np.concatenate([per_image(row) for row in draws]))
+    assert (condition.only_first, condition.only_second) == pooled[:2]
+    assert condition.p_value > pooled[2]
+    (one,) = compare(run_of(tmp_path, [source, draws[0]]), run, protocols=("source", "source")).conditions
+    assert one.p_value == 1
 
 
 def test_only_shared_conditions_are_compared(runs):

@@ -43,7 +43,7 @@ from statshift.recipes import (
     recipe,
 )
 from statshift.recipes.running import run_recipe
-from statshift.results.summary import BENCHMARK
+from statshift.results.means import BENCHMARK
 from statshift.shifts.conditions import CorruptionOptions
 from statshift.shifts.corruptions import corrupt
 

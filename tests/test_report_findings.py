@@ -1,14 +1,21 @@
 """What a report warns of and advises, each where the numbers carry it and not where they do not."""
 
 import shlex
+import warnings
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from report_runs import BENCHMARK, COMMON, IMAGES, adapted_run, better, draw, record_of, rows_of, worse, write_run
+from statshift.cli import app
 from statshift.report import build
 from statshift.report.advice import images_for
 
+PARSER = get_command(app)
 FEW = [("clean", 0), ("fog", 3), ("gaussian_noise", 3), ("contrast", 3)]
 FEW_RECORD = {"shifts": ["clean", "fog", "gaussian_noise", "contrast"], "severities": [3]}
 SOLID = 1200
@@ -37,7 +44,11 @@ def advice_of(path):
 
 
 def command_in(text):
-    return shlex.split(text.partition("Run: ")[2])
+    """Return the words of the command advised, which the real parser takes."""
+    words = shlex.split(text.partition("Run: ")[2])
+    name, command, rest = PARSER.resolve_command(PARSER.make_context("statshift", ["layers"]), words[1:])
+    command.make_context(name, list(rest))
+    return words
 
 
 def one_with(texts, *parts):
@@ -85,7 +96,7 @@ def test_rectifying_is_tried_where_accuracy_falls_and_there_is_batch_norm(tmp_pa
 def test_a_protocol_that_gains_and_loses_nowhere_is_advised(tmp_path):
     source = source_of()
     run = adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, record=solid(), draws=2)
-    text = one_with(advice_of(run), "Rectify resnet20 by auto", "surely loses nowhere")
+    text = one_with(advice_of(run), "Rectify resnet20 by auto", "no condition is significantly worse")
     assert command_in(text)[:2] == ["statshift", "rectify"]
     assert command_in(text)[-4:] == ["--protocol", "auto", "--out", "rectified.safetensors"]
     assert none_with(advice_of(run), "Keep ")
@@ -96,7 +107,7 @@ def test_a_protocol_that_loses_somewhere_is_for_while_the_shift_lasts(tmp_path):
     source = source_of()
     replaced = better(source, 0.6) | {("clean", 0): worse(source, 0.2)["clean", 0]}
     texts = advice_of(adapted_run(tmp_path / "run", source, {"replace": replaced}, record=solid()))
-    one_with(texts, "Rectify resnet20 by replace only while a shift lasts", "surely loses under clean (-")
+    one_with(texts, "Rectify resnet20 by replace only while a shift lasts", "is significantly worse under clean (-")
     cost = one_with(texts, "Keep replace away from unshifted images: on clean ones it costs ")
     before, after = (np.delete(one["clean", 0], LEFT_OUT) for one in (source, replaced))
     assert f"it costs {100 * (before.mean() - after.mean()):.1f} points [" in cost
@@ -110,7 +121,7 @@ def test_of_protocols_that_are_level_the_one_that_loses_nowhere_is_advised(tmp_p
     replaced = better(source, 0.51) | {("clean", 0): worse(source, 0.1)["clean", 0]}
     texts = advice_of(adapted_run(tmp_path / "run", source, {"replace": replaced, "auto": auto}, record=solid()))
     one_with(texts, "Rectify resnet20 by auto:")
-    one_with(texts, "Keep replace away", "auto does not surely")
+    one_with(texts, "Keep replace away", "auto does not, significantly")
 
 
 @pytest.mark.parametrize(("share", "said"), [(0.2, "Do not rectify"), (0.0, "is not worth it so far")])
@@ -197,7 +208,7 @@ def test_a_run_cut_off_is_reported_and_to_be_finished(tmp_path):
     one_with(page.warnings, "30 of 152 rows are there")
     text = one_with(page.advice, "Finish resnet20: 30 of 152 rows")
     assert command_in(text)[-6:] == ["--rectify", "auto", "--samples", "16", "--out", str(run)]
-    assert page.verdicts[0].figures[1].label == "mean of 6 shifts"
+    assert page.verdicts[0].figures[1].label == "mean of 29 of the 75 common conditions"
     whole = build(write_run(tmp_path / "whole", record_of(), rows))
     assert none_with(whole.warnings, "rows are there")
 
@@ -208,9 +219,9 @@ def test_the_best_of_several_models_is_named_with_those_that_are_level(tmp_path)
     first = write_run(tmp_path / "first", record_of(), rows_of(source))
     good = better(source, 0.4)
     second = adapted_run(tmp_path / "second", good, {"auto": better(good, 0.02)}, record=record_of(model=model))
-    text = one_with(build([first, second]).advice, "Of what was compared take AdvBN", " above the original")
-    assert "Not surely worse" in text
-    assert none_with(build([second, first]).advice, "take original")
+    text = one_with(build([first, second]).advice, "Best choice: AdvBN", " above the original")
+    assert "Statistically tied" in text
+    assert none_with(build([second, first]).advice, "Best choice: original")
     assert len(build([first, second]).advice) <= 5
 
 
@@ -287,3 +298,109 @@ def test_the_benchmark_needs_no_option_for_its_shifts(tmp_path):
     record = record_of(shifts=["clean", *COMMON, "mine", "pgd-linf:1/255"], functions={"mine": "hash:mine"})
     words = command_in(one_with(advice_of(write_run(tmp_path / "b", record, rows_of(source))), "Try rectifying"))
     assert words[words.index("--shifts") + 1] == "clean,common,pgd-linf:1/255"
+
+
+def run(words):
+    torch.manual_seed(0)  # weights drawn at random, which are near chance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.fixture(scope="module")
+def measured_folder(tmp_path_factory):
+    """A run over a folder of 12 images of two classes that a file maps to the model's 7 and 2."""
+    root = tmp_path_factory.mktemp("mapped")
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 40, 36, 3), np.uint8)
+    for place, image in enumerate(pixels):
+        folder = root / "images" / f"n{place % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place}.png")
+    (root / "map.txt").write_text("n0 7\nn1 2\n")
+    words = ["measure", "--model", "cifar:resnet20", "--data", f"folder:{root / 'images'}", "--out", str(root / "run")]
+    options = ["--class-map", str(root / "map.txt"), "--mean", "0.4,0.4,0.4", "--resize", "36", "--crop", "32"]
+    limited = ["--interpolation", "bicubic", "--limit", "8", "--device", "cpu", "--seed", "3", "--skip-bad"]
+    run([*words, *options, *limited, "--shifts", "clean,brightness", "--severities", "3"])
+    return root
+
+
+def test_commands_repeat_every_option_that_matters_and_run(measured_folder):
+    (first, more) = [text for text in advice_of(measured_folder / "run") if "Run: statshift measure" in text]
+    for text, limit in ((first, "8"), (more, None)):
+        words = command_in(text)
+        told = {word: value for word, value in zip(words, [*words[1:], ""], strict=True) if word.startswith("--")}
+        assert "--skip-bad" in told
+        assert told["--class-map"] == str(measured_folder / "map.txt")
+        assert (told["--mean"], told["--resize"], told["--crop"]) == ("0.4,0.4,0.4", "36", "32")
+        assert (told["--interpolation"], told["--severities"], told["--seed"]) == ("bicubic", "3", "3")
+        assert told.get("--limit") == limit  # of all 12 there is no need of one
+        assert "--weights" not in words
+    assert "there are 12" in more
+    run([*command_in(more)[1:], "--device", "cpu"])
+    page = build(measured_folder / "run-more")
+    assert page.verdicts[0].subject == "source"
+    one_with(page.advice, "Measure on more images", "these are all there are: add some.")
+    assert none_with(page.advice, "Measure on more images", "Run: ")
+
+
+def test_pictures_name_mapped_classes_by_their_folders(measured_folder):
+    (pictures,) = [
+        block for one in build(measured_folder / "run").sections if one.name == "images" for block in one.blocks[:1]
+    ]
+    assert pictures.title == "Images under shift, and the predictions"
+    assert {one.truth for one in pictures.pictures} == {"n0", "n1"}
+
+
+def test_a_column_of_means_is_over_the_same_conditions_in_every_row(tmp_path):
+    """One run of 15 corruptions and one of two: only what both have is averaged and compared."""
+    conditions = [("clean", 0), *((name, 3) for name in COMMON)]
+    accuracy = dict.fromkeys(conditions, 0.5) | {("clean", 0): 0.9, ("fog", 3): 0.8, ("snow", 3): 0.6}
+    all_bits = even(accuracy)
+    few = {one: all_bits[one] for one in [("clean", 0), ("fog", 3), ("snow", 3)]}
+    first = write_run(tmp_path / "first", solid(shifts=["clean", *COMMON]), rows_of(all_bits))
+    record = solid(shifts=["clean", "fog", "snow"], model={"weights_hash": "b"})
+    second = write_run(tmp_path / "second", record, rows_of(better(few, 0.5)))
+    page = build([first, second])
+    names = {figure.label for one in page.verdicts for figure in one.figures}
+    assert names == {"clean accuracy", "mean of snow, fog at severity 3"}
+    values = [one.figures[1].value for one in page.verdicts]
+    mean = np.mean([better(few, 0.5)[name, 3].mean() for name in ("fog", "snow")])
+    assert values == pytest.approx([0.7, mean])
+    assert "in the mean of snow, fog at severity 3 on the same images" in page.verdicts[1].sentence
+    third = write_run(
+        tmp_path / "third",
+        solid(shifts=["frost"], model={"weights_hash": "c"}),
+        rows_of({("frost", 3): all_bits["fog", 3]}),
+    )
+    alone = build([second, third])
+    assert {figure.label for one in alone.verdicts for figure in one.figures} == {"clean accuracy"}
+
+
+def test_no_mean_is_over_shifts_of_several_families(tmp_path):
+    bits = even({("clean", 0): 0.9, ("fog", 3): 0.8, ("saturate", 3): 0.6, ("night", 0): 0.3, ("rain", 0): 0.4})
+    page = build(write_run(tmp_path / "a", solid(shifts=[name for name, _ in bits]), rows_of(bits)))
+    assert page.headline == "Shift takes resnet20 from 90.0 % to 80.0 % (mean of fog at severity 3)."
+    own = {one: right for one, right in bits.items() if one[0] in ("clean", "night", "rain")}
+    page = build(write_run(tmp_path / "b", solid(shifts=[name for name, _ in own]), rows_of(own)))
+    assert page.headline == (
+        "resnet20 gets 90.0 % of the clean images right, and from 30.0 to 40.0 % under 2 shifts, which no mean can be "
+        "over."
+    )
+
+
+def test_the_star_says_where_a_higher_one_is_tied(tmp_path):
+    source = source_of()
+    auto = better(source, 0.5)
+    replaced = better(source, 0.51) | {("clean", 0): worse(source, 0.1)["clean", 0]}
+    page = build(adapted_run(tmp_path / "run", source, {"replace": replaced, "auto": auto}, record=solid()))
+    means = {one.subject: one.figures[1].value for one in page.verdicts}
+    assert means["replace"] > means["auto"]
+    assert [(one.subject, one.choice) for one in page.verdicts if one.best] == [("auto", "simplest of the best")]
+
+
+def test_what_the_source_has_on_the_images_adapted_to_stands_beside(tmp_path):
+    source = source_of()
+    page = build(adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, record=solid()))
+    before = np.mean([np.delete(source[one], LEFT_OUT).mean() for one in FEW[1:]])
+    assert f"(1,168, of which the source has {100 * before:.1f} % right)" in page.verdicts[1].sentence

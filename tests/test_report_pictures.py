@@ -254,7 +254,7 @@ def test_a_run_that_measure_made_is_shown_as_its_rows_say(tmp_path):
         told[source.right] += 1
         assert decoded(picture.source).shape == (32, 32, 3)
     assert sum(told.values()) == len(pictures) >= 3
-    assert page.verdicts[0].figures[1].label == "mean of 1 shift"
+    assert page.verdicts[0].figures[1].label == "mean of fog at severities 1, 3 and 5"
     expected = np.mean([rows["source", "fog", level]["correct"] / 60 for level in (1, 3, 5)])
     assert page.verdicts[0].figures[1].value == pytest.approx(expected)
     layers = json.loads((tmp_path / "run" / "layers.json").read_text())

@@ -13,8 +13,11 @@ from scipy import stats
 
 from statshift._core.errors import InputError
 from statshift._core.storage import append_line
+from statshift.measuring.compare import compare
 from statshift.metrics.classification import ALEXNET, ALEXNET_CLEAN, ImageStatistics, image_statistics
+from statshift.metrics.uncertainty import mean_interval
 from statshift.results import (
+    RunResult,
     baseline_errors,
     bits,
     find_runs,
@@ -25,6 +28,7 @@ from statshift.results import (
     summarise,
     write_json_atomically,
 )
+from statshift.results.means import mean_name
 from synthetic_runs import (
     CLASSES,
     COMMON,
@@ -398,19 +402,70 @@ def test_the_summary_is_what_loops_over_the_bits_give():
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
-def test_the_means_intervals_resample_images_across_all_conditions():
+def test_the_means_intervals_are_wilsons_of_what_the_images_are_worth():
     rows = benchmark_rows()
-    source = summarise(rows, table="cifar10", seed=4)["protocols"]["source"]
+    source = summarise(rows, table="cifar10")["protocols"]["source"]
     wrong = {(row["shift"], row["severity"]): ~per_image(row) for row in rows}
-    generator, accuracies, mces = np.random.default_rng(4), [], []
-    for _ in range(1000):
-        images = generator.integers(50, size=50)
-        errors = {c: np.mean([wrong[c, s][images].mean() for s in range(1, 6)]) for c in COMMON}
-        accuracies.append(1 - np.mean(list(errors.values())))
-        mces.append(np.mean([errors[c] / ALEXNET["cifar10"][c] for c in COMMON]))
-    assert source["mean_interval"] == pytest.approx(np.quantile(accuracies, [0.025, 0.975]).tolist())
-    assert source["mce_interval"] == pytest.approx(np.quantile(mces, [0.025, 0.975]).tolist())
+    errors = np.array([[wrong[c, s] for s in range(1, 6)] for c in COMMON]).mean(1)
+    alexnet = np.array([ALEXNET["cifar10"][c] for c in COMMON])[:, None]
+    t, z = stats.t.ppf(0.975, 49), stats.norm.ppf(0.975)
+    for name, values, most in (
+        ("mean_interval", 1 - errors.mean(0), 1.0),
+        ("mce_interval", (errors / alexnet).mean(0), (1 / alexnet).mean()),
+    ):
+        p = values.mean() / most
+        n = 50 * p * (1 - p) / (values / most).var(ddof=1) * (z / t) ** 2
+        centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+        ends = most * np.array([centre - half, centre + half]) / (1 + z**2 / n)
+        assert source[name] == pytest.approx(ends.tolist(), rel=1e-5)
     assert source["relative_mce"] is None
+
+
+def test_the_mean_over_what_was_measured_says_what_it_is_over():
+    rows = [row for row in benchmark_rows() if row["severity"] in (0, 3)]
+    other = synthetic_row("pgd-linf:1/255", 0, 0.0)
+    found = summarise([*rows, other, synthetic_row("speckle_noise", 3, 0.1)], table="cifar10")["protocols"]["source"]
+    assert (found["mean_accuracy"], found["mce"]) == (None, None)
+    assert found["mean_over"] == {"conditions": 15, "of": 75}
+    mean = found["measured_mean"]
+    assert (mean["over"], mean["conditions"]) == ("mean of the 15 at severity 3", 15)
+    bits = np.array([per_image(row) for row in rows if row["shift"] != "clean"])
+    assert mean["accuracy"] == pytest.approx(bits.mean())
+    assert mean["interval"] == pytest.approx(mean_interval(bits.mean(0)))
+    assert summarise(benchmark_rows())["protocols"]["source"]["measured_mean"] is None
+    assert summarise([other])["protocols"]["source"]["measured_mean"] is None
+
+
+def test_the_gain_over_what_was_measured_is_that_of_compare(tmp_path):
+    source = [row for row in benchmark_rows() if row["severity"] in (0, 3)]
+    adapted = [
+        row | {"paired_source": before, "adapted_on": []}
+        for row, before in zip(
+            [row for row in benchmark_rows(0.7, seed=1, protocol="auto") if row["severity"] in (0, 3)],
+            source,
+            strict=True,
+        )
+    ]
+    run = RunResult(tmp_path, synthetic_record(), [*source, *adapted])
+    found = compare(run, run, protocols=("source", "auto"))
+    gain = summarise(run.rows)["protocols"]["auto"]["measured_mean"]["gain"]
+    assert found.measured_over == "mean of the 15 at severity 3"
+    assert gain["accuracy"] == pytest.approx(found.measured_mean.difference)
+    assert gain["interval"] == pytest.approx([found.measured_mean.low, found.measured_mean.high])
+
+
+@pytest.mark.parametrize(
+    ("conditions", "name"),
+    [
+        ([("fog", 3)], "mean of fog at severity 3"),
+        ([(c, s) for c in COMMON for s in (1, 3)], "mean of the 15 at severities 1 and 3"),
+        ([(c, s) for c in COMMON[:4] for s in range(1, 6)], "mean of 4 corruptions at severities 1 to 5"),
+        ([("fog", 1), ("fog", 2), ("snow", 1)], "mean of 3 of the 75 common conditions"),
+        ([("night", 0)], "mean of night"),
+    ],
+)
+def test_a_means_name_says_what_it_is_over(conditions, name):
+    assert mean_name(conditions) == name
 
 
 def test_fewer_conditions_make_no_mean():

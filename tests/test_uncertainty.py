@@ -3,7 +3,16 @@ import pytest
 from scipy import stats
 
 from statshift._core.errors import InputError
-from statshift.metrics.uncertainty import bootstrap_interval, holm, mcnemar, paired_interval, wilson_interval
+from statshift.metrics.uncertainty import (
+    _t_quantile,
+    bootstrap_interval,
+    holm,
+    mcnemar,
+    mean_interval,
+    paired_interval,
+    paired_test,
+    wilson_interval,
+)
 
 
 def paired(both, only_first, only_second, neither):
@@ -57,8 +66,64 @@ def test_bootstrap_of_conditions_equals_resampling_the_images_of_all_of_them():
     for _ in range(200):
         images = resampler.integers(40, size=40)
         estimates.append(sum(w * bits[c, images].mean() for c, w in enumerate(weights)))
-    expected = np.quantile(estimates, [0.05, 0.95])
-    assert bootstrap_interval(weights @ bits, draws=200, seed=3, level=0.9) == pytest.approx(tuple(expected))
+    tail = stats.norm.cdf(np.sqrt(40 / 39) * stats.t.ppf(0.05, 39))  # further out, as Hesterberg has it
+    expected = np.quantile(estimates, [tail, 1 - tail])
+    assert bootstrap_interval(weights @ bits, draws=200, seed=3, level=0.9) == pytest.approx(tuple(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.7, 0.9, 0.97])
+def test_the_interval_of_a_mean_covers_at_20_images(share):
+    right = np.random.default_rng(0).binomial(20, share, 4000)
+    ends = np.array([mean_interval(np.arange(20) < count) for count in range(21)])
+    for count in range(21):
+        assert ends[count] == pytest.approx(np.array(wilson_interval(count, 20)))
+    covered = np.mean([ends[count][0] <= share <= ends[count][1] for count in right])
+    assert 0.945 <= covered <= 0.985
+
+
+def test_the_interval_of_a_mean_over_conditions_covers_at_20_images():
+    """Fifteen conditions share their images, of which some are hard; the plain percentiles cover less."""
+    generator = np.random.default_rng(1)
+    hits = {"mean": 0, "plain": 0}
+    resampled = generator.integers(20, size=(400, 20))
+    for _ in range(1500):
+        values = generator.binomial(15, 0.7 + 0.1 * generator.choice([-1, 1], 20)) / 15
+        low, high = mean_interval(values)
+        hits["mean"] += low <= 0.7 <= high
+        low, high = np.quantile(values[resampled].mean(1), [0.025, 0.975])
+        hits["plain"] += low <= 0.7 <= high
+    assert 0.94 <= hits["mean"] / 1500 <= 0.97
+    assert hits["plain"] / 1500 < 0.935
+
+
+def test_the_expanded_percentiles_cover_at_20_images():
+    generator = np.random.default_rng(2)
+    values = generator.binomial(20, 0.7, (2000, 20)) / 20
+    low, high = bootstrap_interval(values)
+    assert 0.935 <= np.mean((low <= 0.7) & (high >= 0.7)) <= 0.96
+
+
+def test_the_quantiles_are_students():
+    for degrees in (4, 19, 99):
+        assert _t_quantile(0.95, degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
+
+
+@pytest.mark.parametrize("images", [20, 200])
+def test_several_draws_without_a_difference_are_marked_as_often_as_said(images):
+    """Ten draws of two models that err on the same images alike; pooled draws would be marked far more often."""
+    generator = np.random.default_rng(3)
+    marked = pooled = 0
+    for _ in range(1000):
+        hard = generator.random((images, 1))
+        own = [np.where(generator.random((images, 1)) < 0.9, generator.random((images, 1)), 2.0) for _ in range(2)]
+        first, second = (np.where(fixed < 2, fixed, generator.random((images, 10))) > hard for fixed in own)
+        p_value = paired_test(first.mean(1), second.mean(1))
+        low, high = paired_interval(first.mean(1), second.mean(1))
+        assert (p_value < 0.05) == (low > 0 or high < 0)
+        marked += p_value < 0.05
+        pooled += mcnemar(first.ravel(), second.ravel())[2] < 0.05
+    assert 0.025 <= marked / 1000 <= 0.065
+    assert pooled / 1000 > 0.4
 
 
 def test_bootstrap_is_as_wide_as_theory_says():

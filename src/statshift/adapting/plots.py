@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from statshift.norms.divergence import Divergence
 
 Array = NDArray[np.float64]
 
+_TITLE = 80
+"""Characters of a title's line that the narrowest figure has room for."""
+
 
 def plot_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     """Draw each layer's shift beside its noise."""
@@ -21,7 +25,7 @@ def plot_diagnosis(diagnosis: Diagnosis, path: str | Path) -> None:
     axes.plot(layers, diagnosis.shift, "o-", label="observed")
     axes.plot(layers, diagnosis.noise, "--", label=f"without a shift ({diagnosis.images} images)")
     axes.set(xlabel="norm layer, in execution order", ylabel="distance from stored (deviations)", ylim=(0, None))
-    axes.set_title(diagnosis.sentence, fontsize=8)
+    axes.set_title("\n".join(wrap(diagnosis.sentence, _TITLE)), fontsize=8)
     axes.legend(frameon=False)
     _save(figure, path)
 

@@ -10,7 +10,6 @@ from dataclasses import fields, is_dataclass
 from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TextIO
 
 import numpy as np
@@ -244,27 +243,33 @@ def _gains(protocols: dict[str, Any]) -> Iterator[str]:
     adapted = {name: one for name, one in protocols.items() if "paired_source" in one}
     if not adapted:
         return
-    rows = [["protocol", "draws", "clean", "mean", "gain: clean", "mean", "95 % interval", "least"]]
+    over = list(dict.fromkeys(name for one in adapted.values() if (name := _mean_and_gain(one)[2])))
+    head = ["protocol", "images", "draws", "clean: source", "adapted", "gain"]
+    rows = [[*head, "mean: source", "adapted", "gain", "95 % interval", "least gain"]]
     for name, one in adapted.items():
-        source, gain = one["paired_source"], one["gain"]
-        clean = None if one["clean_accuracy"] is None else one["clean_accuracy"] - source["clean_accuracy"]
-        mean = _mean_of_shifts(one)
+        source = one["paired_source"]
+        mean, gain, _ = _mean_and_gain(one)
+        value = gain and next(iter(gain.values()))
+        clean = one["clean_accuracy"], source["clean_accuracy"]
         rows.append(
             [
-                name,
-                str(one["draws"]),
-                _percent(one["clean_accuracy"]),
-                _percent(mean),
-                _percent(clean, "+"),
-                _percent(None if mean is None else mean - _mean_of_shifts(source), "+"),
-                _signed(*gain["interval"]) if gain else "-",
-                _least(one, source),
+                *(name, str(one["images"]), str(one["draws"])),
+                *(_percent(clean[1]), _percent(clean[0])),
+                _percent(None if None in clean else clean[0] - clean[1], "+"),
+                *(_percent(None if mean is None else mean - value), _percent(mean), _percent(value, "+")),
+                *(_signed(*gain["interval"]) if gain else "-", _least(one, source)),
             ]
         )
-    yield (
-        "Accuracy in % of each protocol, mean over the shifts measured, and what it gains on the source over the same "
-        f"images\n\n{table(rows)}"
-    )
+    means = f"; means: {' or '.join(over)}" if over else ""
+    yield f"Accuracy in % of each protocol and of the source over the same images{means}\n\n{table(rows)}"
+
+
+def _mean_and_gain(protocol: dict[str, Any]) -> tuple[Any, Any, str]:
+    """Return a mean accuracy, its gain on the source and what it is over: all 75 conditions, or those measured."""
+    if protocol["mean_accuracy"] is not None:
+        return protocol["mean_accuracy"], protocol["gain"], "mean of 15 x 5"
+    some = protocol["measured_mean"]
+    return (some["accuracy"], some["gain"], some["over"]) if some else (None, None, "")
 
 
 def _similarities(ligs: dict[str, Any]) -> Iterator[str]:
@@ -276,13 +281,6 @@ def _similarities(ligs: dict[str, Any]) -> Iterator[str]:
             counts = [str(one["images"]), str(one["left_out"])]
             rows.append([name, f"{one['scale']:g}", f"{one['mean']:.3f}", f"{low:.3f} to {high:.3f}", *counts])
         yield f"Local Input Gradient Similarity (LIGS) of the source on the clean images\n\n{table(rows)}"
-
-
-def _mean_of_shifts(protocol: dict[str, Any]) -> Any:
-    """Return the mean accuracy over the benchmark, or else over the shifts that were measured, if any."""
-    shifts = protocol["per_shift"].values()
-    whole = protocol["mean_accuracy"]
-    return whole if whole is not None or not shifts else fmean(shift["accuracy"] for shift in shifts)
 
 
 def _least(protocol: dict[str, Any], source: dict[str, Any]) -> str:
@@ -321,11 +319,12 @@ def _protocol_text(name: str, protocol: dict[str, Any], summary: dict[str, Any])
 
 def _means(protocol: dict[str, Any], summary: dict[str, Any]) -> Iterator[str]:
     if protocol["mean_accuracy"] is None:
-        over = protocol["mean_over"]
-        if over["conditions"]:
+        some, over = protocol["measured_mean"], protocol["mean_over"]
+        if some:
+            yield f"{some['over']}  {_with_interval(some, 'accuracy', 'interval')}"
             yield (
-                f"Means and mCE are over all {over['of']} common conditions; {over['conditions']} of them "
-                f"{'is' if over['conditions'] == 1 else 'are'} measured here."
+                f"No mean accuracy or mCE: they need all {over['of']} conditions; {over['conditions']} "
+                f"{'was' if over['conditions'] == 1 else 'were'} measured."
             )
         return
     yield f"mean accuracy  {_with_interval(protocol, 'mean_accuracy', 'mean_interval')}  over the 15 x 5"
@@ -357,7 +356,7 @@ def _with_interval(found: dict[str, Any], value: str, interval: str) -> str:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """Return the table of a comparison, second less first."""
+    """Return the table of a comparison, second less first, and what it comes to."""
     rows = [["condition", "first", "second", "difference", "95 % interval", "only first", "only second", "p (Holm)"]]
     for one in comparison.conditions:
         condition = f"{one.shift} {one.severity}" if one.severity else one.shift
@@ -367,20 +366,37 @@ def comparison_text(comparison: Comparison) -> str:
                 *_difference_cells(one.accuracy),
                 str(one.only_first),
                 str(one.only_second),
-                f"{one.adjusted_p_value:.2g}" + ("*" if one.adjusted_p_value < 0.05 else ""),
+                f"{one.adjusted_p_value:.2g}" + ("*" if one.verdict else ""),
             ]
         )
     draws = max(one.draws for one in comparison.conditions)
-    repeated = f" of {draws} draws, counted together" if draws > 1 else ""
+    repeated = f", each with its mean over {draws} draws" if draws > 1 else ""
     lines = [
         f"Accuracy in % over the same {comparison.images:,} images{repeated}; differences are second less first",
         table(rows),
     ]
-    for name, figure in (("mean accuracy over the 15 x 5", comparison.mean_accuracy), ("mCE", comparison.mce)):
+    means = {"mean accuracy over the 15 x 5": comparison.mean_accuracy, "mCE": comparison.mce}
+    if comparison.measured_mean:
+        means[comparison.measured_over] = comparison.measured_mean
+    for name, figure in means.items():
         if figure is not None:
             first, second, difference, interval = _difference_cells(figure)
             lines.append(f"{name}: {first} -> {second}, difference {difference} {interval}")
-    return "\n".join(lines)
+    return "\n".join([*lines, _verdict(comparison)])
+
+
+def _verdict(comparison: Comparison) -> str:
+    """Return in a sentence whether the second is better: in the mean, and in how many conditions."""
+    counts = {
+        verdict: sum(one.verdict == verdict for one in comparison.conditions) for verdict in ("better", "worse", "")
+    }
+    told = f"significantly better in {counts['better']}, worse in {counts['worse']}, undecided in {counts['']}"
+    of = f"of {len(comparison.conditions)} {'condition' if len(comparison.conditions) == 1 else 'conditions'}"
+    mean = comparison.mean_accuracy or comparison.measured_mean
+    if mean is None:
+        return f"Verdict: the second is {told} {of}."
+    name = "better" if mean.low > 0 else "worse" if mean.high < 0 else "not significantly different"
+    return f"Verdict: the second is {name} in the mean; by condition {told} {of}."
 
 
 def _difference_cells(figure: Difference) -> list[str]:

@@ -20,7 +20,7 @@ from statshift.recipes import (
     percent,
     recipe,
 )
-from statshift.results.summary import BENCHMARK
+from statshift.results.means import BENCHMARK
 from statshift.shifts.attacks import is_attack
 from statshift.shifts.conditions import CLEAN, conditions, resolve
 

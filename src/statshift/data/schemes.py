@@ -74,8 +74,17 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
         paths=[path for path, _ in files],
         labels=indices[[label for _, label in files]],
         class_names=tuple(names) if class_map is None else None,
+        mapped_names=None if class_map is None else _mapped_names(names, indices),
         ignored=ignored,
     )
+
+
+def _mapped_names(names: list[str], indices: np.ndarray) -> dict[int, str]:
+    """Return by label the folders that are mapped to it."""
+    found: dict[int, list[str]] = {}
+    for name, label in zip(names, indices.tolist(), strict=True):
+        found.setdefault(label, []).append(name)
+    return {label: " or ".join(folders) for label, folders in found.items()}
 
 
 def npz(rest: str) -> Source:

@@ -86,12 +86,14 @@ class Source(ABC):
         place: where they lie, as an error says it.
         labels: (N,) int64, where they are known.
         class_names: by label, where they are known.
+        mapped_names: by label too, where a map of classes names some of them.
         ignored: how many files beside the images are none, by their extension.
     """
 
     place: str
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
+    mapped_names: dict[int, str] | None = None
     ignored: int = 0
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """Corrupted data on disk, in the layouts of CIFAR-C and ImageNet-C, and a contact sheet to look at."""
 
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -8,7 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from statshift._core.errors import InputError, unknown
@@ -157,18 +158,21 @@ def contact_sheet(
     clean, indices = images.float() / 255, torch.from_numpy(data.indices[positions])
     height, width = data.shape[1:]
     scale = max(1, 96 // min(height, width))
-    cell, label = (width * scale + 4, height * scale + 4), 130
-    sheet = Image.new("RGB", (label + 6 * cell[0], 18 + len(names) * cell[1]), "white")
+    cell = (width * scale + 4, height * scale + 4)
+    size = max(16, cell[1] // 8)  # px; letters that are read beside the pictures
+    font = ImageFont.load_default(size)
+    label, top = 8 + math.ceil(max(font.getlength(name) for name in names)), size + 8
+    sheet = Image.new("RGB", (label + 6 * cell[0], top + len(names) * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(["clean", *map(str, SEVERITIES)]):
-        draw.text((label + column * cell[0] + 4, 3), title, fill="black")
+        draw.text((label + column * cell[0] + 4, 3), title, fill="black", font=font)
     for row, name in enumerate(names):
-        draw.text((4, 18 + row * cell[1] + cell[1] // 2 - 6), name, fill="black")
+        draw.text((4, top + row * cell[1] + (cell[1] - size) // 2), name, fill="black", font=font)
         for column, severity in enumerate((0, *SEVERITIES)):
             condition = Condition(name, severity) if severity else Condition(CLEAN, 0)
             picture = Image.fromarray(to_bytes(apply(clean, condition, indices, options, {}))[0])
             picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
-            sheet.paste(picture, (label + column * cell[0], 18 + row * cell[1]))
+            sheet.paste(picture, (label + column * cell[0], top + row * cell[1]))
     try:
         sheet.save(path, "PNG")
     except (OSError, ValueError) as error:

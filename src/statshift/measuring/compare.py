@@ -9,17 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from statshift._core.errors import InputError, unknown
-from statshift.metrics.uncertainty import bootstrap_interval, holm, mcnemar, paired_interval
-from statshift.results import Row, RunResult, bits, everywhere, read_run, restrict
+from statshift.metrics.classification import SEVERITIES
+from statshift.metrics.uncertainty import holm, mcnemar, paired_interval, paired_test
+from statshift.results import Row, RunResult, bits, read_run, restrict
 from statshift.results.conditions import (
     Conditions,
     by_condition,
     image_errors,
+    image_means,
     mce_weights,
     mean_weights,
     missing_conditions,
 )
-from statshift.results.summary import BENCHMARK, alexnet_errors
+from statshift.results.means import BENCHMARK, chosen, mean_name
+from statshift.results.summary import alexnet_errors
+
+SIGNIFICANT = 0.05
+"""Below this adjusted p-value a difference is called one."""
 
 COMPARABLE = (
     "data.images",
@@ -48,7 +54,6 @@ def compare(
     *,
     protocols: tuple[str, str] = ("source", "source"),
     table: str | None = None,
-    seed: int = 0,
 ) -> "Comparison":
     """Compare two runs condition by condition, image by image; differences are second less first.
 
@@ -57,7 +62,6 @@ def compare(
         second: a run or its directory, over the same images under the same corruptions.
         protocols: of the first and of the second run.
         table: the AlexNet that mCE divides by: a key of `ALEXNET`; without one there is no mCE.
-        seed: of the bootstrap.
 
     Raises:
         InputError: if the runs' images or corruptions differ (the fields are named), a protocol has no rows,
@@ -67,18 +71,21 @@ def compare(
     _require_comparable(runs[0].record, runs[1].record)
     rows = [_rows_of(run, protocol) for run, protocol in zip(runs, protocols, strict=True)]
     shared = [condition for condition in rows[0] if condition in rows[1]]
-    pairs = {condition: pair for condition in shared if (pair := _pair(rows[0][condition], rows[1][condition]))}
+    pairs = {condition: pair for condition in shared if (pair := pair_rows(rows[0][condition], rows[1][condition]))}
     if not pairs:
         raise InputError(f"{runs[0].path} and {runs[1].path} share no condition: nothing to compare.")
     before = {condition: [first for first, _ in draws] for condition, draws in pairs.items()}
     after = {condition: [second for _, second in draws] for condition, draws in pairs.items()}
     complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
+    some = [] if complete else [one for one in pairs if one[0] in BENCHMARK and one[1] in SEVERITIES]
     return Comparison(
         images=next(iter(before.values()))[0]["images"],
         protocols=protocols,
-        conditions=_compare_conditions(pairs, seed),
-        mean_accuracy=_mean_accuracy(before, after, seed) if complete else None,
-        mce=_mce(before, after, divisor, seed) if complete and divisor else None,
+        conditions=_compare_conditions(pairs),
+        mean_accuracy=accuracy_difference(before, after, mean_weights(BENCHMARK)) if complete else None,
+        mce=_mce(before, after, divisor) if complete and divisor else None,
+        measured_mean=accuracy_difference(chosen(before, some)[0], *chosen(after, some)) if some else None,
+        measured_over=mean_name(some) if some else "",
     )
 
 
@@ -99,9 +106,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class ConditionComparison:
-    """One condition: accuracies, how often one run alone is right, and McNemar's test, over all draws together.
+    """One condition: accuracies, how often one run alone is right over all draws, and a paired test over images.
 
-    The test takes draws for independent; the interval, by resampling images, does not.
+    The test is McNemar's of one draw. Draws share their images and are no further evidence: of several each image has
+    one value, its mean over them, and the test is `paired_test`.
     """
 
     shift: str
@@ -114,6 +122,13 @@ class ConditionComparison:
     adjusted_p_value: float
     """By Holm's method, over all conditions compared."""
 
+    @property
+    def verdict(self) -> str:
+        """Return "better" or "worse" where the adjusted p-value is below `SIGNIFICANT`, else ""."""
+        if self.adjusted_p_value >= SIGNIFICANT:
+            return ""
+        return "better" if self.accuracy.difference > 0 else "worse"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -124,6 +139,10 @@ class Comparison:
     conditions: tuple[ConditionComparison, ...]
     mean_accuracy: Difference | None
     mce: Difference | None
+    measured_mean: Difference | None = None
+    """Of the common conditions that both measured, where these are some and not all of the 75; else None."""
+    measured_over: str = ""
+    """What it is over: "mean of the 15 at severity 3"."""
 
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -163,7 +182,7 @@ def _rows_of(run: RunResult, protocol: str) -> Conditions:
     return rows
 
 
-def _pair(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+def pair_rows(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Pair rows by draw, each over the images that both have; what draws no images goes with every draw."""
     if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
         pairs = [(a, b) for a in first for b in second]
@@ -174,40 +193,58 @@ def _pair(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
 
 
 def _compare_conditions(
-    pairs: Mapping[tuple[str, int], Sequence[tuple[Row, Row]]], seed: int
+    pairs: Mapping[tuple[str, int], Sequence[tuple[Row, Row]]],
 ) -> tuple[ConditionComparison, ...]:
-    tests = [
+    counts = [
         mcnemar(*(np.concatenate([bits(row) for row in side]) for side in zip(*draws, strict=True)))
         for draws in pairs.values()
     ]
-    adjusted = holm([p_value for _, _, p_value in tests])
+    values = [_by_image(draws) for draws in pairs.values()]
+    p_values = [
+        count[2] if len(draws) == 1 else paired_test(*sides)
+        for draws, count, sides in zip(pairs.values(), counts, values, strict=True)
+    ]
     return tuple(
-        ConditionComparison(shift, severity, len(draws), _accuracy(draws, seed), *test, adjusted_p_value)
-        for ((shift, severity), draws), test, adjusted_p_value in zip(pairs.items(), tests, adjusted, strict=True)
+        ConditionComparison(
+            shift, severity, len(draws), difference(*sides), *count[:2], p_value=p_value, adjusted_p_value=adjusted
+        )
+        for ((shift, severity), draws), sides, count, p_value, adjusted in zip(
+            pairs.items(), values, counts, p_values, holm(p_values), strict=True
+        )
     )
 
 
-def _accuracy(draws: Sequence[tuple[Row, Row]], seed: int) -> Difference:
-    """Return accuracies and their difference; over several draws, which share images, images are resampled."""
-    if len(draws) > 1:
-        first, second = (
-            np.mean([everywhere(row, bits(row)) for row in side], axis=0) for side in zip(*draws, strict=True)
-        )
-        return _difference(first, second, seed)
-    first, second = (bits(row) for row in draws[0])
-    return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second))
+def _by_image(draws: Sequence[tuple[Row, Row]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return for each side one value an image: right or wrong, or how often over the draws."""
+    first, second = (
+        image_means([(row, bits(row), 1 / len(draws)) for row in side]) for side in zip(*draws, strict=True)
+    )
+    return first, second
 
 
-def _mean_accuracy(before: Conditions, after: Conditions, seed: int) -> Difference:
-    weights = mean_weights(BENCHMARK)
-    return _difference(1 - image_errors(before, weights), 1 - image_errors(after, weights), seed)
+def accuracy_difference(before: Conditions, after: Conditions, weights: Mapping[str, float]) -> Difference:
+    """Return the difference of two mean accuracies over the same images.
+
+    Args:
+        before: rows by condition, draw by draw over the images of `after`'s.
+        after: likewise.
+        weights: of each condition of a shift, all together 1.
+    """
+    return difference(1 - image_errors(before, weights), 1 - image_errors(after, weights))
 
 
-def _mce(before: Conditions, after: Conditions, divisor: Mapping[str, float], seed: int) -> Difference:
+def _mce(before: Conditions, after: Conditions, divisor: Mapping[str, float]) -> Difference:
     weights = mce_weights(BENCHMARK, divisor)
-    return _difference(image_errors(before, weights), image_errors(after, weights), seed)
+    most = len(SEVERITIES) * sum(weights.values())
+    return difference(image_errors(before, weights), image_errors(after, weights), most)
 
 
-def _difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int) -> Difference:
-    low, high = bootstrap_interval(second - first, seed=seed)
-    return Difference(float(first.mean()), float(second.mean()), float(low), float(high))
+def difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], most: float = 1.0) -> Difference:
+    """Return the means of two values an image (N,) and what sets them apart: the one interval of every difference.
+
+    Args:
+        first: of the first run.
+        second: of the second run, the same images.
+        most: the largest difference that an image can have.
+    """
+    return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second, most=most))

@@ -66,7 +66,7 @@ class Examples:
             "positions": chosen,
             "indices": data.indices[self.positions].tolist(),
             "labels": data.labels[self.positions].tolist(),
-            "class_names": None if data.class_names is None else list(data.class_names),
+            "class_names": _names(data),
             "side": min(SIDE, max(data.shape[1:])),
             "strips": kept.get("strips", {}),
         }
@@ -92,6 +92,14 @@ class Examples:
         write_bytes_atomically(self._folder / name, content)
         self._described["strips"][str(condition)] = name
         write_json_atomically(self._folder / "examples.json", self._described)
+
+
+def _names(data: ImageData) -> list[str] | dict[str, str] | None:
+    """Return the classes' names by label, as JSON has them."""
+    if data.class_names is not None:
+        return list(data.class_names)
+    mapped = data.source.mapped_names
+    return None if mapped is None else {str(label): name for label, name in mapped.items()}
 
 
 def attempt(what: str, function: Callable[[], T]) -> T | None:

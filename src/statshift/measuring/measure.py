@@ -36,12 +36,15 @@ from statshift.results import (
     summarise,
 )
 from statshift.results.provenance import (
+    REPEATED,
     answers_of,
     describe_corruption,
     describe_data,
     describe_environment,
     describe_functions,
     describe_model,
+    describe_request,
+    places_of,
 )
 from statshift.shifts.attacks import is_attack, parse_attack
 from statshift.shifts.conditions import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
@@ -219,6 +222,19 @@ def measure(
         "protocols": {SOURCE: {}} | described,
         "seed": options.seed,
         "dtype": dtype,
+        "asked": describe_request(
+            {
+                **{name: value for name, value in (data_options or {}).items() if name in REPEATED},
+                **{name: getattr(options, name) for name in ("table", "frost")},
+                **{name: getattr(adaptation, name) for name in ("draws", "reset_every")},
+                "weights": pixel_model.weights_file,
+                "baseline": baseline,
+                "alexnet": None if alexnet == "auto" else alexnet,
+                "ligs": ",".join(dict.fromkeys(ligs)),
+                "functions": places_of(functions),
+                "available": len(first.source),
+            }
+        ),
         "environment": describe_environment(where) | {"batch_size": size, "compiled": compiled},
     }
     reference = None if baseline is None else read_baseline(baseline, record)
@@ -282,7 +298,6 @@ def measure(
             table=record["alexnet"],
             baseline=baseline_errors(reference.rows) if reference else None,
             class_counts=class_counts,
-            seed=options.seed,
         )
         similarities_found = measure_ligs(
             evaluate, first, similar, run.path / "ligs.json" if run else None, options.seed

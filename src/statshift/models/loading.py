@@ -76,8 +76,10 @@ def load_model(
     )
     if weights is not None:
         model.mark(read_made_by(weights))
+        model.weights_file = str(weights)
     elif isinstance(spec, PixelModel):
         model.mark(spec.made_by)
+        model.weights_file = spec.weights_file
     return model if isinstance(spec, nn.Module) else model.eval()
 
 

@@ -87,6 +87,7 @@ class PixelModel(nn.Module):
         source_hash: of the user's code that built it, if any, for a record.
 
     Attributes:
+        weights_file: the checkpoint that `load_model` loaded, where it was given one.
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
             drew them.
     """
@@ -112,6 +113,7 @@ class PixelModel(nn.Module):
         self.arguments = dict(arguments or {})
         self.source_hash = source_hash
         self.random_weights: str | None = None
+        self.weights_file: str | None = None
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)

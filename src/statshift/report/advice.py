@@ -6,9 +6,9 @@ from statistics import fmean
 
 from statshift.measuring.compare import Difference
 from statshift.report import commands
-from statshift.report.best import adaptations, best, preferred, ranked, surely_better
+from statshift.report.best import adaptations, best, is_better, preferred, ranked
 from statshift.report.cautions import missing, near_chance, one_draw
-from statshift.report.differences import Change, Changes, describe_sure
+from statshift.report.differences import Change, Changes, describe
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
 from statshift.report.subjects import FAMILIES, Group, Subject, family
@@ -19,7 +19,7 @@ WIDE = 0.01
 """Half an interval wider than this asks for more images."""
 
 BROKEN = 0.1
-"""An attack that surely leaves less than this share right has broken a model."""
+"""An attack that leaves less than this share right has broken a model."""
 
 DROP = 0.02
 """A fall of the accuracy under shift that is worth doing something about."""
@@ -63,31 +63,31 @@ def _check_weights(group: Group, _: Changes) -> Iterator[str]:
 
 
 def _take_the_best(group: Group, changes: Changes) -> Iterator[str]:
-    """Of several models, the best: the reference's own best protocol where no other is surely better."""
+    """Of several models, the best: the reference's own best protocol where no other is significantly better."""
     found = best(group, changes)
     if len(group.sources) < 2 or found is None or found.mean is None:
         return
     mean, cost = found.mean, found.clean.accuracy if found.clean else None
-    price = f", but on clean images it surely costs {_cost(cost)}" if cost and cost.high < 0 else ""
-    over = "over the 15 x 5" if found.whole else "over the shifts measured"
+    price = f", but on clean images it costs {_cost(cost)}" if cost and cost.high < 0 else ""
+    over = "over the 15 x 5" if found.whole else f"({found.name})"
     gained = amount(mean.low, mean.difference, mean.high)
     yield (
-        f"Of what was compared take {found.after.label}: {percent(mean.second)} mean accuracy {over}, {gained} above "
+        f"Best choice: {found.after.label}, {percent(mean.second)} mean accuracy {over}, {gained} above "
         f"{group.reference.the_model}{price}.{_level(found, group, changes)}"
     )
 
 
 def _level(found: Change, group: Group, changes: Changes) -> str:
-    """Return which of the three next are not surely worse than the best, and by how much one is higher."""
+    """Return which of the three next are statistically tied with the best, and by how much one is higher."""
     others = [one for one in ranked(group, changes) if one is not found][:3]
-    level = [one for one in others if not surely_better(found, one, changes)]
+    level = [one for one in others if not is_better(found, one, changes)]
     text = ""
     direct = changes.of(found.after, level[0].after) if level else None
     if direct and direct.mean and direct.mean.difference > 0:
         mean, lost = direct.mean, level[0].lost
-        but = "not surely" if mean.low <= 0 else f"but surely loses under {describe_sure(lost)}"
+        but = "not significantly" if mean.low <= 0 else f"but is significantly worse under {describe(lost)}"
         text = f" {level.pop(0).after.label} is higher by {amount(mean.low, mean.difference, mean.high)}, {but}."
-    return f"{text} Not surely worse: {listed([one.after.label for one in level])}." if level else text
+    return f"{text} Statistically tied: {listed([one.after.label for one in level])}." if level else text
 
 
 def _cost(found: Difference) -> str:
@@ -118,29 +118,46 @@ def _protocol(found: Change, source: Subject) -> str:
     if found.tone == "":
         return f"Rectifying {source.the_model} is not worth it so far: {name} changes the mean by {gained}."
     text = (
-        f"Rectify {source.the_model} by {name} only while a shift lasts: it gains {gained} in the mean, but surely "
-        f"loses under {describe_sure(found.lost)}."
+        f"Rectify {source.the_model} by {name} only while a shift lasts: it gains {gained} in the mean, but is "
+        f"significantly worse under {describe(found.lost)}."
         if found.lost
-        else f"Rectify {source.the_model} by {name}: it gains {gained} in the mean, and surely loses nowhere."
+        else f"Rectify {source.the_model} by {name}: it gains {gained} in the mean, and {_nowhere_worse(found)}."
     )
     protocols = source.record.get("protocols")
     described = protocols.get(found.after.protocol, {}) if isinstance(protocols, Mapping) else {}
     if described.get("kind", "layers") not in ("layers", "full"):
         return text  # nothing that could be written as weights
     protocol = commands.OWN if "function" in described else found.after.protocol
-    words = ["--data", commands.TARGET, "--protocol", protocol, "--out", "rectified.safetensors"]
-    return _then(text, commands.join("rectify", *commands.model(source.record["model"]), *words))
+    words = [
+        "--data",
+        commands.TARGET,
+        *commands.loading(source.record, labelled=False),
+        "--protocol",
+        protocol,
+        "--out",
+        "rectified.safetensors",
+    ]
+    return _then(text, commands.join("rectify", *commands.model(source.record), *words))
+
+
+def _nowhere_worse(found: Change) -> str:
+    conditions = found.comparison.conditions
+    if not found.gained:
+        return f"each of the {len(conditions)} conditions alone is undecided"
+    lowest = min(conditions, key=lambda one: one.accuracy.difference)
+    least = f"; the least is {describe([lowest])}" if lowest.accuracy.difference < 0 else ""
+    return f"no condition is significantly worse{least}"
 
 
 def _harmful(told: Sequence[Change]) -> Iterator[str]:
-    """A protocol that surely hurts clean images."""
+    """A protocol that hurts clean images."""
     for change in told:
         clean = change.clean.accuracy if change.clean else None
         if clean and clean.high < 0:
             others = [
                 one.after.protocol for one in told if one is not change and one.clean and one.clean.accuracy.high >= 0
             ]
-            instead = f"; {short(others[0], 40)} does not surely" if others else ""
+            instead = f"; {short(others[0], 40)} does not, significantly" if others else ""
             yield (
                 f"Keep {short(change.after.protocol, 40)} away from unshifted images: on clean ones it costs "
                 f"{_cost(clean)}{instead}."
@@ -183,14 +200,34 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     if not means:
         return
     worst = min(means, key=lambda name: means[name])
-    model = commands.model(source.record["model"])
+    model = commands.model(source.record)
     text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
     if batch_norms(source):
-        words = ["--data", commands.TRAIN, "--method", "advbn", "--at", "LAYER", "--out", "hardened"]
+        words = [
+            "--data",
+            commands.TRAIN,
+            *commands.loading(source.record),
+            "--method",
+            "advbn",
+            "--at",
+            "LAYER",
+            "--out",
+            "hardened",
+        ]
         text += "AdvBN trains it against worst-case feature statistics; `statshift layers` lists where it can be cut."
     else:
-        words = ["--data", commands.TRAIN, "--method", "standard", "--augment", "augmix", "--out", "hardened"]
+        words = [
+            "--data",
+            commands.TRAIN,
+            *commands.loading(source.record),
+            "--method",
+            "standard",
+            "--augment",
+            "augmix",
+            "--out",
+            "hardened",
+        ]
         text += "It has no batch norm to rectify: what is left is to train it on with augmentation, such as AugMix."
     yield _then(text, commands.join("harden", *model, *words))
 
@@ -200,8 +237,16 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
     for name in source.attacks:
         found = source.summary["per_shift"][name]
         if found["intervals"][0][1] < BROKEN:
-            model = commands.model(source.record["model"])
-            words = ["--data", commands.TRAIN, "--method", "adversarial", "--out", "robust"]
+            model = commands.model(source.record)
+            words = [
+                "--data",
+                commands.TRAIN,
+                *commands.loading(source.record),
+                "--method",
+                "adversarial",
+                "--out",
+                "robust",
+            ]
             yield _then(
                 f"If attackers matter, train {source.the_model} adversarially: {short(name)} leaves "
                 f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
@@ -213,7 +258,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
 def _more_images(group: Group, _: Changes) -> Iterator[str]:
     source = group.reference
     whole = source.summary["mean_accuracy"] is not None
-    partial = partial_mean(source)
+    partial = partial_mean(source, group.shared)
     bounds = source.summary["mean_interval"] if whole else partial[1] if partial else source.summary["clean_interval"]
     if not bounds:
         return
@@ -221,11 +266,20 @@ def _more_images(group: Group, _: Changes) -> Iterator[str]:
     if half > WIDE:
         needed = images_for(half, source.images)
         what = "mean accuracy" if whole or partial else "clean accuracy"
-        yield _then(
+        text = (
             f"Measure on more images: the {what} is known to ± {100 * half:.1f} points from {source.images:,}; about "
-            f"{needed:,} would make it ± {100 * WIDE:.0f}, if there are so many.",
-            commands.measure(source, out=commands.beside(source, "more"), limit=needed),
+            f"{needed:,} would make it ± {100 * WIDE:.0f}"
         )
+        available = (source.record.get("asked") or {}).get("available")
+        if available is None:
+            text += ", if there are so many."
+        elif available <= source.images:
+            yield f"{text}, but these are all there are: add some."
+            return
+        else:
+            text += f"; there are {available:,}." if available < needed else "."
+        limit = min(needed, available or needed)
+        yield _then(text, commands.measure(source, out=commands.beside(source, "more"), limit=limit))
 
 
 def images_for(half: float, images: int, wanted: float = WIDE) -> int:
@@ -243,11 +297,11 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
     own = adaptations(source, group)
     single = [one for one in own if one_draw(one, protocols) and (change := changes.of(source, one)) and change.tone]
     if single:
-        words = commands.adapting(source.record, [one.protocol for one in single])
+        words = commands.adapting(source.record, [one.protocol for one in single], draws=5)
         yield _then(
             f"Repeat {listed([short(one.protocol, 40) for one in single])} with other images to adapt on: one draw "
             "does not tell how much the difference depends on them.",
-            commands.measure(source, *words, "--draws", 5),
+            commands.measure(source, *words),
         )
 
 

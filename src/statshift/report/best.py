@@ -7,19 +7,20 @@ from statshift.report.differences import Change, Changes
 from statshift.report.findings import partial_mean
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import amount, percent, plural, short
+from statshift.results.means import mean_name
 
 
 def best(group: Group, changes: Changes) -> Change | None:
-    """Return what sets the best subject apart from the reference; None where none is surely better.
+    """Return what sets the best subject apart from the reference; None where none is significantly better.
 
-    That is the reference's own best protocol, which needs no training, unless another model is surely better than it.
+    That is the reference's own best protocol, which needs no training, unless another model is significantly better.
     """
     found = ranked(group, changes)
     own = best_protocol(group.reference, group, changes)
     if own in found and own.tone == "good":
         own_run = group.reference.measured
         above = [one for one in found if gain(one) > gain(own) and one.after.measured is not own_run]
-        return preferred([one for one in above if one.tone == "good" and surely_better(one, own, changes)]) or own
+        return preferred([one for one in above if one.tone == "good" and is_better(one, own, changes)]) or own
     top = preferred(found)
     return top if top and top.tone == "good" else None
 
@@ -31,7 +32,7 @@ def ranked(group: Group, changes: Changes) -> list[Change]:
 
 
 def best_protocol(source: Subject, group: Group, changes: Changes) -> Change | None:
-    """Return what the best of a run's protocols changes, surely or not; None where there is none with a mean."""
+    """Return what the best of a run's protocols changes, significantly or not; None where there is none with a mean."""
     return preferred([change for one in adaptations(source, group) if (change := changes.of(source, one))])
 
 
@@ -41,7 +42,7 @@ def adaptations(source: Subject, group: Group) -> list[Subject]:
 
 
 def preferred(found: Sequence[Change]) -> Change | None:
-    """Return the change with the highest mean; of those that its interval holds, the one that surely loses least.
+    """Return the change with the highest mean; of those its interval holds, the one worse in the fewest conditions.
 
     Those over the whole benchmark come before others; None where none has a mean.
     """
@@ -65,8 +66,8 @@ def gain(change: Change) -> float:
     return change.mean.difference if change.mean else -math.inf
 
 
-def surely_better(found: Change, other: Change, changes: Changes) -> bool:
-    """Return whether the mean, on the images and shifts that both subjects have, is surely higher: image by image."""
+def is_better(found: Change, other: Change, changes: Changes) -> bool:
+    """Return whether the mean, on the images and shifts that both subjects have, is significantly higher."""
     direct = changes.of(other.after, found.after)
     return direct is not None and direct.mean is not None and direct.mean.low > 0
 
@@ -105,9 +106,15 @@ def headline(group: Group, changes: Changes) -> str:
     source = group.reference
     name, clean = source.the_model, source.summary["clean_accuracy"]
     whole = source.summary["mean_accuracy"]
-    partial = partial_mean(source) if whole is None else None
+    partial = partial_mean(source, group.shared) if whole is None else None
     mean, bounds = partial or (whole, source.summary["mean_interval"])
-    over = f" ({_over(source)})" if partial else ""
+    over = f" ({mean_name(group.shared)})" if partial else ""
+    if mean is None and source.shifts:
+        found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts]
+        return (
+            f"{_begin(name)} gets {percent(clean)} of the clean images right, and from {percent(min(found), '')} to "
+            f"{percent(max(found))} under {plural(len(found), 'shift')}, which no mean can be over."
+        )
     if mean is None:
         return f"{_begin(name)} gets {percent(clean)} of the clean images right; no shift was measured."
     if clean is None:
@@ -118,7 +125,7 @@ def headline(group: Group, changes: Changes) -> str:
         fall = (
             f"Shift hardly costs {name} anything: {percent(clean)} on clean images, {percent(mean)} under shift{over}"
         )
-    told = _won_back(group, changes, "wins back" if clean is not None and bounds[1] < clean else "gains")
+    told = _won_back(group, changes, "recovers" if clean is not None and bounds[1] < clean else "gains")
     return f"{fall}; {told}." if told else f"{fall}."
 
 
@@ -128,7 +135,7 @@ def _won_back(group: Group, changes: Changes, verb: str) -> str:
     if own and own.tone != "good":
         own = None
     if own and own.mean and top and top.mean and top.after is not own.after:
-        doubt = "" if surely_better(top, own, changes) else ", not surely more"
+        doubt = "" if is_better(top, own, changes) else ", not significantly more"
         most = amount(top.mean.low, top.mean.difference, top.mean.high).replace(" points", "")
         gained = amount(own.mean.low, own.mean.difference, own.mean.high)
         return f"{short(own.after.protocol, 40)} {verb} {gained}; {top.after.label}, the best here, {most}{doubt}"
@@ -136,22 +143,18 @@ def _won_back(group: Group, changes: Changes, verb: str) -> str:
     if found and found.mean:
         label = short(found.after.protocol, 40) if found is own else found.after.label
         higher = [one for one in ranked(group, changes) if top and gain(one) > gain(top)]
-        sure = any(surely_better(one, found, changes) for one in higher)
-        rest = "; no other is surely better" if higher and not sure else ""
+        sure = any(is_better(one, found, changes) for one in higher)
+        rest = "; nothing else is significantly better" if higher and not sure else ""
         return f"{label} {verb} {amount(found.mean.low, found.mean.difference, found.mean.high)}{rest}"
     compared = [change for one in group.subjects if (change := changes.to_reference(one)) and change.mean]
     if not compared:
         return ""
     label = compared[0].after.label
     return (
-        f"{label} is not surely better"
+        f"{label} is not significantly better"
         if len(compared) == 1
-        else f"none of the {len(compared)} others is surely better"
+        else f"none of the {len(compared)} others is significantly better"
     )
-
-
-def _over(subject: Subject) -> str:
-    return f"mean of {plural(len(subject.shifts), 'shift')}"
 
 
 def _begin(text: str) -> str:

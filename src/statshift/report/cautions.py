@@ -115,12 +115,22 @@ def _subset(subject: Subject, _: Group) -> Iterator[str]:
 
 def _no_mce(subject: Subject, _: Group) -> Iterator[str]:
     if subject.summary["mce"] is None and subject.shifts:
-        yield f"There is no mCE: {no_mce(subject)}."
+        yield _without_mce(subject)
+
+
+def _without_mce(subject: Subject) -> str:
+    count = subject.summary["mean_over"]
+    if count["conditions"] < count["of"]:
+        return f"No mean accuracy or mCE: they need all {count['of']} conditions; {count['conditions']} were measured."
+    return f"There is no mCE: {no_mce(subject)}."
 
 
 def _frost(subject: Subject, _: Group) -> Iterator[str]:
     if subject.record["corruption"].get("frost") == PROCEDURAL and "frost" in subject.summary["per_shift"]:
-        yield "Frost is a procedural texture, not the benchmark's photographs: its figures, and means, are others."
+        yield (
+            "Frost is a procedural texture, not the benchmark's photographs, so frost and the means are not comparable "
+            "with published ones."
+        )
 
 
 def _corruption(subject: Subject, _: Group) -> Iterator[str]:

@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from statshift.measuring.compare import ConditionComparison, Difference
+from statshift.measuring.compare import SIGNIFICANT, ConditionComparison, Difference
 from statshift.report.content import Block, Cell, Column, Fold, Section, Table
-from statshift.report.differences import SURE, Change, Changes, describe_sure
+from statshift.report.differences import Change, Changes, describe
 from statshift.report.severities import ordered
-from statshift.report.subjects import Group, condition_name, family, kind
-from statshift.report.words import accuracy_cell, count_cell, p_value, plural, points_cell, short
+from statshift.report.subjects import Group, condition_name, family
+from statshift.report.words import accuracy_cell, count_cell, p_value, points_cell, short
 
 TEST = (
     "Differences are in points: the subject less what it is against, over the same images, with 95 % intervals. A "
-    "condition is called surely better or worse where McNemar's exact test, adjusted by Holm over the "
-    f"conditions compared, has p below {SURE}; of all others these images do not tell."
+    "condition is significantly better or worse where the test, adjusted by Holm over the conditions compared, has p "
+    f"below {SIGNIFICANT}; all others are undecided. The test is McNemar's exact one."
 )
-DRAWS = "Where there are several draws the test counts them together, as if their images were others; intervals do not."
+DRAWS = (
+    "Draws share their images and are no further evidence: where there are several, an image has one value, its mean "
+    "over them, and the test is the normal one of these values."
+)
 
 
 OPEN = 2
@@ -55,15 +58,15 @@ def _overall(told: Sequence[Change]) -> Table:
         Column("clean accuracy", shade="difference"),
         Column("mean accuracy", shade="difference", note="over 15 x 5 conditions, or over what the cell says"),
         Column("mCE", note="less is better"),
-        Column("surely better", note="conditions"),
-        Column("surely worse", note="conditions; the cell says which"),
-        Column("not told", note="conditions of which these images do not tell"),
+        Column("better", note="conditions, significantly"),
+        Column("worse", note="conditions, significantly; the cell says which"),
+        Column("undecided", note="conditions of which these images do not tell"),
     )
     rows = []
     for change in told:
         better, worse = change.gained, change.lost
         open_ = len(change.comparison.conditions) - len(better) - len(worse)
-        over = "" if change.whole else f"mean of the {plural(_shared(change), 'shift')} that both were measured under"
+        over = "" if change.whole or not change.over else change.name
         rows.append(
             (
                 Cell(change.after.label),
@@ -73,15 +76,11 @@ def _overall(told: Sequence[Change]) -> Table:
                 _cell(change.mean, over),
                 _cell(change.comparison.mce),
                 count_cell(len(better)),
-                replace(count_cell(len(worse)), note=describe_sure(worse, 8)),
+                replace(count_cell(len(worse)), note=describe(worse, 8)),
                 count_cell(open_),
             )
         )
     return Table("changes", "What changed overall, in points", columns, tuple(rows))
-
-
-def _shared(change: Change) -> int:
-    return sum(kind(name) not in ("clean", "attack") for name in change.shifts)
 
 
 def _by_shift(change: Change, name: str) -> Table:
@@ -90,9 +89,9 @@ def _by_shift(change: Change, name: str) -> Table:
         Column("family", numeric=False),
         Column("before, %", shade="accuracy"),
         Column("after, %", shade="accuracy"),
-        Column("difference, points", shade="difference", note="with a 95 % interval by the bootstrap over images"),
-        Column("surely better at", numeric=False, note="severities"),
-        Column("surely worse at", numeric=False, note="severities"),
+        Column("difference, points", shade="difference", note="with a 95 % interval"),
+        Column("better at", numeric=False, note="severities, significantly"),
+        Column("worse at", numeric=False, note="severities, significantly"),
     )
     rows = []
     names = [shift for shift in change.shifts if shift != "clean"]
@@ -112,16 +111,15 @@ def _by_condition(change: Change, name: str) -> Table:
         Column("difference, points", shade="difference"),
         Column("right before only", note="images, over all draws"),
         Column("right after only", note="images, over all draws"),
-        Column("p", note="McNemar's exact test, adjusted by Holm over the conditions"),
-        Column("sure", numeric=False),
+        Column("p", note="of the paired test, adjusted by Holm over the conditions"),
+        Column("verdict", numeric=False),
     )
     rows = []
     for one in change.comparison.conditions:
         cells = accuracy_cell(one.accuracy.first), accuracy_cell(one.accuracy.second), _cell(one.accuracy)
         counts = count_cell(one.only_first), count_cell(one.only_second)
         p = Cell(p_value(one.adjusted_p_value), one.adjusted_p_value)
-        verdict = "" if one.adjusted_p_value >= SURE else "better" if one.accuracy.difference > 0 else "worse"
-        rows.append((Cell(condition_name((one.shift, one.severity))), *cells, *counts, p, Cell(verdict)))
+        rows.append((Cell(condition_name((one.shift, one.severity))), *cells, *counts, p, Cell(one.verdict)))
     return Table(name, f"{_against(change)}, by condition", columns, tuple(rows))
 
 

@@ -1,6 +1,7 @@
 """Commands that a reader may run next, quoted for a shell."""
 
 import ast
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,27 +25,37 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     """Return the command that goes on with a subject's run, with further words; or a like one into `out`."""
     record = subject.record
     corruption, preprocessing = record["corruption"], record["data"].get("preprocessing") or {}
-    parts: Words = ["measure", *model(record["model"]), "--data", record["data"]["spec"]]
-    parts += ["--limit", record["data"]["images"] if limit is None else limit]
+    parts: Words = ["measure", *model(record), "--data", record["data"]["spec"]]
+    asked = record.get("asked") or {}
+    wanted = int(record["data"]["images"] if limit is None else limit)
+    parts += ["--limit", wanted] if wanted < asked.get("available", math.inf) else []
     if "--shifts" not in words and not corruption.get("stored"):
         parts += _shifts(record)
     severities = sorted(record.get("severities") or [])
     parts += ["--severities", ",".join(map(str, severities))] if severities not in ([], [1, 2, 3, 4, 5]) else []
     if corruption.get("at") == "model":
         parts += ["--corrupt-at", "model"]
-    elif (preprocessing.get("resize"), preprocessing.get("crop")) not in BY_AUTHORS:
-        parts += [
-            word
-            for name in ("resize", "crop")
-            if preprocessing.get(name)
-            for word in (f"--{name}", preprocessing[name])
-        ]
-    parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else []
+    elif not asked and (preprocessing.get("resize"), preprocessing.get("crop")) not in BY_AUTHORS:
+        parts += _given(preprocessing, "resize", "crop")
+    parts += [*loading(record), *_given(asked, "table", "baseline", "alexnet", "ligs")]
+    parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
     parts += ["--reencode"] if corruption.get("reencode") else []
     parts += ["--no-quantise"] if corruption.get("quantise") is False else []
     parts += ["--dtype", record["dtype"]] if record.get("dtype", "float32") != "float32" else []
     parts += ["--seed", record["seed"]] if record.get("seed") else []
     return join(*parts, *words, "--out", out or subject.measured.run.path)
+
+
+def loading(record: Mapping[str, Any], *, labelled: bool = True) -> Words:
+    """Return the options that load images as a record's were; those without labels need no map of classes."""
+    asked = record.get("asked") or {}
+    parts = _given(asked, "resize", "crop", "interpolation", *(["class_map"] if labelled else []))
+    return parts + (["--skip-bad"] if asked.get("skip_bad") else [])
+
+
+def _given(values: Mapping[str, Any], *names: str) -> Words:
+    """Return options with their values, of those names that have one."""
+    return [word for name in names if values.get(name) for word in (f"--{name.replace('_', '-')}", values[name])]
 
 
 def beside(subject: Subject, word: str) -> str:
@@ -54,8 +65,15 @@ def beside(subject: Subject, word: str) -> str:
     return str(path.with_name(f"{path.name}-{word}"))
 
 
-def adapting(record: Mapping[str, Any], protocols: Sequence[str]) -> Words:
-    """Return the options that adapt as a record says: `--rectify`, and the numbers that are not the defaults."""
+def adapting(record: Mapping[str, Any], protocols: Sequence[str], draws: int = 0) -> Words:
+    """Return the options that adapt as a record says: `--rectify`, and the numbers that are not the defaults.
+
+    Args:
+        record: a run's.
+        protocols: names.
+        draws: in place of the record's.
+    """
+    asked = record.get("asked") or {}
     known = record.get("protocols")
     described = {name: known.get(name) or {} if isinstance(known, Mapping) else {} for name in protocols}
     if not described:
@@ -65,23 +83,29 @@ def adapting(record: Mapping[str, Any], protocols: Sequence[str]) -> Words:
     for name, default in (("samples", 32), ("statistics", "both"), ("where", "all")):
         parts += [f"--{name}", first[name]] if first.get(name, default) != default else []
     parts += ["--unbiased"] if first.get("unbiased") else []
+    draws = draws or asked.get("draws", 1)
+    parts += [*(["--draws", draws] if draws > 1 else []), *_given(asked, "reset_every")]
     held_out = [one for one in described.values() if one.get("kind") in ("layers", "model")]
     seen = held_out and str(held_out[0].get("evaluated_on", "")).startswith("all")
     return parts + (["--include-adaptation"] if seen else [])
 
 
-def model(described: Mapping[str, Any]) -> Words:
-    """Return the options that name a model; its weights, of which a record knows the hash alone, as WEIGHTS."""
+def model(record: Mapping[str, Any]) -> Words:
+    """Return the options that name a record's model; weights of which no file is known are WEIGHTS."""
+    described, asked = record["model"], record.get("asked")
     spec = str(described["spec"])
     parts: Words = ["--model", spec]
     zoo = spec.startswith(("timm:", "torchvision:"))
-    parts += [] if zoo and not described.get("made_by") else ["--weights", WEIGHTS]
+    if asked:
+        parts += _given(asked, "weights")
+    elif not zoo or described.get("made_by"):
+        parts += ["--weights", WEIGHTS]
     for name, value in (described.get("arguments") or {}).items():
         parts += ["--model-args", f"{name}={_literal(str(value))}"]
     preprocessing = described.get("preprocessing") or {}
     for name, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
         value = preprocessing.get(name)
-        if not zoo and value and tuple(value) != default:
+        if value and tuple(value) != default and (asked or not zoo):
             parts += [f"--{name}", ",".join(map(str, value))]
     return parts
 
@@ -92,9 +116,9 @@ def join(*words: object) -> str:
 
 
 def _shifts(record: Mapping[str, Any]) -> Words:
-    """Return the option for the shifts of a record, which cannot say in which files a user's functions are."""
-    own = record.get("functions") or {}
-    names = [name for name in record.get("shifts") or [] if name not in own]
+    """Return the option for the shifts of a record; a user's function of which no file is known is left out."""
+    own, places = record.get("functions") or {}, (record.get("asked") or {}).get("functions") or {}
+    names = [str(places.get(name, name)) for name in record.get("shifts") or [] if name not in own or name in places]
     for group, members in (("common", COMMON), ("holdout", HOLDOUT)):
         if set(members) <= set(names):
             place = names.index(members[0])

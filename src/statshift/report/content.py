@@ -206,9 +206,10 @@ class Verdict:
         subject: model and protocol.
         figures: the same ones, in the same order, for every subject of a page; absent ones say "-".
         sentence: what sets it apart, in words.
-        tone: "good" where it is surely better than the first subject, "bad" where it is surely worse, else "".
+        tone: "good" where it is significantly better than the first subject, "bad" where it is worse, else "".
         compared: whether it could be compared with the first subject, or is that.
         best: whether it is the one to take, of a page's subjects.
+        choice: what the one to take is called, where that is not "best".
     """
 
     subject: str
@@ -217,6 +218,7 @@ class Verdict:
     tone: str = ""
     compared: bool = True
     best: bool = False
+    choice: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-
-import numpy as np
-import numpy.typing as npt
 
 from statshift._core.errors import InputError
-from statshift.measuring.compare import Comparison, ConditionComparison, Difference, compare
-from statshift.metrics.uncertainty import bootstrap_interval
-from statshift.report.subjects import Group, Subject, condition_name, kind
-from statshift.results import Row, restrict
-from statshift.results.conditions import Conditions, image_errors
-
-SURE = 0.05
-"""Below this adjusted p-value a difference is called sure."""
+from statshift.measuring.compare import (
+    Comparison,
+    ConditionComparison,
+    Difference,
+    accuracy_difference,
+    compare,
+    pair_rows,
+)
+from statshift.report.subjects import Group, Subject, condition_name
+from statshift.results.conditions import Condition, Conditions
+from statshift.results.means import chosen, mean_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +25,27 @@ class Change:
         before: the source.
         after: the subject.
         comparison: of the two, condition by condition.
-        mean: of the accuracy over the shifts that both were measured under, attacks not counted; None without any.
+        partial: of the mean accuracy over `over`; None where one of the two lacks some of these.
+        over: the conditions that the group's partial means are over, the same for all of its subjects.
         shifts: the accuracy's difference under each shift, its severities averaged.
     """
 
     before: Subject
     after: Subject
     comparison: Comparison
-    mean: Difference | None
+    partial: Difference | None
+    over: tuple[Condition, ...]
     shifts: dict[str, Difference]
+
+    @property
+    def mean(self) -> Difference | None:
+        """The difference of the mean accuracy: over the benchmark's 15 x 5 where both have it, else over `over`."""
+        return self.comparison.mean_accuracy or self.partial
+
+    @property
+    def name(self) -> str:
+        """What `mean` is of."""
+        return "mean of 15 x 5" if self.whole else mean_name(self.over)
 
     @property
     def whole(self) -> bool:
@@ -48,13 +59,13 @@ class Change:
 
     @property
     def gained(self) -> list[ConditionComparison]:
-        """The conditions that surely became better."""
-        return [one for one in self._sure if one.accuracy.difference > 0]
+        """The conditions that became significantly better."""
+        return [one for one in self.comparison.conditions if one.verdict == "better"]
 
     @property
     def lost(self) -> list[ConditionComparison]:
-        """The conditions that surely became worse, the worst first."""
-        worse = [one for one in self._sure if one.accuracy.difference < 0]
+        """The conditions that became significantly worse, the worst first."""
+        worse = [one for one in self.comparison.conditions if one.verdict == "worse"]
         return sorted(worse, key=lambda one: one.accuracy.difference)
 
     @property
@@ -62,10 +73,6 @@ class Change:
         """Return "good", "bad", or "" where the interval of the mean, or else of the clean accuracy, holds 0."""
         found = self.mean or (self.clean.accuracy if self.clean else None)
         return "" if found is None else "good" if found.low > 0 else "bad" if found.high < 0 else ""
-
-    @cached_property
-    def _sure(self) -> list[ConditionComparison]:
-        return [one for one in self.comparison.conditions if one.adjusted_p_value < SURE]
 
 
 class Changes:
@@ -85,7 +92,7 @@ class Changes:
             return None
         key = id(before), id(after)
         if key not in self._made:
-            self._made[key] = _change(before, after)
+            self._made[key] = _change(before, after, self.groups[before.group].shared)
         return self._made[key]
 
     def to_reference(self, subject: Subject) -> Change | None:
@@ -102,84 +109,43 @@ class Changes:
         return [change for change in found if change is not None]
 
 
-def describe_sure(conditions: Sequence[ConditionComparison], most: int = 4) -> str:
+def describe(conditions: Sequence[ConditionComparison], most: int = 4) -> str:
     """Return conditions with their differences in words: "fog 3 (-4.1)"."""
     texts = [f"{condition_name((c.shift, c.severity))} ({100 * c.accuracy.difference:+.1f})" for c in conditions[:most]]
     more = f" and {len(conditions) - most} more" if len(conditions) > most else ""
     return ", ".join(texts) + more
 
 
-def mean_interval(conditions: Conditions, shifts: Sequence[str], seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the mean accuracy over shifts, by the bootstrap over images."""
-    low, high = bootstrap_interval(1 - image_errors(conditions, _weights(conditions, shifts)), seed=seed)
-    return float(low), float(high)
-
-
-def _change(before: Subject, after: Subject) -> Change | None:
+def _change(before: Subject, after: Subject, over: tuple[Condition, ...]) -> Change | None:
     tables = {one.record.get("alexnet") for one in (before, after)}
     by_alexnet = all(one.measured.reference.startswith("AlexNet") for one in (before, after)) and len(tables) == 1
-    seed = before.record.get("seed") or 0
     try:
         comparison = compare(
             before.measured.run,
             after.measured.run,
             protocols=(before.protocol, after.protocol),
             table=tables.pop() if by_alexnet else None,
-            seed=seed,
         )
     except InputError:  # they share no draw
         return None
     first, second = _over_the_same(before, after)
-    names = list(dict.fromkeys(shift for shift, _ in second))
-    shifts = _by_shift(first, second, names, seed)
-    counted = [name for name in names if kind(name) not in ("clean", "attack")]
-    mean = comparison.mean_accuracy
-    if mean is None and counted:
-        errors = [image_errors(one, _weights(second, counted)) for one in (first, second)]
-        mean = _difference(1 - errors[0], 1 - errors[1], seed)
-    return Change(before, after, comparison, mean, shifts)
+    shifts = {name: _of(first, second, [one for one in second if one[0] == name]) for name, _ in second}
+    partial = _of(first, second, over) if over and all(one in second for one in over) else None
+    return Change(before, after, comparison, partial, over, shifts)
+
+
+def _of(first: Conditions, second: Conditions, wanted: Sequence[Condition]) -> Difference:
+    """Return the difference of the mean accuracies over conditions, each counted alike."""
+    (before, weights), (after, _) = chosen(first, wanted), chosen(second, wanted)
+    return accuracy_difference(before, after, weights)
 
 
 def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditions]:
     """Return the rows of the conditions that both have, by draw and over the images that both rows have."""
     sides: tuple[Conditions, Conditions] = {}, {}
     for condition, draws in after.conditions.items():
-        pairs = _pairs(before.conditions.get(condition, []), draws)
+        pairs = pair_rows(before.conditions.get(condition, []), draws)
         if pairs:
-            sides[0][condition] = [_without(one, other) for one, other in pairs]
-            sides[1][condition] = [_without(other, one) for one, other in pairs]
+            for side, rows in zip(sides, zip(*pairs, strict=True), strict=True):
+                side[condition] = list(rows)
     return sides
-
-
-def _pairs(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Return rows side by side: of one draw, or each with the one row of a model that drew no images."""
-    if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
-        return [(one, other) for one in first for other in second]
-    by_draw = {row["draw"]: row for row in first}
-    return [(by_draw[row["draw"]], row) for row in second if row["draw"] in by_draw]
-
-
-def _without(row: Row, other: Row) -> Row:
-    """Return a row without the images that another leaves out."""
-    left_out = other.get("left_out", [])
-    return restrict(row, left_out) if left_out and left_out != row.get("left_out") else row
-
-
-def _by_shift(first: Conditions, second: Conditions, names: Sequence[str], seed: int) -> dict[str, Difference]:
-    sides = [np.stack([1 - image_errors(side, _weights(side, [name])) for name in names]) for side in (first, second)]
-    low, high = bootstrap_interval(sides[1] - sides[0], seed=seed)
-    means = [side.mean(1) for side in sides]
-    return {
-        name: Difference(*(float(values[place]) for values in (*means, low, high))) for place, name in enumerate(names)
-    }
-
-
-def _weights(conditions: Conditions, shifts: Sequence[str]) -> dict[str, float]:
-    """Return weights under which each shift counts alike, and in a shift each severity measured."""
-    levels = {name: sum(shift == name for shift, _ in conditions) for name in shifts}
-    return {name: 1 / (len(levels) * count) for name, count in levels.items()}
-
-
-def _difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], seed: int) -> Difference:
-    low, high = bootstrap_interval(second - first, seed=seed)
-    return Difference(float(first.mean()), float(second.mean()), float(low), float(high))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from statshift.measuring.compare import Difference
 from statshift.report.content import Cell, Column, Figure, Table, Verdict
-from statshift.report.differences import Change, Changes, mean_interval
+from statshift.report.differences import Change, Changes
 from statshift.report.subjects import Group, Subject, kind, short_spec
 from statshift.report.words import (
     ABSENT,
@@ -19,10 +19,11 @@ from statshift.report.words import (
     points,
     short,
 )
+from statshift.results.conditions import Condition
+from statshift.results.means import mean_name, mean_over
 
 CLEAN = "clean accuracy"
 WHOLE = "mean accuracy, 15 x 5"
-ERROR = "mean error, 15 x 5"
 MCE = "mCE"
 
 MOST = 5
@@ -65,82 +66,97 @@ def _under(group: Group) -> str:
 def verdicts(groups: Sequence[Group], changes: Changes, taken: Subject | None = None) -> tuple[Verdict, ...]:
     """Return the summary of each subject, all with the same figures; `taken` is the best."""
     subjects = [subject for group in groups for subject in group.subjects]
-    partial = _partial_label(subjects)
+    partial = partial_conditions(groups)
     whole = any(one.summary["mean_accuracy"] is not None for one in subjects)
-    found = (_verdict(subject, groups, changes, whole, partial) for subject in subjects)
-    return tuple(replace(one, best=subject is taken) for one, subject in zip(found, subjects, strict=True))
+    with_mce = any(one.summary["mce"] is not None for one in subjects)
+    found = (_verdict(subject, groups, changes, whole, partial, with_mce) for subject in subjects)
+    choice = "simplest of the best" if taken and _is_topped(taken, groups[0]) else ""
+    return tuple(
+        replace(one, best=subject is taken, choice=choice if subject is taken else "")
+        for one, subject in zip(found, subjects, strict=True)
+    )
+
+
+def _is_topped(taken: Subject, group: Group) -> bool:
+    """Return whether another subject of a group has a higher mean, over the same conditions as the one taken."""
+    whole = taken.summary["mean_accuracy"] is not None
+    partial = {one: partial_mean(one, () if whole else group.shared) for one in group.subjects}
+    means = {one: one.summary["mean_accuracy"] if whole else found and found[0] for one, found in partial.items()}
+    own = means[taken]
+    return own is not None and any(value is not None and value > own for value in means.values())
 
 
 def summary_table(groups: Sequence[Group]) -> Table:
     """Return the summary as a table."""
+    with_mce = any(one.summary["mce"] is not None for group in groups for one in group.subjects)
     columns = (
         Column("subject", numeric=False),
         Column("images"),
         Column("clean accuracy %", shade="accuracy"),
         Column("mean accuracy %", shade="accuracy", note="over the conditions that the column `mean over` tells"),
-        Column("mean error %", note="100 less the mean accuracy; over the 15 x 5 alone"),
-        Column("mCE %", note="errors in units of the baseline's; not the mean error"),
-        Column("relative mCE %", note="rises over the clean error, in units of the baseline's rise"),
+        *([Column("mCE %", note="errors in units of the baseline's; lower is better")] if with_mce else []),
+        *([Column("relative mCE %", note=RELATIVE)] if with_mce else []),
         Column("mean over", numeric=False),
-        Column("mCE relative to", numeric=False),
+        *([Column("mCE relative to", numeric=False)] if with_mce else []),
     )
-    rows = [_summary_row(subject) for group in groups for subject in group.subjects]
+    rows = [_summary_row(subject, group, with_mce) for group in groups for subject in group.subjects]
     return Table("summary", "The summary's figures, in %", columns, tuple(rows), _NOTE, folded=True)
 
 
+RELATIVE = "rises over the clean error, in units of the baseline's rise"
 _NOTE = (
-    "Intervals are 95 %: Wilson's for the clean accuracy, the bootstrap over images for means and mCE. Where a subject "
-    "lacks one of the 15 x 5 common conditions it has neither mean error nor mCE."
+    "Intervals are 95 %: Wilson's for the clean accuracy, and for means and mCE over images with one value each. Where "
+    "a subject lacks one of the 15 x 5 common conditions its mean is over those that all subjects were measured under."
 )
 
 
-def partial_mean(subject: Subject) -> tuple[float, tuple[float, float]] | None:
-    """Return the mean accuracy over the shifts measured, attacks not counted, and its interval."""
-    names, summary = subject.shifts, subject.summary
-    if not names:
+def partial_conditions(groups: Sequence[Group]) -> tuple[Condition, ...]:
+    """Return the conditions of the column of means over fewer than 15 x 5; () where there is no need for one."""
+    for group in groups:
+        lacking = any(one.summary["mean_accuracy"] is None and one.shifts for one in group.subjects)
+        if lacking and group.shared:
+            return group.shared
+    return ()
+
+
+def partial_mean(subject: Subject, wanted: Sequence[Condition]) -> tuple[float, Sequence[float]] | None:
+    """Return the mean accuracy over conditions and its interval; None where a subject lacks one, or there is none."""
+    if not wanted or any(one not in subject.conditions for one in wanted):
         return None
-    value = sum(summary["per_shift"][name]["accuracy"] for name in names) / len(names)
-    return value, mean_interval(subject.conditions, names, subject.record.get("seed") or 0)
-
-
-def over(subject: Subject) -> str:
-    """Return over which conditions a subject's mean is, in words."""
-    if subject.summary["mean_accuracy"] is not None:
-        return "15 corruptions x 5 severities"
-    names = subject.shifts
-    count = sum(shift in names for shift, _ in subject.conditions)
-    return f"{plural(len(names), 'shift')}, {plural(count, 'condition')}" if names else ABSENT
+    return mean_over(subject.conditions, wanted)
 
 
 def sentence(change: Change, *, named: bool = False) -> str:
     """Return the difference to the source in a line; `named` says to which."""
-    part, name = change.mean, "" if change.whole else f" in the mean of {plural(_shared(change), 'shift')}"
+    part, name = change.mean, "" if change.whole or not change.over else f" in the {change.name}"
     if part is None and change.clean:
         part, name = change.clean.accuracy, " on clean images"
     if part is None:
-        return "Compared under attacks alone; see there."
-    verdict = "" if part.low > 0 or part.high < 0 else "; neither is surely better"
+        return "No mean to compare: see the conditions one by one."
+    verdict = "" if part.low > 0 or part.high < 0 else "; not significant"
     against = f", against {change.before.label}" if named else ""
-    return f"{_difference(part)}{name} on the same images{against}{verdict}."
+    return f"{_difference(part)}{name} on the same images{against}{_beside(change, part)}{verdict}."
 
 
-def _shared(change: Change) -> int:
-    return sum(kind(name) not in ("clean", "attack") for name in change.shifts)
+def _beside(change: Change, part: Difference) -> str:
+    """Return what the source has on the images of the difference, where its own figures are over more."""
+    if change.comparison.images == change.before.images:
+        return ""
+    return f" ({change.comparison.images:,}, of which the source has {percent(part.first)} right)"
 
 
 def _difference(found: Difference) -> str:
     return f"{points(found.difference)} {interval((found.low, found.high), '+')}"
 
 
-def _partial_label(subjects: Sequence[Subject]) -> str:
-    """Return the name of the mean over fewer conditions than the benchmark's; "" where every subject has all."""
-    counts = {len(one.shifts) for one in subjects if one.summary["mean_accuracy"] is None and one.shifts}
-    if not counts:
-        return ""
-    return f"mean of {plural(counts.pop(), 'shift')}" if len(counts) == 1 else "mean of the shifts measured"
-
-
-def _verdict(subject: Subject, groups: Sequence[Group], changes: Changes, whole: bool, partial: str) -> Verdict:
+def _verdict(
+    subject: Subject,
+    groups: Sequence[Group],
+    changes: Changes,
+    whole: bool,
+    partial: tuple[Condition, ...],
+    with_mce: bool,
+) -> Verdict:
     group = groups[subject.group]
     change = changes.to_reference(subject)
     shown = change if subject.group == 0 else None
@@ -149,9 +165,8 @@ def _verdict(subject: Subject, groups: Sequence[Group], changes: Changes, whole:
         figures.append(_mean(subject, shown))
     if partial:
         figures.append(_partial(subject, shown, partial))
-    if whole:
-        figures.append(_error(subject, shown))
-    figures.append(_mce(subject, shown))
+    if with_mce:
+        figures.append(_mce(subject, shown))
     first = subject.group == 0
     if change:
         tone = change.tone if first else ""
@@ -179,31 +194,26 @@ def _clean(subject: Subject, change: Change | None) -> Figure:
 
 def _mean(subject: Subject, change: Change | None) -> Figure:
     note = "Accuracy averaged over the 15 common corruptions at 5 severities each; every condition counts alike."
-    mean = change.mean if change and change.whole else None
+    mean = change.comparison.mean_accuracy if change else None
     return _figure(WHOLE, subject.summary["mean_accuracy"], subject.summary["mean_interval"], note, mean)
 
 
-def _partial(subject: Subject, change: Change | None, label: str) -> Figure:
-    found = partial_mean(subject) if subject.summary["mean_accuracy"] is None else None
-    note = f"Accuracy averaged over what was measured ({over(subject)}); it is not the benchmark's mean over 15 x 5."
-    mean = change.mean if change and not change.whole and found else None
+def _partial(subject: Subject, change: Change | None, wanted: tuple[Condition, ...]) -> Figure:
+    found = partial_mean(subject, wanted)
+    note = (
+        f"Accuracy averaged over the {plural(len(wanted), 'condition')} that all subjects here were measured under; it "
+        "is not the benchmark's mean over 15 x 5."
+    )
+    change = change if change and change.over == wanted else None
     value, bounds = found or (None, None)
-    return _figure(label, value, bounds, note, mean)
-
-
-def _error(subject: Subject, change: Change | None) -> Figure:
-    value, bounds = subject.summary["mean_error"], subject.summary["mean_interval"]
-    bounds = [1 - bounds[1], 1 - bounds[0]] if bounds else None
-    found = change.mean if change and change.whole else None
-    turned = Difference(1 - found.first, 1 - found.second, -found.high, -found.low) if found else None
-    return _figure(ERROR, value, bounds, "100 % less the mean accuracy. It is not the mCE.", turned)
+    return _figure(mean_name(wanted), value, bounds, note, change.partial if change and found else None)
 
 
 def _mce(subject: Subject, change: Change | None) -> Figure:
     value, reference = subject.summary["mce"], subject.measured.reference
     note = (
-        f"Mean corruption error: errors relative to {reference}, which has 100 %; lower is better. It is not the mean "
-        "error."
+        f"Mean corruption error: errors relative to {reference}, which has 100 %; lower is better. It is not 100 "
+        "less the mean accuracy."
         if value is not None
         else f"There is no mCE: {no_mce(subject)}."
     )
@@ -214,7 +224,7 @@ def no_mce(subject: Subject) -> str:
     """Return why a subject has no mCE."""
     count = subject.summary["mean_over"]
     if count["conditions"] < count["of"]:
-        return f"{count['conditions']} of its {count['of']} conditions measured"
+        return f"it needs all {count['of']} conditions; {count['conditions']} were measured"
     return "no AlexNet baseline for this data"
 
 
@@ -228,18 +238,19 @@ def _figure(
     return Figure(label, percent(value), interval(ends), note, value, ends, difference)
 
 
-def _summary_row(subject: Subject) -> tuple[Cell, ...]:
+def _summary_row(subject: Subject, group: Group, with_mce: bool) -> tuple[Cell, ...]:
     summary = subject.summary
     whole = summary["mean_accuracy"] is not None
-    found = (summary["mean_accuracy"], summary["mean_interval"]) if whole else partial_mean(subject)
+    found = (summary["mean_accuracy"], summary["mean_interval"]) if whole else partial_mean(subject, group.shared)
+    over = "mean of 15 x 5" if whole else mean_name(group.shared) if found else ABSENT
+    mce = bounded_cell(summary["mce"], summary["mce_interval"]), accuracy_cell(summary["relative_mce"])
+    relative = short(subject.measured.reference) if summary["mce"] is not None else f"no mCE: {no_mce(subject)}"
     return (
         Cell(subject.label),
         count_cell(subject.images),
         bounded_cell(summary["clean_accuracy"], summary["clean_interval"]),
         bounded_cell(*(found or (None, None))),
-        accuracy_cell(summary["mean_error"]),
-        bounded_cell(summary["mce"], summary["mce_interval"]),
-        accuracy_cell(summary["relative_mce"]),
-        Cell(over(subject)),
-        Cell(short(subject.measured.reference) if summary["mce"] is not None else f"no mCE: {no_mce(subject)}"),
+        *(mce if with_mce else ()),
+        Cell(over),
+        *([Cell(relative)] if with_mce else []),
     )

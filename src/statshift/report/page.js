@@ -148,4 +148,14 @@ all("table.data").forEach(function (table) {
     tools.append(hint);
   }
 });
+
+/* Where columns lie beyond the edge, it is said. */
+all(".scroll").forEach(function (box) {
+  var told = document.createElement("p");
+  told.className = "sideways";
+  told.textContent = "More columns to the right: scroll the table sideways.";
+  told.hidden = true;
+  box.before(told);
+  new ResizeObserver(function () { told.hidden = box.scrollWidth - box.clientWidth < 3; }).observe(box);
+});
 })();

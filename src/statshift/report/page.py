@@ -138,7 +138,7 @@ def _tone(verdict: Verdict, verdicts: Sequence[Verdict]) -> tuple[str, str]:
         return "", ""
     if verdict is verdicts[0]:
         return "●", "reference"
-    return ("≈", "no sure difference") if verdict.compared else ("", "not compared with the reference")
+    return ("≈", "undecided") if verdict.compared else ("", "not compared with the reference")
 
 
 def _notes(verdicts: Sequence[Verdict]) -> dict[str, str]:

@@ -65,7 +65,7 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
             pictures = _cut(holder, chosen)
         if pictures:
             over = f", of {group.data}" if len(groups) > 1 else ""
-            title = f"Images under shift{over}, and what is said of them"
+            title = f"Images under shift{over}, and the predictions"
             blocks.append(Pictures(f"images-{group.number + 1}", title, tuple(pictures)))
             blocks += _how_often(group, holder, changes)
             text.append(_choice(group, subjects, candidates, len(pictures)))
@@ -159,7 +159,7 @@ def _first_draw(subject: Subject, condition: Condition) -> Row | None:
 def class_name(label: int, names: Any) -> str:
     """Return a class by its name, or its number where it has none."""
     if isinstance(names, Mapping):
-        names = [names.get(str(key)) for key in range(label + 1)]
+        return short(str(names.get(str(label)) or f"class {label}"), 40)
     return short(str(names[label]), 40) if names and 0 <= label < len(names) and names[label] else f"class {label}"
 
 

@@ -222,7 +222,6 @@ def _add_up(run: RunResult) -> Measured:
             table=run.record.get("alexnet"),
             baseline=baseline,
             class_counts=run.record["data"].get("class_counts"),
-            seed=run.record.get("seed") or 0,
         )
         return Measured(run, summary, reference)
 

@@ -1,7 +1,6 @@
 """The section by corruption and severity: accuracies, CE, and small multiples."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from statshift.metrics.classification import SEVERITIES
 from statshift.report.best import telling
@@ -16,7 +15,6 @@ MOST = 5
 
 ORDER = (*FAMILIES, "own")
 MEAN = "mean of the 15"
-ERROR = "100 less the mean accuracy; over all five severities alone"
 
 
 def section(groups: Sequence[Group], changes: Changes) -> Section:
@@ -34,8 +32,8 @@ def section(groups: Sequence[Group], changes: Changes) -> Section:
                 blocks.append(_table(subject, group.reference, f"severities-{number}", over))
     on = f" over {groups[0].data}" if len(groups) == 1 else ""
     text = (
-        f"Accuracy in percent{on}. Mean accuracy and mean error add up to 100; CE divides a corruption's error by the "
-        "baseline's, and mCE, the mean of CE over the 15 corruptions, is another number than the mean error."
+        f"Accuracy in percent{on}. CE divides a corruption's error, 100 less its accuracy, by the baseline's; mCE is "
+        "the mean of CE over the 15 corruptions."
     )
     return Section("corruptions", "By corruption and severity", (text,), tuple(blocks))
 
@@ -131,16 +129,14 @@ def _chart_table(
 def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
     summary = subject.summary
     with_ce = any(one["ce"] is not None for one in summary["per_shift"].values())
-    with_error = any(_graded(summary["per_shift"][shift]) for shift in subject.shifts)
     columns = (
         Column("corruption", numeric=False),
         Column("family", numeric=False),
         *(Column(str(level), shade="accuracy", note=f"accuracy at severity {level}") for level in SEVERITIES),
         Column("mean accuracy", shade="accuracy", note="over the severities measured"),
-        *([Column("mean error", shade="error", note=ERROR)] if with_error else []),
         *([Column("CE", shade="error", note=f"error relative to {subject.measured.reference}")] if with_ce else []),
     )
-    rows = [_row(subject, shift, with_error, with_ce) for shift in ordered(subject.shifts)]
+    rows = [_row(subject, shift, with_ce) for shift in ordered(subject.shifts)]
     means = _means(subject, with_ce)
     title = f"{subject.label}, by corruption and severity{over}"
     draws = summary.get("draws", 1)
@@ -148,24 +144,18 @@ def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
     if summary["mce"] is None:
         note += f"No mCE: {no_mce(subject)}."
     else:
-        note += f"CE and mCE are relative to {subject.measured.reference}; mCE is not the mean error."
+        note += f"CE and mCE are relative to {subject.measured.reference}; mCE is not 100 less the mean accuracy."
     return Table(name, title, columns, (*rows, *means), note, subject is not reference, len(means))
 
 
-def _graded(found: Mapping[str, Any]) -> bool:
-    """Return whether a shift was measured at all five severities."""
-    return len(found["by_severity"]) == len(SEVERITIES) and None not in found["by_severity"]
-
-
-def _row(subject: Subject, shift: str, with_error: bool, with_ce: bool) -> tuple[Cell, ...]:
+def _row(subject: Subject, shift: str, with_ce: bool) -> tuple[Cell, ...]:
     found = subject.summary["per_shift"][shift]
     values, bounds = _levels(subject, shift)
     cells = [accuracy_cell(value, pair) for value, pair in zip(values, bounds, strict=True)]
     if len(found["by_severity"]) == 1:
         cells[0] = Cell(ABSENT, None, "It has no severities.")
-    error = [accuracy_cell(found["error"] if _graded(found) else None)] if with_error else []
     ce = [accuracy_cell(found["ce"])] if with_ce else []
-    return Cell(short(shift)), Cell(family(shift)), *cells, accuracy_cell(found["accuracy"]), *error, *ce
+    return Cell(short(shift)), Cell(family(shift)), *cells, accuracy_cell(found["accuracy"]), *ce
 
 
 def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
@@ -177,7 +167,7 @@ def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
     by_level = [
         sum(summary["per_shift"][name]["by_severity"][place] for name in common) / len(common) for place in range(5)
     ]
-    values = [*by_level, summary["mean_accuracy"], summary["mean_error"]]
+    values = [*by_level, summary["mean_accuracy"]]
     blank = Cell("")
     rows = [(Cell(MEAN), blank, *map(accuracy_cell, values), *([blank] if with_ce else []))]
     if summary["mce"] is not None:

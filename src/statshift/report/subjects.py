@@ -136,6 +136,22 @@ class Group:
         """The models as they came."""
         return tuple(subject for subject in self.subjects if not subject.adapted)
 
+    @cached_property
+    def shared(self) -> tuple[Condition, ...]:
+        """The conditions that every subject with a shift was measured under, of one family: means over them compare.
+
+        These are common corruptions, or else hold-out ones, or else a single shift; () where nothing is shared.
+        """
+        shifted = [subject for subject in self.subjects if subject.shifts]
+        for wanted in ("common", "holdout", "other"):
+            first, *others = [[one for one in subject.conditions if kind(one[0]) == wanted] for subject in shifted] or [
+                []
+            ]
+            found = tuple(one for one in first if all(one in other for other in others))
+            if found and (wanted != "other" or len({shift for shift, _ in found}) == 1):
+                return found
+        return ()
+
     @property
     def data(self) -> str:
         """Which images these are, in words."""

@@ -69,19 +69,36 @@ def mce_weights(common: Sequence[str], divisor: Mapping[str, float]) -> dict[str
 
 
 def image_errors(conditions: Conditions, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """Return (N,), one value per image, whose mean is the weighted sum of the conditions' errors.
+    """Return (M,), one value per image, whose mean is the weighted sum of the conditions' errors.
 
     Args:
-        conditions: all over the same N images; draws are averaged.
+        conditions: all over the same N images; draws are averaged. Images that every row leaves out have no value, so
+            that M is the number of images of which anything is known.
         weights: of each condition of a shift; a shift without a weight does not count.
     """
-    parts = [
-        everywhere(row, ~bits(row)) * (weights[shift] / len(draws))
+    counted = [
+        (row, weights[shift] / len(draws))
         for (shift, _), draws in conditions.items()
         if shift in weights
         for row in draws
     ]
-    return np.asarray(np.sum(parts, axis=0), np.float64)
+    return image_means([(row, ~bits(row), weight) for row, weight in counted])
+
+
+def image_means(parts: Iterable[tuple[Row, npt.NDArray[np.bool_], float]]) -> npt.NDArray[np.float64]:
+    """Return (M,), one value per image, whose mean is the weighted sum of what rows say of their images.
+
+    Args:
+        parts: a row, a value for each of its images, and the weight of their mean.
+    """
+    total, known = np.zeros(0), np.zeros(0, bool)
+    for row, values, weight in parts:
+        spread = everywhere(row, values) * weight
+        if not len(total):
+            total, known = np.zeros(len(spread)), np.zeros(len(spread), bool)
+        total += spread
+        known |= everywhere(row, np.ones_like(values)) > 0
+    return np.asarray(total[known] * (known.sum() / max(1, len(known))), np.float64)
 
 
 def _measures(row: Row) -> dict[str, float]:

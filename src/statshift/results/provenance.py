@@ -89,6 +89,29 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str
     }
 
 
+REPEATED = ("resize", "crop", "interpolation", "class_map", "skip_bad")
+"""Options of `load_data` of which the rest of a record does not tell whether and how they were given."""
+
+
+def describe_request(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given and what a command needs to ask for the same again: paths as they were written."""
+    return {
+        name: value if isinstance(value, int | float | dict) else str(value)
+        for name, value in asked.items()
+        if value not in (None, False, "", {})
+    }
+
+
+def places_of(functions: Mapping[str, Any]) -> dict[str, str]:
+    """Return by name how a command names functions of a file, as py:FILE:FUNCTION; others are left out."""
+    found = {}
+    for name, function in functions.items():
+        code = getattr(function, "__code__", None)
+        if code is not None and getattr(function, "__qualname__", "").isidentifier():
+            found[name] = f"py:{code.co_filename}:{function.__qualname__}"
+    return found
+
+
 def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: str) -> dict[str, Any]:
     """Return how images of `shape` (3,H,W) are corrupted: constants, rounding, re-encoding, frost and at which size."""
     return {

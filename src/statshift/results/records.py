@@ -10,9 +10,9 @@ from statshift._core.errors import InputError
 from statshift._core.identity import differing, flat
 from statshift._core.storage import write_json_atomically
 
-FREE = ("environment", "model.made_by")
-"""Fields of a record that may differ between two sittings: versions, device, batch size, workers; and who made the
-weights, whose hash must be the same."""
+FREE = ("environment", "model.made_by", "asked")
+"""Fields of a record that may differ between two sittings: versions, device, batch size, workers; who made the
+weights, whose hash must be the same; and the words in which it was asked for, by which a report repeats it."""
 
 GROWING = ("shifts", "attacks", "severities", "protocols")
 """Keys whose lists or mappings a later sitting may extend; the record keeps the union."""

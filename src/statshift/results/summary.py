@@ -5,7 +5,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from statshift._core.errors import InputError, unknown
 from statshift.metrics.classification import (
@@ -16,7 +15,7 @@ from statshift.metrics.classification import (
     mean_corruption_error,
     relative_mean_corruption_error,
 )
-from statshift.metrics.uncertainty import bootstrap_interval, wilson_interval
+from statshift.metrics.uncertainty import mean_interval, paired_interval, wilson_interval
 from statshift.results.conditions import (
     MEASURES,
     Conditions,
@@ -30,10 +29,8 @@ from statshift.results.conditions import (
     missing_conditions,
     paired_source,
 )
+from statshift.results.means import BENCHMARK, measured_mean
 from statshift.results.rows import Row
-
-BENCHMARK = tuple(ALEXNET["imagenet"])
-"""The corruptions over which mean error and mCE are defined."""
 
 
 def summarise(
@@ -43,14 +40,14 @@ def summarise(
     baseline: Mapping[str, float] | None = None,
     common: Sequence[str] = BENCHMARK,
     class_counts: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """Add up a run's rows; what they do not suffice for is None, never a mean over fewer conditions.
 
-    `mean_*`, `mce` and `relative_mce` are over `common` at all five severities. A shift's own figures are
+    `mean_*`, `mce` and `relative_mce` are over `common` at all five severities; of fewer there is `measured_mean`,
+    which says what it is over. A shift's own figures are
     means over the severities measured, which `by_severity` shows (one entry for a shift without severities).
-    Draws are averaged first. Intervals are 95 %: Wilson's for one condition, the bootstrap over images for
-    `mean_interval` and `mce_interval`, in which the baseline is taken as exact.
+    Draws are averaged first. Intervals are 95 %: Wilson's for one condition, and for means and mCE, in which the
+    baseline is taken as exact, over images, one value each.
 
     Args:
         rows: of one run, any protocols, all over the same images, of which some may be left out.
@@ -58,7 +55,6 @@ def summarise(
         baseline: errors by shift, as `baseline_errors` gives them, to divide by in AlexNet's place.
         common: names of the benchmark's corruptions.
         class_counts: images by class, for `per_class_accuracy`.
-        seed: of the bootstrap.
 
     Returns:
         JSON types; fractions in [0,1], cross-entropy in nats, CE and mCE as ratios (1.0 is the baseline's). Adapted
@@ -77,7 +73,7 @@ def summarise(
         "images": counts.pop(),
         "relative_to": alexnet if baseline is None else "baseline",
         "protocols": {
-            protocol: _summarise_adapted(by_condition(rows, protocol), common, divisor, class_counts, seed)
+            protocol: _summarise_adapted(by_condition(rows, protocol), common, divisor, class_counts)
             for protocol in dict.fromkeys(row["protocol"] for row in rows)
         },
     }
@@ -124,10 +120,9 @@ def _summarise_adapted(
     common: Sequence[str],
     divisor: Mapping[str, float],
     class_counts: Sequence[int] | None,
-    seed: int,
 ) -> dict[str, Any]:
     """Summarise a protocol, beside the source where its rows are paired with it."""
-    summary = _summarise_protocol(conditions, common, divisor, class_counts, seed)
+    summary = _summarise_protocol(conditions, common, divisor, class_counts)
     rows = [row for draws in conditions.values() for row in draws]
     if not all("paired_source" in row for row in rows):
         return summary
@@ -135,8 +130,9 @@ def _summarise_adapted(
     gain = None
     if summary["mean_accuracy"] is not None:
         weights = mean_weights(common)
-        gains = image_errors(paired, weights) - image_errors(conditions, weights)
-        gain = {"mean_accuracy": float(gains.mean()), "interval": _bootstrap(gains, seed)}
+        before, after = (1 - image_errors(side, weights) for side in (paired, conditions))
+        interval = list(paired_interval(before, after))
+        gain = {"mean_accuracy": float(after.mean() - before.mean()), "interval": interval}
     means = _means_by_draw(conditions, common)
     return {
         **summary,
@@ -145,7 +141,8 @@ def _summarise_adapted(
         "mean_accuracy_by_draw": means,
         "mean_accuracy_deviation": stdev(means) if len(means) > 1 else None,
         "gain": gain,
-        "paired_source": _summarise_protocol(paired, common, divisor, class_counts, seed),
+        "measured_mean": measured_mean(conditions, common, paired),
+        "paired_source": _summarise_protocol(paired, common, divisor, class_counts),
     }
 
 
@@ -165,7 +162,6 @@ def _summarise_protocol(
     common: Sequence[str],
     divisor: Mapping[str, float],
     class_counts: Sequence[int] | None,
-    seed: int,
 ) -> dict[str, Any]:
     measured = dict.fromkeys(name for name, _ in conditions if name != "clean")
     own = [name for name in measured if name not in common]
@@ -176,9 +172,10 @@ def _summarise_protocol(
     return {
         **_summarise_clean(conditions.get(("clean", 0)), class_counts),
         **_prefixed("mean", average([shifts[name] for name in common]) if complete else None),
-        "mean_interval": (_bootstrap(1 - image_errors(conditions, mean_weights(common)), seed) if complete else None),
+        "mean_interval": list(mean_interval(1 - image_errors(conditions, mean_weights(common)))) if complete else None,
         "mean_over": {"conditions": needed - len(missing), "of": needed},
-        **_summarise_mce(conditions, common, divisor if complete else {}, seed),
+        "measured_mean": measured_mean(conditions, common),
+        **_summarise_mce(conditions, common, divisor if complete else {}),
         "per_shift": shifts,
     }
 
@@ -196,20 +193,18 @@ def _summarise_clean(clean: Sequence[Row] | None, class_counts: Sequence[int] | 
     }
 
 
-def _summarise_mce(
-    conditions: Conditions, common: Sequence[str], divisor: Mapping[str, float], seed: int
-) -> dict[str, Any]:
+def _summarise_mce(conditions: Conditions, common: Sequence[str], divisor: Mapping[str, float]) -> dict[str, Any]:
     if not divisor:
         return {"mce": None, "mce_interval": None, "relative_mce": None}
     errors = {name: error_by_severity(conditions, name) for name in common}
     table = {name: divisor[name] for name in common}
-    clean = conditions.get(("clean", 0))
+    clean, weights = conditions.get(("clean", 0)), mce_weights(common, table)
     relative = None
     if clean and "clean" in divisor and min(table.values()) > divisor["clean"]:
         relative = relative_mean_corruption_error(errors, average_draws(clean)["error"], table, divisor["clean"])
     return {
         "mce": mean_corruption_error(errors, table),
-        "mce_interval": _bootstrap(image_errors(conditions, mce_weights(common, table)), seed),
+        "mce_interval": list(mean_interval(image_errors(conditions, weights), len(SEVERITIES) * sum(weights.values()))),
         "relative_mce": relative,
     }
 
@@ -236,9 +231,4 @@ def _prefixed(prefix: str, measures: Mapping[str, float] | None) -> dict[str, fl
 
 def _wilson(draws: Sequence[Row]) -> list[float]:
     low, high = wilson_interval(fmean(row["correct"] for row in draws), draws[0]["images"])
-    return [float(low), float(high)]
-
-
-def _bootstrap(values: npt.NDArray[np.float64], seed: int) -> list[float]:
-    low, high = bootstrap_interval(values, seed=seed)
     return [float(low), float(high)]
