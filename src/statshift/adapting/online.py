@@ -80,6 +80,7 @@ class RectifiedStream(nn.Module):
         self._source = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
         self._newest: Tensor | None = None
         self._waiting = 0
+        self.eval()
 
     def reset(self) -> None:
         """Forget the stream: back to the source."""

@@ -12,7 +12,7 @@ from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData, check_labels, load_data
 from statshift.hardening.harden import DUAL, HardenOptions
-from statshift.hardening.objectives import Batch, Targets
+from statshift.hardening.objectives import Batch, Targets, takes_channels_last
 from statshift.hardening.training import Objective
 from statshift.measuring.evaluate import DTYPES, find_device
 from statshift.models import PixelModel, load_model
@@ -89,7 +89,7 @@ def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: 
     images = pixels.to(where).float() / 255
     assert options.at is not None
     found = Branches(model, options.at, images[:2], dual=options.method in DUAL, trace=trace)
-    if training.channels_last:
+    if training.channels_last and takes_channels_last(options.steps_of, where):
         found.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     targets = Targets(torch.from_numpy(data.labels[positions]).to(where))

@@ -157,6 +157,7 @@ class _Moved(nn.Module):
     def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
         super().__init__()
         self.model, self.state = model, state
+        self.training = model.training
 
     def forward(self, images: Tensor) -> Any:
         return functional_call(self.model, self.state, (images,))

@@ -235,6 +235,18 @@ def ligs_regularised(branches: Branches, batch: Batch, *, options: LigsOptions, 
     return {"clean": losses.mean(), "ligs": weight * (1 - cosines.mean())}
 
 
+SECOND_ORDER: tuple[Callable[..., Losses], ...] = (ligs_regularised,)
+"""Methods that take gradients of gradients."""
+
+
+def takes_channels_last(method: Method, device: torch.device) -> bool:
+    """Tell whether a method may train channels last on a device.
+
+    Not where it takes gradients of gradients on a CPU: those of oneDNN's channels-last convolutions corrupt memory.
+    """
+    return device.type != "cpu" or getattr(method, "func", method) not in SECOND_ORDER
+
+
 def moex(branches: Branches, batch: Batch, *, share: float = 0.9, probability: float = 1.0) -> Losses:
     """Fine-tune on features that have the moments of another image's, and on both images' labels.
 

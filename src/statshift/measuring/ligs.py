@@ -229,7 +229,8 @@ def losses_and_cosines(
 ) -> tuple[Tensor, Tensor]:
     """Return the losses (B,) at images, and the cosines (B,) of LIGS with a graph to the weights: a regularizer.
 
-    Where a gradient has no direction the cosine is 1 and moves nothing.
+    Where a gradient has no direction the cosine is 1 and moves nothing. On a CPU the images are laid out contiguous,
+    and a model's weights have to be: gradients of gradients of channels-last convolutions corrupt oneDNN's memory.
 
     Args:
         losses_at: of images (B,3,H,W), by image, as training sees them.
@@ -241,6 +242,8 @@ def losses_and_cosines(
     Reference:
         Benz et al., ICLR 2021 submission, section 4.1, "Regularization of LIGS", Figure 5.
     """
+    if images.device.type == "cpu":
+        images = images.contiguous()
     point = images.detach().requires_grad_()
     losses = losses_at(point)
     (here,) = torch.autograd.grad(losses.sum(), point, create_graph=True)

@@ -78,6 +78,9 @@ class Preprocessing:
 class PixelModel(nn.Module):
     """Wrap `network`, itself and not a copy, so that it takes images in [0,1].
 
+    It is in the mode that the network is in when it is wrapped. What it learns and what its state dict holds is all
+    the network's: `mine.load_state_dict(model.network.state_dict())` takes it over into the network alone.
+
     Args:
         network: takes normalised images (B,3,H,W).
         preprocessing: what it expects.
@@ -88,6 +91,7 @@ class PixelModel(nn.Module):
 
     Attributes:
         weights_file: the checkpoint that `load_model` loaded, where it was given one.
+        network: the one that was given.
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
             drew them.
     """
@@ -117,6 +121,7 @@ class PixelModel(nn.Module):
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+        self.training = network.training
 
     @property
     def made_by(self) -> dict[str, str] | None:
