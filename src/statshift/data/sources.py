@@ -64,12 +64,16 @@ class Source(ABC):
         labels: (N,) int64, where they are known.
         class_names: by label, where they are known.
         ignored: how many files beside the images are none, by their extension.
+        passed_by: how many hidden and system files and folders and run directories were not looked at.
+        class_order: how class folders were numbered, where not in the order of sorted text: "integers".
     """
 
     place: str
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
     ignored: int = 0
+    passed_by: int = 0
+    class_order: str | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -107,7 +111,8 @@ class Files(Source):
 
     def content(self) -> bytes:
         """Return the names below the folder and the sizes of the files."""
-        return "".join(f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths).encode()
+        lines = (f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths)
+        return "".join(lines).encode(errors="surrogateescape")
 
     def name(self, index: int) -> str:
         """Return the file's path."""

@@ -24,7 +24,7 @@ from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
 from statshift.hardening.batches import Batches
 from statshift.hardening.objectives import Batch, Losses, Method
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
-from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.evaluate import DTYPES, fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
@@ -227,6 +227,7 @@ def train(
     """
     rank, world = processes.join()
     device = next(branches.parameters()).device
+    data = fit_to_model(branches.clean, data, device)
     batches = Batches(
         data,
         augmentation_for(options.augment, data, options.seed),

@@ -54,6 +54,7 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str
         "shape": list(data.shape),
         "indices_hash": integers_hash(data.indices),
         "content_hash": data.content_hash(),
+        "class_order": data.class_order,
         **labelled,
         "preprocessing": data.preprocessing,
         "counts": data.counts,
