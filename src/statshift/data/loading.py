@@ -66,7 +66,8 @@ def load_data(
             with a warning.
         seed: of the subset.
         skip_bad: leave out damaged images instead of raising; this decodes every image once beforehand.
-        class_map: file that maps class folders to class indices: JSON {"folder": index}, or lines `folder index`.
+        class_map: file that maps class folders to class indices: JSON {"folder": index}, lines `folder index`, one
+            name a line, or as Keras and Hugging Face write it; see `read_class_map`.
         workers: processes that decode.
         cache_bytes: decoded images stay in memory if all of them take no more.
 
@@ -102,6 +103,7 @@ def load_data(
         skipped=[source.label_of(index) for index in damaged],
         workers=workers,
         cache_bytes=cache_bytes,
+        class_order=source.class_order,
     )
 
 

@@ -14,7 +14,7 @@ from statshift.data import ImageData, check_labels, load_data
 from statshift.hardening.harden import DUAL, HardenOptions
 from statshift.hardening.objectives import Batch, Targets, takes_channels_last
 from statshift.hardening.training import Objective
-from statshift.measuring.evaluate import DTYPES, find_device
+from statshift.measuring.evaluate import DTYPES, find_device, fit_to_model
 from statshift.models import PixelModel, load_model
 from statshift.splitting.branches import Branches
 
@@ -59,6 +59,7 @@ def step_costs(
         fresh = make().to(where)
         if not isinstance(data, ImageData):
             data = load_data(data, **(fresh.loading_options | dict(data_options or {})))
+        data = fit_to_model(fresh, data, where)
         steps[label], counts[label] = _step_of(fresh, data, one, trace)
     seconds = dict.fromkeys(steps, float("inf"))
     with torch.random.fork_rng([where] if gpu else []):

@@ -31,7 +31,7 @@ from statshift.hardening.objectives import (
     standard,
 )
 from statshift.hardening.training import Step, TrainingOptions, train
-from statshift.measuring.evaluate import find_device, load_both
+from statshift.measuring.evaluate import find_device, fit_to_model, load_both
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.measure import measure
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
@@ -276,7 +276,8 @@ def harden(
     if validation is not None:
         own = pixel_model.loading_options
         loading = loading_options(validation, _preprocessing(data_options), own, split=None)
-        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading)
+        fit = partial(fit_to_model, pixel_model, device=where)
+        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading, fit)
         record["validation"] |= {"ligs": list(ligs)} if ligs else {}
     elif ligs:
         raise InputError("Expected validation images to measure LIGS on.")
@@ -349,7 +350,11 @@ def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _prepare_validation(
-    data: Any, shifts: Shifts, severities: Sequence[int], loading: Mapping[str, Any]
+    data: Any,
+    shifts: Shifts,
+    severities: Sequence[int],
+    loading: Mapping[str, Any],
+    fit: Callable[[ImageData], ImageData],
 ) -> tuple[Any, dict[str, Any]]:
     """Return the validation images, loaded once unless they store shifts, and what the record says of them.
 
@@ -361,7 +366,7 @@ def _prepare_validation(
     conditions(names, severities, functions, stored)
     described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
     if not stored:
-        data = data if isinstance(data, ImageData) else load_data(data, **loading)
+        data = fit(data if isinstance(data, ImageData) else load_data(data, **loading))
         if data.labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
         described["data"] = describe_data(data, data.labels)

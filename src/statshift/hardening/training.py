@@ -24,7 +24,7 @@ from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
 from statshift.hardening.batches import Batches
 from statshift.hardening.objectives import Batch, Losses, Method, takes_channels_last
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
-from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.evaluate import DTYPES, fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
@@ -230,6 +230,7 @@ def train(
     rank, world = processes.join()
     device = next(branches.parameters()).device
     channels_last = options.channels_last and takes_channels_last(method, device)
+    data = fit_to_model(branches.clean, data, device)
     batches = Batches(
         data,
         augmentation_for(options.augment, data, options.seed),

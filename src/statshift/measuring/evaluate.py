@@ -16,10 +16,10 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, check_labels, load_data, loading_options
+from statshift.data import ImageData, check_labels, fit_labels, imagenet_indices, load_data, loading_options
 from statshift.metrics.classification import ImageStatistics, image_statistics
-from statshift.models import PixelModel, load_model
-from statshift.norms.layers import run
+from statshift.models import PixelModel, extract_logits, load_model
+from statshift.norms.layers import evaluating, run
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
 from statshift.shifts.conditions import Condition
 
@@ -59,9 +59,23 @@ def load_both(
 ) -> tuple[PixelModel, ImageData]:
     """Return a model on the device, itself if it is one, and the images as its authors load them; see `load_data`."""
     pixel_model = (model if isinstance(model, PixelModel) else load_model(model)).to(device)
-    if isinstance(data, ImageData):
-        return pixel_model, data
-    return pixel_model, load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
+    if not isinstance(data, ImageData):
+        data = load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
+    return pixel_model, fit_to_model(pixel_model, data, device)
+
+
+@torch.no_grad()
+def fit_to_model(model: nn.Module, data: ImageData, device: torch.device) -> ImageData:
+    """Return the images with labels as a model on the device numbers its classes; see `fit_labels`.
+
+    The model is asked for its logits only where that matters.
+    """
+    if data.labels is None or imagenet_indices(data.class_names) is None:
+        return data
+    images, _ = next(data.batches(1, which=[0]))
+    with evaluating(model):
+        classes = extract_logits(run(model, images.to(device).float() / 255)).shape[1]
+    return fit_labels(data, classes)
 
 
 def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[str, Any]:

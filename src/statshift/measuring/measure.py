@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from statshift.adapting.protocols import SOURCE, Protocols, resolve_protocols
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.measuring.adapted import AdaptationOptions, describe_protocols, measure_condition
 from statshift.measuring.baselines import alexnet_for, read_baseline
-from statshift.measuring.evaluate import Evaluator, describe_attack, find_device
+from statshift.measuring.evaluate import Evaluator, describe_attack, find_device, fit_to_model
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.probes import measure_ligs, unfinished_looks
@@ -170,7 +171,8 @@ def measure(
     names, functions = resolve(shifts, list(stored) or None)
     wanted = conditions(names, severities, functions, stored)
     pixel_model = _prepare(model, where)
-    load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored))
+    fit = partial(fit_to_model, pixel_model, device=where)
+    load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored), fit)
     first = load(wanted[0])
     labels = _labels(first)
 
@@ -339,16 +341,23 @@ def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, dev
     return model.loading_options | given
 
 
-def _loader(data: Any, options: Mapping[str, Any], stored: bool) -> Callable[[Condition], ImageData]:
-    """Return what loads the images of a condition: always the same ones, unless the data store shifts."""
+def _loader(
+    data: Any, options: Mapping[str, Any], stored: bool, fit: Callable[[ImageData], ImageData]
+) -> Callable[[Condition], ImageData]:
+    """Return what loads the images of a condition: always the same ones, unless the data store shifts.
+
+    Their labels are those that `fit` gives them.
+    """
     if stored:  # each condition is read once, so nothing is kept
-        return lambda condition: load_data(
-            data,
-            shift=None if condition.shift == CLEAN else (condition.shift, condition.severity),
-            cache_bytes=0,
-            **options,
+        return lambda condition: fit(
+            load_data(
+                data,
+                shift=None if condition.shift == CLEAN else (condition.shift, condition.severity),
+                cache_bytes=0,
+                **options,
+            )
         )
-    loaded = data if isinstance(data, ImageData) else load_data(data, **options)
+    loaded = fit(data if isinstance(data, ImageData) else load_data(data, **options))
     return lambda condition: loaded
 
 
