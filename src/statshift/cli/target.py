@@ -6,8 +6,8 @@ from typing import Any
 
 from statshift.cli import options as o
 from statshift.data import ImageData, load_data
-from statshift.measuring.evaluate import find_device
 from statshift.models import PixelModel, load_model
+from statshift.models.placing import find_device
 
 
 def load_model_on(

@@ -20,9 +20,9 @@ from statshift.data import ImageData, load_data, loading_options, stored_shifts
 from statshift.making.extraction import ExtractionOptions, extract
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import cosine_similarities, embed, extract_features, statistic_distances
-from statshift.measuring.evaluate import find_device
 from statshift.measuring.measure import measure
 from statshift.models import PixelModel
+from statshift.models.placing import find_device
 from statshift.norms.divergence import divergence
 from statshift.norms.layers import batch_norms, execution_order
 from statshift.results import settle_record, write_json_atomically
@@ -70,7 +70,7 @@ class Setting:
     adaptation: Mapping[str, AdaptationOptions] = field(default_factory=dict)
     against: str | ImageData | None = None
     seed: int = 0
-    device: str = "auto"
+    device: str | torch.device = "auto"
     data_options: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[str], object] | None = None
 
