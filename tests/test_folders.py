@@ -18,7 +18,7 @@ from statshift._core.errors import InputError
 from statshift.data import check_labels, fit_labels, load_data, stored_shifts
 from statshift.data.classes import imagenet_classes, read_class_map
 from statshift.data.folders import order_classes
-from statshift.measuring.evaluate import load_both
+from statshift.measuring.loading import load
 from statshift.models import PixelModel, Preprocessing
 from statshift.results.provenance import describe_data
 
@@ -308,7 +308,7 @@ class Levels(nn.Module):
         self.classes = classes
 
     def forward(self, images):
-        places = (images[:, 0, 0, 0] * 255).round().long()
+        places = (images[:, 0, 0, 0] * 255).round().long().clamp(max=len(self.answers) - 1)
         return nn.functional.one_hot(self.answers[places], self.classes).float()
 
 
@@ -342,7 +342,7 @@ def test_a_stored_subset_of_imagenet_has_imagenets_indices(tmp_path):
 
 def test_what_is_recorded_of_a_subset(tmp_path):
     with pytest.warns(UserWarning, match="labels are ImageNet's"):
-        _, data = load_both(answering(INDICES, 1000), class_folders(tmp_path, SOME), torch.device("cpu"), None)
+        _, data = load(answering(INDICES, 1000), class_folders(tmp_path, SOME), torch.device("cpu"), None)
     assert data.labels.tolist() == INDICES
     assert data.class_names == imagenet_classes()
     described = describe_data(data, data.labels)

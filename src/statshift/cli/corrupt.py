@@ -10,7 +10,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, progress_bar, say
 from statshift.data import load_data
 from statshift.making.corrupted import contact_sheet, write_corrupted
-from statshift.measuring.evaluate import find_device
+from statshift.measuring.loading import find_device
 from statshift.shifts.conditions import CorruptionOptions, conditions, resolve
 from statshift.shifts.corruptions import CORRUPTIONS, table_for
 

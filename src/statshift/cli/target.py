@@ -6,7 +6,7 @@ from typing import Any
 
 from statshift.cli import options as o
 from statshift.data import ImageData, load_data
-from statshift.measuring.evaluate import find_device
+from statshift.measuring.loading import find_device
 from statshift.models import PixelModel, load_model
 
 

@@ -17,7 +17,7 @@ from statshift.hardening.from_scratch import METHODS, ONE_CYCLE, build
 from statshift.hardening.harden import PIXEL_ATTACKS, HardenOptions, harden
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.evaluate import find_device
+from statshift.measuring.loading import find_device
 from statshift.models import NORMS
 from statshift.shifts.attacks import PixelAttack, parse_attack
 from statshift.shifts.conditions import CLEAN

@@ -8,7 +8,6 @@ from typing import Any
 from warnings import warn
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError, unknown
@@ -135,22 +134,6 @@ def check_scheme(spec: str) -> None:
     scheme = spec.partition(":")[0]
     if scheme not in SCHEMES:
         raise unknown("data scheme", scheme, SCHEMES)
-
-
-def check_tensor(images: object) -> None:
-    """Check that images are a tensor, and no spec of some.
-
-    Raises:
-        InputError: they are none.
-    """
-    if isinstance(images, Tensor):
-        return
-    got = f"an object of type {type(images).__name__}"
-    if isinstance(images, str):
-        got = f"{images!r}; load_data({images!r}).tensors() gives them, and labels"
-    elif isinstance(images, ImageData):
-        got = f"data of {images.spec}; their .tensors() gives them, and labels"
-    raise InputError(f"Expected images (B,3,H,W), but got {got}.")
 
 
 def has_clean(spec: str) -> bool:

@@ -156,7 +156,9 @@ class Files(Source):
         digest = hashlib.sha256()
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(indices), 1024):
-                digest.update("".join(pool.map(self._file_hash, indices[start : start + 1024])).encode(errors="surrogateescape"))
+                digest.update(
+                    "".join(pool.map(self._file_hash, indices[start : start + 1024])).encode(errors="surrogateescape")
+                )
         return digest.hexdigest()[:16]
 
     def _file_hash(self, index: int) -> str:

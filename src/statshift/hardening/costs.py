@@ -14,7 +14,8 @@ from statshift.data import ImageData, check_labels, load_data
 from statshift.hardening.harden import DUAL, HardenOptions
 from statshift.hardening.objectives import Batch, Targets, takes_channels_last
 from statshift.hardening.training import Objective
-from statshift.measuring.evaluate import DTYPES, find_device, fit_to_model
+from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import find_device, fit_to_model
 from statshift.models import PixelModel, load_model
 from statshift.splitting.branches import Branches
 
@@ -25,7 +26,7 @@ def step_costs(
     options: Mapping[str, HardenOptions],
     *,
     repeats: int = 5,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -38,7 +39,7 @@ def step_costs(
         data: with labels; the first batch is used as it is, unaugmented.
         options: methods by label; ratios are to the first.
         repeats: turns, at least 1.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         trace: as in `harden`.
         data_options: further arguments of `load_data`, where `data` is not loaded.
 

@@ -24,7 +24,8 @@ from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
 from statshift.hardening.batches import Batches
 from statshift.hardening.objectives import Batch, Losses, Method, takes_channels_last
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
-from statshift.measuring.evaluate import DTYPES, fit_to_model
+from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised

@@ -12,70 +12,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, check_labels, fit_labels, imagenet_indices, load_data, loading_options
+from statshift.data import ImageData, check_labels
 from statshift.metrics.classification import ImageStatistics, image_statistics
-from statshift.models import PixelModel, extract_logits, load_model
-from statshift.norms.layers import evaluating, run
+from statshift.models import PixelModel
+from statshift.norms.layers import run
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
 from statshift.shifts.conditions import Condition
 
 KEPT_BYTES = 2 << 30
 CHECKED = 16  # images: whether a model has an input gradient
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device named "auto", "cpu", "cuda" or "cuda:N"; "auto" is a GPU if there is one.
-
-    Raises:
-        InputError: an unknown name, or a GPU that is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:N"])
-    if kind == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError(f"Device {name!r} was asked for, but torch finds no CUDA GPU; use --device cpu or auto.")
-    index = int(number) if number else processes.local_rank() % torch.cuda.device_count()
-    if index >= torch.cuda.device_count():
-        raise InputError(f"Device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
-    return torch.device("cuda", index)
-
-
-def load_both(
-    model: str | nn.Module,
-    data: str | Dataset[Any] | ImageData,
-    device: torch.device,
-    data_options: Mapping[str, Any] | None,
-    *,
-    split: str | None = "train",
-) -> tuple[PixelModel, ImageData]:
-    """Return a model on the device, itself if it is one, and the images as its authors load them; see `load_data`."""
-    pixel_model = (model if isinstance(model, PixelModel) else load_model(model)).to(device)
-    if not isinstance(data, ImageData):
-        data = load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
-    return pixel_model, fit_to_model(pixel_model, data, device)
-
-
-@torch.no_grad()
-def fit_to_model(model: nn.Module, data: ImageData, device: torch.device) -> ImageData:
-    """Return the images with labels as a model on the device numbers its classes; see `fit_labels`.
-
-    The model is asked for its logits only where that matters.
-    """
-    if data.labels is None or imagenet_indices(data.class_names) is None:
-        return data
-    images, _ = next(data.batches(1, which=[0]))
-    with evaluating(model):
-        classes = extract_logits(run(model, images.to(device).float() / 255)).shape[1]
-    return fit_labels(data, classes)
 
 
 def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[str, Any]:

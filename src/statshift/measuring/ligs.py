@@ -16,14 +16,13 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError, NoGradientError, unknown
 from statshift._core.randomness import Draws
-from statshift.data.loading import check_tensor
+from statshift.data.checks import check_classes, check_images, checked_labels
 from statshift.metrics.uncertainty import bootstrap_interval
 from statshift.shifts.attacks import (
     LogitLoss,
     PixelAttack,
     attack_pixels,
     attackable,
-    check_images,
     cross_entropy,
     gradient_of,
     logits_of,
@@ -131,10 +130,8 @@ def ligs(
     Reference:
         Benz et al., ICLR 2021 submission, equation 1.
     """
-    check_tensor(images)
-    if not isinstance(labels, Tensor):
-        raise InputError(f"Expected labels (N,) as a tensor, but got an object of type {type(labels).__name__}.")
-    check_images(images, labels)
+    check_images(images)
+    labels = checked_labels(labels, images)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     chosen = options or LigsOptions()
     values = []
@@ -186,7 +183,9 @@ def similarities(
     with attackable(model):
 
         def total(point: Tensor) -> Tensor:
-            return loss(logits_of(model, point), labels).sum()
+            logits = logits_of(model, point)
+            check_classes(labels, logits.shape[1])
+            return loss(logits, labels).sum()
 
         try:
             gradient = gradient_of(total, 1.0)

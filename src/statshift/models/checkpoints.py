@@ -104,9 +104,25 @@ def weights_hash(network: nn.Module) -> str:
     """Return 16 hexadecimal characters of SHA-256 over the state dict: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):  # of a quantised module, or a module's extra state
+            digest.update(f"{name} {_plain(value)}".encode())
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        whole = value.dequantize() if value.is_quantized else value
+        digest.update(whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    """Return what stands for a state that is no tensor, the same in every process."""
+    if isinstance(value, Tensor):
+        whole = (value.dequantize() if value.is_quantized else value).detach().cpu().contiguous().reshape(-1)
+        return hashlib.sha256(whole.view(torch.uint8).numpy().tobytes()).hexdigest()
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_plain(one)}' for key, one in value.items())}}}"
+    return repr(value) if isinstance(value, str | int | float | bytes | torch.dtype | None) else type(value).__name__
 
 
 def _read(path: Path) -> Any:
