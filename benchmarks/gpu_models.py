@@ -12,7 +12,7 @@ import attacks
 from advbn_step import ATTACK, DTYPES, peak, plain_step, step
 from gpu_sizes import Row, Size
 from measure import beside_bare
-from reporting import in_turns
+from reporting import best, in_turns, once
 from statshift import corrupt, rectify
 from statshift._core.randomness import Draws
 from statshift.hardening.harden import PIXEL_ATTACKS
@@ -105,29 +105,33 @@ def run(device: torch.device, size: Size) -> Iterator[Row]:
 def steps(device: torch.device, size: Size, compiled: bool = False) -> Iterator[Row]:
     model, images, labels = batch_of(device, size)
     plain = partial(plain_step, Branches(model, size.cut, images).train(), images, labels)
-    reference = in_turns({"plain": plain}, device, size.repeats)["plain"]
+    reference = best(plain, device, size.repeats)
     yield {"step": "plain AdvBN", "dtype": "float32", "seconds": reference, "peak GiB": peak(device, plain)}
     del model, plain
     branches = Branches(batch_of(device, size)[0], size.cut, images, compiled=compiled).train()
     branches.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     methods = {
+        "standard": standard,
         "AdvBN": partial(advbn, attack=ATTACK),
         "AdvProp": partial(pixel_adversarial, attack=PIXEL_ATTACKS["advprop"]),
-        "standard": standard,
     }
+    draws = Draws(0, torch.arange(len(images)), "benchmark")
     for name in ("bfloat16", "float32"):
-        draws = Draws(0, torch.arange(len(images)), "benchmark")
         batch = Batch(images, Targets(labels), draws, DTYPES[name])
-        functions = {method: partial(step, function, branches, batch) for method, function in methods.items()}
-        seconds = in_turns(functions, device, size.repeats)
-        for method, function in functions.items():
+        bare = None
+        for method, losses in methods.items():
+            function = partial(step, losses, branches, batch)
+            first = once(function, device)
+            seconds = best(function, device, size.repeats)
+            bare = bare or seconds
             yield {
                 "step": method,
                 "dtype": name,
-                "seconds": seconds[method],
-                "of the plain step": seconds[method] / reference,
-                "of standard": seconds[method] / seconds["standard"],
+                "seconds": seconds,
+                "first call, s": first,
+                "of the plain step": seconds / reference,
+                "of standard": seconds / bare,
                 "peak GiB": peak(device, function),
             }
 

@@ -25,7 +25,7 @@ import corruptions as corruption_times
 import gpu_models
 from gpu import MARK
 from gpu_sizes import SIZES, Row, Size
-from reporting import in_turns, start
+from reporting import best, start
 from statshift import COMMON, CORRUPTIONS, corrupt, load_data
 from statshift.hardening.augmentation import sent
 from statshift.measuring.evaluate import find_device
@@ -123,7 +123,7 @@ def decode(device: torch.device, size: Size) -> Iterator[Row]:
                     sent(images, device)
 
             repeats = 1 if workers < 2 else size.repeats
-            yield {"workers": workers, "images/s": size.files / in_turns({"": read}, device, repeats)[""]}
+            yield {"workers": workers, "images/s": size.files / best(read, device, repeats)}
 
 
 def machine(device: torch.device, size: Size) -> Iterator[Row]:
