@@ -1,6 +1,7 @@
 """The parts of `gpu.py` that time networks, with random weights; each yields the rows of its table."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -24,13 +25,12 @@ from statshift.splitting.branches import Branches
 def rectifying(device: torch.device, size: Size) -> Iterator[Row]:
     for count in size.rectifying:
         images = torch.rand(count, 3, size.side, size.side)
-        here = attacks.network(size.network, images)
-        there, moved = attacks.network(size.network, images).to(device), images.to(device)
-        there.load_state_dict(here.state_dict())
+        model = attacks.network(size.network, images.to(device))
         brighter = corrupt(images, "brightness", 3)
-        functions: dict[str, Callable[[], Any]] = {"a forward pass": partial(torch.no_grad()(there), moved)}
-        for protocol in ("replace", "auto"):
-            functions[protocol] = partial(rectify, there, brighter.to(device), protocol)
+        moved = brighter.to(device)
+        here = deepcopy(model).cpu() if count == min(size.rectifying) else None  # the CPU takes long for many
+        functions: dict[str, Callable[[], Any]] = {"a forward pass": partial(torch.no_grad()(model), moved)}
+        functions |= {protocol: partial(rectify, model, moved, protocol) for protocol in ("replace", "auto")}
         seconds = in_turns(functions, device, size.repeats)
         for name, passes in (("replace", 1), ("auto", 2)):
             yield {
@@ -39,7 +39,7 @@ def rectifying(device: torch.device, size: Size) -> Iterator[Row]:
                 "seconds": seconds[name],
                 "forward passes": passes,
                 "of them bare": seconds[name] / passes / seconds["a forward pass"],
-                "mean off the CPU's, deviations": furthest(rectify(here, brighter, name), functions[name]()),
+                "mean off the CPU's, deviations": here and furthest(rectify(here, brighter, name), functions[name]()),
             }
 
 
@@ -51,10 +51,10 @@ def furthest(here: torch.nn.Module, there: torch.nn.Module) -> float:
     )
 
 
-def batch_of(device: torch.device, size: Size) -> tuple[torch.nn.Module, Tensor, Tensor]:
+def batch_of(device: torch.device, size: Size, count: int) -> tuple[torch.nn.Module, Tensor, Tensor]:
     """Return the network, and images (B,3,H,W) and labels (B,) for it."""
-    images = torch.rand(size.batch, 3, size.side, size.side).to(device)
-    return attacks.network(size.network, images), images, torch.randint(10, (size.batch,)).to(device)
+    images = torch.rand(count, 3, size.side, size.side).to(device)
+    return attacks.network(size.network, images), images, torch.randint(10, (count,)).to(device)
 
 
 def timed(functions: dict[str, Any], device: torch.device, repeats: int) -> Iterator[Row]:
@@ -70,15 +70,17 @@ def timed(functions: dict[str, Any], device: torch.device, repeats: int) -> Iter
 
 
 def pgd(device: torch.device, size: Size) -> Iterator[Row]:
-    functions = attacks.attacked(*batch_of(device, size))
+    functions = attacks.attacked(*batch_of(device, size, size.attacked))
     left_out = ("2 bare passes", "LIGS, gaussian")
-    yield from timed({name: what for name, what in functions.items() if name not in left_out}, device, size.repeats)
+    yield from timed(
+        {name: what for name, what in functions.items() if name not in left_out}, device, min(2, size.repeats)
+    )
     if not find_spec("torchattacks"):
         yield {"what": "torchattacks", "note": "skipped: torchattacks is not installed"}
 
 
 def ligs(device: torch.device, size: Size) -> Iterator[Row]:
-    functions = attacks.attacked(*batch_of(device, size))
+    functions = attacks.attacked(*batch_of(device, size, size.attacked))
     yield from timed({name: functions[name] for name in ("2 bare passes", "LIGS, gaussian")}, device, size.repeats)
 
 
@@ -98,17 +100,17 @@ def training(device: torch.device, size: Size) -> Iterator[Row]:
 def run(device: torch.device, size: Size) -> Iterator[Row]:
     model = attacks.network(size.network, torch.rand(2, 3, size.side, size.side).to(device))
     for dtype in ("bfloat16", "float32"):
-        figures = beside_bare(model, size.side, size.images, size.run_batch, dtype, min(2, size.repeats))
+        figures = beside_bare(model, size.side, size.images, size.run_batch, dtype, 1)
         yield {"network": size.network, "dtype": dtype, "images": size.images, **figures}
 
 
 def steps(device: torch.device, size: Size, compiled: bool = False) -> Iterator[Row]:
-    model, images, labels = batch_of(device, size)
+    model, images, labels = batch_of(device, size, size.batch)
     plain = partial(plain_step, Branches(model, size.cut, images).train(), images, labels)
     reference = best(plain, device, size.repeats)
     yield {"step": "plain AdvBN", "dtype": "float32", "seconds": reference, "peak GiB": peak(device, plain)}
     del model, plain
-    branches = Branches(batch_of(device, size)[0], size.cut, images, compiled=compiled).train()
+    branches = Branches(attacks.network(size.network, images), size.cut, images, compiled=compiled).train()
     branches.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     methods = {

@@ -25,7 +25,7 @@ import corruptions as corruption_times
 import gpu_models
 from gpu import MARK
 from gpu_sizes import SIZES, Row, Size
-from reporting import best, start
+from reporting import best, once, start
 from statshift import COMMON, CORRUPTIONS, corrupt, load_data
 from statshift.hardening.augmentation import sent
 from statshift.measuring.evaluate import find_device
@@ -115,15 +115,15 @@ def decode(device: torch.device, size: Size) -> Iterator[Row]:
             for copy in range(number, size.files, 16):
                 Image.fromarray(pixels).save(Path(folder) / "class" / f"{copy}.jpg", quality=90)
         cores = len(os.sched_getaffinity(0))
-        for workers in [0] if size.files < 64 else [n for n in (0, 1, 2, 4, 8, 16) if n <= cores]:
+        for workers in [0] if size.files < 64 else [n for n in (0, 4, 8, 16) if n <= cores]:
             data = load_data(f"folder:{folder}", resize=256, crop=224, workers=workers, cache_bytes=0)
 
             def read(data: Any = data) -> None:
-                for images, _ in data.batches(64):
+                for images, _ in data.batches(32):
                     sent(images, device)
 
-            repeats = 1 if workers < 2 else size.repeats
-            yield {"workers": workers, "images/s": size.files / best(read, device, repeats)}
+            taken = best(read, device, size.repeats) if workers else once(read, device)
+            yield {"workers": workers, "images/s": size.files / taken}
 
 
 def machine(device: torch.device, size: Size) -> Iterator[Row]:

@@ -14,7 +14,8 @@ class Size:
         network: of what is timed with random weights.
         cut: its layer at which steps of training split it.
         side: of its images, px.
-        batch: images at once in steps and attacks.
+        batch: images at once in steps of training.
+        attacked: likewise in attacks and LIGS.
         images: of a run, in batches of `run_batch`.
         corrupted: images at once, by (side, count).
         compared: images compared with the CPU's, by (side, count).
@@ -29,6 +30,7 @@ class Size:
     cut: str = "layer1"
     side: int = 224
     batch: int = 64
+    attacked: int = 32
     images: int = 512
     run_batch: int = 256
     corrupted: tuple[tuple[int, int], ...] = ((32, 4096), (224, 256))
@@ -46,6 +48,7 @@ SIZES = {
         network="cifar:resnet20",
         side=32,
         batch=4,
+        attacked=4,
         images=4,
         run_batch=4,
         corrupted=((32, 2),),
