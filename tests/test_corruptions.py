@@ -26,8 +26,6 @@ SIZES = [(32, 32), (97, 97), (224, 224), (33, 47), (120, 90)]
 SEVERITIES = (1, 2, 3, 4, 5)
 CHANCE = 1e-5  # at most this share of right implementations would fail each statistical test
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 @pytest.fixture(autouse=True)
 def frost_folder(tmp_path_factory, monkeypatch):
@@ -643,7 +641,7 @@ def test_ambient_settings_change_no_pixel(name):
         torch.set_float32_matmul_precision("highest")
 
 
-@cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize(("side", "count"), [(32, 64), (224, 4)])

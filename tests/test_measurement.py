@@ -243,7 +243,7 @@ def test_a_compiled_model_gives_the_same_counts(network, digits):
     assert counts(measured(compiled=True).rows) == counts(measured().rows)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_counts_of_the_cpu(network, digits):
     """All but an image at the border of two classes; the caller's model stays where it is."""
     measured = partial(measure, network, digits, shifts=["clean", "gaussian_noise", "glass_blur"], severities=[3])
