@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from statshift.hardening.objectives import Batch, Targets, advbn, standard
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from reporting import best, machine, report, start
 from statshift import load_model
 from statshift._core.randomness import Draws
-from statshift.hardening.objectives import Batch, Targets, advbn, standard
 from statshift.norms.layers import evaluating
 from statshift.shifts.attacks import FeatureAttack
 from statshift.splitting.branches import Branches

@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from statshift.hardening.objectives import standard
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -23,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reporting import best, machine, report, start
 from statshift import LigsOptions, PixelAttack, TrainingOptions, attack_images, ligs, load_data, load_model, rectify
-from statshift.hardening.objectives import standard
 from statshift.hardening.training import train
 from statshift.measuring.evaluate import DTYPES
 from statshift.norms.layers import running_norms

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from statshift.hardening.objectives import standard
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
@@ -14,7 +15,6 @@ from statshift import load_data, load_model
 from statshift._core.errors import InputError
 from statshift.adapting.plots import plot_divergence
 from statshift.adapting.protocols import draw_images
-from statshift.hardening.objectives import standard
 from statshift.hardening.training import TrainingOptions, train
 from statshift.models import save_weights
 from statshift.norms.divergence import Divergence, divergence, symmetric_divergence

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from statshift.hardening.objectives import advbn_losses
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,7 +15,6 @@ from statshift import Branches, FeatureAttack, HardenOptions, PixelModel, Traini
 from statshift._core.errors import InputError
 from statshift.hardening.augmentation import augmentation_for
 from statshift.hardening.batches import Batches
-from statshift.hardening.objectives import advbn_losses
 from statshift.models import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")

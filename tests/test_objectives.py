@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from statshift.hardening.objectives import Batch, Targets, advbn, exchange_moments, moex, pixel_adversarial, standard
 from torch.nn import functional as F
 
 from statshift._core.randomness import Draws
 from statshift.hardening import objectives
-from statshift.hardening.objectives import Batch, Targets, advbn, exchange_moments, moex, pixel_adversarial, standard
 from statshift.shifts.attacks import HALF_SCALE, FeatureAttack, PixelAttack
 from training_jobs import branches_of
 

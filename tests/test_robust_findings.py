@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from statshift.hardening.objectives import Batch, Targets, ligs_regularised
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
@@ -28,7 +29,6 @@ from statshift._core.randomness import Draws
 from statshift.hardening import harden as hardening
 from statshift.hardening.from_scratch import build
 from statshift.hardening.harden import HardenOptions, harden
-from statshift.hardening.objectives import Batch, Targets, ligs_regularised
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.evaluate import describe_attack
 from statshift.measuring.ligs import LigsOptions

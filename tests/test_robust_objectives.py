@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from statshift.hardening.objectives import Batch, Targets, adversarial, corrupted, ligs_regularised
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from statshift.hardening import objectives
 from statshift.hardening.augmentation import augmentation_for
 from statshift.hardening.batches import Batches
 from statshift.hardening.harden import HardenOptions
-from statshift.hardening.objectives import Batch, Targets, adversarial, corrupted, ligs_regularised
 from statshift.measuring.ligs import LigsOptions
 from statshift.models import PixelModel
 from statshift.models.pixel import Preprocessing

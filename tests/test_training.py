@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from statshift.hardening.objectives import standard
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from statshift import load_data
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.hardening.augmentation import augmentation_for, cutmix
-from statshift.hardening.objectives import standard
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.hardening.training import TrainingOptions, train
 from statshift.models import PixelModel

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
+from statshift.hardening.registry import METHODS
 from statshift.measuring.compare import Difference
 from statshift.report import commands
 from statshift.report.best import adaptations, best, preferred, ranked, surely_better
@@ -20,6 +21,9 @@ WIDE = 0.01
 
 BROKEN = 0.1
 """An attack that surely leaves less than this share right has broken a model."""
+
+AGAINST_SHIFTS, PLAIN, AGAINST_ATTACKS = (METHODS[name] for name in ("advbn", "standard", "adversarial"))
+"""The methods that it advises."""
 
 DROP = 0.02
 """A fall of the accuracy under shift that is worth doing something about."""
@@ -187,10 +191,11 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
     if batch_norms(source):
-        words = ["--data", commands.TRAIN, "--method", "advbn", "--at", "LAYER", "--out", "hardened"]
-        text += "AdvBN trains it against worst-case feature statistics; `statshift layers` lists where it can be cut."
+        words = ["--data", commands.TRAIN, "--method", AGAINST_SHIFTS.name, "--at", "LAYER", "--out", "hardened"]
+        text += f"{AGAINST_SHIFTS.title} trains it against worst-case feature statistics; "
+        text += "`statshift layers` lists where it can be cut."
     else:
-        words = ["--data", commands.TRAIN, "--method", "standard", "--augment", "augmix", "--out", "hardened"]
+        words = ["--data", commands.TRAIN, "--method", PLAIN.name, "--augment", "augmix", "--out", "hardened"]
         text += "It has no batch norm to rectify: what is left is to train it on with augmentation, such as AugMix."
     yield _then(text, commands.join("harden", *model, *words))
 
@@ -201,7 +206,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
         found = source.summary["per_shift"][name]
         if found["intervals"][0][1] < BROKEN:
             model = commands.model(source.record["model"])
-            words = ["--data", commands.TRAIN, "--method", "adversarial", "--out", "robust"]
+            words = ["--data", commands.TRAIN, "--method", AGAINST_ATTACKS.name, "--out", "robust"]
             yield _then(
                 f"If attackers matter, train {source.the_model} adversarially: {short(name)} leaves "
                 f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
