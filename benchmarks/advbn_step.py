@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from statshift.hardening.objectives import Batch, Targets, advbn, standard
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from reporting import best, machine, report, start
 from statshift import load_model
 from statshift._core.randomness import Draws
+from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.standard import Standard
 from statshift.norms.layers import evaluating
 from statshift.shifts.attacks import FeatureAttack
 from statshift.splitting.branches import Branches
@@ -128,12 +130,12 @@ def main() -> None:
     steps: dict[str, Callable[[], None]] = {
         "plain, float32": partial(plain_step, contiguous, images, labels),
         "standard fine-tuning of the suffix, plain, float32": partial(
-            step, standard, contiguous, Batch(images, Targets(labels), draws)
+            step, Standard(), contiguous, Batch(images, Targets(labels), draws)
         ),
-        "AdvBN, float32": partial(step, partial(advbn, attack=ATTACK), last, batches["float32"]),
-        "AdvBN, bfloat16": partial(step, partial(advbn, attack=ATTACK), last, batches["bfloat16"]),
-        "standard fine-tuning, float32": partial(step, standard, last, batches["float32"]),
-        "standard fine-tuning, bfloat16": partial(step, standard, last, batches["bfloat16"]),
+        "AdvBN, float32": partial(step, AdvBN(ATTACK), last, batches["float32"]),
+        "AdvBN, bfloat16": partial(step, AdvBN(ATTACK), last, batches["bfloat16"]),
+        "standard fine-tuning, float32": partial(step, Standard(), last, batches["float32"]),
+        "standard fine-tuning, bfloat16": partial(step, Standard(), last, batches["bfloat16"]),
     }
     seconds = dict.fromkeys(steps, float("inf"))
     for _ in range(arguments.repeats):  # taken in turns, so that a busy moment does not fall on one side alone

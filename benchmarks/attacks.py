@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from statshift.hardening.objectives import standard
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reporting import best, machine, report, start
 from statshift import LigsOptions, PixelAttack, TrainingOptions, attack_images, ligs, load_data, load_model, rectify
+from statshift.hardening.methods.standard import Standard
 from statshift.hardening.training import train
 from statshift.measuring.evaluate import DTYPES
 from statshift.norms.layers import running_norms
@@ -87,7 +87,7 @@ def steps(model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, la
 
 def epoch(model: nn.Module, images: Tensor, data: Any, options: TrainingOptions) -> None:
     """Train for an epoch as `harden` does, without checkpoints."""
-    train(Branches(model, "input", images[:2], dual=False), data, standard, options)
+    train(Branches(model, "input", images[:2], dual=False), data, Standard(), options)
 
 
 def trained(

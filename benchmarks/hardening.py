@@ -17,7 +17,8 @@ import torch
 
 from reporting import RESULTS, machine, report, start
 from statshift import load_data, load_model, measure
-from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.harden import harden
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.shifts.attacks import FeatureAttack
 

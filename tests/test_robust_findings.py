@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from statshift.hardening.objectives import Batch, Targets, ligs_regularised
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
@@ -27,8 +26,11 @@ from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
 from statshift.hardening import harden as hardening
+from statshift.hardening.batch import Batch, Targets
 from statshift.hardening.from_scratch import build
-from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.harden import harden
+from statshift.hardening.methods.ligs import LigsRegularised
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.evaluate import describe_attack
 from statshift.measuring.ligs import LigsOptions
@@ -134,7 +136,7 @@ def regularised(rank, world):
     for perturbation in ("gaussian", "fgsm"):
         branches.zero_grad()
         with synchronised(norms):
-            losses = ligs_regularised(branches, batch, options=LigsOptions(perturbation), weight=1.0)
+            losses = LigsRegularised(LigsOptions(perturbation))(branches, batch)
         for name, loss in losses.items():
             wanted = [one for one in branches.parameters() if one.requires_grad]
             gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
@@ -292,7 +294,7 @@ def test_gradients_of_gradients_in_float16_are_refused():
         HardenOptions("ligs", training=TrainingOptions(dtype="float16"))
     assert "bfloat16" in told(error)
     assert HardenOptions("ligs", training=TrainingOptions(dtype="bfloat16")).training.dtype == "bfloat16"
-    assert HardenOptions("standard", training=TrainingOptions(dtype="float16")).method == "standard"
+    assert HardenOptions("standard", training=TrainingOptions(dtype="float16")).method.name == "standard"
 
 
 def test_gradients_of_gradients_are_refused_of_a_compiled_model(tmp_path):
