@@ -14,6 +14,8 @@ from statshift import load_data, load_model
 from statshift._core.errors import InputError
 from statshift.cli.published import networks_text
 from statshift.hardening.from_scratch import FEATURES, IMAGENET, ONE_CYCLE, TARGETS, build
+from statshift.hardening.methods.corrupted import Corrupted
+from statshift.hardening.methods.standard import Standard
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
@@ -179,7 +181,7 @@ def test_what_is_measured():
     for label, one in bound.options.items():
         expected = tuple(PRINTED.values()) if label == "standard" else (label,)
         assert tuple(bound.shifts[label]) == ("clean", *expected)
-        assert (one.corruption, one.severity) == (None if label == "standard" else label, 3)
+        assert one.method == (Standard() if label == "standard" else Corrupted(label, 3))
 
 
 # Figures

@@ -19,6 +19,7 @@ from statshift import load_data
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.hardening.augmentation import augmentation_for, cutmix
+from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.standard import Standard
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.hardening.training import TrainingOptions, train
@@ -197,7 +198,7 @@ def test_with_no_weight_on_the_adversarial_branch_the_clean_one_is_standard_trai
 
 def test_both_losses_begin_equal_where_nothing_is_perturbed(digits):
     seen = []
-    method = partial(ADVBN.func, attack=FeatureAttack(epsilon=0.0))
+    method = AdvBN(FeatureAttack(epsilon=0.0))
     trained(digits, method, True, replace(OPTIONS, epochs=1), progress=lambda step: seen.append(step.losses))
     assert seen[0]["clean"] == seen[0]["adv"]
 
