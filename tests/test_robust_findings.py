@@ -25,13 +25,13 @@ from statshift import load_data, load_model, measure
 from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
-from statshift.hardening import harden as hardening
 from statshift.hardening.batch import Batch, Targets
 from statshift.hardening.from_scratch import build
 from statshift.hardening.harden import harden
 from statshift.hardening.methods.ligs import LigsRegularised
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
+from statshift.hardening.validation import Validation
 from statshift.measuring.evaluate import describe_attack
 from statshift.measuring.ligs import LigsOptions
 from statshift.models import exchange_norm, weights_hash
@@ -399,7 +399,8 @@ def test_robust_accuracies_stay_where_only_ligs_is_undefined():
         torch.manual_seed(0)
         network = sure()
     shifts = ("clean", "fgsm:4/255", "pgd-linf:8/255:3")
-    found = hardening._validate(_only(network), validation, shifts, (1,), ["gaussian"], "cpu")
+    looking = Validation(validation, shifts, (1,), ["gaussian"], walk=False, device="cpu")
+    found = looking.look(_only(network), validation, TrainingOptions())
     assert found == {"clean": {**dict.fromkeys(shifts, 1.0), "LIGS gaussian": None}}
 
 
