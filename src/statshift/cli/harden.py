@@ -38,7 +38,9 @@ def harden_command(
     steps: Annotated[int | None, o.steps(_default("steps"))] = None,
     step_size: Annotated[str | None, o.step_size(_default("step-size"))] = None,
     epsilon: Annotated[str | None, o.epsilon(f"; default {_default('epsilon')}")] = None,
-    form: Annotated[str | None, o.own("multiplicative or additive", _default("form"))] = None,
+    form: Annotated[
+        str | None, o.own("Multiply the statistics, or add to them: multiplicative or additive", _default("form"))
+    ] = None,
     part: Annotated[str | None, o.own("Perturb both, the mean or the deviation alone", _default("part"))] = None,
     no_clamp: Annotated[
         bool, typer.Option("--no-clamp", help="Of advbn: let features behind a ReLU become negative.")
