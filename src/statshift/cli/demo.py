@@ -10,8 +10,10 @@ from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
 from statshift.data import load_data
-from statshift.hardening.harden import HardenOptions, harden
-from statshift.hardening.objectives import standard
+from statshift.hardening.harden import harden
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.standard import Standard
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions, train
 from statshift.measuring.measure import Measurement, measure
 from statshift.models import PixelModel, load_model, save_weights
@@ -33,7 +35,7 @@ FROM_SCRATCH = TrainingOptions(
     augment="crop",  # a digit's mirror image is none
 )
 HARDENING = HardenOptions(
-    "advbn", "layer1", TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop"), FeatureAttack(3)
+    AdvBN(FeatureAttack(3)), "layer1", TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop")
 )
 
 
@@ -115,7 +117,7 @@ def _train() -> PixelModel:
         model = load_model("cifar:resnet20")
     branches = Branches(model, "input", torch.zeros(2, 3, 32, 32), dual=False)
     with progress_bar() as bar:
-        train(branches, load_data("digits", split="train"), standard, FROM_SCRATCH, progress=TrainingReport(bar))
+        train(branches, load_data("digits", split="train"), Standard(), FROM_SCRATCH, progress=TrainingReport(bar))
     return model
 
 

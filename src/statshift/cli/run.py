@@ -15,9 +15,8 @@ from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.published import beside, branches_text, costs_text, described, result_text
 from statshift.hardening.costs import step_costs
-from statshift.hardening.harden import AUTHORS_BRANCH
 from statshift.models import load_model
-from statshift.recipes import RECIPES, Recipe, changed, read_recipe, recipe
+from statshift.recipes import AUTHORS_BRANCH, RECIPES, Recipe, changed, read_recipe, recipe
 from statshift.recipes.running import check_complete, images_for, run_recipe, with_files
 
 
