@@ -14,12 +14,25 @@ from statshift.hardening.options import HardenOptions
 from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.adapted import AdaptationOptions
-from statshift.recipes.configuration import Network, Recipe, RecipeError
+from statshift.recipes.analyses.registry import ANALYSES
+from statshift.recipes.analysing import AnalysisRecipe
+from statshift.recipes.configuration import Recipe
+from statshift.recipes.faults import RecipeError
+from statshift.recipes.measuring import MeasuringRecipe
+from statshift.recipes.networks import Network
 from statshift.recipes.strict import load, shown
+from statshift.recipes.training import TrainingRecipe
 from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING
 
 _WRONG = object()
 """What stands for a value that was told to be wrong."""
+
+VERBS: dict[type[Recipe], str] = {
+    TrainingRecipe: "trains",
+    MeasuringRecipe: "trains nothing",
+    AnalysisRecipe: "has an analysis",
+}
+"""What each kind of recipe does."""
 
 STAND_INS: dict[Any, Any] = {
     HardenOptions: HardenOptions("standard"),
@@ -62,16 +75,49 @@ def parse_recipe(text: str, where: str = "The recipe") -> Recipe:
     content["files"] = _with(content.get("files"), lambda path: "" if path is None else path)
     content["options"] = _with(content.get("options"), lambda one: {} if one is None else one)
     _share(content, shared, faults)
-    built = _fields(Recipe, content, "", faults)
+    unknown_analysis = _known_analysis(content)
+    kind = _kind_of(content)
+    built = _fields_of_kind(kind, content, faults)
     try:
-        recipe = Recipe(**{name: value for name, value in built.items() if value is not _WRONG})
+        recipe = kind(**{name: value for name, value in built.items() if value is not _WRONG})
     except RecipeError as error:
         for fault in error.faults:
             if not _follows(fault, faults.found, built):
                 faults.add("", fault)
+    if unknown_analysis:
+        faults.add("analysis", unknown_analysis)
     if faults.found:
         raise RecipeError(faults.found, where)
     return recipe
+
+
+def _known_analysis(content: dict[str, Any]) -> str:
+    """Take an analysis that there is not out of the content, and return what is wrong with it, or ""."""
+    name = content.get("analysis")
+    if not isinstance(name, str) or not name or name in ANALYSES:
+        return ""
+    del content["analysis"]
+    return str(unknown("analysis", name, ANALYSES))
+
+
+def _kind_of(content: Mapping[str, Any]) -> type[Recipe]:
+    """Return which kind of recipe it is, by what stands in it."""
+    if content.get("analysis"):
+        return AnalysisRecipe
+    return TrainingRecipe if content.get("options") else MeasuringRecipe
+
+
+def _fields_of_kind(kind: type[Recipe], content: Mapping[str, Any], faults: "_Faults") -> dict[str, Any]:
+    """Return the fields of a recipe, each built or `_WRONG`; what its kind has no place for must be empty."""
+    own = {field.name for field in fields(kind)}
+    excess = {name: value for name, value in content.items() if name not in own}
+    for other in (TrainingRecipe, AnalysisRecipe):
+        hints = get_type_hints(other)
+        for name in [name for name in excess if name in hints]:
+            value = excess.pop(name)
+            if value and _build(hints[name], value, name, faults) is not _WRONG:
+                faults.add(name, f"Expected none in a recipe that {VERBS[kind]}.")
+    return _fields(kind, {name: value for name, value in content.items() if name in own}, "", faults)
 
 
 class _Faults:

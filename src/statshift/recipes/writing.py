@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from statshift.hardening.options import HardenOptions
 from statshift.recipes.configuration import Recipe
 
 WIDTH = 100
@@ -67,22 +68,14 @@ def as_yaml(recipe: Recipe) -> str:
 def _content(recipe: Recipe) -> dict[str, Any]:
     """Return what is written, by section."""
     content: dict[str, Any] = _plain(recipe)
-    content |= {"name": recipe.name, "title": recipe.title, "data": recipe.data or None}
-    if recipe.options and recipe.analysis != "branches":
-        content |= {"validation": recipe.validation or None}
-        if not recipe.networks:
-            content["model"] = recipe.model or None
+    content |= {"name": recipe.name, "title": recipe.title}
+    content |= {name: getattr(recipe, name) or None for name in recipe.asks}
     if recipe.files:
         content["files"] = {name: path or None for name, path in recipe.files.items()}
-    if recipe.options:
-        trainings = {label: one.training for label, one in recipe.options.items()}
+    if options := getattr(recipe, "options", None):
+        trainings = {label: one.training for label, one in options.items()}
         content[TRAINING], own = _shared(trainings, SHOWN[TRAINING])
-        for label, options in recipe.options.items():
-            plain = _plain(options)
-            plain.pop("training", None)
-            own_options = plain.pop("method")
-            plain = {"method": options.chosen.name, "at": plain.pop("at"), **own_options, **plain}
-            content["options"][label] = plain | ({"training": own[label]} if own[label] else {})
+        content["options"] = {label: _of_label(one, own[label]) for label, one in options.items()}
     if recipe.adaptation.keys() == set(recipe.labels) and recipe.adaptation:
         content[ADAPTATION], own = _shared(recipe.adaptation, SHOWN[ADAPTATION])
         content["adaptation"] = {label: one for label, one in own.items() if one}
@@ -93,6 +86,14 @@ def _content(recipe: Recipe) -> dict[str, Any]:
         content["shifts"] = shifts[0]
     content["severities"] = list(recipe.severities)
     return content
+
+
+def _of_label(options: HardenOptions, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a label trains: the options of its method stand beside where it cuts."""
+    plain = _plain(options)
+    plain.pop("training", None)
+    own, at = plain.pop("method"), plain.pop("at")
+    return {"method": options.chosen.name, "at": at, **own, **plain} | ({"training": training} if training else {})
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,9 @@ from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
-from statshift.recipes.configuration import Figures, Network, Recipe, fraction
+from statshift.recipes.networks import Network
+from statshift.recipes.sources import Figures, fraction
+from statshift.recipes.training import TrainingRecipe
 from statshift.shifts.conditions import CLEAN
 
 Numbers = Callable[[TrainingOptions, TrainingOptions], TrainingOptions]
@@ -82,7 +84,7 @@ def _recipe(
     options: Mapping[str, HardenOptions],
     published: Mapping[str, Figures] | None = None,
     **more: Any,
-) -> Recipe:
+) -> TrainingRecipe:
     """Return a recipe on CIFAR-10 that measures accuracy, robust accuracy and LIGS, after each epoch too."""
     common: dict[str, Any] = {
         "data": "cifar10",
@@ -92,7 +94,7 @@ def _recipe(
         "trend": TREND,
     }
     figures = dict.fromkeys(options) if published is None else published
-    return Recipe(name, title, source, options, figures, networks=networks, **(common | more))
+    return TrainingRecipe(name, title, source, figures, networks=networks, options=options, **(common | more))
 
 
 def _normed(*names: str) -> dict[str, Network]:
@@ -120,7 +122,7 @@ def _with_table_1(figures: dict[str, dict[str, float]], rows: Mapping[str, str])
 TABLE_1 = f"Table 1's other columns are measured with --shifts {','.join((CLEAN, *ATTACKED))}."
 
 
-def norms(numbers: Numbers = as_printed) -> Recipe:
+def norms(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Each norm, and none, in three networks."""
     networks = _normed("vgg11", "vgg16", "resnet50")
     return _recipe(
@@ -148,7 +150,7 @@ def norms(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def norms_svhn(numbers: Numbers = as_printed) -> Recipe:
+def norms_svhn(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Each norm, and none, in two networks on SVHN."""
     networks = _normed("vgg11", "vgg16")
     unmirrored = {"augment": "crop"}
@@ -176,7 +178,7 @@ def norms_svhn(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def norms_imagenet(numbers: Numbers = as_printed) -> Recipe:
+def norms_imagenet(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Each norm, and none, in torchvision's ResNets on ImageNet."""
     networks = {
         f"{name}-{norm}": Network(f"torchvision:{name}@none", {"norm": norm})
@@ -206,7 +208,7 @@ def norms_imagenet(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def trend(numbers: Numbers = as_printed) -> Recipe:
+def trend(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Each norm, and none, in standard and in adversarial training, epoch by epoch."""
     networks, options = {}, {}
     cycles = {"standard": ONE_CYCLE, "adversarial": ADVERSARIAL_CYCLE}
@@ -224,7 +226,7 @@ def trend(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def regulariser(numbers: Numbers = as_printed) -> Recipe:
+def regulariser(numbers: Numbers = as_printed) -> TrainingRecipe:
     """LIGS in the loss."""
     methods = ("standard", "ligs")
     return _recipe(
@@ -237,7 +239,7 @@ def regulariser(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def perturbations(numbers: Numbers = as_printed) -> Recipe:
+def perturbations(numbers: Numbers = as_printed) -> TrainingRecipe:
     """LIGS under each perturbation, epoch by epoch, with and without batch norm."""
     labels = ("none", "batch")
     return _recipe(
@@ -251,7 +253,9 @@ def perturbations(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def _on_features(numbers: Numbers, name: str, title: str, where: str, paper: TrainingOptions, note: str) -> Recipe:
+def _on_features(
+    numbers: Numbers, name: str, title: str, where: str, paper: TrainingOptions, note: str
+) -> TrainingRecipe:
     """Return a recipe that trains on a data set that was extracted, with and without batch norm."""
     labels = ("none", "batch")
     return _recipe(
@@ -266,7 +270,7 @@ def _on_features(numbers: Numbers, name: str, title: str, where: str, paper: Tra
     )
 
 
-def robust_features(numbers: Numbers = as_printed) -> Recipe:
+def robust_features(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Training on robust, non-robust or random features alone."""
     return _on_features(
         numbers,
@@ -278,7 +282,7 @@ def robust_features(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def conflicting_features(numbers: Numbers = as_printed) -> Recipe:
+def conflicting_features(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Training on features of another class than the picture's."""
     return _on_features(
         numbers,
@@ -291,7 +295,7 @@ def conflicting_features(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def factors(numbers: Numbers = as_printed) -> Recipe:
+def factors(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Factors of structure and optimisation, one at a time."""
     structure: dict[str, dict[str, Any]] = {
         "baseline": {},
@@ -321,7 +325,7 @@ def factors(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def shortcut(numbers: Numbers = as_printed) -> Recipe:
+def shortcut(numbers: Numbers = as_printed) -> TrainingRecipe:
     """ResNets with and without shortcuts."""
     networks = {}
     for name in ("resnet20", "resnet56", "resnet18"):
@@ -337,7 +341,7 @@ def shortcut(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def fixup(numbers: Numbers = as_printed) -> Recipe:
+def fixup(numbers: Numbers = as_printed) -> TrainingRecipe:
     """ResNets with batch norm, and with Fixup instead."""
     networks = {}
     for name in ("resnet20", "resnet56"):
@@ -354,7 +358,7 @@ def fixup(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def landscape(numbers: Numbers = as_printed) -> Recipe:
+def landscape(numbers: Numbers = as_printed) -> TrainingRecipe:
     """The optimisation landscape with each norm, and with none."""
     networks = _normed("resnet18", "vgg16")
     return _recipe(
@@ -368,7 +372,7 @@ def landscape(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def upper_bound(numbers: Numbers = as_printed) -> Recipe:
+def upper_bound(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Training under the corruption that is then measured."""
     options = {"standard": _options(numbers, PAPER)}
     options |= {name: _options(numbers, PAPER, Corrupted(name, 3)) for name in CORRUPTED}
@@ -388,7 +392,7 @@ def upper_bound(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-def norms_corruption(numbers: Numbers = as_printed) -> Recipe:
+def norms_corruption(numbers: Numbers = as_printed) -> TrainingRecipe:
     """Group and instance norm under the common corruptions."""
     printed = {"resnet18": {"group": (80.5, 66.3), "instance": (81.2, 64.2)}}
     printed["resnet50"] = {"group": (82.4, 60.4), "instance": (83.2, 57.6)}
@@ -413,7 +417,7 @@ def norms_corruption(numbers: Numbers = as_printed) -> Recipe:
     )
 
 
-NORMALIZATION: dict[str, Callable[..., Recipe]] = {
+NORMALIZATION: dict[str, Callable[..., TrainingRecipe]] = {
     "norms": norms,
     "norms-svhn": norms_svhn,
     "norms-imagenet": norms_imagenet,

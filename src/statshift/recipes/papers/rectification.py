@@ -9,7 +9,11 @@ from typing import Any
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import SAMPLES
 from statshift.norms.selection import THIRDS
-from statshift.recipes.configuration import RECTIFIED, Figures, Network, Recipe, fraction
+from statshift.recipes.analysing import AnalysisRecipe
+from statshift.recipes.configuration import Recipe
+from statshift.recipes.measuring import MeasuringRecipe
+from statshift.recipes.networks import Network
+from statshift.recipes.sources import RECTIFIED, Figures, fraction
 
 AS_THE_PAPER = AdaptationOptions(32, include_adaptation=True)
 """Section 4: a batch of 32 images; its images are evaluated on too."""
@@ -352,7 +356,7 @@ def _recipe(
         "adaptation": dict.fromkeys(networks, AS_THE_PAPER) if adaptation is None else adaptation,
         "files": {network.weights: "" for network in networks.values() if network.weights},
     }
-    return Recipe(name, title, {"rectification": where}, {}, published, networks=networks, **(common | more))
+    return MeasuringRecipe(name, title, {"rectification": where}, published, networks=networks, **(common | more))
 
 
 def _parts(name: str, on: str, networks: Mapping[str, Network], rows: Mapping[str, str], **more: Any) -> Recipe:
@@ -378,9 +382,21 @@ def _analysis(
     **more: Any,
 ) -> Recipe:
     """Return a recipe of a figure on Gaussian noise, whose values our copy does not print."""
-    noise = dict.fromkeys(networks, (NOISE,))
-    common = {"protocols": (), "adaptation": {}, "shifts": noise, "severities": severities, "analysis": analysis}
-    return _recipe(name, title, where, networks, dict.fromkeys(networks), **(common | more))
+    common: dict[str, Any] = {
+        "data": SPECS.get(more["data_set"], ""),
+        "files": {network.weights: "" for network in networks.values() if network.weights},
+        "shifts": dict.fromkeys(networks, (NOISE,)),
+    }
+    return AnalysisRecipe(
+        name,
+        title,
+        {"rectification": where},
+        dict.fromkeys(networks),
+        networks=networks,
+        severities=severities,
+        analysis=analysis,
+        **(common | more),
+    )
 
 
 def _adaptation(**changes: Any) -> AdaptationOptions:
