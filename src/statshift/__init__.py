@@ -51,5 +51,5 @@ from statshift.shifts.corruptions import HOLDOUT as HOLDOUT
 from statshift.shifts.corruptions import corrupt as corrupt
 from statshift.splitting.branches import Branches as Branches
 from statshift.splitting.cuts import find_cuts as find_cuts
-from statshift.splitting.split import Split as Split
+from statshift.splitting.parts import Split as Split
 from statshift.splitting.split import split as split

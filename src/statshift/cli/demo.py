@@ -14,7 +14,8 @@ from statshift.hardening.harden import harden
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.standard import Standard
 from statshift.hardening.options import HardenOptions
-from statshift.hardening.training import TrainingOptions, train
+from statshift.hardening.trainer import train
+from statshift.hardening.training import TrainingOptions
 from statshift.measuring.measure import Measurement, measure
 from statshift.models import PixelModel, load_model, save_weights
 from statshift.report import write_report

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from statshift._core import processes
-from statshift.hardening.training import Step
+from statshift.hardening.trainer import Step
 from statshift.measuring.compare import Comparison, Difference
 from statshift.measuring.measure import Progress as Measured
 

@@ -15,7 +15,7 @@ from statshift._core import processes
 from statshift._core.identity import ANSWERS
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
-from statshift.hardening.training import Step, train
+from statshift.hardening.trainer import Step, train
 from statshift.hardening.validation import Validation, prepare
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, load

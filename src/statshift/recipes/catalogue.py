@@ -8,9 +8,10 @@ from statshift._core.errors import InputError, unknown
 from statshift.hardening.training import TrainingOptions
 from statshift.recipes.configuration import Recipe
 from statshift.recipes.papers.advbn import HARDENING
-from statshift.recipes.papers.normalization import NORMALIZATION, Numbers, as_printed, in_one_cycle
+from statshift.recipes.papers.normalization import NORMALIZATION
 from statshift.recipes.papers.rectification import RECTIFICATION
 from statshift.recipes.papers.trained import MEASURING
+from statshift.recipes.papers.training import Numbers, as_printed, in_one_cycle
 from statshift.recipes.sources import BASE
 
 RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING

@@ -15,7 +15,7 @@ LONGEST, DEEPEST = 1 << 20, 50
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
-def load(text: str, where: str) -> dict[str, Any]:
+def load_strictly(text: str, where: str) -> dict[str, Any]:
     """Return the mapping that a text holds."""
     import yaml
 

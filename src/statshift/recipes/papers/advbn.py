@@ -180,7 +180,7 @@ def branches(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PL
     return AnalysisRecipe("branches", "the authors' choice of branch by data set", source, analysis="branches")
 
 
-def cost(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
+def step_cost(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """The methods whose steps `step_costs` times, all behind the same cut; nothing is trained."""
     layer = _only("cost", at)
     names = ("standard", "moex", "advbn", "pixel-at", "advprop")
@@ -220,7 +220,7 @@ HARDENING: dict[str, Callable[..., Recipe]] = {
     "methods": methods,
     "position": position,
     "strength": strength,
-    "cost": cost,
+    "cost": step_cost,
     "branches": branches,
     "augmentation": augmentation,
     "additive": additive,

@@ -12,14 +12,16 @@ from statshift.recipes.analysing import AnalysisRecipe
 from statshift.recipes.configuration import Recipe
 from statshift.recipes.measuring import MeasuringRecipe
 from statshift.recipes.networks import Network
-from statshift.recipes.papers.normalization import ATTACKED
-from statshift.recipes.papers.rectification import AS_THE_PAPER, PROTOCOL, SUPPLIED
+from statshift.recipes.papers.rectifying import AS_THE_PAPER, PROTOCOL, SUPPLIED
+from statshift.recipes.papers.training import ATTACKED
 from statshift.recipes.sources import BASE, RECTIFIED, Figures, fraction
 from statshift.shifts.conditions import CLEAN
 
 FGSM = "fgsm:4/255"
-TRAINED = "`statshift run norms` trains these networks: LABEL/clean.safetensors of its folder are the files."
-ROBUST = "Train the files by `statshift train --method adversarial --model cifar:vgg16 --model-args norm=NORM`."
+TRAINED_BY_NORMS = "`statshift run norms` trains these networks: LABEL/clean.safetensors of its folder are the files."
+TRAINED_ROBUSTLY = (
+    "Train the files by `statshift train --method adversarial --model cifar:vgg16 --model-args norm=NORM`."
+)
 STANDARD_FEATURES = """
 - 45.6 29.6 52.1 45.9
 75.3 - 35.8 58.9 54.3
@@ -73,12 +75,16 @@ def profile() -> Recipe:
 
 def transfer() -> Recipe:
     """Features extracted from standard networks, answered by each of the others."""
-    return _transfer("transfer", "features of standard networks, answered by the others", STANDARD_FEATURES, TRAINED)
+    return _transfer(
+        "transfer", "features of standard networks, answered by the others", STANDARD_FEATURES, TRAINED_BY_NORMS
+    )
 
 
 def transfer_robust() -> Recipe:
     """Features extracted from adversarially trained networks, answered by each of the others."""
-    return _transfer("transfer-robust", "features of robust networks, answered by the others", ROBUST_FEATURES, ROBUST)
+    return _transfer(
+        "transfer-robust", "features of robust networks, answered by the others", ROBUST_FEATURES, TRAINED_ROBUSTLY
+    )
 
 
 def rectify_ligs() -> Recipe:
@@ -99,7 +105,7 @@ def rectify_ligs() -> Recipe:
     )
 
 
-def fgsm() -> Recipe:
+def fast_gradient() -> Recipe:
     """Networks with and without batch norm under the fast gradient sign method."""
     rows = {
         "vgg11-none": (90.06, 32.51),
@@ -119,12 +125,12 @@ def fgsm() -> Recipe:
         {"ligs": "appendix G, Table 8"},
         networks,
         {label: {CLEAN: fraction(clean), FGSM: fraction(robust)} for label, (clean, robust) in rows.items()},
-        note=TRAINED,
+        note=TRAINED_BY_NORMS,
         shifts=dict.fromkeys(rows, (CLEAN, FGSM)),
     )
 
 
-def divergence() -> Recipe:
+def data_divergence() -> Recipe:
     """How far apart the features of two data sets lie, before and after AdvBN."""
     networks = {
         BASE: Network("torchvision:resnet50@IMAGENET1K_V1"),
@@ -150,8 +156,8 @@ MEASURING: dict[str, Callable[[], Recipe]] = {
     "transfer": transfer,
     "transfer-robust": transfer_robust,
     "rectify-ligs": rectify_ligs,
-    "fgsm": fgsm,
-    "divergence": divergence,
+    "fgsm": fast_gradient,
+    "divergence": data_divergence,
 }
 """By name, in the papers' order: the submission on LIGS, then NeurIPS 2021."""
 
