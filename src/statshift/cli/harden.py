@@ -6,24 +6,17 @@ from typing import Annotated, Any
 import typer
 
 from statshift._core.errors import InputError
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
 from statshift.cli.target import load_model_on
-from statshift.hardening.harden import LIGS, METHODS, PIXEL_ATTACKS, HardenOptions, harden
-from statshift.hardening.training import TrainingOptions
-from statshift.shifts.attacks import FeatureAttack, PixelAttack
-from statshift.shifts.conditions import CLEAN
-from statshift.splitting.branches import BRANCHES
-
-FROM_SCRATCH = ("corrupted", "ligs")
+from statshift.hardening.choices import FINE_TUNED, TRAINED
 
 
 def harden_command(
     model: o.Model,
     data: o.Data,
     out: Annotated[Path, o.out("weights, record and checkpoint")],
-    method: Annotated[str, o.method(name for name in METHODS if name not in FROM_SCRATCH)] = "advbn",
+    method: Annotated[str, o.method(FINE_TUNED)] = "advbn",
     at: Annotated[
         str | None,
         typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
@@ -79,8 +72,14 @@ def harden_command(
     Example: statshift harden --model torchvision:resnet50@IMAGENET1K_V1 --data folder:train --at conv2_3 --dtype
     bfloat16 --out hardened
     """
-    if method in FROM_SCRATCH:
+    if method in TRAINED and method not in FINE_TUNED:
         raise InputError(f"The method {method} is one of statshift train.")
+    from statshift._core.processes import join
+    from statshift.hardening.harden import PIXEL_ATTACKS, HardenOptions, harden
+    from statshift.hardening.training import TrainingOptions
+    from statshift.shifts.attacks import FeatureAttack, PixelAttack
+    from statshift.shifts.conditions import CLEAN
+
     numbers = {"step_size": step_size, "epsilon": epsilon}
     given: dict[str, Any] = {} if steps is None else {"steps": steps}
     given |= {name: o.parse_number(name.replace("_", "-"), text) for name, text in numbers.items() if text is not None}
@@ -155,6 +154,8 @@ def harden_command(
 
 def history_text(history: list[dict[str, Any]]) -> str:
     """Return the table of a training's epochs: losses, and accuracy in % and LIGS of each branch where measured."""
+    from statshift.splitting.branches import BRANCHES
+
     losses = list(history[-1]["losses"])
     validation = history[-1].get("validation", {})
     measured = [(branch, name) for branch in BRANCHES for name in validation.get(branch, ())]
@@ -172,6 +173,8 @@ def history_text(history: list[dict[str, Any]]) -> str:
 
 
 def _figure(name: str, value: float | None) -> str:
+    from statshift.hardening.harden import LIGS
+
     if value is None:
         return "-"
     return f"{value:.3f}" if name.startswith(LIGS) else f"{100 * value:.1f}"

@@ -4,21 +4,18 @@ import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from statshift._core.errors import InputError
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
-from statshift.cli.published import beside, branches_text, costs_text, described, result_text
-from statshift.hardening.costs import step_costs
-from statshift.hardening.harden import AUTHORS_BRANCH
-from statshift.models import load_model
-from statshift.recipes import RECIPES, Recipe, changed, read_recipe, recipe
-from statshift.recipes.running import check_complete, images_for, run_recipe, with_files
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from statshift.recipes import Recipe
 
 
 def _like(option: Any) -> Any:
@@ -90,6 +87,14 @@ def run_command(
 
     Example: statshift run rectify-imagenet --data folder:val --labels resnet50 --limit 1000 --out runs/table3
     """
+    from statshift._core.processes import join
+    from statshift.cli.published import beside, branches_text, costs_text, described, result_text
+    from statshift.hardening.costs import step_costs
+    from statshift.hardening.harden import AUTHORS_BRANCH
+    from statshift.models import load_model
+    from statshift.recipes import changed
+    from statshift.recipes.running import check_complete, images_for, run_recipe, with_files
+
     chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))
     numbers: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws}
     if chosen.options:
@@ -153,8 +158,10 @@ def run_command(
         _show(as_json, beside(chosen, found, of), f"{result_text(chosen, found, of)}\n\nWritten to {out}.")
 
 
-def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> Recipe:
+def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> "Recipe":
     """Return the recipe of a name or of a file."""
+    from statshift.recipes import RECIPES, changed, read_recipe, recipe
+
     if not _is_file(target):
         if target not in RECIPES:
             _hint_at_a_file(target)
@@ -199,8 +206,9 @@ def _show(as_json: bool, document: Mapping[str, Any], text: str) -> None:
         print_out(text)
 
 
-def _following(bar: Progress, report: Callable[[Progress], Any], verb: str) -> Callable[[str], Any]:
+def _following(bar: "Progress", report: "Callable[[Progress], Any]", verb: str) -> Callable[[str], Any]:
     """Return what begins a new line of the bar for a label, in the last one's place."""
+    from statshift._core.processes import join
 
     def begin(label: str) -> Any:
         for task in bar.task_ids:

@@ -3,27 +3,23 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from statshift._core.errors import InputError, unknown
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.harden import history_text
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_target
-from statshift.hardening.from_scratch import METHODS, ONE_CYCLE, build
-from statshift.hardening.harden import PIXEL_ATTACKS, HardenOptions, harden
-from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
-from statshift.hardening.training import TrainingOptions
-from statshift.measuring.evaluate import find_device
-from statshift.models import NORMS
-from statshift.shifts.attacks import PixelAttack, parse_attack
-from statshift.shifts.conditions import CLEAN
+from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES, TRAINED
+from statshift.models.choices import NORMS
+
+if TYPE_CHECKING:
+    from statshift.shifts.attacks import PixelAttack
 
 ATTACK = "pgd-l2:0.5:7"
-RATES = {"sgd": ONE_CYCLE.learning_rate, "adam": 1e-3, "adagrad": 1e-2}
+RATES = {"sgd": ONE_CYCLE["learning_rate"], "adam": 1e-3, "adagrad": 1e-2}
 
 
 def _rates() -> str:
@@ -34,23 +30,23 @@ def train_command(
     model: o.Model,
     data: o.Data,
     out: Annotated[Path, o.out("weights, record and checkpoint")],
-    method: Annotated[str, o.method(METHODS)] = "standard",
+    method: Annotated[str, o.method(TRAINED)] = "standard",
     norm: Annotated[str | None, typer.Option(help=f"{', '.join(NORMS)}; of cifar:NAME, timm and torchvision.")] = None,
     model_args: o.ModelArgs = None,
     attack: Annotated[str, o.attack("; of adversarial, pgd-l2 or pgd-linf")] = ATTACK,
     step_size: Annotated[str | None, o.step_size(f"0.1 for {ATTACK}, else 2.5 * epsilon / steps")] = None,
     corruption: Annotated[str | None, typer.Option(help="Of corrupted: NAME or NAME:SEVERITY, default 3.")] = None,
     ligs_weight: Annotated[float, typer.Option(help="Of ligs: weight of 1 - LIGS in the loss.")] = 1.0,
-    epochs: o.Epochs = ONE_CYCLE.epochs,
-    batch_size: o.StepImages = ONE_CYCLE.batch_size,
+    epochs: o.Epochs = ONE_CYCLE["epochs"],
+    batch_size: o.StepImages = ONE_CYCLE["batch_size"],
     optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = "sgd",
     learning_rate: Annotated[float | None, o.learning_rate(f"default {_rates()}")] = None,
     schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "one-cycle",
     decay_epochs: Annotated[
         str | None, typer.Option(help="Of step: epochs after which the rate is divided by 10, with commas.")
     ] = None,
-    weight_decay: o.WeightDecay = ONE_CYCLE.weight_decay,
-    augment: o.Augment = ONE_CYCLE.augment,
+    weight_decay: o.WeightDecay = ONE_CYCLE["weight_decay"],
+    augment: o.Augment = ONE_CYCLE["augment"],
     validation: o.Validation = None,
     validation_limit: Annotated[int | None, typer.Option(help="Class-balanced subset of N of them.")] = None,
     shifts: Annotated[
@@ -78,8 +74,8 @@ def train_command(
     Example: statshift train --model cifar:resnet18 --norm group --data cifar10 --validation cifar10 --shifts
     clean,pgd-l2:0.25:10 --ligs gaussian --out runs/gn
     """
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
+    if method not in TRAINED:
+        raise unknown("method", method, TRAINED)
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
     own = {"step_size": step_size is not None, "attack": attack != ATTACK} if method != "adversarial" else {}
@@ -88,6 +84,13 @@ def train_command(
     if excess := [f"--{option.replace('_', '-')}" for option, given in own.items() if given]:
         lacking = "without --validation" if excess == ["--validation-limit"] else f"for the method {method}"
         raise InputError(f"Expected no {', '.join(excess)} {lacking}.")
+    from statshift._core.processes import join
+    from statshift.hardening.from_scratch import build
+    from statshift.hardening.harden import HardenOptions, harden
+    from statshift.hardening.training import TrainingOptions
+    from statshift.measuring.evaluate import find_device
+    from statshift.shifts.conditions import CLEAN
+
     name, severity = _parse_corruption(corruption)
     options = HardenOptions(
         method,
@@ -163,7 +166,10 @@ def _parse_corruption(text: str | None) -> tuple[str | None, int]:
         raise InputError(f"Expected --corruption as NAME or NAME:SEVERITY, but got {text!r}.") from None
 
 
-def _parse_attack(text: str, step_size: str | None) -> PixelAttack:
+def _parse_attack(text: str, step_size: str | None) -> "PixelAttack":
+    from statshift.hardening.harden import PIXEL_ATTACKS
+    from statshift.shifts.attacks import PixelAttack, parse_attack
+
     attack = parse_attack(text)
     if not isinstance(attack, PixelAttack):
         raise InputError(f"Expected --attack to train against to be PGD, but got {text!r}.")

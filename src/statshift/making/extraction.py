@@ -21,6 +21,7 @@ from statshift._core import processes
 from statshift._core.errors import InputError, unknown
 from statshift._core.randomness import bits, keys
 from statshift.data import ImageData, check_labels
+from statshift.making import choices
 from statshift.making.shards import Arrays, Make, Written, write_in_parts
 from statshift.measuring.evaluate import find_device, load_both
 from statshift.models import PixelModel
@@ -83,9 +84,9 @@ class ExtractionOptions:
     """
 
     steps: int | None = None
-    step_size: float = 0.1
-    epsilon: float = 0.5
-    batch_size: int = 128
+    step_size: float = choices.STEP_SIZE
+    epsilon: float = choices.EPSILON
+    batch_size: int = choices.BATCH_SIZE
     seed: int = 0
 
     def __post_init__(self) -> None:
