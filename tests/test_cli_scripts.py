@@ -389,8 +389,8 @@ def test_what_begins_anew_promises_nothing(run, monkeypatch, words, environment,
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    for module in ("measure.load_model", "diagnose.load_model_on"):
-        monkeypatch.setattr(f"statshift.cli.{module}", interrupt)
+    for place in ("models.load_model", "cli.diagnose.load_model_on"):
+        monkeypatch.setattr(f"statshift.{place}", interrupt)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     handler = signal.getsignal(signal.SIGTERM)
