@@ -41,7 +41,7 @@ def module_of(path):
 def python(program, *arguments):
     """Run a program in a Python of its own."""
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -109,23 +109,33 @@ def test_public_names_stay():
         exec("from statshift import mesure")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("module", ["torch", "torch.nn"])
-def test_an_interruption_while_torch_is_imported_is_told_in_one_line(module, number, tmp_path):
-    program = f"""
+INTERRUPTED_AT = """
 import os, sys
+module, number, *words = sys.argv[1:]
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
-        if name == {module!r}:
-            os.kill(os.getpid(), {int(number)})
+        if name == module:
+            os.kill(os.getpid(), int(number))
 sys.meta_path.insert(0, Interrupting())
-sys.argv[0] = "statshift"
-from statshift.cli import main
+sys.argv = ["statshift", *words]
+from statshift.__main__ import main
 main()
 """
+"""The command, sent a signal as it imports a module."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+@pytest.mark.parametrize("number", [int(signal.SIGINT), int(signal.SIGTERM)])
+@pytest.mark.parametrize("module", ["torch", "torch.nn"])
+def test_an_interruption_while_torch_is_imported_is_told_in_one_line(module, number, tmp_path):
     words = ["measure", "--model", "cifar:resnet20", "--data", "digits", "--out", str(tmp_path / "run")]
-    done = python(program, *words)
+    done = python(INTERRUPTED_AT, module, number, *words)
     told = f"statshift: interrupted; what is finished is kept. To go on: statshift {' '.join(words)}\n"
     assert (done.returncode, done.stdout, done.stderr) == (130, "", told)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_so_is_one_before_the_command_is_there():
+    done = python(INTERRUPTED_AT, "typer", int(signal.SIGINT), "measure")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "statshift: interrupted.\n")

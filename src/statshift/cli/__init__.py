@@ -141,7 +141,7 @@ def main() -> None:
     show_warnings_in_one_line()
     keep_freed_memory()
     words = sys.argv[1:] or ["--help"]
-    with _ended_as_interrupted(), only_documents() if "--json" in words else nullcontext():
+    with _ended_as_interrupted(words), only_documents() if "--json" in words else nullcontext():
         code = _run(words)
         code = deliver() or code
     sys.exit(code)
@@ -197,20 +197,34 @@ def _resumed_by(words: list[str]) -> str:
 
 
 @contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, which a cluster's scheduler sends, end the command as Ctrl-C does."""
+def _ended_as_interrupted(words: list[str]) -> Iterator[None]:
+    """Let SIGTERM, which a cluster's scheduler sends, end the command as Ctrl-C does, at any time.
+
+    While torch is imported the process ends at once: nothing is begun yet, and torch's C++ aborts on an exception.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     own = os.getpid()
 
     def interrupt(number: int, frame: Any) -> None:
-        if os.getpid() == own:
+        if os.getpid() == own and _half_imported("torch"):
+            os.write(2, f"statshift: interrupted{_resumed_by(words)}\n".encode(errors="backslashreplace"))
+            os._exit(INTERRUPTED)
+        if os.getpid() == own or number == signal.SIGINT:
             raise KeyboardInterrupt
         os._exit(128 + number)  # a process that decodes images, forked from this one
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind nohup
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _half_imported(name: str) -> bool:
+    return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)
