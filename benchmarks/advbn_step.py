@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from reporting import best, machine, report, start
+from reporting import best, in_turns, machine, report, start
 from statshift import load_model
 from statshift._core.randomness import Draws
 from statshift.hardening.objectives import Batch, Targets, advbn, standard
@@ -135,10 +135,7 @@ def main() -> None:
         "standard fine-tuning, float32": partial(step, standard, last, batches["float32"]),
         "standard fine-tuning, bfloat16": partial(step, standard, last, batches["bfloat16"]),
     }
-    seconds = dict.fromkeys(steps, float("inf"))
-    for _ in range(arguments.repeats):  # taken in turns, so that a busy moment does not fall on one side alone
-        for name, function in steps.items():
-            seconds[name] = min(seconds[name], best(function, device, 1))
+    seconds = in_turns(steps, device, arguments.repeats)
     memory = {name: peak(device, function) for name, function in steps.items()}
     passes = operations(last, laid_out)
     total = passes["prefix"] + (2 * ATTACK.steps + 6) * passes["suffix"]

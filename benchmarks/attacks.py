@@ -9,7 +9,6 @@ bfloat16 matrix product too, measured in the same run.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
-from reporting import best, machine, report, start
+from reporting import best, in_turns, machine, report, start
 from statshift import LigsOptions, PixelAttack, TrainingOptions, attack_images, ligs, load_data, load_model, rectify
 from statshift.hardening.objectives import standard
 from statshift.hardening.training import train
@@ -38,10 +37,10 @@ ATTACKS = {
 SIDE = 8192  # of the matrices
 
 
-def network(arguments: argparse.Namespace, images: Tensor) -> nn.Module:
+def network(spec: str, images: Tensor) -> nn.Module:
     """Return the model with random weights, and norms that have seen the images."""
     torch.manual_seed(0)
-    model = load_model(arguments.network, pretrained=False).to(images.device)
+    model = load_model(spec, pretrained=False).to(images.device)
     return rectify(model, images, "replace") if running_norms(model) else model
 
 
@@ -91,16 +90,13 @@ def epoch(model: nn.Module, images: Tensor, data: Any, options: TrainingOptions)
 
 
 def trained(
-    arguments: argparse.Namespace, images: Tensor, labels: Tensor
+    spec: str, images: Tensor, labels: Tensor, count: int, dtype: str
 ) -> dict[str, tuple[Callable[[], Any], str, str]]:
-    """Return what is timed of training."""
-    count = arguments.training_images
+    """Return what is timed of training on `count` images."""
     pixels = torch.randint(256, (count, *images.shape[1:]), dtype=torch.uint8)
     data = load_data(TensorDataset(pixels, labels.cpu().repeat(-(-count // len(labels)))[:count]))
-    options = TrainingOptions(
-        epochs=1, batch_size=len(images), schedule="constant", augment="standard", dtype=arguments.dtype
-    )
-    plain = network(arguments, images).to(memory_format=torch.channels_last)
+    options = TrainingOptions(epochs=1, batch_size=len(images), schedule="constant", augment="standard", dtype=dtype)
+    plain = network(spec, images).to(memory_format=torch.channels_last)
     optimiser = torch.optim.SGD(plain.parameters(), 1e-3, momentum=0.9, weight_decay=1e-4)
     bare = partial(
         steps, plain, optimiser, images.contiguous(memory_format=torch.channels_last), labels, count // len(images)
@@ -108,20 +104,21 @@ def trained(
     return {
         "bare steps of an epoch": (bare, "", ""),
         "epoch of training": (
-            partial(epoch, network(arguments, images), images, data, options),
+            partial(epoch, network(spec, images), images, data, options),
             "bare steps of an epoch",
             "",
         ),
     }
 
 
-def once(function: Callable[[], Any], device: torch.device) -> float:
-    """Return the time of one call, in seconds."""
-    begun = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+def autocast(function: Callable[[], Any], device: torch.device, dtype: str) -> Callable[[], Any]:
+    """Return a function that is run in a type, by autocast."""
+
+    def run() -> None:
+        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32"):
+            function()
+
+    return run
 
 
 def operations(model: nn.Module, images: Tensor, labels: Tensor) -> int:
@@ -152,20 +149,16 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     images = torch.rand(arguments.images, 3, arguments.size, arguments.size).to(device)
-    model = network(arguments, images)
+    model = network(arguments.network, images)
     with torch.no_grad():
         classes = model(images[:1]).shape[1]
     labels = torch.randint(classes, (len(images),)).to(device)
     macs = operations(model, images, labels)
-    timed = {**attacked(model, images, labels), **trained(arguments, images, labels)}
-    seconds = dict.fromkeys(timed, float("inf"))
-    for turn in range(arguments.repeats + 1):  # in turns, so that a busy moment does not fall on one side alone
-        for name, (function, _, _) in timed.items():
-            mixed = arguments.dtype != "float32" and name != "epoch of training"  # which does so itself
-            with torch.autocast(device.type, DTYPES[arguments.dtype], enabled=mixed):
-                taken = once(function, device)
-            if turn:  # the first is to warm up
-                seconds[name] = min(seconds[name], taken)
+    extra = trained(arguments.network, images, labels, arguments.training_images, arguments.dtype)
+    timed = {**attacked(model, images, labels), **extra}
+    functions = {name: autocast(function, device, arguments.dtype) for name, (function, _, _) in timed.items()}
+    functions["epoch of training"] = timed["epoch of training"][0]  # which does so itself
+    seconds = in_turns(functions, device, arguments.repeats)
 
     def share(name: str, reference: str) -> str:
         return f"{seconds[name] / seconds[reference]:.2f}" if reference in seconds else ""

@@ -14,9 +14,6 @@ from reporting import best, machine, report, start
 from statshift import COMMON, CORRUPTIONS, corrupt
 from statshift.shifts.corruptions.frost import find_photographs, photographs
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from reference_corruptions import reference
-
 BATCHES = {"cpu": {32: 256, 224: 12}, "cuda": {32: 4096, 224: 256}}
 SEVERITIES = {32: (1, 2, 3, 4, 5), 224: (3,)}
 
@@ -29,8 +26,9 @@ def images(side: int, count: int) -> torch.Tensor:
     return ((0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=generator)) * 255).round() / 255
 
 
-def ours(name: str, side: int, device: torch.device, repeats: int) -> float:
-    batch = images(side, BATCHES[device.type][side]).to(device)
+def ours(name: str, batch: torch.Tensor, repeats: int) -> float:
+    """Return the milliseconds of an image of a batch (B,3,H,W), the mean of the severities of its side."""
+    device, side = batch.device, batch.shape[-1]
     times = [
         best(lambda severity=severity: corrupt(batch, name, severity), device, repeats) for severity in SEVERITIES[side]
     ]
@@ -38,6 +36,10 @@ def ours(name: str, side: int, device: torch.device, repeats: int) -> float:
 
 
 def theirs(name: str, side: int, repeats: int) -> float:
+    """Return the milliseconds of an image by the tests' reference, which needs SciPy."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from reference_corruptions import reference
+
     image = images(side, 1)[0].permute(1, 2, 0).numpy().astype(np.float64)
     frost = photographs(find_photographs(), (side, side), False, torch.device("cpu"))
     crops = [
@@ -65,10 +67,11 @@ def main() -> None:
     arguments = parser.parse_args()
     start(arguments.threads)
     device = torch.device(arguments.device)
+    batches = {side: images(side, BATCHES[device.type][side]).to(device) for side in (224, 32)}
     found = {
         name: {
-            side: {"ours": ours(name, side, device, arguments.repeats), "reference": theirs(name, side, 3)}
-            for side in (224, 32)
+            side: {"ours": ours(name, batch, arguments.repeats), "reference": theirs(name, side, 3)}
+            for side, batch in batches.items()
         }
         for name in CORRUPTIONS
     }

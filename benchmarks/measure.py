@@ -9,11 +9,49 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import TensorDataset
 
 from reporting import best, machine, report, start
 from statshift import load_data, load_model, measure
 from statshift.measuring.evaluate import DTYPES
+
+PASSES = 76
+
+
+def beside_bare(
+    model: nn.Module, side: int, images: int, batch_size: int, dtype: str, repeats: int
+) -> dict[str, float]:
+    """Return the seconds of a run of the 15 corruptions, and of as many bare forward passes of the same images."""
+    device = next(model.parameters()).device
+    pixels = torch.randint(256, (images, 3, side, side), dtype=torch.uint8)
+    data = load_data(TensorDataset(pixels, torch.arange(images) % 10))
+    on_device = (pixels.float() / 255).to(device)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        with torch.autocast(device.type, DTYPES[dtype], enabled=dtype != "float32"):
+            for batch in on_device.split(batch_size):
+                model(batch)
+
+    def whole() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            measure(model, data, out=Path(folder) / "run", batch_size=batch_size, device=str(device), dtype=dtype)
+            return time.perf_counter() - begun
+
+    measure(model, data, severities=[1], batch_size=batch_size, device=str(device))
+    one_pass, run = [], []
+    for _ in range(repeats):  # taken in turns, so that a busy moment does not fall on one side alone
+        one_pass.append(best(bare, device, 5))
+        run.append(whole())
+    forward = PASSES * min(one_pass)
+    return {
+        "passes": PASSES,
+        "bare_forward_seconds": forward,
+        "run_seconds": min(run),
+        "ratio": min(run) / forward,
+    }
 
 
 def main() -> None:
@@ -31,51 +69,21 @@ def main() -> None:
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     model = load_model(arguments.model).to(device)
-    pixels = torch.randint(256, (arguments.images, 3, arguments.side, arguments.side), dtype=torch.uint8)
-    data = load_data(TensorDataset(pixels, torch.arange(arguments.images) % 10))
-    on_device = (pixels.float() / 255).to(device)
-
-    @torch.inference_mode()
-    def bare() -> None:
-        with torch.autocast(device.type, DTYPES[arguments.dtype], enabled=arguments.dtype != "float32"):
-            for batch in on_device.split(arguments.batch_size):
-                model(batch)
-
-    def whole() -> float:
-        with tempfile.TemporaryDirectory() as folder:
-            begun = time.perf_counter()
-            measure(
-                model,
-                data,
-                out=Path(folder) / "run",
-                batch_size=arguments.batch_size,
-                device=arguments.device,
-                dtype=arguments.dtype,
-            )
-            return time.perf_counter() - begun
-
-    measure(model, data, severities=[1], batch_size=arguments.batch_size, device=arguments.device)
-    passes = 76
-    one_pass, run = [], []
-    for _ in range(arguments.repeats):  # taken in turns, so that a busy moment does not fall on one side alone
-        one_pass.append(best(bare, device, 5))
-        run.append(whole())
-    forward = passes * min(one_pass)
-    ratio = min(run) / forward
+    figures = beside_bare(
+        model, arguments.side, arguments.images, arguments.batch_size, arguments.dtype, arguments.repeats
+    )
     results = {
         "machine": machine(device),
         "arguments": vars(arguments),
-        "passes": passes,
-        "bare_forward_seconds": forward,
-        "run_seconds": min(run),
-        "ratio": ratio,
+        **figures,
     }
+    forward, run, ratio = (figures[name] for name in ("bare_forward_seconds", "run_seconds", "ratio"))
     name = arguments.model.partition("@")[0].replace(":", "-")
     report(
         f"measure-{name}-{device.type}-{arguments.dtype}",
         results,
         ["model", "images", "bare forward passes, s", "whole run, s", "ratio"],
-        [[arguments.model, f"{arguments.images}", f"{forward:.1f}", f"{min(run):.1f}", f"{ratio:.2f}"]],
+        [[arguments.model, f"{arguments.images}", f"{forward:.1f}", f"{run:.1f}", f"{ratio:.2f}"]],
     )
 
 

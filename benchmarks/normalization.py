@@ -26,8 +26,8 @@ from statshift.adapting.protocols import adaptation_positions
 from statshift.hardening.from_scratch import ONE_CYCLE, train_from_scratch
 from statshift.hardening.harden import HardenOptions
 from statshift.making.extraction import ExtractionOptions, extract
-from statshift.measuring.evaluate import find_device
 from statshift.measuring.ligs import PERTURBATIONS, ligs
+from statshift.measuring.loading import find_device
 from statshift.metrics.spectrum import high_frequency_share
 from statshift.models import NORMS
 from statshift.shifts.attacks import attack_images, cross_entropy, parse_attack

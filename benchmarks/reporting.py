@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,27 @@ def start(threads: int | None) -> None:
     print(f"load average {os.getloadavg()[0]:.2f} before the start; figures are only good on an idle machine")
 
 
+def once(function: Callable[[], Any], device: torch.device) -> float:
+    """Return the time of one call, in seconds."""
+    begun = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
 def best(function: Callable[[], Any], device: torch.device, repeats: int) -> float:
     """Return the shortest time of a call, in seconds, after one call to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - begun)
-    return min(times[1:])
+    return min([once(function, device) for _ in range(repeats + 1)][1:])
+
+
+def in_turns(functions: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int) -> dict[str, float]:
+    """Return the shortest time of each call, in seconds, after one of each to warm up.
+
+    They are called in turns, so that a busy moment does not fall on one of them alone.
+    """
+    times = [{name: once(function, device) for name, function in functions.items()} for _ in range(repeats + 1)]
+    return {name: min(turn[name] for turn in times[1:]) for name in functions}
 
 
 def machine(device: torch.device) -> dict[str, Any]:

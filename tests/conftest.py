@@ -9,9 +9,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from statshift import cli
-
 SHARED = Path(__file__).parents[1].parent / "shared"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip the tests of a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +38,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """Run a command in this process, as its words come from a shell."""
+    from statshift import cli
 
     def run(*words: object) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["statshift", *map(str, words)])

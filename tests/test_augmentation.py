@@ -446,7 +446,7 @@ def test_cutmix_alpha(alpha):
         cut(draws_of(0), alpha=alpha)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_cutmix_is_the_same_on_a_gpu():
     here = cut(draws_of(0))
     for draws in (draws_of(0), Draws(0, torch.arange(BATCH).cuda(), "cutmix epoch 0")):

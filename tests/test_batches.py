@@ -209,7 +209,7 @@ def test_processes_share_each_batch(packed, hold, parts, monkeypatch):
 # On a GPU
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", TENSORS)
 def test_a_gpu_is_not_waited_for_and_has_the_same_pixels(packed, name):
     here, there = (batches_of(load_data(packed), name, device=torch.device(device)) for device in ("cpu", "cuda"))

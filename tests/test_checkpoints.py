@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from statshift._core.errors import InputError
-from statshift.models import load_weights, weights_hash
+from statshift.models import load_weights, save_weights, weights_hash
 
 
 def network(width=4):
@@ -166,3 +167,19 @@ def test_hash_is_of_names_types_shapes_and_bytes():
         layer.weight[0, 0] += 2**-22
     assert weights_hash(layer) != known
     assert weights_hash(nn.Sequential(layer)) != weights_hash(layer)
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
+    metadata = {f"name {number}": '\u00e9 \u4e00 "quoted" \n' * number for number in range(12)}
+    files = []
+    for turn, given in enumerate([metadata, metadata, dict(reversed(metadata.items()))]):
+        torch.manual_seed(0)
+        save_weights(network(), tmp_path / f"{turn}.safetensors", given)
+        files.append((tmp_path / f"{turn}.safetensors").read_bytes())
+    assert files[0] == files[1] == files[2]
+    assert int.from_bytes(files[0][:8], "little") % 8 == 0
+    torch.manual_seed(0)
+    with safe_open(tmp_path / "0.safetensors", "pt") as opened:
+        assert opened.metadata() == {"format": "pt", **metadata}
+        for name, value in network().state_dict().items():
+            assert torch.equal(opened.get_tensor(name), value)

@@ -26,8 +26,6 @@ SIZES = [(32, 32), (97, 97), (224, 224), (33, 47), (120, 90)]
 SEVERITIES = (1, 2, 3, 4, 5)
 CHANCE = 1e-5  # at most this share of right implementations would fail each statistical test
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 @pytest.fixture(autouse=True)
 def frost_folder(tmp_path_factory, monkeypatch):
@@ -643,7 +641,7 @@ def test_ambient_settings_change_no_pixel(name):
         torch.set_float32_matmul_precision("highest")
 
 
-@cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("severity", [1, 3, 5])
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize(("side", "count"), [(32, 64), (224, 4)])
@@ -758,11 +756,11 @@ GOOD = torch.full((2, 3, 32, 32), 0.5)
         ({"images": GOOD + 0.75}, ["[0,1]", "1.25"]),
         ({"images": GOOD - 0.75}, ["[0,1]", "-0.25"]),
         ({"images": GOOD / 0}, ["[0,1]", "inf"]),
-        ({"images": GOOD[:, :1]}, ["(B, 3, H, W)", "(2, 1, 32, 32)"]),
-        ({"images": GOOD[0]}, ["(B, 3, H, W)", "(3, 32, 32)"]),
-        ({"images": GOOD.permute(0, 2, 3, 1)}, ["(B, 3, H, W)", "(2, 32, 32, 3)"]),
+        ({"images": GOOD[:, :1]}, ["(B,3,H,W)", "(2, 1, 32, 32)"]),
+        ({"images": GOOD[0]}, ["(B,3,H,W)", "(3, 32, 32)"]),
+        ({"images": GOOD.permute(0, 2, 3, 1)}, ["(B,3,H,W)", "(2, 32, 32, 3)"]),
         ({"images": (GOOD * 255).byte()}, ["uint8", "255"]),
-        ({"images": GOOD.numpy()}, ["ndarray"]),
+        ({"images": GOOD.numpy()}, ["a NumPy array"]),
         ({"indices": torch.arange(3)}, ["(2,)", "(3,)"]),
         ({"indices": torch.arange(2)[None]}, ["(2,)", "(1, 2)"]),
         ({"indices": [0.5, 1.5]}, ["indices", "float"]),

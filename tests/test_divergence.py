@@ -206,8 +206,8 @@ def not_finite():
     [
         ([], [images_of(4)], "at least one batch of images in `first`, but there is none"),
         ([images_of(4)], iter([]), "at least one batch of images in `second`, but there is none"),
-        (images_of(4), [images_of(4)], r"`first` as batches \(B,3,H,W\), but one has shape \(3, 6, 6\)"),
-        ([images_of(4)], [images_of(0)], r"`second` as batches \(B,3,H,W\), but one has shape \(0, 3, 6, 6\)"),
+        (images_of(4), [images_of(4)], r"images \(B,3,H,W\), at least one, but got shape \(3, 6, 6\)"),
+        ([images_of(4)], [images_of(0)], r"images \(B,3,H,W\), at least one, but got shape \(0, 3, 6, 6\)"),
         ([images_of(4)], [images_of(1)], "The layer late has a single value in a channel of `second`"),
         ([images_of(4)], not_finite(), "The features before first are not finite"),
     ],

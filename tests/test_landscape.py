@@ -382,7 +382,7 @@ def test_what_cannot_be_walked_is_refused(changes, message):
         landscape(given.pop("model"), given.pop("images"), given.pop("labels"), **given)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_it_is_the_same(network):
     network.dropout.p = 0
     here = landscape(network, images_of(), LABELS, step_sizes=STEP_SIZES)

@@ -21,7 +21,7 @@ import statshift
 from statshift import corrupt, load_data, read_run
 from statshift._core.errors import InputError
 from statshift.making.corrupted import write_corrupted
-from statshift.measuring.evaluate import find_device
+from statshift.measuring.loading import find_device
 from statshift.metrics.classification import ALEXNET
 from statshift.models import PixelModel, Preprocessing
 from statshift.shifts.conditions import Condition, CorruptionOptions, conditions
@@ -243,7 +243,7 @@ def test_a_compiled_model_gives_the_same_counts(network, digits):
     assert counts(measured(compiled=True).rows) == counts(measured().rows)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_counts_of_the_cpu(network, digits):
     """All but an image at the border of two classes; the caller's model stays where it is."""
     measured = partial(measure, network, digits, shifts=["clean", "gaussian_noise", "glass_blur"], severities=[3])

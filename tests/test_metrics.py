@@ -133,7 +133,7 @@ def test_large_logits_do_not_overflow():
     assert statistics.confidence.item() == 1
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_without_a_transfer_to_the_host():
     torch.manual_seed(0)
     logits, labels = torch.randn(64, 1000).round(decimals=1), torch.randint(1000, (64,))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 from collections import OrderedDict
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -13,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError
+from statshift.adapting.online import RectifiedStream
+from statshift.adapting.rectify import rectify
 from statshift.models import PixelModel, Preprocessing, load_model
 from statshift.models.cifar import ZOO
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD, extract_logits
@@ -283,3 +286,32 @@ def test_failed_download_says_what_to_get_by_hand(spec, builder, place, monkeypa
     monkeypatch.setattr(builder, fail)
     with pytest.raises(InputError, match=f"weights of {spec}; get {place} by hand and give --weights FILE"):
         load_model(spec)
+
+
+def small(training):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return network.train(training)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_wrapper_has_the_mode_of_its_network(training):
+    network = small(training)
+    model = load_model(network)
+    for wrapper in (model, rectify(model, IMAGES)):
+        was = wrapper.training
+        wrapper.eval()
+        wrapper.train(was)
+        assert {module.training for module in wrapper.modules()} == {training}
+    network.load_state_dict(rectify(model, IMAGES).network.state_dict())
+    assert not any(module.training for module in RectifiedStream(model).modules())
+
+
+def test_an_export_leaves_a_wrapper_as_it_was(tmp_path):
+    pytest.importorskip("onnx")
+    adapted = rectify(load_model(small(False)), IMAGES)
+    before = adapted(IMAGES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        torch.onnx.export(adapted, (IMAGES,), str(tmp_path / "adapted.onnx"), dynamo=False)
+    assert not any(module.training for module in adapted.modules())
+    assert torch.equal(adapted(IMAGES), before)

@@ -573,9 +573,10 @@ def test_pixels_that_are_nan_are_told():
     ids=["few", "column", "one-hot", "one image", "none"],
 )
 def test_other_shapes_are_told(images, labels):
-    with pytest.raises(InputError, match=r"Expected images \(B,3,H,W\) and labels \(B,\)") as error:
+    with pytest.raises(InputError, match=r"Expected images \(B,3,H,W\)") as error:
         attack_images(Network(), images, labels, PixelAttack())
-    assert str(tuple(labels.shape)) in told(error)
+    wrong = labels if images.ndim == 4 and len(images) else images
+    assert str(tuple(wrong.shape)) in told(error)
 
 
 @pytest.mark.parametrize("attack", [partial(PixelAttack, norm="l2"), partial(AutoAttack, norm="l2")])

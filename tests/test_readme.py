@@ -53,6 +53,8 @@ def test_commands_name_verbs_and_options_that_exist(command, capsys):
     assert all(argument in text for argument in arguments if argument.startswith("--"))
 
 
-def test_ci_runs_the_test_command():
-    commands = next(text for _, text in BLOCKS if "pytest" in text).strip().split(" && ")
-    assert all(f"{command}\n" in (ROOT / ".ci" / "run").read_text().replace(" --quiet", "") for command in commands)
+def test_ci_runs_the_test_command_as_it_stands_before_it_installs_anything_else():
+    command = next(text for _, text in BLOCKS if "pytest" in text).strip()
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    first = next(line for line in lines if "pip install" in line)
+    assert first.partition("  #")[0] == f"({command})"

@@ -173,7 +173,7 @@ class Twice(nn.Sequential):
 
 BAD = {
     "no batch norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4)), 6, {}, "its norms are: GroupNorm"),
-    "no image": (NETWORKS["resnet20"], 0, {}, "at least one image"),
+    "no image": (NETWORKS["resnet20"], 0, {}, "at least one, but got shape"),
     "a single value": (lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)), 1, {}, "The layer 1 cannot"),
     "protocol": (NETWORKS["resnet20"], 6, {"protocol": "replce"}, "Did you mean 'replace'"),
     "pattern": (NETWORKS["resnet20"], 6, {"where": "layer9.*"}, "Unknown place or pattern of layers 'layer9"),

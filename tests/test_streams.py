@@ -14,8 +14,6 @@ from statshift._core.randomness import Draws, _unit, bits, keys, normal, uniform
 M32, M64, GOLDEN = (1 << 32) - 1, (1 << 64) - 1, 0x9E3779B97F4A7C15
 CHANCE = 1e-5  # at most this share of equally good generators would fail each statistical test
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
 
 # ------------------------------------------------------------------- the same definition in Python integers
 
@@ -381,7 +379,7 @@ def test_draws_of_different_addresses_are_uncorrelated():
     assert_standard_normal((rows @ rows.T)[np.triu_indices(len(rows), 1)] / 100)
 
 
-@cuda
+@pytest.mark.gpu
 def test_a_gpu_draws_the_same():
     """Bits and uniforms exactly; normals to the rounding of the device's logarithm and cosine."""
     here = keys(1, torch.arange(16), "p")

@@ -13,6 +13,7 @@ from typing import Any
 
 from statshift._core.errors import InputError
 from statshift._core.files import remove_partials, replacing
+from statshift._core.parsing import read_object
 
 
 def write_json_atomically(path: Path, content: Mapping[str, Any]) -> None:
@@ -49,11 +50,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
+    content = read_object(path)
+    if content is None:
         raise InputError(f"{path} is damaged: it is not a JSON object. Remove it to have it made again.")
     return content
 

@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from statshift._core.errors import InputError
-from statshift.data.loading import check_tensor
+from statshift.models import check_input
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import check_finite, joint_share, last_third, survey
 
@@ -83,9 +82,7 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     Raises:
         InputError: a model without batch norm, fewer than two images, images that the model cannot take, or NaN.
     """
-    check_tensor(images)
-    if images.ndim != 4 or len(images) < 2:
-        raise InputError(f"Expected at least two images (n,3,H,W) to tell noise, but got shape {tuple(images.shape)}.")
+    check_input(model, images, least=2)  # one does not tell noise
     shifts = survey(model, images, select_layers(model, images))
     check_finite({name: shift.distance[None] for name, shift in shifts.items()})
     distance = torch.stack([shift.distance for shift in shifts.values()]).double().cpu()

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
 from statshift.adapting.online import RectifiedStream
+from statshift.data.checks import check_images
 from statshift.models import PixelModel, load_model
 from statshift.norms.layers import evaluating
 
@@ -41,6 +42,10 @@ class Frozen(PixelModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B,K) for images (B,3,H,W) in [0,1], with a gradient to the images where they want one."""
+        if not (
+            getattr(images, "requires_grad", False) or torch.compiler.is_compiling() or torch._C._get_tracing_state()
+        ):
+            check_images(images)  # what attacks and LIGS look at beside the images may lie outside of [0,1]
         with evaluating(self.network):  # a module of it may have been put into training mode by itself
             return super().forward(images)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from statshift._core.errors import InputError
 from statshift.adapting.rectify import rewrite
-from statshift.norms.layers import batch_norms, evaluating, keeping_statistics, run
+from statshift.models import check_input
+from statshift.norms.layers import alone, batch_norms, evaluating, keeping_statistics, run
 from statshift.norms.selection import select_layers
 from statshift.norms.statistics import ChannelStatistics, Observed, mix
 
@@ -80,6 +81,7 @@ class RectifiedStream(nn.Module):
         self._source = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
         self._newest: Tensor | None = None
         self._waiting = 0
+        self.eval()
 
     def reset(self) -> None:
         """Forget the stream: back to the source."""
@@ -89,6 +91,7 @@ class RectifiedStream(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B,K) for the next images (B,3,H,W), which are in the window already."""
+        check_input(self.model, images)
         if images.device.type == "cpu" and not images.isfinite().all():
             raise InputError(f"Expected finite images, but {int((~images.isfinite()).sum())} values are not.")
         if self._newest is not None and self._newest.shape[1:] == images.shape[1:]:
@@ -106,6 +109,7 @@ class RectifiedStream(nn.Module):
         return logits
 
     def _rectify(self, images: Tensor) -> None:
-        with keeping_statistics(batch_norms(self.model), unless_done=True):
+        layers = batch_norms(self.model)
+        with alone(layers, nested=True), keeping_statistics(layers, unless_done=True):
             self.model.load_state_dict(self._source, strict=False)
             rewrite(self.model, images, **self._options)

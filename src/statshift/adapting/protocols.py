@@ -56,6 +56,8 @@ def resolve_protocols(protocols: Protocols) -> list[Protocol]:
     Raises:
         InputError: an unknown name, a name given to two things, or a function of other arguments.
     """
+    if protocols is None:
+        raise InputError("Expected protocols as names or {name: function}, but got None; () is the source alone.")
     parts: Sequence[Any] = [protocols] if isinstance(protocols, str | Mapping) else protocols
     found: dict[str, Protocol] = {}
     for part in parts:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError, unknown
-from statshift.data.loading import check_tensor
-from statshift.norms.layers import batch_norms, before_forward, evaluating, keeping_statistics, run
+from statshift.models import check_input
+from statshift.norms.layers import alone, batch_norms, before_forward, evaluating, keeping_statistics, run
 from statshift.norms.selection import PARTS, select_layers, write
 from statshift.norms.shrinkage import (
     TRAINING_BATCH,
@@ -109,11 +109,12 @@ def rectified(
 
     What is written are the layers' running statistics, and the layers are put into evaluation mode; their own `eps`,
     affine terms and activations stay. One forward pass of the images, two for "auto" (three where a forward does not
-    meet all norm layers); on leaving, also by an exception, the model is as it was found.
+    meet all norm layers); on leaving, also by an exception, the model is as it was found. One context of one thread
+    has a model at a time.
 
     Args:
         model: a `PixelModel`, or a module that takes the images as they are.
-        images: (n,3,H,W), unlabelled.
+        images: (n,3,H,W), unlabelled; in [0,1] for a `PixelModel`.
         protocol: a name in `PROTOCOLS`, with its number as in "prior:64" if wanted, or a function of (stored,
             observed, number of images) that returns what a layer shall use.
         **options: `statistics`: "both", "mean" or "var" are rewritten. `where`: see `select_layers`. `unbiased`:
@@ -122,14 +123,16 @@ def rectified(
             (`prior_count`).
 
     Raises:
-        InputError: a model without batch norm, no image, images that the model cannot take, a single value in a
-            channel, NaN in features, a layer met twice in a forward, or an option that cannot be.
+        InputError: a model without batch norm, no image, images that the model cannot take or that are not
+            in its range, a single value in a
+            channel, NaN in features, a layer met twice in a forward, an option that cannot be,
+            or a model that is being rectified already.
 
     Reference:
         Benz et al., WACV 2021, sections 4 (protocol), 6.2 (mean or variance alone), 6.3 (thirds).
     """
     layers = batch_norms(model)
-    with keeping_statistics(layers), evaluating(*layers.values()):
+    with alone(layers), keeping_statistics(layers), evaluating(*layers.values()):
         _rewrite(model, images, protocol, **options)
         yield model
 
@@ -139,7 +142,8 @@ def rewrite(model: nn.Module, images: Tensor, protocol: str | LayerRule, **optio
 
     Args as in `rectified`; the model stays changed, unless something is raised.
     """
-    with keeping_statistics(batch_norms(model), unless_done=True):
+    layers = batch_norms(model)
+    with alone(layers, nested=True), keeping_statistics(layers, unless_done=True):
         return _rewrite(model, images, protocol, **options)
 
 
@@ -154,14 +158,17 @@ def _rewrite(
     unbiased: bool = False,
     **numbers: Any,
 ) -> Tensor:
-    check_tensor(images)
+    check_input(model, images)
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
-    if images.ndim != 4 or len(images) == 0:
-        raise InputError(f"Expected at least one image, (n, 3, H, W), but got shape {tuple(images.shape)}.")
     layers = select_layers(model, images, where)
     if isinstance(protocol, str):
         protocol, numbers = _named(protocol, numbers)
+    elif not callable(protocol):
+        raise InputError(
+            f"Expected `protocol` to be a name or a function, but got {protocol!r}; choose from: "
+            f"{', '.join(PROTOCOLS)}."
+        )
     _check_numbers(protocol, numbers)
     if protocol is auto:
         everywhere = layers if where == "all" else select_layers(model, images)

@@ -9,7 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.norms.layers import batch_norms, before_forward, evaluating, keeping_statistics, run
+from statshift.models import check_input
+from statshift.norms.layers import alone, batch_norms, before_forward, evaluating, keeping_statistics, run
 from statshift.norms.selection import PARTS, write
 from statshift.norms.shrinkage import check_finite, distances, met_twice, observe
 from statshift.norms.statistics import ChannelStatistics, pool
@@ -50,7 +51,7 @@ def sweep(
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
     layers = batch_norms(model) if layers is None else layers
-    with keeping_statistics(layers, unless_done=True):
+    with alone(layers, nested=True), keeping_statistics(layers, unless_done=True):
         return _sweep(model, batches, layers, tolerance, statistics, unbiased)
 
 
@@ -98,6 +99,7 @@ def _sweep_once(
 
     with before_forward(layers, observe_layer), evaluating(model):
         for images in batches:
+            check_input(model, images)
             mine.append({})
             run(model, images)
     everyone = processes.in_turn(processes.gather(mine))

@@ -43,7 +43,7 @@ def corrupt_command(
         raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
     from statshift.data import load_data
     from statshift.making.corrupted import contact_sheet, write_corrupted
-    from statshift.measuring.evaluate import find_device
+    from statshift.measuring.loading import find_device
     from statshift.shifts.conditions import CorruptionOptions, conditions, resolve
     from statshift.shifts.corruptions import CORRUPTIONS, table_for
 

@@ -20,7 +20,7 @@ def load_model_on(
     model_args: list[str] | None,
 ) -> "PixelModel":
     """Return the model that the options name, on the device they name."""
-    from statshift.measuring.evaluate import find_device
+    from statshift.measuring.loading import find_device
     from statshift.models import load_model
 
     model = load_model(

@@ -88,7 +88,7 @@ def train_command(
     from statshift.hardening.from_scratch import build
     from statshift.hardening.harden import HardenOptions, harden
     from statshift.hardening.training import TrainingOptions
-    from statshift.measuring.evaluate import find_device
+    from statshift.measuring.loading import find_device
     from statshift.shifts.conditions import CLEAN
 
     name, severity = _parse_corruption(corruption)

@@ -1,7 +1,9 @@
 """Data by spec: `load_data("folder:photographs")` returns labelled images of one size."""
 
+from statshift.data.classes import imagenet_indices as imagenet_indices
 from statshift.data.images import ImageData as ImageData
 from statshift.data.images import check_labels as check_labels
+from statshift.data.images import fit_labels as fit_labels
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean
 from statshift.data.loading import load_data as load_data

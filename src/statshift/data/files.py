@@ -1,6 +1,5 @@
 """Files and folders, opened or refused in one line."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statshift._core.errors import InputError
-
-EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def existing_file(name: str | Path) -> Path:
@@ -26,12 +23,6 @@ def existing_folder(name: str | Path) -> Path:
     if not name or not path.is_dir():
         raise InputError(f"Expected a folder, but '{name}' is not one.")
     return path
-
-
-def image_files(place: Path, nested: bool = False) -> list[Path]:
-    """Return the image files that lie directly in a folder, or at any depth, sorted."""
-    found = place.rglob("*") if nested else place.iterdir()
-    return sorted(path for path in found if path.suffix.lower() in EXTENSIONS and path.is_file())
 
 
 def load_array(path: Path) -> Any:
@@ -56,19 +47,3 @@ def channels_last(images: NDArray[Any], path: Path) -> NDArray[Any]:
     if images.ndim == 4 and 3 in (images.shape[1], images.shape[3]):
         return images if images.shape[3] == 3 else images.transpose(0, 2, 3, 1)
     raise InputError(f"Expected images (N,H,W,3) or (N,3,H,W) in {path}, but got shape {images.shape}.")
-
-
-def read_class_map(path: Path, folders: list[str]) -> NDArray[np.int64]:
-    """Return the class index of each folder, from JSON {"folder": index} or lines `folder index`."""
-    text = existing_file(path).read_text()
-    try:
-        if path.suffix == ".json":
-            table = {name: int(index) for name, index in json.loads(text).items()}
-        else:
-            pairs = (line.rsplit(maxsplit=1) for line in text.splitlines() if line.strip())
-            table = {name.strip(): int(index) for name, index in pairs}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"Expected {path} to map folders to class indices, but: {error}.") from error
-    if lacking := [name for name in folders if name not in table]:
-        raise InputError(f"Expected {path} to map every class folder, but {lacking[0]!r} is not in it.")
-    return np.array([table[name] for name in folders], np.int64)

@@ -1,8 +1,9 @@
 """Labelled images of one size: fixed batches, decoded once where memory allows."""
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from statshift._core.errors import InputError
+from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
 from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
 
@@ -31,6 +33,23 @@ def check_labels(data: "ImageData", num_classes: int | None) -> None:
             f"Expected labels below the model's {num_classes} classes, but the largest label in {data.spec} is "
             f"{largest}; map class folders to the model's classes with --class-map."
         )
+
+
+def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
+    """Return the images with labels as a model of `num_classes` numbers its classes; itself where these are so already.
+
+    For a model of 1,000 classes, class folders that are WordNet ids of some of ImageNet's have ImageNet's indices.
+    """
+    indices = imagenet_indices(data.class_names) if num_classes == IMAGENET_CLASSES else None
+    if indices is None or data.labels is None:
+        return data
+    names = imagenet_classes()
+    warnings.warn(
+        f"The {len(indices)} class folders of {data.spec} are WordNet ids of ImageNet's 1,000 classes: their labels "
+        f"are ImageNet's, from {indices.min()} for {names[indices.min()]}.",
+        stacklevel=3,
+    )
+    return replace(data, labels=indices[data.labels], class_names=names, class_order="imagenet")
 
 
 def integers_hash(values: NDArray[np.int64]) -> str:
@@ -53,6 +72,8 @@ class ImageData:
         converted: how many images were not RGB.
         skipped: names of the images left out because they cannot be read.
         workers: processes that decode.
+        class_order: how class folders were numbered, where not in the order of sorted text: "integers", or "imagenet"
+            where ImageNet's own indices were taken; see `fit_labels`.
         cache_bytes: as many decoded images stay in memory as take no more.
     """
 
@@ -67,6 +88,7 @@ class ImageData:
     skipped: list[str] = field(default_factory=list)
     workers: int = 0
     cache_bytes: int = 4 << 30
+    class_order: str | None = None
 
     def __post_init__(self) -> None:
         capacity = min(len(self), self.cache_bytes // int(np.prod(self.shape)))
@@ -92,6 +114,11 @@ class ImageData:
         They are read once more for it, and never held.
         """
         return self.source.files_hash(self.indices.tolist())
+
+    @property
+    def passed_by(self) -> int:
+        """How many hidden and system files and folders and run directories were not looked at."""
+        return self.source.passed_by
 
     @property
     def counts(self) -> dict[str, int]:

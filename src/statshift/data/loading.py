@@ -8,7 +8,6 @@ from typing import Any
 from warnings import warn
 
 import numpy as np
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError, unknown
@@ -66,7 +65,8 @@ def load_data(
             with a warning.
         seed: of the subset.
         skip_bad: leave out damaged images instead of raising; this decodes every image once beforehand.
-        class_map: file that maps class folders to class indices: JSON {"folder": index}, or lines `folder index`.
+        class_map: file that maps class folders to class indices: JSON {"folder": index}, lines `folder index`, one
+            name a line, or as Keras and Hugging Face write it; see `read_class_map`.
         workers: processes that decode.
         cache_bytes: decoded images stay in memory if all of them take no more.
 
@@ -102,6 +102,7 @@ def load_data(
         skipped=[source.label_of(index) for index in damaged],
         workers=workers,
         cache_bytes=cache_bytes,
+        class_order=source.class_order,
     )
 
 
@@ -133,22 +134,6 @@ def check_scheme(spec: str) -> None:
     scheme = spec.partition(":")[0]
     if scheme not in SCHEMES:
         raise unknown("data scheme", scheme, SCHEMES)
-
-
-def check_tensor(images: object) -> None:
-    """Check that images are a tensor, and no spec of some.
-
-    Raises:
-        InputError: they are none.
-    """
-    if isinstance(images, Tensor):
-        return
-    got = f"an object of type {type(images).__name__}"
-    if isinstance(images, str):
-        got = f"{images!r}; load_data({images!r}).tensors() gives them, and labels"
-    elif isinstance(images, ImageData):
-        got = f"data of {images.spec}; their .tensors() gives them, and labels"
-    raise InputError(f"Expected images (B,3,H,W), but got {got}.")
 
 
 def has_clean(spec: str) -> bool:

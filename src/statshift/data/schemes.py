@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError, unknown
 from statshift._core.files import user_cache
-from statshift.data.files import channels_last, existing_file, existing_folder, image_files, load_array, read_class_map
+from statshift.data.classes import read_class_map
+from statshift.data.files import channels_last, existing_file, existing_folder, load_array
+from statshift.data.folders import INTEGERS, Listing, order_classes
 from statshift.data.preprocessing import quantise
 from statshift.data.sampling import balanced_subset
 from statshift.data.sources import EncodedImages, Files, Pixels, Source
@@ -53,29 +55,45 @@ def svhn(rest: str, *, split: str | None = None) -> Source:
 
 
 def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
-    """Return the images of a folder: its class folders, sorted, are the labels; a flat folder has none."""
+    """Return the images of a folder: its class folders, sorted, are the labels; a flat folder has none.
+
+    Names that are all integers are sorted as such. Hidden and system files and folders and run directories are passed
+    by.
+    """
     root = existing_folder(rest)
-    classes = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    flat = image_files(root)
-    files = [(path, label) for label, place in enumerate(classes) for path in image_files(place, nested=True)]
-    if flat and files:
+    listing = Listing()
+    flat, folders = listing.top(root)
+    images = {name: list(listing.images(root / name)) for name in folders}
+    paths = [path for name in folders for path in images[name]]
+    if flat and paths:
         raise InputError(f"Expected {root} to hold images or class folders, but it holds both.")
-    if not flat and not files:
+    listing.warn(root)
+    if not flat and not paths:
         raise InputError(f"Expected images in {root} or in its class folders, but found none.")
-    ignored = sum(path.is_file() and not path.name.startswith(".") for path in root.rglob("*")) - len(flat or files)
-    if ignored > len(flat or files) / 10:  # a list of labels beside the images is no cause for alarm
-        warnings.warn(f"{ignored} files in {root} are ignored: their extensions are no images'.", stacklevel=2)
+    others: dict[str, Any] = {"ignored": listing.others, "passed_by": len(listing.passed_by)}
+    if listing.others > len(flat or paths) / 10:  # a list of labels beside the images is no cause for alarm
+        warnings.warn(f"{listing.others} files in {root} are ignored: their extensions are no images'.", stacklevel=2)
     if flat:
-        return Files(str(root), paths=flat, ignored=ignored)
-    names = [place.name for place in classes]
-    indices = np.arange(len(names)) if class_map is None else read_class_map(Path(class_map), names)
+        return Files(str(root), paths=flat, **others)
+    if class_map is None:
+        names, numbered = order_classes(folders)
+        indices = np.arange(len(names))
+        if numbered:
+            warnings.warn(
+                f"The class folders of {root} are sorted as integers: {names[0]} is class 0, {names[-1]} is class "
+                f"{len(names) - 1}.",
+                stacklevel=2,
+            )
+    else:
+        names, numbered, indices = folders, False, read_class_map(Path(class_map), folders)
     return Files(
         str(root),
-        paths=[path for path, _ in files],
-        labels=indices[[label for _, label in files]],
+        paths=[path for name in names for path in images[name]],
+        labels=np.repeat(indices, [len(images[name]) for name in names]),
         class_names=tuple(names) if class_map is None else None,
         mapped_names=None if class_map is None else _mapped_names(names, indices),
-        ignored=ignored,
+        class_order=INTEGERS if numbered else None,
+        **others,
     )
 
 

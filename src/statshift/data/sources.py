@@ -88,6 +88,8 @@ class Source(ABC):
         class_names: by label, where they are known.
         mapped_names: by label too, where a map of classes names some of them.
         ignored: how many files beside the images are none, by their extension.
+        passed_by: how many hidden and system files and folders and run directories were not looked at.
+        class_order: how class folders were numbered, where not in the order of sorted text: "integers".
     """
 
     place: str
@@ -95,6 +97,8 @@ class Source(ABC):
     class_names: tuple[str, ...] | None = None
     mapped_names: dict[int, str] | None = None
     ignored: int = 0
+    passed_by: int = 0
+    class_order: str | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -144,14 +148,17 @@ class Files(Source):
 
     def content(self) -> bytes:
         """Return the names below the folder and the sizes of the files."""
-        return "".join(f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths).encode()
+        lines = (f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths)
+        return "".join(lines).encode(errors="surrogateescape")
 
     def files_hash(self, indices: Sequence[int]) -> str:
         """Hash the files' names below the folder and their bytes; a few files are in memory at once."""
         digest = hashlib.sha256()
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(indices), 1024):
-                digest.update("".join(pool.map(self._file_hash, indices[start : start + 1024])).encode())
+                digest.update(
+                    "".join(pool.map(self._file_hash, indices[start : start + 1024])).encode(errors="surrogateescape")
+                )
         return digest.hexdigest()[:16]
 
     def _file_hash(self, index: int) -> str:

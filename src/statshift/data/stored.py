@@ -4,6 +4,7 @@ from pathlib import Path
 
 from statshift._core.errors import InputError, unknown
 from statshift.data.files import channels_last, existing_file, existing_folder, load_array
+from statshift.data.folders import is_hidden
 from statshift.data.preprocessing import quantise
 from statshift.data.schemes import folder
 from statshift.data.sources import Pixels, Source
@@ -29,7 +30,7 @@ def cifar_c(rest: str, *, shift: tuple[str, int] | None = None) -> Source:
 def cifar_c_shifts(rest: str) -> dict[str, list[int]]:
     """Return the severities of each shift in a folder of CIFAR-C's layout."""
     names = (path.stem for path in sorted(existing_folder(rest).glob("*.npy")))
-    return {name: [*SEVERITIES] for name in names if name not in ("labels", "clean")}
+    return {name: [*SEVERITIES] for name in names if name not in ("labels", "clean") and not is_hidden(name)}
 
 
 def imagenet_c(rest: str, *, shift: tuple[str, int] | None = None, class_map: str | Path | None = None) -> Source:
@@ -48,7 +49,11 @@ def imagenet_c_shifts(rest: str) -> dict[str, list[int]]:
 def _shift_folders(root: Path) -> dict[str, Path]:
     bases = [root, *(root / group for group in GROUPS if (root / group).is_dir())]
     places = (place for base in bases for place in sorted(base.iterdir()))
-    return {place.name: place for place in places if place.name != "clean" and _severities(place)}
+    return {place.name: place for place in places if not _is_passed_by(place) and _severities(place)}
+
+
+def _is_passed_by(place: Path) -> bool:
+    return place.name == "clean" or is_hidden(place.name)
 
 
 def _severities(place: Path) -> list[int]:

@@ -12,9 +12,10 @@ from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData, check_labels, load_data
 from statshift.hardening.harden import DUAL, HardenOptions
-from statshift.hardening.objectives import Batch, Targets
+from statshift.hardening.objectives import Batch, Targets, takes_channels_last
 from statshift.hardening.training import Objective
-from statshift.measuring.evaluate import DTYPES, find_device
+from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import find_device, fit_to_model
 from statshift.models import PixelModel, load_model
 from statshift.splitting.branches import Branches
 
@@ -25,7 +26,7 @@ def step_costs(
     options: Mapping[str, HardenOptions],
     *,
     repeats: int = 5,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, float]]:
@@ -38,7 +39,7 @@ def step_costs(
         data: with labels; the first batch is used as it is, unaugmented.
         options: methods by label; ratios are to the first.
         repeats: turns, at least 1.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         trace: as in `harden`.
         data_options: further arguments of `load_data`, where `data` is not loaded.
 
@@ -59,6 +60,7 @@ def step_costs(
         fresh = make().to(where)
         if not isinstance(data, ImageData):
             data = load_data(data, **(fresh.loading_options | dict(data_options or {})))
+        data = fit_to_model(fresh, data, where)
         steps[label], counts[label] = _step_of(fresh, data, one, trace)
     seconds = dict.fromkeys(steps, float("inf"))
     with torch.random.fork_rng([where] if gpu else []):
@@ -89,7 +91,7 @@ def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: 
     images = pixels.to(where).float() / 255
     assert options.at is not None
     found = Branches(model, options.at, images[:2], dual=options.method in DUAL, trace=trace)
-    if training.channels_last:
+    if training.channels_last and takes_channels_last(options.steps_of, where):
         found.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     targets = Targets(torch.from_numpy(data.labels[positions]).to(where))

@@ -31,8 +31,8 @@ from statshift.hardening.objectives import (
     standard,
 )
 from statshift.hardening.training import Step, TrainingOptions, train
-from statshift.measuring.evaluate import find_device, load_both
 from statshift.measuring.ligs import LigsOptions
+from statshift.measuring.loading import find_device, fit_to_model, load
 from statshift.measuring.measure import measure
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
 from statshift.results import Row, alone, write_json_atomically
@@ -221,7 +221,7 @@ def harden(
     severities: Sequence[int] = (1, 3, 5),
     ligs: Sequence[str] = (),
     walk: bool = False,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     compiled: bool = False,
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
@@ -244,7 +244,7 @@ def harden(
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
         walk: after each epoch, walk down the gradient of a batch of training images, always the same ones, and record
             loss and gradient on the way; see `landscape`.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         compiled: run each branch through `torch.compile`.
         trace: False splits the model by replay even where torch.fx could trace it.
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
@@ -260,7 +260,7 @@ def harden(
     where = find_device(device)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
-    pixel_model, images = load_both(model, data, where, data_options)
+    pixel_model, images = load(model, data, where, data_options, in_place=True)
     example, _ = next(images.batches(2, which=[0]))
     assert options.at is not None
     record: dict[str, Any] = {
@@ -276,7 +276,8 @@ def harden(
     if validation is not None:
         own = pixel_model.loading_options
         loading = loading_options(validation, _preprocessing(data_options), own, split=None)
-        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading)
+        fit = partial(fit_to_model, pixel_model, device=where)
+        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading, fit)
         record["validation"] |= {"ligs": list(ligs)} if ligs else {}
     elif ligs:
         raise InputError("Expected validation images to measure LIGS on.")
@@ -349,7 +350,11 @@ def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _prepare_validation(
-    data: Any, shifts: Shifts, severities: Sequence[int], loading: Mapping[str, Any]
+    data: Any,
+    shifts: Shifts,
+    severities: Sequence[int],
+    loading: Mapping[str, Any],
+    fit: Callable[[ImageData], ImageData],
 ) -> tuple[Any, dict[str, Any]]:
     """Return the validation images, loaded once unless they store shifts, and what the record says of them.
 
@@ -361,7 +366,7 @@ def _prepare_validation(
     conditions(names, severities, functions, stored)
     described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
     if not stored:
-        data = data if isinstance(data, ImageData) else load_data(data, **loading)
+        data = fit(data if isinstance(data, ImageData) else load_data(data, **loading))
         if data.labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
         described["data"] = describe_data(data, data.labels)
@@ -374,7 +379,7 @@ def _validate(
     shifts: Shifts,
     severities: Sequence[int],
     ligs: Sequence[str],
-    device: str,
+    device: str | torch.device,
 ) -> dict[str, Any]:
     """Return each branch's accuracy under each condition, and its LIGS under each perturbation.
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError
-from statshift.models import extract_logits
+from statshift.models import check_input, extract_logits
 from statshift.norms.layers import run
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -117,7 +117,8 @@ def landscape(
     step_sizes = tuple(map(float, step_sizes))
     if not step_sizes or not all(math.isfinite(step_size) and step_size > 0 for step_size in step_sizes):
         raise InputError(f"Expected `step_sizes` to be finite numbers above 0, but got {list(step_sizes)}.")
-    if images.ndim != 4 or len(images) == 0 or labels.ndim == 0 or len(labels) != len(images):
+    check_input(model, images)
+    if labels.ndim == 0 or len(labels) != len(images):
         shapes = f"{tuple(images.shape)} and {tuple(labels.shape)}"
         raise InputError(f"Expected images (B,3,H,W) and labels of as many, but got shapes {shapes}.")
     start = {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
@@ -157,6 +158,7 @@ class _Moved(nn.Module):
     def __init__(self, model: nn.Module, state: dict[str, Tensor]) -> None:
         super().__init__()
         self.model, self.state = model, state
+        self.training = model.training
 
     def forward(self, images: Tensor) -> Any:
         return functional_call(self.model, self.state, (images,))

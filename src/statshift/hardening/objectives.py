@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws, keys
+from statshift.data.checks import check_images, checked_labels
 from statshift.hardening.augmentation import sent
 from statshift.measuring.ligs import LigsOptions, losses_and_cosines
 from statshift.models import PixelModel
@@ -26,7 +27,6 @@ from statshift.shifts.attacks import (
     attack_pixels,
     attackable,
     batch_moments,
-    check_images,
     perturb,
 )
 from statshift.shifts.corruptions import corrupt
@@ -157,7 +157,8 @@ def advbn_losses(branches: Branches, images: Tensor, labels: Tensor, attack: Fea
     if "adv" not in branches.splits or branches.splits["clean"].cut is None:
         raise InputError("Expected branches with a twin behind a cut: Branches(model, LAYER, images).")
     if isinstance(branches.clean, PixelModel):
-        check_images(images, labels)
+        check_images(images)
+        labels = checked_labels(labels, images)
     kind = images.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     undrawn = Draws(0, torch.arange(len(images)), "loop")  # AdvBN draws nothing
@@ -233,6 +234,18 @@ def ligs_regularised(branches: Branches, batch: Batch, *, options: LigsOptions, 
         quietly=lambda: aside(norms),
     )
     return {"clean": losses.mean(), "ligs": weight * (1 - cosines.mean())}
+
+
+SECOND_ORDER: tuple[Callable[..., Losses], ...] = (ligs_regularised,)
+"""Methods that take gradients of gradients."""
+
+
+def takes_channels_last(method: Method, device: torch.device) -> bool:
+    """Tell whether a method may train channels last on a device.
+
+    Not where it takes gradients of gradients on a CPU: those of oneDNN's channels-last convolutions corrupt memory.
+    """
+    return device.type != "cpu" or getattr(method, "func", method) not in SECOND_ORDER
 
 
 def moex(branches: Branches, batch: Batch, *, share: float = 0.9, probability: float = 1.0) -> Losses:

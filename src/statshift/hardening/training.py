@@ -22,9 +22,10 @@ from statshift._core.resumption import Checkpoint, Stateful, interruptible
 from statshift.data import ImageData, check_labels
 from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
 from statshift.hardening.batches import Batches
-from statshift.hardening.objectives import Batch, Losses, Method
+from statshift.hardening.objectives import Batch, Losses, Method, takes_channels_last
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
 from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
@@ -53,7 +54,8 @@ class TrainingOptions:
         accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
         augment: one of `AUGMENTATIONS`.
         dtype: what the model runs in, by autocast unless "float32".
-        channels_last: lay the model and its features out channels last while it trains, which convolutions prefer.
+        channels_last: lay the model and its features out channels last while it trains, which convolutions prefer;
+            not on a CPU for a method that takes gradients of gradients, see `takes_channels_last`.
         gamma: weight of the adversarial branch's loss.
         seed: of order, augmentation and every other draw.
         checkpoint_every: seconds between checkpoints within an epoch, at the end of which there always is one.
@@ -182,6 +184,7 @@ class Objective(nn.Module):
         super().__init__()
         self.branches = branches
         self._method = method
+        self.training = branches.training
 
     def forward(self, batch: Batch) -> Losses:
         """Return the mean loss of each branch."""
@@ -227,6 +230,8 @@ def train(
     """
     rank, world = processes.join()
     device = next(branches.parameters()).device
+    channels_last = options.channels_last and takes_channels_last(method, device)
+    data = fit_to_model(branches.clean, data, device)
     batches = Batches(
         data,
         augmentation_for(options.augment, data, options.seed),
@@ -235,11 +240,11 @@ def train(
         _count_classes(branches, data),
         device,
         DTYPES[options.dtype],
-        options.channels_last,
+        channels_last,
     )
     per_epoch = batches.per_epoch
     steps = options.epochs * per_epoch
-    if options.channels_last:
+    if channels_last:
         branches.to(memory_format=torch.channels_last)
     trained = [parameter for parameter in branches.parameters() if parameter.requires_grad]
     optimiser = optimizer_of(
@@ -335,7 +340,7 @@ def train(
             if stop.is_set():
                 raise KeyboardInterrupt
     optimiser.zero_grad()
-    if options.channels_last:  # what rounds as the network in a file does
+    if channels_last:  # what rounds as the network in a file does
         branches.to(memory_format=torch.contiguous_format)
     branches.eval()
     return state.history

@@ -12,7 +12,8 @@ from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift.data import ImageData, check_labels
 from statshift.making.shards import Arrays, Written, write_in_parts
-from statshift.measuring.evaluate import describe_attack, find_device, load_both
+from statshift.measuring.evaluate import describe_attack
+from statshift.measuring.loading import find_device, load
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, logits_of, parse_attack
 
@@ -25,7 +26,7 @@ def write_adversarial(
     out: str | Path,
     batch_size: int = 128,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[float, int], None] | None = None,
 ) -> Written:
@@ -42,7 +43,7 @@ def write_adversarial(
         out: folder, made if need be; the same call goes on where an earlier one was stopped.
         batch_size: images at once.
         seed: of the random starts and targets.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         data_options: further arguments of `load_data`, where `data` is not loaded.
         progress: called with (images done, images in all).
 
@@ -55,7 +56,7 @@ def write_adversarial(
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
     chosen = parse_attack(attack) if isinstance(attack, str) else attack
     where = find_device(device)
-    pixel_model, images = load_both(model, data, where, data_options, split=None)
+    pixel_model, images = load(model, data, where, data_options, split=None)
     if images.labels is None:
         raise InputError(f"Expected labelled images to attack, but {images.spec} has no labels.")
     labels = images.labels

@@ -23,7 +23,7 @@ from statshift._core.randomness import bits, keys
 from statshift.data import ImageData, check_labels
 from statshift.making import choices
 from statshift.making.shards import Arrays, Make, Written, write_in_parts
-from statshift.measuring.evaluate import find_device, load_both
+from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel
 from statshift.norms.layers import before_forward, run
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
@@ -125,7 +125,7 @@ def extract(
     options: ExtractionOptions = DEFAULTS,
     *,
     out: str | Path,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[float, int], None] | None = None,
 ) -> Written:
@@ -145,7 +145,7 @@ def extract(
         kind: one of `KINDS`.
         options: the numbers.
         out: folder, made if need be.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do.
         progress: called with (images done, images in all) as it begins and after each step, which counts as its share
@@ -170,7 +170,7 @@ def extract(
     if (world := processes.join()[1]) > 1:
         raise InputError(f"Expected one process, but got {world}: extraction is not shared out. Start it by itself.")
     where = find_device(device)
-    pixel_model, images = load_both(model, data, where, data_options)
+    pixel_model, images = load(model, data, where, data_options)
     make = _maker(pixel_model, images, kind, options, where)
     identity = {
         "model": describe_model(pixel_model),

@@ -22,7 +22,7 @@ from statshift.adapting.rectify import rectified
 from statshift.data import ImageData
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.measure import Measurement, measure
-from statshift.models import extract_logits
+from statshift.models import check_input, extract_logits
 from statshift.norms.layers import before_forward, evaluating, run
 from statshift.norms.selection import PARTS, THIRDS, select_layers
 from statshift.norms.statistics import ChannelStatistics, instance_statistics
@@ -170,6 +170,7 @@ def extract_features(model: nn.Module, images: Tensor, batch_size: int = 64) -> 
     def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         met.append(inputs[0].flatten(1))
 
+    check_input(model, images)
     handles = [one.register_forward_pre_hook(keep) for one in model.modules() if isinstance(one, nn.Linear)]
     found = []
     try:
@@ -202,6 +203,7 @@ def embed(features: Tensor, seed: int = 0) -> NDArray[np.float64]:
 @torch.no_grad()
 def _instances(model: nn.Module, images: Tensor, layer: str) -> ChannelStatistics:
     """Return the statistics (N,C) of each image before a layer of the untouched model."""
+    check_input(model, images)
     found: list[ChannelStatistics] = []
     layers = select_layers(model, images)
     if layer not in layers:

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, check_labels, load_data, loading_options
+from statshift.data import ImageData, check_labels
 from statshift.metrics.classification import ImageStatistics, image_statistics
-from statshift.models import PixelModel, load_model
+from statshift.models import PixelModel
 from statshift.norms.layers import run
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
 from statshift.shifts.conditions import Condition
@@ -26,42 +25,6 @@ from statshift.shifts.conditions import Condition
 KEPT_BYTES = 2 << 30
 CHECKED = 16  # images: whether a model has an input gradient
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def find_device(name: str) -> torch.device:
-    """Return the device named "auto", "cpu", "cuda" or "cuda:N"; "auto" is a GPU if there is one.
-
-    Raises:
-        InputError: an unknown name, or a GPU that is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:N"])
-    if kind == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError(f"Device {name!r} was asked for, but torch finds no CUDA GPU; use --device cpu or auto.")
-    index = int(number) if number else processes.local_rank() % torch.cuda.device_count()
-    if index >= torch.cuda.device_count():
-        raise InputError(f"Device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
-    return torch.device("cuda", index)
-
-
-def load_both(
-    model: str | nn.Module,
-    data: str | Dataset[Any] | ImageData,
-    device: torch.device,
-    data_options: Mapping[str, Any] | None,
-    *,
-    split: str | None = "train",
-) -> tuple[PixelModel, ImageData]:
-    """Return a model on the device, itself if it is one, and the images as its authors load them; see `load_data`."""
-    pixel_model = (model if isinstance(model, PixelModel) else load_model(model)).to(device)
-    if isinstance(data, ImageData):
-        return pixel_model, data
-    return pixel_model, load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
 
 
 def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError, NoGradientError, unknown
 from statshift._core.randomness import Draws
-from statshift.data.loading import check_tensor
+from statshift.data.checks import check_classes, check_images, checked_labels
 from statshift.measuring import choices
 from statshift.metrics.uncertainty import bootstrap_interval
 from statshift.shifts.attacks import (
@@ -24,7 +24,6 @@ from statshift.shifts.attacks import (
     PixelAttack,
     attack_pixels,
     attackable,
-    check_images,
     cross_entropy,
     gradient_of,
     logits_of,
@@ -132,10 +131,8 @@ def ligs(
     Reference:
         Benz et al., ICLR 2021 submission, equation 1.
     """
-    check_tensor(images)
-    if not isinstance(labels, Tensor):
-        raise InputError(f"Expected labels (N,) as a tensor, but got an object of type {type(labels).__name__}.")
-    check_images(images, labels)
+    check_images(images)
+    labels = checked_labels(labels, images)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     chosen = options or LigsOptions()
     values = []
@@ -187,7 +184,9 @@ def similarities(
     with attackable(model):
 
         def total(point: Tensor) -> Tensor:
-            return loss(logits_of(model, point), labels).sum()
+            logits = logits_of(model, point)
+            check_classes(labels, logits.shape[1])
+            return loss(logits, labels).sum()
 
         try:
             gradient = gradient_of(total, 1.0)
@@ -230,7 +229,8 @@ def losses_and_cosines(
 ) -> tuple[Tensor, Tensor]:
     """Return the losses (B,) at images, and the cosines (B,) of LIGS with a graph to the weights: a regularizer.
 
-    Where a gradient has no direction the cosine is 1 and moves nothing.
+    Where a gradient has no direction the cosine is 1 and moves nothing. On a CPU the images are laid out contiguous,
+    and a model's weights have to be: gradients of gradients of channels-last convolutions corrupt oneDNN's memory.
 
     Args:
         losses_at: of images (B,3,H,W), by image, as training sees them.
@@ -242,6 +242,8 @@ def losses_and_cosines(
     Reference:
         Benz et al., ICLR 2021 submission, section 4.1, "Regularization of LIGS", Figure 5.
     """
+    if images.device.type == "cpu":
+        images = images.contiguous()
     point = images.detach().requires_grad_()
     losses = losses_at(point)
     (here,) = torch.autograd.grad(losses.sum(), point, create_graph=True)

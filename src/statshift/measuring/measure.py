@@ -4,8 +4,8 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from copy import deepcopy
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from statshift.adapting.protocols import SOURCE, Protocols, resolve_protocols
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.measuring.adapted import AdaptationOptions, describe_protocols, measure_condition
 from statshift.measuring.baselines import alexnet_for, read_baseline
-from statshift.measuring.evaluate import Evaluator, describe_attack, find_device
+from statshift.measuring.evaluate import Evaluator, describe_attack
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.ligs import LigsOptions
+from statshift.measuring.loading import find_device, fit_to_model, place
 from statshift.measuring.probes import measure_ligs, unfinished_looks
 from statshift.metrics.uncertainty import wilson_interval
-from statshift.models import PixelModel, load_model
+from statshift.models import PixelModel
 from statshift.norms.layers import evaluating
 from statshift.results import (
     Row,
@@ -97,7 +98,7 @@ def measure(
     adaptation: AdaptationOptions | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "float32",
     compiled: bool = False,
     options: CorruptionOptions | None = None,
@@ -132,7 +133,7 @@ def measure(
         adaptation: on how many images, how often, and which statistics of which layers.
         out: run directory, made if need be.
         batch_size: images in a batch; by default 256 on a GPU, on the CPU 16 photographs or 128 smaller images.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         compiled: run the model through `torch.compile`.
         options: how corruptions are made, and the seed.
@@ -169,8 +170,9 @@ def measure(
         shifts = ("common",) if isinstance(data, str) and not has_clean(data) else (CLEAN, "common")
     names, functions = resolve(shifts, list(stored) or None)
     wanted = conditions(names, severities, functions, stored)
-    pixel_model = _prepare(model, where)
-    load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored))
+    pixel_model = place(model, where)
+    fit = partial(fit_to_model, pixel_model, device=where)
+    load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored), fit)
     first = load(wanted[0])
     labels = _labels(first)
 
@@ -311,16 +313,6 @@ def measure(
     return Measurement(run.record if run else record, rows, summary, None if out is None else Path(out))
 
 
-def _prepare(model: str | nn.Module, device: torch.device) -> PixelModel:
-    """Return the model on the device; a caller's own module is copied if it lies elsewhere."""
-    if isinstance(model, str):
-        return load_model(model).to(device)
-    network = model.network if isinstance(model, PixelModel) else model
-    if any(tensor.device != device for tensor in [*network.parameters(), *network.buffers()]):
-        model = deepcopy(model)
-    return (model if isinstance(model, PixelModel) else load_model(model)).to(device)
-
-
 def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, device: torch.device) -> dict[str, Any]:
     """Add to the options of `load_data` what the caller leaves open: for `at="model"` what the model's authors do.
 
@@ -339,16 +331,23 @@ def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, dev
     return model.loading_options | given
 
 
-def _loader(data: Any, options: Mapping[str, Any], stored: bool) -> Callable[[Condition], ImageData]:
-    """Return what loads the images of a condition: always the same ones, unless the data store shifts."""
+def _loader(
+    data: Any, options: Mapping[str, Any], stored: bool, fit: Callable[[ImageData], ImageData]
+) -> Callable[[Condition], ImageData]:
+    """Return what loads the images of a condition: always the same ones, unless the data store shifts.
+
+    Their labels are those that `fit` gives them.
+    """
     if stored:  # each condition is read once, so nothing is kept
-        return lambda condition: load_data(
-            data,
-            shift=None if condition.shift == CLEAN else (condition.shift, condition.severity),
-            cache_bytes=0,
-            **options,
+        return lambda condition: fit(
+            load_data(
+                data,
+                shift=None if condition.shift == CLEAN else (condition.shift, condition.severity),
+                cache_bytes=0,
+                **options,
+            )
         )
-    loaded = data if isinstance(data, ImageData) else load_data(data, **options)
+    loaded = fit(data if isinstance(data, ImageData) else load_data(data, **options))
     return lambda condition: loaded
 
 

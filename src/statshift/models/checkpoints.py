@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -63,6 +64,8 @@ def check_writable(path: str | Path) -> None:
 def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the state dict to a .safetensors file, whole or not at all; its folder is made if need be.
 
+    Equal tensors and metadata are equal bytes.
+
     Args:
         network: the module.
         path: the file.
@@ -82,18 +85,44 @@ def save_weights(network: nn.Module, path: str | Path, metadata: Mapping[str, st
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as partial:
-            partial.write_bytes(save(tensors, {"format": "pt", **(metadata or {})}))
+            partial.write_bytes(_in_order(save(tensors, {"format": "pt", **(metadata or {})})))
     except OSError as error:
         raise InputError(f"Cannot write {path}: {error.strerror}.") from error
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a .safetensors file with its metadata in the order of their names; the library's own order is random."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))
 
 
 def weights_hash(network: nn.Module) -> str:
     """Return 16 hexadecimal characters of SHA-256 over the state dict: names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):  # of a quantised module, or a module's extra state
+            digest.update(f"{name} {_plain(value)}".encode())
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        whole = value.dequantize() if value.is_quantized else value
+        digest.update(whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    """Return what stands for a state that is no tensor, the same in every process."""
+    if isinstance(value, Tensor):
+        whole = (value.dequantize() if value.is_quantized else value).detach().cpu().contiguous().reshape(-1)
+        return hashlib.sha256(whole.view(torch.uint8).numpy().tobytes()).hexdigest()
+    if isinstance(value, tuple | list):
+        return f"({', '.join(map(_plain, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_plain(one)}' for key, one in value.items())}}}"
+    return repr(value) if isinstance(value, str | int | float | bytes | torch.dtype | None) else type(value).__name__
 
 
 def _read(path: Path) -> Any:

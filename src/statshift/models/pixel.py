@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError
+from statshift.data.checks import check_images
 from statshift.models.checkpoints import weights_hash
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,7 +25,7 @@ def extract_logits(output: Any) -> Tensor:
             tuple or list (its first element); nested as they like.
 
     Returns:
-        Logits (B,K).
+        Logits (B,K), also of a network that returns (B,K,1,1).
 
     Raises:
         InputError: there are none in it.
@@ -40,6 +41,8 @@ def extract_logits(output: Any) -> Tensor:
             found = found[0]
         else:
             raise InputError(f"Expected the model to return logits, but got {_describe(output)}.")
+    if found.ndim == 4 and found.shape[2:] == (1, 1):  # of a convolution as the head
+        found = found[:, :, 0, 0]
     if found.ndim != 2:
         raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
     return found
@@ -78,6 +81,9 @@ class Preprocessing:
 class PixelModel(nn.Module):
     """Wrap `network`, itself and not a copy, so that it takes images in [0,1].
 
+    It is in the mode that the network is in when it is wrapped. What it learns and what its state dict holds is all
+    the network's: `mine.load_state_dict(model.network.state_dict())` takes it over into the network alone.
+
     Args:
         network: takes normalised images (B,3,H,W).
         preprocessing: what it expects.
@@ -88,6 +94,7 @@ class PixelModel(nn.Module):
 
     Attributes:
         weights_file: the checkpoint that `load_model` loaded, where it was given one.
+        network: the one that was given.
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
             drew them.
     """
@@ -117,6 +124,7 @@ class PixelModel(nn.Module):
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+        self.training = network.training
 
     @property
     def made_by(self) -> dict[str, str] | None:
@@ -145,8 +153,35 @@ class PixelModel(nn.Module):
         if size is not None and images.shape[-2:] != (size, size):
             mode = "bicubic" if self.preprocessing.interpolation == "bicubic" else "bilinear"
             images = F.interpolate(images, size=(size, size), mode=mode, antialias=True).clamp(0, 1)
-        return (images - self.mean) / self.std
+        if isinstance(images, Tensor) and not images.is_floating_point():
+            raise InputError(f"Expected pixels in [0,1], but got {images.dtype}: divide 8-bit values by 255.")
+        normalised = (images - self.mean) / self.std
+        return normalised if (kind := self._own_type()) is None else normalised.to(kind)
+
+    def _own_type(self) -> torch.dtype | None:
+        """Return the type of the network's weights where images must be cast to it; None in single precision."""
+        kinds = {weight.dtype for weight in self.network.parameters() if weight.is_floating_point()}
+        return kinds.pop() if len(kinds) == 1 and kinds != {torch.float32} else None
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
         return extract_logits(self.network(self.normalise(images)))
+
+
+def in_pixel_space(model: nn.Module) -> bool:
+    """Return whether a model is a `PixelModel`, compiled or in parallel or neither."""
+    inner: Any = model
+    while not isinstance(inner, PixelModel):
+        inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+        if not isinstance(inner, nn.Module):
+            return False
+    return True
+
+
+def check_input(model: nn.Module, images: Any, *, least: int = 1) -> None:
+    """Check the images of a model as `check_images` does; their range only if it is a `PixelModel`.
+
+    Raises:
+        InputError: the model cannot take them.
+    """
+    check_images(images, least=least, in_range=in_pixel_space(model))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
-from statshift.models import PixelModel
+from statshift.models import PixelModel, check_input
 from statshift.norms.layers import batch_norms, before_forward, evaluating, run
 from statshift.norms.shrinkage import check_finite, met_twice
 from statshift.norms.statistics import ChannelStatistics, instance_statistics, pool
@@ -104,8 +104,7 @@ def _observe(
 
     with before_forward(layers, observe_layer), evaluating(model):
         for images in batches:
-            if images.ndim != 4 or len(images) == 0:
-                raise InputError(f"Expected `{which}` as batches (B,3,H,W), but one has shape {tuple(images.shape)}.")
+            check_input(model, images)
             met.clear()
             run(model, images)
             count += len(images)

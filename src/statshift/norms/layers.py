@@ -1,8 +1,10 @@
 """The normalization layers of a model, and the guards that every reading of a model runs under."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,11 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """
     found = running_norms(model)
     if not found:
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            raise InputError(
+                "Expected a model whose norm layers can be reached, but it is scripted or traced (torch.jit): give "
+                "the module that it was made from."
+            )
         others = sorted(
             {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}
         )
@@ -54,6 +61,20 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
             f"{', '.join(others) or 'none'}."
         )
     return found
+
+
+def check_changeable(model: nn.Module) -> None:
+    """Check that a model's tensors can be written to and differentiated.
+
+    Raises:
+        InputError: they were made in inference mode.
+    """
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+            raise InputError(
+                f"Expected ordinary weights, but {name} was made in torch.inference_mode, and can be neither changed "
+                "nor differentiated: build the model outside of it, or give a copy (copy.deepcopy)."
+            )
 
 
 class _FromHookError(Exception):
@@ -104,6 +125,8 @@ def keeping_statistics(layers: dict[str, _BatchNorm], *, unless_done: bool = Fal
         layers: by name.
         unless_done: give them back only if something is raised.
     """
+    for layer in layers.values():
+        check_changeable(layer)
     kept = [(layer, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers.values()]
     done = False
     try:
@@ -115,6 +138,41 @@ def keeping_statistics(layers: dict[str, _BatchNorm], *, unless_done: bool = Fal
                 for layer, buffers in kept:
                     for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
                         buffer.copy_(value)
+
+
+_LENT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+"""Layers whose statistics are being rewritten, and the thread that does it."""
+
+_LENDING = threading.Lock()
+
+
+@contextmanager
+def alone(layers: dict[str, _BatchNorm], *, nested: bool = False) -> Iterator[None]:
+    """Have the layers' statistics to oneself while the context lasts.
+
+    Args:
+        layers: by name.
+        nested: also within another such context of the same thread.
+
+    Raises:
+        InputError: somebody else has one of them.
+    """
+    thread = threading.get_ident()
+    with _LENDING:
+        taken = [name for name, layer in layers.items() if layer in _LENT and not (nested and _LENT[layer] == thread)]
+        if taken:
+            raise InputError(
+                f"The model is already being rectified, its layer {taken[0]} at least, by another context or thread: "
+                "end that one first, or rectify a copy (`statshift.rectify`)."
+            )
+        mine = [layer for layer in layers.values() if layer not in _LENT]
+        _LENT.update(dict.fromkeys(mine, thread))
+    try:
+        yield
+    finally:
+        with _LENDING:
+            for layer in mine:
+                del _LENT[layer]
 
 
 @contextmanager

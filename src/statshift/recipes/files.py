@@ -1,5 +1,6 @@
 """A recipe from a YAML file; it is data, of which nothing runs but what `py:` names when the recipe is run."""
 
+import math
 import re
 import reprlib
 from collections import Counter
@@ -22,6 +23,9 @@ _WRONG = object()
 
 SHORT = reprlib.Repr()
 """How a wrong value is shown: a few lines of YAML may stand for gigabytes."""
+
+LONGEST, DEEPEST = 1 << 20, 50
+"""Characters and levels of a recipe, at most."""
 
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
@@ -111,6 +115,7 @@ def _load(text: str, where: str) -> dict[str, Any]:
             return super().construct_mapping(node, deep)
 
     try:
+        _check_size(text)
         content = yaml.load(text, Loader=Strict)  # a safe loader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
@@ -118,6 +123,28 @@ def _load(text: str, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"Expected {where} to hold a recipe, names and values, but got {_shown(content)}.")
     return content
+
+
+def _check_size(text: str) -> None:
+    """Check that a text is no longer, and nested no deeper, than a recipe is; the first level too many ends the look.
+
+    Raises:
+        ValueError: it is.
+    """
+    import yaml
+
+    if len(text) > LONGEST:
+        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST:,}")
+    starts = (
+        *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
+        *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
+    )
+    ends = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
+    depth = 0
+    for token in yaml.scan(text):
+        depth += isinstance(token, starts) - isinstance(token, ends)
+        if depth > DEEPEST:
+            raise ValueError(f"it is nested deeper than {DEEPEST} levels, in line {token.start_mark.line + 1}")
 
 
 def _share(content: dict[str, Any], shared: Mapping[str, Any], faults: _Faults) -> None:
@@ -222,6 +249,8 @@ def _build(kind: Any, value: Any, place: str, faults: _Faults) -> Any:
     if type(value) is not kind:
         words = {str: "text", int: "a whole number", bool: "true or false"}
         return _wrong(words[kind], value, place, faults)
+    if kind is int and abs(value) >= 2**63:
+        return _wrong("a whole number of at most 63 bits", value, place, faults)
     return value
 
 
@@ -263,12 +292,12 @@ def _build_number(value: Any, place: str, faults: _Faults) -> Any:
     """Return a float; also of "1e-3", which YAML takes for text, and of "8/255"."""
     try:
         if isinstance(value, str):
-            return float(Fraction(value)) if "/" in value else float(value)
-        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = float(Fraction(value)) if "/" in value else float(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
     except (ValueError, ArithmeticError):
         pass
-    return _wrong("a number", value, place, faults)
+    return _wrong("a finite number" if isinstance(value, float) else "a number", value, place, faults)
 
 
 def _wrong(expected: str, value: Any, place: str, faults: _Faults) -> Any:

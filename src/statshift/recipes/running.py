@@ -59,7 +59,7 @@ def run_recipe(
     files: Mapping[str, str | Path] | None = None,
     against: str | ImageData | None = None,
     batch_size: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     dtype: str = "float32",
     compiled: bool = False,
     seed: int = 0,
@@ -89,7 +89,7 @@ def run_recipe(
         files: weights by the names of the recipe's `files`.
         against: the second data set of the recipe "divergence".
         batch_size: of measuring networks as they are; see `measure`. That of training is in the recipe.
-        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         dtype: likewise.
         compiled: train through `torch.compile`.
         seed: of corruptions and adaptation, where nothing is trained. That of training is in the recipe.
@@ -173,7 +173,7 @@ def _train_all(
     folder: Path,
     measured: Callable[..., dict[str, Any]],
     compiled: bool,
-    device: str,
+    device: str | torch.device,
     data_options: Mapping[str, Any] | None,
     progress: Callable[[str], Callable[[Step], None]] | None,
 ) -> dict[str, dict[str, dict[str, Any]]]:

@@ -20,7 +20,7 @@ from statshift.data import ImageData, load_data, loading_options, stored_shifts
 from statshift.making.extraction import ExtractionOptions, extract
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import cosine_similarities, embed, extract_features, statistic_distances
-from statshift.measuring.evaluate import find_device
+from statshift.measuring.loading import find_device, fit_to_model
 from statshift.measuring.measure import measure
 from statshift.models import PixelModel
 from statshift.norms.divergence import divergence
@@ -71,7 +71,7 @@ class Setting:
     adaptation: Mapping[str, AdaptationOptions] = field(default_factory=dict)
     against: str | ImageData | None = None
     seed: int = 0
-    device: str = "auto"
+    device: str | torch.device = "auto"
     data_options: Mapping[str, Any] = field(default_factory=dict)
     progress: Callable[[str], object] | None = None
 
@@ -89,11 +89,11 @@ class Setting:
     def load(self, model: PixelModel, data: str | ImageData | None = None) -> ImageData:
         """Return the clean images, as the model's authors load them."""
         data = self.data if data is None else data
-        if isinstance(data, ImageData):
-            return data
-        if stored_shifts(data):
-            raise InputError(f"Expected clean images, which are then shifted, but {data} stores shifted ones.")
-        return load_data(data, **loading_options(data, self.data_options, model.loading_options, split=None))
+        if not isinstance(data, ImageData):
+            if stored_shifts(data):
+                raise InputError(f"Expected clean images, which are then shifted, but {data} stores shifted ones.")
+            data = load_data(data, **loading_options(data, self.data_options, model.loading_options, split=None))
+        return fit_to_model(model, data, model.mean.device)
 
     def tell(self, what: str) -> None:
         """Tell what is at work."""

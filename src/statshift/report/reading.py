@@ -203,7 +203,7 @@ def damaged(path: Path) -> Iterator[None]:
     except InputError as error:
         text = str(error) if str(path) in str(error) else f"{path} cannot be reported: {error}"
         raise DamagedError(text, path) from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
         raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}.", path) from error
 
 
@@ -212,6 +212,12 @@ def _add_up(run: RunResult) -> Measured:
         check_record(run.record)
         for row in run.rows:
             check_row(row)
+            over, images = row["images"] + len(row.get("left_out", [])), run.record["data"]["images"]
+            if over != images:
+                raise ValueError(
+                    f"in the row of {row['shift']} {row['severity']}: it is over {over} images, "
+                    f"the record over {images}"
+                )
             if int(bits(row).sum()) != row["correct"]:
                 raise ValueError(f"in the row of {row['shift']} {row['severity']}: its bits are not its count")
         baseline, reference = _divisor(run)

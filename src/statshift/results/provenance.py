@@ -82,6 +82,7 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str
         "indices_hash": integers_hash(data.indices),
         "content_hash": data.content_hash(),
         "bytes_hash": data.bytes_hash,
+        "class_order": data.class_order,
         **labelled,
         "preprocessing": data.preprocessing,
         "counts": data.counts,

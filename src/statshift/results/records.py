@@ -8,6 +8,7 @@ from typing import Any
 
 from statshift._core.errors import InputError
 from statshift._core.identity import differing, flat
+from statshift._core.parsing import read_object
 from statshift._core.storage import write_json_atomically
 
 FREE = ("environment", "model.made_by", "asked")
@@ -27,11 +28,8 @@ def read_record(directory: Path) -> dict[str, Any]:
     path = directory / "record.json"
     if not path.is_file():
         raise InputError(f"{directory} is not a run directory: it holds no record.json.")
-    try:
-        record = json.loads(path.read_bytes())
-    except ValueError:
-        record = None
-    if not isinstance(record, dict):
+    record = read_object(path)
+    if record is None:
         raise InputError(f"{path} is damaged: it is not a JSON object.")
     return record
 

@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -127,9 +128,19 @@ def _predictions(
 
 
 def bits(row: Row) -> npt.NDArray[np.bool_]:
-    """Return for each image of `row`, in order and without those left out, whether it was right: bool (N,)."""
-    packed = np.frombuffer(base64.b64decode(row["bits"]), np.uint8)
-    return np.unpackbits(packed, count=row["images"]).astype(bool)
+    """Return for each image of `row`, in order and without those left out, whether it was right: bool (N,).
+
+    Raises:
+        InputError: the bits are not of so many images.
+    """
+    text, images = row["bits"], row["images"]
+    packed = b""
+    if isinstance(text, str) and isinstance(images, int) and len(text) == 4 * math.ceil(math.ceil(images / 8) / 3):
+        with suppress(ValueError):
+            packed = base64.b64decode(text, validate=True)
+    if not packed or len(packed) != math.ceil(images / 8):
+        raise InputError(f"A row is damaged: expected its `bits` to be base64 of a bit for each of {images} images.")
+    return np.unpackbits(np.frombuffer(packed, np.uint8), count=images).astype(bool)
 
 
 def everywhere(row: Row, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

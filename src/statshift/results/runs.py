@@ -1,6 +1,5 @@
 """A run directory: `record.json`, append-only `rows.jsonl`, `timings.jsonl`, `summary.json`, and what lies beside."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,9 +8,10 @@ from typing import Any
 
 from statshift._core.errors import InputError
 from statshift._core.files import remove_partials
+from statshift._core.parsing import parse_json
 from statshift._core.storage import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
 from statshift.results.records import read_record, settle_record
-from statshift.results.rows import Key, Row, row_key
+from statshift.results.rows import Key, Row, bits, row_key
 
 BESIDE = ("layers.json", "ligs.json", "examples/examples.json")
 """What a later sitting goes on with, beside the rows."""
@@ -153,9 +153,12 @@ def _read_rows(path: Path) -> tuple[list[Row], list[bytes]]:
     rows: dict[Key, Row] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             key = row_key(row)
-        except (ValueError, KeyError, TypeError):
+            for part in (row, row.get("paired_source")):
+                if part is not None and "bits" in part:
+                    bits(part)
+        except (ValueError, KeyError, TypeError, AttributeError):
             if number < len(lines):
                 raise InputError(f"{path} is damaged: line {number} of {len(lines)} is not a row.") from None
             return list(rows.values()), lines[:-1]

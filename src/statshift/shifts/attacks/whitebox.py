@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
+from statshift.data.checks import check_classes, check_images, checked_labels
 from statshift.models import extract_logits
-from statshift.norms.layers import evaluating, run
+from statshift.norms.layers import check_changeable, evaluating, run
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
 
@@ -34,7 +35,7 @@ def attack_images(
     Args:
         model: takes images in [0,1].
         images: (B,3,H,W) in [0,1], on the model's device.
-        labels: (B,) of the true classes.
+        labels: (B,) of the true classes, integers of any kind.
         attack: the numbers.
         seed: of the random start and target.
         indices: (B,) of the images in their data set, to which both are addressed; default 0 to B-1.
@@ -42,19 +43,24 @@ def attack_images(
         check: look first whether there is an input gradient, which a device is waited for.
 
     Raises:
-        InputError: images that are not in [0,1], a ball that holds all images, or a model without input gradient.
+        InputError: images that are not in [0,1], labels that do not fit, a ball that holds all images, or a model
+            without input gradient.
     """
-    check_images(images, labels)
+    check_images(images)
+    labels = checked_labels(labels, images)
     if attack.norm == "l2" and attack.epsilon > math.sqrt(images[0].numel()):
         raise InputError(
             f"Expected `epsilon` below {math.sqrt(images[0].numel()):.1f}, the greatest L2 distance of images of shape "
             f"{tuple(images.shape[1:])} with pixels in [0,1], but got {attack.epsilon:g}."
         )
+    if check:
+        with attackable(model):
+            check_gradient(model, images)
     if isinstance(attack, AutoAttack):
         with attackable(model):
-            if check:
-                check_gradient(model, images)
-            return attack.run(model, images, labels, logits_of(model, images[:1]).shape[1], seed)
+            classes = logits_of(model, images[:1]).shape[1]
+            check_classes(labels, classes)
+            return attack.run(model, images, labels, classes, seed)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     draws = Draws(seed, places, "pixel attack")
     chosen = loss or LOSSES[attack.loss]
@@ -64,11 +70,11 @@ def attack_images(
             wanted, sign = targets_of(model, images, labels, attack.target, draws), -1
 
         def rising(point: Tensor) -> Tensor:
-            values = sign * chosen(logits_of(model, point), wanted)
+            logits = logits_of(model, point)
+            check_classes(labels, logits.shape[1])
+            values = sign * chosen(logits, wanted)
             return (values.clamp_max(CONFIDENCE) if chosen is margin else values).sum()
 
-        if check:
-            check_gradient(model, images)
         found = attack_pixels(images.contiguous(memory_format=torch.channels_last), rising, attack, draws)
     return found.contiguous()
 
@@ -76,6 +82,7 @@ def attack_images(
 @contextmanager
 def attackable(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, its weights without gradient and autograd at work; all is put back."""
+    check_changeable(model)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -101,24 +108,6 @@ def targets_of(model: nn.Module, images: Tensor, labels: Tensor, target: str, dr
         raise InputError(f"Expected a model of at least two classes for targets, but got {classes}.")
     step = 1 if target == "next" else draws.integers("target", low=1, high=classes).to(labels.device)
     return (labels + step) % classes
-
-
-def check_images(images: Tensor, labels: Tensor) -> None:
-    """Check images (B,3,H,W) and labels (B,); their range on the CPU at once, on a device without waiting for it.
-
-    Raises:
-        InputError: other shapes, or pixels that are not in [0,1].
-    """
-    if images.ndim != 4 or labels.shape != images.shape[:1] or not len(images):
-        raise InputError(
-            f"Expected images (B,3,H,W) and labels (B,), but got {tuple(images.shape)} and {tuple(labels.shape)}."
-        )
-    inside = ((images >= 0) & (images <= 1)).all()
-    if images.device.type != "cpu":
-        torch._assert_async(inside)
-    elif not inside:
-        low, high = torch.aminmax(images)
-        raise InputError(f"Expected pixels in [0,1], but got values from {float(low):.4g} to {float(high):.4g}.")
 
 
 def check_gradient(model: nn.Module, images: Tensor) -> None:

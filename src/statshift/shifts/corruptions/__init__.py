@@ -4,7 +4,6 @@ Reference: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Co
 Perturbations", ICLR 2019.
 """
 
-import math
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from statshift._core.errors import InputError, unknown
 from statshift._core.randomness import Draws
+from statshift.data.checks import check_images
 from statshift.metrics.classification import SEVERITIES as SEVERITIES
 from statshift.shifts.corruptions import blur, digital, noise, weather
 from statshift.shifts.corruptions.constants import TABLES, constants
@@ -104,8 +104,12 @@ def corrupt(
         seed = operator.index(seed)
     except TypeError:
         raise InputError(f"Expected `seed` to be an integer, but got {seed!r}.") from None
-    check_images(images)
+    check_images(images, least=0)
     height, width = images.shape[-2:]
+    if images.shape[1] != 3:
+        raise InputError(f"Expected images (B,3,H,W), RGB, but got shape {tuple(images.shape)}.")
+    if min(height, width) < SMALLEST:
+        raise InputError(f"Expected images of at least {SMALLEST} px, but got {height} x {width}.")
     side = min(height, width)
     if table is not None and table not in TABLES:
         raise unknown("table", table, TABLES)
@@ -155,21 +159,3 @@ def check_severity(severity: object) -> None:
     """Raise InputError unless `severity` is an integer from 1 to 5."""
     if isinstance(severity, bool) or not isinstance(severity, Integral) or severity not in SEVERITIES:
         raise InputError(f"Expected `severity` to be an integer from 1 to 5, but got {severity!r}.")
-
-
-def check_images(images: Tensor) -> None:
-    """Raise InputError unless `images` are (B,3,H,W) floating, of at least 32 px and, on the CPU, within [0,1]."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = str(images.dtype) if isinstance(images, Tensor) else type(images).__name__
-        raise InputError(
-            f"Expected `images` to be a floating tensor in [0,1], but got {kind}; divide 8-bit values by 255."
-        )
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise InputError(f"Expected `images` of shape (B, 3, H, W), RGB, but got {tuple(images.shape)}.")
-    if min(images.shape[-2:]) < SMALLEST:
-        raise InputError(f"Expected images of at least {SMALLEST} px, but got {images.shape[-2]} x {images.shape[-1]}.")
-    if images.device.type == "cpu" and images.numel():
-        low, high = (float(value) for value in images.aminmax())
-        if not (low >= 0 and high <= 1):  # NaN fails both
-            found = "NaN" if math.isnan(low) else f"values from {low:.4g} to {high:.4g}"
-            raise InputError(f"Expected pixels in [0,1], but got {found}; normalization belongs into the model.")
