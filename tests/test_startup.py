@@ -110,7 +110,8 @@ def test_public_names_stay():
 
 
 INTERRUPTED_AT = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests were started by
 module, number, *words = sys.argv[1:]
 class Interrupting:
     def find_spec(self, name, path=None, target=None):
