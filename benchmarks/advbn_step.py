@@ -20,7 +20,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from reporting import best, in_turns, machine, report, start
 from statshift import load_model
 from statshift._core.randomness import Draws
-from statshift.hardening.objectives import Batch, Targets, advbn, standard
+from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.standard import Standard
 from statshift.norms.layers import evaluating
 from statshift.shifts.attacks import FeatureAttack
 from statshift.splitting.branches import Branches
@@ -128,12 +130,12 @@ def main() -> None:
     steps: dict[str, Callable[[], None]] = {
         "plain, float32": partial(plain_step, contiguous, images, labels),
         "standard fine-tuning of the suffix, plain, float32": partial(
-            step, standard, contiguous, Batch(images, Targets(labels), draws)
+            step, Standard(), contiguous, Batch(images, Targets(labels), draws)
         ),
-        "AdvBN, float32": partial(step, partial(advbn, attack=ATTACK), last, batches["float32"]),
-        "AdvBN, bfloat16": partial(step, partial(advbn, attack=ATTACK), last, batches["bfloat16"]),
-        "standard fine-tuning, float32": partial(step, standard, last, batches["float32"]),
-        "standard fine-tuning, bfloat16": partial(step, standard, last, batches["bfloat16"]),
+        "AdvBN, float32": partial(step, AdvBN(ATTACK), last, batches["float32"]),
+        "AdvBN, bfloat16": partial(step, AdvBN(ATTACK), last, batches["bfloat16"]),
+        "standard fine-tuning, float32": partial(step, Standard(), last, batches["float32"]),
+        "standard fine-tuning, bfloat16": partial(step, Standard(), last, batches["bfloat16"]),
     }
     seconds = in_turns(steps, device, arguments.repeats)
     memory = {name: peak(device, function) for name, function in steps.items()}

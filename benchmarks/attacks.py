@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from reporting import best, in_turns, machine, report, start
 from statshift import LigsOptions, PixelAttack, TrainingOptions, attack_images, ligs, load_data, load_model, rectify
-from statshift.hardening.objectives import standard
+from statshift.hardening.methods.standard import Standard
 from statshift.hardening.training import train
 from statshift.measuring.evaluate import DTYPES
 from statshift.norms.layers import running_norms
@@ -86,7 +86,7 @@ def steps(model: nn.Module, optimiser: torch.optim.Optimizer, images: Tensor, la
 
 def epoch(model: nn.Module, images: Tensor, data: Any, options: TrainingOptions) -> None:
     """Train for an epoch as `harden` does, without checkpoints."""
-    train(Branches(model, "input", images[:2], dual=False), data, standard, options)
+    train(Branches(model, "input", images[:2], dual=False), data, Standard(), options)
 
 
 def trained(

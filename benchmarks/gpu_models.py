@@ -16,8 +16,10 @@ from measure import beside_bare
 from reporting import best, in_turns, once
 from statshift import corrupt, rectify
 from statshift._core.randomness import Draws
-from statshift.hardening.harden import PIXEL_ATTACKS
-from statshift.hardening.objectives import Batch, Targets, advbn, pixel_adversarial, standard
+from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.auxiliary import AdvProp
+from statshift.hardening.methods.standard import Standard
 from statshift.norms.layers import running_norms
 from statshift.splitting.branches import Branches
 
@@ -114,9 +116,9 @@ def steps(device: torch.device, size: Size, compiled: bool = False) -> Iterator[
     branches.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     methods = {
-        "standard": standard,
-        "AdvBN": partial(advbn, attack=ATTACK),
-        "AdvProp": partial(pixel_adversarial, attack=PIXEL_ATTACKS["advprop"]),
+        "standard": Standard(),
+        "AdvBN": AdvBN(ATTACK),
+        "AdvProp": AdvProp(),
     }
     draws = Draws(0, torch.arange(len(images)), "benchmark")
     for name in ("bfloat16", "float32"):

@@ -17,7 +17,9 @@ import torch
 
 from reporting import RESULTS, machine, report, start
 from statshift import load_data, load_model, measure
-from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.harden import harden
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.shifts.attacks import FeatureAttack
 
@@ -34,7 +36,7 @@ VARIANTS = {
     "advbn at conv2_1 (layer1.0)": EFFECT["advbn"],
     "advbn at conv2_3 (layer1)": replace(EFFECT["advbn"], at="layer1"),
     "advbn at conv3_3 (layer2)": replace(EFFECT["advbn"], at="layer2"),
-    "advbn, m = 2": replace(EFFECT["advbn"], attack=FeatureAttack(2)),
+    "advbn, m = 2": replace(EFFECT["advbn"], method=AdvBN(FeatureAttack(2))),
     "advbn, autoaugment": replace(EFFECT["advbn"], training=replace(BUDGET, augment="autoaugment")),
 }
 

@@ -24,7 +24,8 @@ from reporting import RESULTS, machine, report, start
 from statshift import COMMON, corrupt, load_data, load_model, measure, rectified
 from statshift.adapting.protocols import adaptation_positions
 from statshift.hardening.from_scratch import ONE_CYCLE, train_from_scratch
-from statshift.hardening.harden import HardenOptions
+from statshift.hardening.methods.ligs import LigsRegularised
+from statshift.hardening.options import HardenOptions
 from statshift.making.extraction import ExtractionOptions, extract
 from statshift.measuring.ligs import PERTURBATIONS, ligs
 from statshift.measuring.loading import find_device
@@ -111,7 +112,7 @@ class Bench:
         """Return a training on as many images as adversarial training, with LIGS as a regularizer of some weight."""
         options = HardenOptions("standard", training=self.short)
         if weight:
-            options = HardenOptions("ligs", training=self.short, ligs_weight=weight)
+            options = HardenOptions(LigsRegularised(weight=weight), training=self.short)
         return self.trained(f"few-{weight:g}", network, norm, options, limit=self.scale.adversarial_images)
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from reporting import report, start
-from statshift import FeatureAttack, HardenOptions, TrainingOptions, harden, load_model, measure
+from statshift import HardenOptions, TrainingOptions, harden, load_model, measure
 from statshift.report import write_report
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 BUDGET = TrainingOptions(epochs=4, learning_rate=0.01, batch_size=256)
 TRAININGS = {
     "fine-tuned": HardenOptions("standard", "layer1.0", BUDGET),
-    "hardened": HardenOptions("advbn", "layer1.0", BUDGET, FeatureAttack()),
+    "hardened": HardenOptions("advbn", "layer1.0", BUDGET),
 }
 LOOKS = {
     "report-desktop-light": ((1280, 900), "light"),

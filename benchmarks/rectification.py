@@ -16,7 +16,7 @@ import torch
 from scipy.stats import spearmanr
 
 from reporting import RESULTS, best, machine, report, start
-from statshift import COMMON, compare, corrupt, load_data, load_model, measure, rectified, rectify
+from statshift import COMMON, compare, corrupt, load_data, load_model, measure, rectified
 from statshift.adapting.diagnose import diagnose
 from statshift.adapting.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
 from statshift.adapting.protocols import adaptation_positions, draw_images
@@ -31,8 +31,7 @@ from statshift.measuring.analyses import (
     measure_variants,
     statistic_distances,
 )
-from statshift.norms.layers import batch_norms
-from statshift.norms.shrinkage import layer_shift, persisting_share, share_beyond
+from statshift.norms.shrinkage import layer_shift, share_beyond
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 ROOT = Path(__file__).parents[1]
@@ -171,26 +170,29 @@ def parts(found: dict[str, Subject], runs: Path) -> None:
 LIGHT = {"mobilenet": {"severities": [3]}}
 
 
-def without(part: str) -> Callable[[Any, torch.Tensor], Any]:
+def without(part: str) -> Callable[..., ChannelStatistics]:
     """Return `auto` as a protocol of one's own, without one of its parts: "noise", "persisting" or "half"."""
 
-    def adapt(model: Any, images: torch.Tensor) -> Any:
-        persisting = torch.ones(()) if part == "persisting" else persisting_share(model, images, batch_norms(model))
-        scale = persisting * (1 if part == "half" else 0.5)
+    def rule(
+        stored: ChannelStatistics,
+        observed: Observed,
+        images: int,
+        *,
+        eps: float,
+        persisting: torch.Tensor,
+        effective: torch.Tensor,
+    ) -> ChannelStatistics:
+        shift = layer_shift(stored, observed, eps)
+        scale = (1 if part == "persisting" else persisting) * (1 if part == "half" else 0.5)
+        mean = var = scale
+        if part != "noise":
+            mean_noise, var_noise = shift.noise(effective)
+            mean, var = scale * share_beyond(mean_noise, shift.mean), scale * share_beyond(var_noise, shift.var)
+        return ChannelStatistics(
+            stored.mean + mean * (observed.mean - stored.mean), stored.var + var * (observed.var - stored.var), 0
+        )
 
-        def rule(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
-            shift = layer_shift(stored, observed, 1e-5)
-            mean = var = scale
-            if part != "noise":
-                mean = scale * share_beyond(shift.mean_spread / images, shift.mean)
-                var = scale * share_beyond(shift.var_spread / images, shift.var)
-            return ChannelStatistics(
-                stored.mean + mean * (observed.mean - stored.mean), stored.var + var * (observed.var - stored.var), 0
-            )
-
-        return rectify(model, images, rule)
-
-    return adapt
+    return rule
 
 
 def ablation(found: dict[str, Subject], runs: Path) -> None:

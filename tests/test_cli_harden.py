@@ -105,8 +105,14 @@ def test_attack_options_reach_the_method(harden, tmp_path):
         (["--at", "2", "--batch-size", "1"], r"Expected `batch_size` to be an integer of at least 2, but got 1"),
         (["--at", "2", "--model-args", "classes=5"], r"Expected labels below the model's 5 classes"),
         (["--method", "adbn"], r"Unknown method 'adbn'\. Did you mean 'advbn'\?"),
-        (["--method", "standard", "--steps", "3"], r"Expected no attack for the method standard: leave out steps\."),
-        (["--method", "standard", "--form", "additive"], r"Expected no --form for the method standard"),
+        (
+            ["--method", "standard", "--steps", "3"],
+            r"Expected no --steps for the method standard: that is of advbn, pixel-at, advprop, adversarial\.",
+        ),
+        (
+            ["--method", "standard", "--form", "additive"],
+            r"Expected no --form for the method standard: that is of advbn\.",
+        ),
         (["--at", "2", "--epsilon", "1/x"], r"Expected --epsilon as a number or a fraction such as 1/255, but got"),
         (["--method", "standard", "--gamma", "2"], r"The method standard has no adversarial branch for `gamma`"),
         (["--method", "cutmix", "--augment", "augmix"], r"The method cutmix is an augmentation.*no place for augmix"),

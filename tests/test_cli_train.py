@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from statshift import HardenOptions, PixelAttack, TrainingOptions, load_data, load_model, measure, train_from_scratch
-from statshift.hardening.from_scratch import METHODS, ONE_CYCLE, build
+from statshift.hardening.choosing import find, made
+from statshift.hardening.from_scratch import ONE_CYCLE, build
+from statshift.hardening.registry import TRAINED
 from statshift.models import weights_hash
 
 pytestmark = [
@@ -58,11 +60,11 @@ def written(path):
 def trained(model, method="standard", norm=None, **changes):
     """Return what the library trains with the numbers of these tests."""
     numbers = {"epochs": 1, "batch_size": 16, "learning_rate": 0.02, "schedule": "one-cycle", "nesterov": True}
-    own = {name: changes.pop(name) for name in ("pixels", "corruption", "severity", "ligs_weight") if name in changes}
+    own = {name: changes.pop(name) for name in ("attack", "corruption", "severity", "weight") if name in changes}
     training = TrainingOptions(**{**numbers, "weight_decay": 5e-4, "augment": "standard", **changes})
     data = load_data("digits:train", limit=48, seed=training.seed)
     arguments = {} if norm is None else {"norm": norm}
-    options = HardenOptions(method, training=training, **own)
+    options = HardenOptions(made(find(method), own), training=training)
     return train_from_scratch(model, data, options, model_args=arguments, device="cpu")
 
 
@@ -71,14 +73,14 @@ def trained(model, method="standard", norm=None, **changes):
     [
         ([], {}),
         (["--norm", "group"], {"norm": "group"}),
-        (["--method", "adversarial"], {"method": "adversarial", "pixels": PixelAttack(0.5, 0.1, 7, norm="l2")}),
+        (["--method", "adversarial"], {"method": "adversarial", "attack": PixelAttack(0.5, 0.1, 7, norm="l2")}),
         (
             ["--method", "adversarial", "--attack", "pgd-linf:8/255:2", "--step-size", 0.02],
-            {"method": "adversarial", "pixels": PixelAttack(8 / 255, 0.02, 2)},
+            {"method": "adversarial", "attack": PixelAttack(8 / 255, 0.02, 2)},
         ),
         (
             ["--method", "adversarial", "--attack", "pgd-l2:0.5:3"],
-            {"method": "adversarial", "pixels": PixelAttack(0.5, None, 3, norm="l2")},
+            {"method": "adversarial", "attack": PixelAttack(0.5, None, 3, norm="l2")},
         ),
         (
             ["--method", "corrupted", "--corruption", "fog:4"],
@@ -88,7 +90,7 @@ def trained(model, method="standard", norm=None, **changes):
             ["--method", "corrupted", "--corruption", "contrast"],
             {"method": "corrupted", "corruption": "contrast", "severity": 3},
         ),
-        (["--method", "ligs", "--ligs-weight", 0.3], {"method": "ligs", "ligs_weight": 0.3}),
+        (["--method", "ligs", "--ligs-weight", 0.3], {"method": "ligs", "weight": 0.3}),
         (
             ["--optimizer", "adam", "--learning-rate", 0.01, "--seed", 4, "--augment", "none"],
             {"optimizer": "adam", "learning_rate": 0.01, "nesterov": False, "seed": 4, "augment": "none"},
@@ -221,7 +223,7 @@ def test_the_random_weights_are_no_matter_of_what_was_drawn_before(train, tmp_pa
     ("words", "told"),
     [
         (["--method", "adversrial"], r"Unknown method 'adversrial'\. Did you mean 'adversarial'"),
-        (["--method", "advbn"], rf"Unknown method 'advbn'.*Choose from: {', '.join(METHODS)}\."),
+        (["--method", "advbn"], rf"Unknown method 'advbn'.*Choose from: {', '.join(TRAINED)}\."),
         (["--norm", "group", "--model", "{model}:plain"], r"does not take the model arguments \{'norm': 'group'\}"),
         (["--norm", "grop", "--model", "cifar:resnet20"], r"Unknown norm 'grop'\. Did you mean 'group'"),
         (["--optimizer", "sgdm"], r"Unknown optimizer 'sgdm'\. Did you mean 'sgd'"),
@@ -241,16 +243,19 @@ def test_the_random_weights_are_no_matter_of_what_was_drawn_before(train, tmp_pa
             r"Expected --corruption as NAME or NAME:SEVERITY, but got",
         ),
         (["--method", "corrupted", "--corruption", "fog:1,2"], r"Expected --corruption as NAME or NAME:SEVERITY"),
-        (["--corruption", "fog"], r"Expected `corruption` for the method corrupted alone, but got it for standard\."),
+        (["--corruption", "fog"], r"Expected no --corruption for the method standard: that is of corrupted\."),
         (["--method", "adversarial", "--attack", "autoattack-linf:1/255"], r"Expected --attack to train against to be"),
         (["--method", "adversarial", "--attack", "cw-linf:1/255"], r"Expected an attack on the cross-entropy"),
         (["--method", "adversarial", "--attack", "pgd-linf"], r"Expected the attack as pgd-linf:EPSILON\[:STEPS\]"),
         (["--method", "adversarial", "--attack", "pgd-linf:8"], r"so 8 of 255 levels is 8/255"),
         (["--method", "adversarial", "--step-size", "0"], r"Expected `step_size` above 0"),
-        (["--attack", "pgd-linf:1/255"], r"Expected no --attack for the method standard\."),
-        (["--step-size", "0.1", "--method", "ligs"], r"Expected no --step-size for the method ligs\."),
-        (["--ligs-weight", "2"], r"Expected no --ligs-weight for the method standard\."),
-        (["--method", "ligs", "--ligs-weight", "0"], r"Expected `ligs_weight` above 0, but got 0\.0\."),
+        (["--attack", "pgd-linf:1/255"], r"Expected no --attack for the method standard: that is of adversarial\."),
+        (
+            ["--step-size", "0.1", "--method", "ligs"],
+            r"Expected no --step-size for the method ligs: that is of advbn, ",
+        ),
+        (["--ligs-weight", "2"], r"Expected no --ligs-weight for the method standard: that is of ligs\."),
+        (["--method", "ligs", "--ligs-weight", "0"], r"Expected `weight` above 0, but got 0\.0\."),
         (["--method", "ligs", "--augment", "augmix"], r"has no place for augmix"),
         (["--shifts", "fog"], r"Expected --validation, the images that --shifts is of\."),
         (["--ligs", "gaussian"], r"Expected validation images to measure LIGS on\."),
@@ -282,4 +287,5 @@ def test_the_help_shows_an_example(run):
     text = " ".join(done.out.split())
     assert done.code == 0
     assert "Example: statshift train --model cifar:resnet18 --norm group --data cifar10 --validation cifar10" in text
-    assert f"{', '.join(METHODS)}." in text
+    assert f"How to train: {', '.join(TRAINED)}, or py:FILE:NAME, a method of yours." in text
+    assert "default adversarial pgd-l2:0.5:7." in text

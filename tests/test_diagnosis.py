@@ -38,8 +38,8 @@ def pictures(count, seed=0):
 def network():
     """A network that has stored the statistics of 2000 pictures."""
     torch.manual_seed(0)
-    layers = [nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-3), nn.ReLU(), nn.Conv2d(4, 4, 3)]
-    network = nn.Sequential(*layers, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 10)).double().eval()
+    layers = [nn.BatchNorm2d(3), nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16, eps=1e-3), nn.ReLU(), nn.Conv2d(16, 16, 3)]
+    network = nn.Sequential(*layers, nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(64, 10)).double().eval()
     return rectify(network, pictures(2000), "replace")
 
 
@@ -57,7 +57,9 @@ def test_shift_and_noise_are_those_of_the_layers_inputs(network):
     squares = ((features - target_mean.reshape(1, -1, 1, 1)) ** 2).mean((2, 3))
     noise = features.mean((2, 3)).var(0, ddof=1) / scale + squares.var(0, ddof=1) / scale**2 / 4
     assert found.shift[1] == pytest.approx(np.sqrt(distance))
-    assert found.noise[1] == pytest.approx(np.sqrt(noise.mean() / 20))
+    assert 10 < found.effective <= 20
+    noise *= 19 / 20 / (found.effective - 1)
+    assert found.noise[1] == pytest.approx(np.sqrt(noise.mean()))
     assert found.ratios[1] == pytest.approx(found.shift[1] / found.noise[1])
     assert found.number == pytest.approx(found.ratios[2])
 
@@ -86,8 +88,40 @@ def test_the_sentence_says_whether_and_where(network):
     ],
 )
 def test_sentences(shift, persisting, words):
-    found = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting)
+    found = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting, 31.0)
     assert words in found.sentence
+    assert "count as" not in found.sentence
+    some_alike = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting, 4.0)
+    assert some_alike.sentence.endswith("(32 images, so alike that they count as 4.0)")
+
+
+def test_copies_are_named_and_give_no_absurd_ratio(network):
+    found = diagnose(network, pictures(1, seed=2).repeat(32, 1, 1, 1) * 0.4)
+    assert found.effective == 1
+    assert found.persisting == 0
+    assert found.number < 30
+    assert "The 32 images are alike (copies, frames of one scene or flat pictures) and count as 1.0" in found.sentence
+
+
+def test_an_untrained_model_is_named(network):
+    fresh = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).double()
+    found = diagnose(fresh, pictures(16))
+    assert found.untrained
+    assert "the model was never trained, or its weights were not loaded" in found.sentence
+    assert "help" not in found.sentence
+    assert not diagnose(network, pictures(16)).untrained
+    fresh[1].running_var[0] = 1.1
+    assert not diagnose(fresh, pictures(16)).untrained
+
+
+def test_a_dead_channel_of_one_position_gives_no_absurd_ratio():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).double()
+    with torch.no_grad():
+        network[1].bias.fill_(-10)  # every channel is dead after the ReLU
+        network[3].running_mean.fill_(1e-3)
+        network[3].running_var.fill_(1e-6)
+    assert diagnose(network, pictures(16)).number < 30
 
 
 def test_one_image_tells_no_noise(network):
@@ -126,6 +160,7 @@ def test_the_command_prints_what_the_function_finds(digits, capsys):
     assert Path("plot.png").stat().st_size > 1000
 
 
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # of an untrained network
 @pytest.mark.parametrize("protocol", ["auto", "prior:64", "full"])
 def test_rectified_weights_load_into_the_unmodified_architecture(digits, protocol, capsys):
     app(

@@ -14,7 +14,7 @@ from statshift import load_data, load_model
 from statshift._core.errors import InputError
 from statshift.adapting.plots import plot_divergence
 from statshift.adapting.protocols import draw_images
-from statshift.hardening.objectives import standard
+from statshift.hardening.methods.standard import Standard
 from statshift.hardening.training import TrainingOptions, train
 from statshift.models import save_weights
 from statshift.norms.divergence import Divergence, divergence, symmetric_divergence
@@ -235,7 +235,7 @@ def test_a_shift_diverges_more_than_another_sample():
         model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 49, 10))
     few = load_data("digits:train", limit=300)
     options = TrainingOptions(epochs=3, batch_size=64, learning_rate=0.1, schedule="one-cycle", augment="crop")
-    train(Branches(model, "input", images[:2], dual=False), few, standard, options)
+    train(Branches(model, "input", images[:2], dual=False), few, Standard(), options)
     seen, other = images[300:600], images[600:]
     sample = divergence(model, seen.split(64), other.split(64)).values
     shifted = divergence(model, (seen + 0.2).clamp(0, 1).split(64), other.split(64)).values

@@ -79,6 +79,7 @@ def check_harden(names, out):
     assert "layer1.0" in ast.literal_eval(out)
     assert not torch.equal(names["logits"], names["adversarial_branch"].eval()(names["images"][:8]))
     assert names["hardened"].model.network is names["model"].network
+    assert names["noisy"].record["hardening"]["sigma"] == 0.2
 
 
 def check_other_libraries(names, out):

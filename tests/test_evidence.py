@@ -15,12 +15,12 @@ from statshift.norms.shrinkage import (
     TRAINING_BATCH,
     LayerShift,
     distances,
-    joint_share,
+    gather_evidence,
     last_third,
     layer_shift,
-    persisting_share,
     share_beyond,
     survey,
+    weigh_evidence,
 )
 from statshift.norms.statistics import ChannelStatistics, channel_statistics, instance_statistics
 
@@ -40,15 +40,16 @@ def pictures(images, number, side=10):
     generator = seed(number)
     brightness, contrast = torch.rand(2, images, 3, 1, 1, generator=generator, dtype=torch.float64)
     noise = torch.rand(images, 3, side, side, generator=generator, dtype=torch.float64)
-    return (0.25 + 0.5 * brightness + 0.5 * contrast * (noise - 0.5)).clamp(0, 1)
+    return (0.15 + 0.7 * brightness + 0.5 * contrast * (noise - 0.5)).clamp(0, 1)
 
 
-def small(layers=5, width=4, eps=1e-5):
+def small(layers=5, width=16, eps=1e-5):
     """Return a float64 network of so many convolutions, each with its batch norm."""
     torch.manual_seed(0)
     blocks = []
     for number in range(layers):
-        blocks += [nn.Conv2d(width if number else 3, width, 3, padding=1), nn.BatchNorm2d(width, eps=eps), nn.ReLU()]
+        convolution = nn.Conv2d(width if number else 3, width, 3, padding=1, padding_mode="replicate")
+        blocks += [convolution, nn.BatchNorm2d(width, eps=eps), nn.ReLU()]
     network = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 5)).double().eval()
     for number, layer in enumerate(batch_norms(network).values()):
         nn.init.uniform_(layer.weight, 0.5, 1.5, generator=seed(number))
@@ -172,8 +173,13 @@ def test_layer_shift_is_numpys():
     found, expected = layer_shift(stored, observed, 0.01), numpy_shift(stored, features, 0.01)
     np.testing.assert_allclose([found.mean, found.var, found.mean_spread, found.var_spread], expected, rtol=1e-11)
     np.testing.assert_allclose(distances(stored, observed, 0.01), expected[:2], rtol=1e-11)
-    np.testing.assert_allclose([found.distance, found.spread], [expected[:2].sum(), expected[2:].sum()], rtol=1e-11)
-    assert found.images == 6
+    np.testing.assert_allclose(found.distance, expected[:2].sum(), rtol=1e-11)
+    np.testing.assert_allclose(found.noise(torch.tensor(6.0)), expected[2:] / 6, rtol=1e-7)
+    np.testing.assert_allclose(found.noise(torch.tensor(3.0)), expected[2:] * 5 / 6 / 2, rtol=1e-7)  # Bessel's, of 3
+    ratio = (features.var((0, 2, 3), correction=0) / (stored.var + 0.01)).mean()
+    assert found.least.item() == pytest.approx(ratio.item() / 20, rel=1e-11)
+    scaled = (features.mean((2, 3)) - stored.mean) / (stored.var + 0.01).sqrt() / 2
+    np.testing.assert_allclose(found.means, scaled, rtol=1e-11)
 
 
 def test_half_the_relative_variance_is_the_deviation_to_first_order():
@@ -202,13 +208,31 @@ def test_share_beyond_is_the_positive_part_of_james_and_stein(noise, distance, s
     assert share_beyond(torch.tensor(float(noise)), torch.tensor(float(distance))).item() == share
 
 
-def test_joint_share_adds_the_layers_up_before_it_compares():
-    noises = np.array([[3.0, 1.0, 8.0, 2.0], [0.5, 0.0, 4.0, 1.0], [1.0, 2.0, 0.0, 3.0]])  # mean, var and their spreads
-    shifts = [LayerShift(*torch.from_numpy(row), images=8) for row in noises]
-    distance, spread = noises[:, :2].sum(), noises[:, 2:].sum()
+def some_shift(mean, var, mean_spread, var_spread, images):
+    """Return a shift whose images are all different."""
+    numbers = map(torch.tensor, (mean, var, mean_spread, var_spread, 1e-6))
+    return LayerShift(*numbers, means=torch.eye(images, dtype=torch.float64))
+
+
+def test_evidence_adds_the_layers_up_before_it_compares():
+    numbers = np.array(
+        [[3.0, 1.0, 8.0, 2.0], [0.5, 0.0, 4.0, 1.0], [1.0, 2.0, 0.0, 3.0]]
+    )  # mean, var and their spreads
+    shifts = [some_shift(*row.tolist(), images=8) for row in numbers]
+    distance, spread = numbers[:, :2].sum(), numbers[:, 2:].sum()
+    found = weigh_evidence(shifts)
     assert TRAINING_BATCH == 32
-    assert joint_share(shifts).item() == pytest.approx(1 - spread * (1 / 8 + 1 / 32) / distance, rel=1e-12)
-    assert joint_share(shifts[1:2]).item() == 0  # 0.5 against 5 * 5/32
+    assert found.effective.item() == pytest.approx(8)
+    assert found.persisting.item() == pytest.approx(1 - spread * (1 / 8 + 1 / 32) / distance, rel=1e-4)  # of `least`
+    assert weigh_evidence(shifts[1:2]).persisting.item() == 0  # 0.5 against 5 * 5/32
+
+
+def test_copies_have_a_least_noise_and_nothing_is_known_to_persist():
+    copies = LayerShift(*map(torch.tensor, (3.0, 1.0, 0.0, 0.0, 0.05)), means=torch.ones(32, 4))
+    found = weigh_evidence([copies])
+    assert found.effective.item() == 1
+    assert found.persisting.item() == 0
+    assert copies.noise(found.effective)[0].item() == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(("layers", "last"), [(1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (19, 6), (53, 18)])
@@ -272,36 +296,50 @@ def plain_forward(network, images, decide):
 def plain_auto(network, images):
     """Return the share that persists, and of each layer the weights and the rectified mean and variance."""
     count, layers = len(images), len(batch_norms(network))
-    reached, written = [], []
+    reached, written, apart, floors = [], [], [], []
+
+    def least(layer, features):
+        total = (features.var((0, 2, 3), correction=0) / (layer.running_var + layer.eps)).mean().item()
+        return max(total, 1 / 16) / 20
 
     def look(number, layer, features):
         if number >= layers - round(layers / 3):
             stored = ChannelStatistics(layer.running_mean, layer.running_var, 0)
             reached.append(numpy_shift(stored, features, layer.eps))
+            own = (features.mean((2, 3)) / (layer.running_var + layer.eps).sqrt()).numpy()
+            apart.append([[((one - other) ** 2).mean() for other in own] for one in own])
+            floors.append(least(layer, features))
         return layer.running_mean, layer.running_var
 
     plain_forward(network, images, look)
-    mean, var, mean_spread, var_spread = np.sum(reached, axis=0)
-    persisting = max(0, 1 - (mean_spread + var_spread) * (1 / count + 1 / 32) / (mean + var))
+    squared = np.sum(apart, axis=0)
+    effective = count**2 / np.maximum(0, 1 - squared / sum(floors)).sum()
+    bessel = (count - 1) / count * effective / (effective - 1)
+    mean, var, _, _ = np.sum(reached, axis=0)
+    spread = sum(max(row[2] * bessel, floor) + row[3] * bessel for row, floor in zip(reached, floors, strict=True))
+    persisting = max(0, 1 - spread * (1 / effective + 1 / 32) / (mean + var))
 
     def move(number, layer, features):
         stored = ChannelStatistics(layer.running_mean, layer.running_var, 0)
         mean, var, mean_spread, var_spread = numpy_shift(stored, features, layer.eps)
-        weights = [persisting / 2 * max(0, 1 - s / count / d) for s, d in ((mean_spread, mean), (var_spread, var))]
+        spreads = max(mean_spread * bessel, least(layer, features)), var_spread * bessel
+        weights = [persisting / 2 * max(0, 1 - s / effective / d) for s, d in zip(spreads, (mean, var), strict=True)]
         mean = (1 - weights[0]) * layer.running_mean + weights[0] * features.mean((0, 2, 3))
         var = (1 - weights[1]) * layer.running_var + weights[1] * features.var((0, 2, 3), correction=0)
         written.append((weights, mean, var))
         return mean, var
 
-    return persisting, written, plain_forward(network, images, move)
+    return (persisting, effective), written, plain_forward(network, images, move)
 
 
-@pytest.mark.parametrize(("gain", "count"), [(0.1, 4), (0.5, 8), (0.3, 16)])
+@pytest.mark.parametrize(("gain", "count"), [(0.4, 6), (0.5, 8), (0.3, 16)])
 def test_auto_is_what_a_second_writing_of_it_finds(trained, gain, count):
     images = pictures(count, 7) * gain
-    persisting, written, logits = plain_auto(trained, images)
+    (persisting, effective), written, logits = plain_auto(trained, images)
     adapted = rectify(trained, images, "auto")
-    assert persisting_share(trained, images, batch_norms(trained)).item() == pytest.approx(persisting, rel=1e-10)
+    evidence = gather_evidence(trained, images, batch_norms(trained))
+    assert evidence.persisting.item() == pytest.approx(persisting, rel=1e-9)
+    assert evidence.effective.item() == pytest.approx(effective, rel=1e-9)
     assert 0 < persisting < 1
     assert len({weight for weights, _, _ in written for weight in weights}) > 5  # no two layers move alike
     for (_, mean, var), layer in zip(written, batch_norms(adapted).values(), strict=True):
@@ -355,7 +393,7 @@ def test_auto_does_not_care_for_the_units_of_channels():
     units = {}
     with torch.no_grad():
         for number in (0, 3, 6, 9, 12):
-            units[str(number + 1)] = unit = 10 ** normal(4, number=number)
+            units[str(number + 1)] = unit = 10 ** normal(16, number=number)
             scaled[number].weight.mul_(unit.view(-1, 1, 1, 1))
             scaled[number].bias.mul_(unit)
             scaled[number + 1].running_mean.mul_(unit)
@@ -375,7 +413,7 @@ def test_auto_asks_the_layers_that_a_forward_meets():
     images = pictures(16, 7) * 0.4
     expected = rectify(network, images, "auto")
     for layer in list(batch_norms(network).values()):
-        layer.aside = nn.BatchNorm2d(4).double()  # as the second norm for adversarial images in AdvProp
+        layer.aside = nn.BatchNorm2d(16).double()  # as the second norm for adversarial images in AdvProp
     found = rectify(network, images, "auto")
     for name, value in buffers(expected).items():
         assert torch.equal(found.state_dict()[name], value)

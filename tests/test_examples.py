@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from settled_norms import settle
-from statshift import Branches, FeatureAttack, HardenOptions, PixelModel, TrainingOptions, harden, load_data
+from statshift import AdvBN, Branches, FeatureAttack, HardenOptions, PixelModel, TrainingOptions, harden, load_data
 from statshift._core.errors import InputError
 from statshift.hardening.augmentation import augmentation_for
 from statshift.hardening.batches import Batches
-from statshift.hardening.objectives import advbn_losses
+from statshift.hardening.methods.advbn import advbn_losses
 from statshift.models import Preprocessing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -127,7 +127,7 @@ def test_the_plain_loop_ends_with_the_weights_of_harden(plain, digits, monkeypat
     monkeypatch.setattr("statshift.advbn_losses", watched)
     model = pixel_model(plain["network"])
     ours = plain["fine_tune"](model, Loader(digits), "2", epochs=2, learning_rate=0.01, attack=ATTACK)
-    options = HardenOptions("advbn", "2", TRAINING, ATTACK)
+    options = HardenOptions(AdvBN(ATTACK), "2", TRAINING)
     theirs = harden(pixel_model(plain["network"]), digits, options, device="cpu")
     per_epoch = len(digits) // 64
     for epoch, entry in enumerate(theirs.record["history"]):

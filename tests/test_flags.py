@@ -53,6 +53,7 @@ FLAGS = {
     "--limit": "measure, harden, train, attack, extract, corrupt, run",
     "--mean": "measure, diagnose, rectify, harden, train, attack, extract, run",
     "--method": "harden, train",
+    "--method-args": "harden, train",
     "--model": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
     "--model-args": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
     "--no-channels-last": "harden",

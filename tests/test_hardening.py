@@ -13,7 +13,12 @@ from torch.utils.data import TensorDataset
 import training_jobs
 from statshift import load_data
 from statshift._core.errors import InputError
-from statshift.hardening.harden import DUAL, METHODS, HardenOptions, harden
+from statshift.hardening.choosing import find, made
+from statshift.hardening.harden import harden
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.auxiliary import AdvProp
+from statshift.hardening.options import HardenOptions
+from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel, load_model, weights_hash
 from statshift.shifts.attacks import FeatureAttack, PixelAttack
@@ -31,9 +36,10 @@ def digits():
 
 
 def hardened(method, data, model=SPEC, training=TRAINING, out=None, options=None, **more):
-    own = {"at": "act1"} if method in ("advbn", "moex") else {}
-    own |= {"corruption": "contrast"} if method == "corrupted" else {}
-    options = HardenOptions(method, training=training, **own, **(options or {}))
+    own = {"corruption": "contrast"} if method == "corrupted" else {}
+    chosen = made(find(method), own)
+    at = "act1" if chosen.needs_cut else None
+    options = HardenOptions(chosen, at, training, **(options or {}))
     return harden(model, data, options, out=out, device="cpu", **more)
 
 
@@ -47,11 +53,11 @@ def metadata(path):
 
 def test_the_defaults_are_the_papers():
     options = HardenOptions(at="layer1")
-    assert (options.method, options.branch) == ("advbn", "clean")
+    assert (options.method.name, options.branch) == ("advbn", "clean")
     training = options.training
     assert (training.epochs, training.batch_size, training.learning_rate, training.schedule) == (20, 256, 1e-3, "step")
     assert (training.momentum, training.nesterov, training.weight_decay, training.gamma) == (0.9, False, 1e-4, 1.0)
-    assert (options.attack.steps, options.attack.step_size) == (6, 0.2)
+    assert (options.method.attack.steps, options.method.attack.step_size) == (6, 0.2)
     assert options.describe()["attack"]["epsilon"] == pytest.approx(1.1)
 
 
@@ -70,15 +76,18 @@ def test_options_that_cannot_be(options, told):
         HardenOptions(**options)
 
 
-def test_pixels_are_attacked_by_the_methods_that_do_so_only():
-    given = PixelAttack(epsilon=0.1)
-    assert HardenOptions("pixel-at").pixels.epsilon == pytest.approx(1 / 255)
-    assert (HardenOptions("advprop").pixels.epsilon, HardenOptions("advprop").pixels.steps) == (4 / 255, 5)
-    assert HardenOptions("advprop", pixels=given).pixels is given
-    for method in ("advbn", "moex", "standard", "cutmix"):
-        options = HardenOptions(method, at="act1", pixels=given)
-        assert options.pixels is None
-        assert options.describe().get("attack", {}).get("epsilon") == (1.1 if method == "advbn" else None)
+def test_the_attacks_of_pixels_are_the_papers_or_a_users():
+    attacks = {name: HardenOptions(name).method.attack for name in ("pixel-at", "advprop", "adversarial")}
+    assert attacks == {
+        "pixel-at": PixelAttack(1 / 255, 1 / 255, 3),
+        "advprop": PixelAttack(4 / 255, 1 / 255, 5),
+        "adversarial": PixelAttack(0.5, 0.1, 7, norm="l2"),
+    }
+    given = PixelAttack(epsilon=0.1, steps=5)
+    described = HardenOptions(AdvProp(given)).describe()["attack"]
+    assert (described["epsilon"], described["step_size"]) == (0.1, pytest.approx(0.05))
+    for name in ("moex", "standard", "cutmix"):
+        assert "attack" not in HardenOptions(name, at="act1").describe()
 
 
 # Results
@@ -88,7 +97,7 @@ def test_pixels_are_attacked_by_the_methods_that_do_so_only():
 def test_every_method_writes_networks_of_the_architecture_and_a_record(method, digits, tmp_path):
     out = tmp_path / "out"
     done = hardened(method, digits, out=out)
-    branches = ("clean", "adv") if method in DUAL else ("clean",)
+    branches = ("clean", "adv") if find(method).dual else ("clean",)
     assert sorted(path.name for path in out.iterdir()) == sorted(
         [*(f"{branch}.safetensors" for branch in branches), ".lock", "checkpoint.pt", "record.json"]
     )
@@ -108,7 +117,11 @@ def test_every_method_writes_networks_of_the_architecture_and_a_record(method, d
     assert record["model"]["spec"] == SPEC
     assert (record["data"]["spec"], record["data"]["images"]) == ("digits:train", 64)
     described = record["hardening"]
-    assert (described["method"], described["branch"], described["reference"]) == (method, "clean", METHODS[method])
+    assert (described["method"], described["branch"], described["reference"]) == (
+        method,
+        "clean",
+        METHODS[method].summary,
+    )
     epsilon = {"advbn": 1.1, "pixel-at": 1 / 255, "advprop": 4 / 255, "adversarial": 0.5}.get(method)
     assert described.get("attack", {}).get("epsilon") == (None if epsilon is None else pytest.approx(epsilon))
     assert described["training"]["augment"] == ("cutmix" if method == "cutmix" else "standard")
@@ -242,7 +255,7 @@ def test_another_run_in_the_folder_is_refused(whole, more, told):
 def test_other_options_in_the_folder_are_refused_by_name(whole):
     data = load_data("digits:train", limit=96)
     training = TrainingOptions(epochs=3, batch_size=32, learning_rate=0.01, seed=3)
-    options = HardenOptions(at="act1", training=training, attack=FeatureAttack(steps=5))
+    options = HardenOptions(AdvBN(FeatureAttack(steps=5)), "act1", training)
     model = f"py:{training_jobs.__file__}:build_dropout"
     told = r"differs in hardening\.training\.epochs, hardening\.attack\.steps, hardening\.attack\.epsilon\."
     with pytest.raises(InputError, match=told):

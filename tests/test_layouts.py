@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from statshift.data import load_data
-from statshift.hardening.harden import HardenOptions, harden
-from statshift.hardening.objectives import takes_channels_last
+from statshift.hardening.batch import takes_channels_last
+from statshift.hardening.harden import harden
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.models import load_model
 
@@ -32,6 +33,6 @@ def test_convolutions_meet_the_layout_that_suits_the_method(method, last):
 
 
 def test_a_gpu_has_channels_last_whatever_the_method():
-    ligs, standard = (HardenOptions(method=name).steps_of for name in ("ligs", "standard"))
+    ligs, standard = (HardenOptions(method=name).chosen for name in ("ligs", "standard"))
     answers = [takes_channels_last(one, torch.device(kind)) for one in (ligs, standard) for kind in ("cpu", "cuda")]
     assert answers == [False, True, True, True]

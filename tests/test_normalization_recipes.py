@@ -14,6 +14,8 @@ from statshift import load_data, load_model
 from statshift._core.errors import InputError
 from statshift.cli.published import networks_text
 from statshift.hardening.from_scratch import FEATURES, IMAGENET, ONE_CYCLE, TARGETS, build
+from statshift.hardening.methods.corrupted import Corrupted
+from statshift.hardening.methods.standard import Standard
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
@@ -87,12 +89,12 @@ def test_the_tables_train_by_table_4_and_resnet50_by_its_exception(name):
 def test_the_figures_train_by_table_5(name):
     for label, options in recipe(name).options.items():
         assert numbers(options.training) == TABLE_5
-        assert options.method == (label.rpartition("-")[2] if name in ("trend", "regulariser") else "standard")
+        assert options.method.name == (label.rpartition("-")[2] if name in ("trend", "regulariser") else "standard")
     adversarial = {label: one for label, one in recipe("trend").options.items() if label.endswith("-adversarial")}
     assert len(adversarial) == len(NORMS)
     for one in adversarial.values():
-        assert one.method == "adversarial"
-        assert one.pixels == PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm="l2")
+        assert one.method.name == "adversarial"
+        assert one.method.attack == PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm="l2")
 
 
 @pytest.mark.parametrize(("table", "expected"), [(4, TABLE_4), (5, TABLE_5)])
@@ -179,7 +181,7 @@ def test_what_is_measured():
     for label, one in bound.options.items():
         expected = tuple(PRINTED.values()) if label == "standard" else (label,)
         assert tuple(bound.shifts[label]) == ("clean", *expected)
-        assert (one.corruption, one.severity) == (None if label == "standard" else label, 3)
+        assert one.method == (Standard() if label == "standard" else Corrupted(label, 3))
 
 
 # Figures
@@ -280,7 +282,7 @@ def test_one_cycle_keeps_what_the_recipe_compares(name):
     theirs, short = recipe(name), recipe(name, one_cycle=True)
     assert list(short.options) == list(theirs.options)
     for label, one in short.options.items():
-        expected = replace(ONE_CYCLE, epochs=20 if one.method == "adversarial" else 30)
+        expected = replace(ONE_CYCLE, epochs=20 if one.method.name == "adversarial" else 30)
         assert one.training.schedule == "one-cycle"
         assert one.training.epochs == expected.epochs
         other = name in ("norms-svhn", "conflict")
@@ -290,11 +292,7 @@ def test_one_cycle_keeps_what_the_recipe_compares(name):
         changed = {key for key, new in vars(one.training).items() if new != getattr(expected, key)}
         assert changed <= allowed
         assert bool(changed) == (label.startswith(("weight", "learning", "optimizer")) or other)
-        assert (one.method, one.corruption, one.pixels) == (
-            theirs.options[label].method,
-            theirs.options[label].corruption,
-            theirs.options[label].pixels,
-        )
+        assert one.method == theirs.options[label].method
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """What the methods minimise, each against its formula written out."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,12 @@ from scipy.special import log_softmax
 from torch.nn import functional as F
 
 from statshift._core.randomness import Draws
-from statshift.hardening import objectives
-from statshift.hardening.objectives import Batch, Targets, advbn, exchange_moments, moex, pixel_adversarial, standard
+from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.methods import advbn, auxiliary
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.auxiliary import PixelAT
+from statshift.hardening.methods.moex import MoEx, exchange_moments
+from statshift.hardening.methods.standard import Standard
 from statshift.shifts.attacks import HALF_SCALE, FeatureAttack, PixelAttack
 from training_jobs import branches_of
 
@@ -19,10 +21,10 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 COUNT = 8
 LABELS = torch.arange(COUNT) % 10
 METHODS = {
-    "standard": standard,
-    "advbn": partial(advbn, attack=FeatureAttack()),
-    "pixels": partial(pixel_adversarial, attack=PixelAttack()),
-    "moex": partial(moex, probability=1.0),
+    "standard": Standard(),
+    "advbn": AdvBN(),
+    "pixels": PixelAT(PixelAttack()),
+    "moex": MoEx(),
 }
 
 
@@ -101,7 +103,7 @@ def test_partners_bring_their_targets():
 
 def test_standard_is_cross_entropy():
     branches, batch = branches_of(dual=False).train(), batch_of()
-    losses = standard(branches, batch)
+    losses = Standard()(branches, batch)
     assert losses.keys() == {"clean"}
     logits = branches.clean(batch.images)  # whose prefix is in evaluation mode
     assert losses["clean"].item() == pytest.approx(cross_entropy(logits, LABELS), rel=1e-12)
@@ -110,7 +112,7 @@ def test_standard_is_cross_entropy():
 def test_cutmix_is_standard_on_soft_targets():
     branches = branches_of(dual=False).eval()
     batch = batch_of(soft=mixed_labels())
-    found = standard(branches, batch)["clean"].item()
+    found = Standard()(branches, batch)["clean"].item()
     assert found == pytest.approx(cross_entropy(branches.clean(batch.images), mixed_labels()), rel=1e-12)
 
 
@@ -124,7 +126,7 @@ def test_every_method_takes_views_and_soft_targets(name):
 
 def test_without_a_perturbation_both_branches_begin_alike():
     branches = branches_of().train()
-    losses = advbn(branches, batch_of(), attack=FeatureAttack(epsilon=0.0))
+    losses = AdvBN(FeatureAttack(epsilon=0.0))(branches, batch_of())
     assert torch.equal(losses["clean"], losses["adv"])
 
 
@@ -132,7 +134,7 @@ def test_without_a_perturbation_both_branches_begin_alike():
 def test_advbn_raises_the_loss_of_the_model_as_it_is(attack):
     """In evaluation mode, in which the attack is made; batch norm in training mode undoes much of it."""
     branches, batch = branches_of().train(False), batch_of()
-    losses = advbn(branches, batch, attack=attack)
+    losses = AdvBN(attack)(branches, batch)
     assert losses["clean"].item() == pytest.approx(cross_entropy(branches.clean(batch.images), LABELS), rel=1e-12)
     assert losses["adv"] > losses["clean"] + 0.002
 
@@ -144,7 +146,7 @@ def test_each_branch_has_its_own_statistics_and_the_attack_leaves_none(name, mon
     branches, alone, batch = branches_of(at).train(), branches_of(at, dual=False).train(), batch_of()
     before = statistics(branches.adv)
     METHODS[name](branches, batch)
-    standard(alone, batch)
+    Standard()(alone, batch)
     for norm, value in statistics(alone.clean).items():
         assert torch.equal(statistics(branches.clean)[norm], value)
     for norm, value in statistics(branches.adv).items():
@@ -159,12 +161,12 @@ def test_each_branch_has_its_own_statistics_and_the_attack_leaves_none(name, mon
 @pytest.mark.parametrize("at", ["input", "act1"])
 def test_attacked_pixels_stay_in_the_ball_and_raise_the_loss(at, monkeypatch):
     seen = []
-    attack_pixels = objectives.attack_pixels
+    attack_pixels = auxiliary.attack_pixels
     monkeypatch.setattr(
-        objectives, "attack_pixels", lambda *args, **more: seen.append(attack_pixels(*args, **more)) or seen[-1]
+        auxiliary, "attack_pixels", lambda *args, **more: seen.append(attack_pixels(*args, **more)) or seen[-1]
     )
     branches, batch = branches_of(at).train(), batch_of()
-    losses = pixel_adversarial(branches, batch, attack=PixelAttack(epsilon=8 / 255, step_size=2 / 255, steps=5))
+    losses = PixelAT(PixelAttack(epsilon=8 / 255, step_size=2 / 255, steps=5))(branches, batch)
     (worst,) = seen
     assert 4 / 255 < float((worst - batch.images).abs().max()) <= 8 / 255 + 1e-7
     assert worst.min() >= 0
@@ -202,15 +204,15 @@ def test_moex_mixes_both_images_labels(views, soft):
     target = mixed_labels() if soft else F.one_hot(LABELS, 10).double()
     shares = 0.9 * target + 0.1 * target[order]
     expected = cross_entropy(logits[:COUNT], shares) + (12 * consistency(logits, views) if views > 1 else 0)
-    assert moex(branches, batch, probability=1.0)["clean"].item() == pytest.approx(expected, rel=1e-10)
-    assert moex(branches, batch, probability=0.0)["clean"].item() == standard(branches, batch)["clean"].item()
+    assert MoEx(probability=1.0)(branches, batch)["clean"].item() == pytest.approx(expected, rel=1e-10)
+    assert MoEx(probability=0.0)(branches, batch)["clean"].item() == Standard()(branches, batch)["clean"].item()
 
 
 def test_moex_exchanges_as_often_as_its_probability_says():
     branches = branches_of(dual=False).train(False)
     exchanged = [
-        moex(branches, batch_of(seed=seed), probability=0.5)["clean"].item()
-        != standard(branches, batch_of(seed=seed))["clean"].item()
+        MoEx(probability=0.5)(branches, batch_of(seed=seed))["clean"].item()
+        != Standard()(branches, batch_of(seed=seed))["clean"].item()
         for seed in range(60)
     ]
     assert 20 < sum(exchanged) < 40
@@ -243,10 +245,9 @@ def test_every_trained_weight_gets_its_gradient_under_autocast(name, dtype, trac
 @pytest.mark.parametrize("name", ["attack_features", "attack_pixels"])
 def test_under_float16_the_attacks_loss_is_scaled_where_overflow_is_handled(name, monkeypatch):
     seen = []
-    attack = getattr(objectives, name)
-    monkeypatch.setattr(
-        objectives, name, lambda *args, **more: seen.append(more["loss_scale"]) or attack(*args, **more)
-    )
+    module = advbn if name == "attack_features" else auxiliary
+    attack = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args, **more: seen.append(more["loss_scale"]) or attack(*args, **more))
     method, at = (METHODS["advbn"], "act1") if name == "attack_features" else (METHODS["pixels"], "input")
     for dtype in (torch.float32, torch.float16):
         with torch.autocast("cpu", dtype, enabled=dtype == torch.float16):

@@ -8,7 +8,7 @@ import yaml
 
 import training_jobs
 from statshift._core.errors import InputError
-from statshift.hardening.harden import HardenOptions
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes import RECIPES, Network, Recipe, RecipeError, as_yaml, changed, read_recipe, recipe
@@ -85,11 +85,11 @@ title: one
 model: cifar:resnet20
 training_of_all: {learning_rate: 1e-3, weight_decay: 0}
 options:
-  at: {method: adversarial, pixels: {epsilon: 8/255, norm: linf}}
+  at: {method: adversarial, attack: {epsilon: 8/255, norm: linf}}
 """
     one = parse_recipe(text).options["at"]
     assert (one.training.learning_rate, one.training.weight_decay) == (0.001, 0.0)
-    assert one.pixels.epsilon == 8 / 255
+    assert one.method.attack.epsilon == 8 / 255
 
 
 def test_one_list_of_shifts_is_for_all_labels():

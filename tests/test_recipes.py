@@ -12,10 +12,11 @@ from statshift import load_data, load_model, measure
 from statshift._core.errors import InputError
 from statshift.cli.published import recipe_text
 from statshift.hardening.costs import step_costs
-from statshift.hardening.harden import AUTHORS_BRANCH, HardenOptions
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel, weights_hash
 from statshift.recipes import (
+    AUTHORS_BRANCH,
     BASE,
     COLUMNS,
     HARDENING,
@@ -80,16 +81,16 @@ def test_every_training_is_the_papers(name):
         assert (training.schedule, training.momentum, training.weight_decay) == ("step", 0.9, 1e-4)
         assert training.gamma == (float(label.removeprefix("gamma=")) if name == "gamma" else 1.0)
         assert options.branch == "clean"
-        if options.method == "advbn":
+        if options.method.name == "advbn":
             steps = int(label.removeprefix("m=")) if name == "strength" else 6
-            assert (options.attack.steps, options.attack.step_size) == (steps, 0.2)
-            assert options.attack.bound == pytest.approx(0.2 * steps - 0.1)
-            assert options.attack.kind == (label if name == "additive" else "multiplicative")
+            assert (options.method.attack.steps, options.method.attack.step_size) == (steps, 0.2)
+            assert options.method.attack.bound == pytest.approx(0.2 * steps - 0.1)
+            assert options.method.attack.kind == (label if name == "additive" else "multiplicative")
             assert options.at == (label if name == "position" else "conv2_3")
 
 
 def augments(name):
-    return {label: (one.method, one.at, one.training.augment) for label, one in recipe(name).options.items()}
+    return {label: (one.method.name, one.at, one.training.augment) for label, one in recipe(name).options.items()}
 
 
 def test_what_each_recipe_varies():

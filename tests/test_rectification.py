@@ -11,6 +11,8 @@ from statshift.models import load_model
 from statshift.norms.layers import batch_norms
 from statshift.norms.statistics import channel_statistics
 
+pytestmark = pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike
+
 
 def settled(network):
     """Give every batch norm some statistics of its own, as training would."""

@@ -25,11 +25,13 @@ from statshift import load_data, load_model, measure
 from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
-from statshift.hardening import harden as hardening
+from statshift.hardening.batch import Batch, Targets
 from statshift.hardening.from_scratch import build
-from statshift.hardening.harden import HardenOptions, harden
-from statshift.hardening.objectives import Batch, Targets, ligs_regularised
+from statshift.hardening.harden import harden
+from statshift.hardening.methods.ligs import LigsRegularised
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
+from statshift.hardening.validation import Validation
 from statshift.measuring.evaluate import describe_attack
 from statshift.measuring.ligs import LigsOptions
 from statshift.models import exchange_norm, weights_hash
@@ -134,7 +136,7 @@ def regularised(rank, world):
     for perturbation in ("gaussian", "fgsm"):
         branches.zero_grad()
         with synchronised(norms):
-            losses = ligs_regularised(branches, batch, options=LigsOptions(perturbation), weight=1.0)
+            losses = LigsRegularised(LigsOptions(perturbation))(branches, batch)
         for name, loss in losses.items():
             wanted = [one for one in branches.parameters() if one.requires_grad]
             gradients = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
@@ -292,7 +294,7 @@ def test_gradients_of_gradients_in_float16_are_refused():
         HardenOptions("ligs", training=TrainingOptions(dtype="float16"))
     assert "bfloat16" in told(error)
     assert HardenOptions("ligs", training=TrainingOptions(dtype="bfloat16")).training.dtype == "bfloat16"
-    assert HardenOptions("standard", training=TrainingOptions(dtype="float16")).method == "standard"
+    assert HardenOptions("standard", training=TrainingOptions(dtype="float16")).method.name == "standard"
 
 
 def test_gradients_of_gradients_are_refused_of_a_compiled_model(tmp_path):
@@ -397,7 +399,8 @@ def test_robust_accuracies_stay_where_only_ligs_is_undefined():
         torch.manual_seed(0)
         network = sure()
     shifts = ("clean", "fgsm:4/255", "pgd-linf:8/255:3")
-    found = hardening._validate(_only(network), validation, shifts, (1,), ["gaussian"], "cpu")
+    looking = Validation(validation, shifts, (1,), ["gaussian"], walk=False, device="cpu")
+    found = looking.look(_only(network), validation, TrainingOptions())
     assert found == {"clean": {**dict.fromkeys(shifts, 1.0), "LIGS gaussian": None}}
 
 

@@ -12,11 +12,14 @@ from torch.nn import functional as F
 from statshift import corrupt, load_data
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws, keys
-from statshift.hardening import objectives
 from statshift.hardening.augmentation import augmentation_for
+from statshift.hardening.batch import Batch, Targets
 from statshift.hardening.batches import Batches
-from statshift.hardening.harden import HardenOptions
-from statshift.hardening.objectives import Batch, Targets, adversarial, corrupted, ligs_regularised
+from statshift.hardening.methods import adversarial, corrupted
+from statshift.hardening.methods.adversarial import Adversarial
+from statshift.hardening.methods.auxiliary import AdvProp, PixelAT
+from statshift.hardening.methods.corrupted import Corrupted
+from statshift.hardening.methods.ligs import LigsRegularised
 from statshift.measuring.ligs import LigsOptions
 from statshift.models import PixelModel
 from statshift.models.pixel import Preprocessing
@@ -37,9 +40,9 @@ def ligs_options(perturbation="gaussian", scale=0.05):
 
 
 METHODS = {
-    "adversarial": partial(adversarial, attack=L2),
-    "corrupted": partial(corrupted, corruption="gaussian_noise", severity=3),
-    "ligs": partial(ligs_regularised, options=ligs_options(), weight=0.5),
+    "adversarial": Adversarial(L2),
+    "corrupted": Corrupted("gaussian_noise", 3),
+    "ligs": LigsRegularised(ligs_options(), 0.5),
 }
 
 one_branch = partial(branches_of, dual=False)
@@ -77,7 +80,7 @@ def test_adversarial_is_cross_entropy_on_the_images_that_attack_the_whole_model(
     """In pixel space: what attacks and what is trained on is normalised as when the model is measured."""
     branches, batch = one_branch(at).train(), batch_of()
     model = deepcopy(branches.clean)  # with the prefix in evaluation mode, as Branches keeps it
-    losses = adversarial(branches, batch, attack=attack)
+    losses = Adversarial(attack)(branches, batch)
     assert losses.keys() == {"adv"}
     losses["adv"].backward()
 
@@ -96,7 +99,7 @@ def test_adversarial_is_cross_entropy_on_the_images_that_attack_the_whole_model(
 def test_the_attack_leaves_modes_and_needs_for_gradients():
     branches = one_branch("act1").train()
     before = [module.training for module in branches.modules()], [p.requires_grad for p in branches.parameters()]
-    adversarial(branches, batch_of(), attack=LINF)
+    Adversarial(LINF)(branches, batch_of())
     after = [module.training for module in branches.modules()], [p.requires_grad for p in branches.parameters()]
     assert before == after
     assert all(parameter.grad is None for parameter in branches.parameters())
@@ -108,15 +111,15 @@ def test_adversarial_takes_soft_targets():
     model = branches.clean
     worst = attack_pixels(batch.images, lambda x: F.cross_entropy(model(x), soft), LINF, batch.draws)
     expected = -(soft * model(worst).log_softmax(1)).sum(1).mean()
-    assert adversarial(branches, batch, attack=LINF)["adv"].item() == pytest.approx(expected.item(), rel=1e-12)
+    assert Adversarial(LINF)(branches, batch)["adv"].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("change", [{"loss": "cw"}, {"target": "next"}])
 def test_an_attack_on_another_loss_or_to_a_target_is_not_trained_against(change):
     """The step would pass over both in silence."""
-    for method in ("adversarial", "pixel-at", "advprop"):
+    for method in (Adversarial, PixelAT, AdvProp):
         with pytest.raises(InputError, match="Expected an attack on the cross-entropy and without target"):
-            HardenOptions(method, pixels=PixelAttack(**change))
+            method(PixelAttack(**change))
 
 
 # Corrupted
@@ -126,7 +129,7 @@ def test_an_attack_on_another_loss_or_to_a_target_is_not_trained_against(change)
 def test_corrupted_is_cross_entropy_on_corrupted_pixels(at):
     branches, batch = one_branch(at).train(), batch_of(torch.float32)
     model = deepcopy(branches.clean)
-    losses = corrupted(branches, batch, corruption="gaussian_noise", severity=4)
+    losses = Corrupted("gaussian_noise", 4)(branches, batch)
     assert losses.keys() == {"clean"}
     losses["clean"].backward()
     seed = int(keys(0, torch.zeros(1, dtype=torch.int64), "training epoch 0")[0, 0])
@@ -143,8 +146,8 @@ def test_corrupted_is_cross_entropy_on_corrupted_pixels(at):
 @pytest.fixture
 def seen(monkeypatch):
     """The images that the method makes."""
-    images, own = [], objectives.corrupt
-    monkeypatch.setattr(objectives, "corrupt", lambda *args, **more: images.append(own(*args, **more)) or images[-1])
+    images, own = [], corrupted.corrupt
+    monkeypatch.setattr(corrupted, "corrupt", lambda *args, **more: images.append(own(*args, **more)) or images[-1])
     return images
 
 
@@ -158,7 +161,7 @@ def test_corrupted_images_are_drawn_anew_each_epoch_whatever_the_order(seen):
         batches = Batches(data, augmentation_for("none", data, 5), size, 1, 10, device, channels_last=False)
         places = []
         for batch, positions in batches.epoch(epoch):
-            corrupted(branches, batch, corruption="gaussian_noise", severity=3)
+            Corrupted("gaussian_noise", 3)(branches, batch)
             places.append(positions)
         made.append(torch.cat(seen)[np.concatenate(places).argsort()])
     first, other_epoch, other_batch, again = made
@@ -173,7 +176,7 @@ def test_corrupted_images_are_the_same_under_autocast_and_of_every_view(seen):
     branches, batch = one_branch("input", dtype=torch.float32).eval(), batch_of(torch.float32, views=3)
     for dtype in (torch.float32, torch.bfloat16):
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            corrupted(branches, batch, corruption="defocus_blur", severity=3)
+            Corrupted("defocus_blur", 3)(branches, batch)
     assert torch.equal(seen[0], seen[1])
     assert seen[0].shape == (3 * COUNT, 3, 32, 32)
 
@@ -232,7 +235,7 @@ def written_out(model, batch, options, weight):
 def test_the_regularised_loss_and_its_gradient_are_finite_differences(perturbation):
     branches, batch, options = smooth_branches(), smooth_batch(), ligs_options(perturbation)
     model = deepcopy(branches.clean)
-    losses = ligs_regularised(branches, batch, options=options, weight=0.7)
+    losses = LigsRegularised(options, 0.7)(branches, batch)
     assert losses.keys() == {"clean", "ligs"}
     loss, term = written_out(model, batch, options, 0.7)
     assert losses["clean"].item() == pytest.approx(loss, rel=1e-12)
@@ -261,7 +264,7 @@ def test_running_statistics_are_of_the_images_alone(perturbation, at):
     branches, batch = one_branch(at).train(), batch_of()
     model = deepcopy(branches.clean)
     loss, term = written_out(model, batch, ligs_options(perturbation), 0.5)
-    losses = ligs_regularised(branches, batch, options=ligs_options(perturbation), weight=0.5)
+    losses = LigsRegularised(ligs_options(perturbation), 0.5)(branches, batch)
     assert losses["clean"].item() == pytest.approx(loss, rel=1e-12)
     assert losses["ligs"].item() == pytest.approx(term, rel=1e-8)
     torch.stack(list(losses.values())).sum().backward()
@@ -276,7 +279,7 @@ def test_running_statistics_are_of_the_images_alone(perturbation, at):
 
 def test_several_views_have_no_loss_by_image():
     with pytest.raises(InputError, match="Expected one view of each image for a loss by image, but AugMix makes three"):
-        ligs_regularised(one_branch("input"), batch_of(views=3), options=ligs_options(), weight=1.0)
+        LigsRegularised(ligs_options())(one_branch("input"), batch_of(views=3))
 
 
 # Half precision
@@ -297,11 +300,11 @@ def test_every_trained_weight_gets_its_gradient_under_autocast(name, at):
 
 
 def test_under_float16_the_attacks_loss_is_scaled(monkeypatch):
-    seen, own = [], objectives.attack_pixels
+    seen, own = [], adversarial.attack_pixels
     monkeypatch.setattr(
-        objectives, "attack_pixels", lambda *args, **more: seen.append(more["loss_scale"]) or own(*args, **more)
+        adversarial, "attack_pixels", lambda *args, **more: seen.append(more["loss_scale"]) or own(*args, **more)
     )
     for dtype in (torch.float32, torch.float16):
         with torch.autocast("cpu", dtype, enabled=dtype == torch.float16):
-            adversarial(one_branch("input", dtype=torch.float32), batch_of(torch.float32, run_in=dtype), attack=LINF)
+            Adversarial(LINF)(one_branch("input", dtype=torch.float32), batch_of(torch.float32, run_in=dtype))
     assert seen == [1.0, HALF_SCALE]

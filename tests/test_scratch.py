@@ -18,19 +18,24 @@ import training_jobs
 from statshift import load_data, load_model, measure, train_from_scratch
 from statshift._core.errors import InputError
 from statshift.adapting.protocols import adaptation_positions
+from statshift.hardening.choosing import find, made
 from statshift.hardening.from_scratch import (
     ADVERSARIAL,
     FEATURES,
     IMAGENET,
-    METHODS,
     ONE_CYCLE,
     PAPER,
     RESNET50,
     TARGETS,
     build,
 )
-from statshift.hardening.harden import HardenOptions
 from statshift.hardening.landscape import landscape, step_sizes_around
+from statshift.hardening.methods.adversarial import Adversarial
+from statshift.hardening.methods.corrupted import Corrupted
+from statshift.hardening.methods.ligs import LigsRegularised
+from statshift.hardening.methods.standard import Standard
+from statshift.hardening.options import HardenOptions
+from statshift.hardening.registry import TRAINED
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
@@ -65,8 +70,8 @@ SPEC = f"py:{__file__}:network"
 def options(method, **changes):
     numbers = {"epochs": 2, "batch_size": 16, "learning_rate": 0.05, "schedule": "one-cycle", "checkpoint_every": 0}
     own = {"corruption": "contrast"} if method == "corrupted" else {}
-    own |= {"pixels": LINF} if method == "adversarial" else {}
-    return HardenOptions(method, training=TrainingOptions(**{**numbers, **changes}), **own)
+    own |= {"attack": LINF} if method == "adversarial" else {}
+    return HardenOptions(made(find(method), own), training=TrainingOptions(**{**numbers, **changes}))
 
 
 def trained(method, out=None, limit=48, training=None, **more):
@@ -95,7 +100,7 @@ def test_the_weights_are_those_of_torch_s_generator_with_the_seed():
     assert weights_hash(build(SPEC, seed=7).network) == weights_hash(expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", TRAINED)
 def test_training_begins_at_the_seed_s_weights(method):
     found = trained(method, limit=16, training={"epochs": 1, "seed": 5, "augment": "standard"})
     assert found.record["model"]["weights_hash"] == weights_hash(build(SPEC, seed=5).network)
@@ -158,7 +163,7 @@ def test_the_papers_numbers(training, batch_size, rates, weight_decay, augment):
 
 
 def test_the_attack_of_adversarial_training_is_the_paper_s():
-    assert HardenOptions("adversarial").pixels == PixelAttack(0.5, 0.1, 7, norm="l2")
+    assert HardenOptions("adversarial").method.attack == PixelAttack(0.5, 0.1, 7, norm="l2")
 
 
 def test_one_cycle_ends_at_nothing():
@@ -252,12 +257,12 @@ def robust():
     test, found = load_data("digits", limit=200), {}
     training = {"epochs": 5, "batch_size": 50, "augment": "none"}
     attack = PixelAttack(1.5, 0.75, 3, norm="l2")
-    for method in ("standard", "adversarial"):
-        chosen = HardenOptions(method, training=options("standard", **training).training, pixels=attack)
+    for method in (Standard(), Adversarial(attack)):
+        chosen = HardenOptions(method, training=options("standard", **training).training)
         data = load_data("digits:train", limit=600)
         model = train_from_scratch(SPEC, data, chosen, device="cpu").model
         done = measure(model, test, shifts=["clean", "pgd-l2:1.5:10"], ligs=["gaussian"], device="cpu")
-        found[method] = [row["correct"] / 200 for row in done.rows], done.summary["ligs"]["gaussian"]["mean"]
+        found[method.name] = [row["correct"] / 200 for row in done.rows], done.summary["ligs"]["gaussian"]["mean"]
     return found
 
 
@@ -279,7 +284,7 @@ def test_the_regularizer_raises_ligs():
     images, labels, nu = pixels.float() / 255, torch.from_numpy(test.labels), LigsOptions("gaussian", 0.05)
     training = options("ligs", epochs=4, batch_size=50, augment="none").training
     for weight in (1e-9, 10.0):
-        chosen = HardenOptions("ligs", training=training, ligs=nu, ligs_weight=weight)
+        chosen = HardenOptions(LigsRegularised(nu, weight), training=training)
         done = train_from_scratch(SPEC, data, chosen, device="cpu")
         assert done.record["hardening"]["ligs"] == {"perturbation": "gaussian", "scale": 0.05, "weight": weight}
         found[weight] = 1 - ligs(done.model, images, labels, nu).mean
@@ -290,7 +295,10 @@ def test_the_regularizer_raises_ligs():
 def test_a_weight_of_next_to_nothing_is_standard_training():
     data = load_data("digits:train", limit=32)
     training = options("ligs", epochs=1, augment="none").training
-    chosen = (HardenOptions("ligs", training=training, ligs_weight=1e-12), HardenOptions("standard", training=training))
+    chosen = (
+        HardenOptions(LigsRegularised(weight=1e-12), training=training),
+        HardenOptions("standard", training=training),
+    )
     regularised, standard = (train_from_scratch(SPEC, data, one, device="cpu").model for one in chosen)
     for (name, ours), theirs in zip(
         regularised.network.state_dict().items(), standard.network.state_dict().values(), strict=True
@@ -300,12 +308,12 @@ def test_a_weight_of_next_to_nothing_is_standard_training():
 
 def test_corrupted_training_is_best_where_it_trained():
     found = {}
-    for method, more in (("standard", {}), ("corrupted", {"corruption": "contrast", "severity": 5})):
+    for method in (Standard(), Corrupted("contrast", 5)):
         training = options("standard", epochs=4, batch_size=50, augment="none").training
         data = load_data("digits:train", limit=300)
-        model = train_from_scratch(SPEC, data, HardenOptions(method, training=training, **more), device="cpu").model
+        model = train_from_scratch(SPEC, data, HardenOptions(method, training=training), device="cpu").model
         (row,) = measure(model, load_data("digits", limit=100), shifts=["contrast"], severities=[5], device="cpu").rows
-        found[method] = row["correct"]
+        found[method.name] = row["correct"]
     assert found["corrupted"] > found["standard"] + 20
 
 

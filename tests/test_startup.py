@@ -11,8 +11,7 @@ import pytest
 
 import statshift
 from statshift.hardening import from_scratch, optimisation
-from statshift.hardening import harden as hardening
-from statshift.hardening.choices import FINE_TUNED, ONE_CYCLE, OPTIMIZERS, TRAINED
+from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS
 from statshift.making import extraction
 from statshift.making.choices import KINDS
 from statshift.shifts.attacks import catalogue
@@ -24,10 +23,11 @@ LAZY = sorted(path for path in PACKAGE.rglob("__init__.py") if "lazy(" in path.r
 LIGHT = sorted(path for pattern in ("*/registry.py", "*/choices.py") for path in PACKAGE.glob(pattern))
 
 PUBLIC = {
-    *("AdaptationOptions", "Branches", "COMMON", "CORRUPTIONS", "Comparison", "CorruptionOptions", "Diagnosis"),
-    *("ExtractionOptions", "FeatureAttack", "HOLDOUT", "HardenOptions", "Hardened", "ImageData", "InputError"),
-    *("Landscape", "Ligs", "LigsOptions", "Measurement", "PixelAttack", "PixelModel", "Progress", "RectifiedStream"),
-    *("Split", "TrainingOptions", "advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm"),
+    *("AdaptationOptions", "AdvBN", "AdvProp", "Adversarial", "Branches", "COMMON", "CORRUPTIONS", "Comparison"),
+    *("Corrupted", "CorruptionOptions", "Diagnosis", "ExtractionOptions", "FeatureAttack", "HOLDOUT"),
+    *("HardenOptions", "Hardened", "ImageData", "InputError", "Landscape", "Ligs", "LigsOptions", "LigsRegularised"),
+    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "RectifiedStream", "Split"),
+    *("TrainingOptions", "advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm"),
     *("extract", "find_cuts", "foolbox_model", "frozen", "harden", "ligs", "load_data", "load_model", "measure"),
     *("read_run", "rectified", "rectify", "split", "sweep", "train_from_scratch", "write_adversarial"),
 }
@@ -81,8 +81,6 @@ def test_names_are_those_of_the_values():
     assert tuple(catalogue.ATTACKS) == ATTACKS
     assert tuple(extraction.KINDS) == KINDS
     assert tuple(optimisation.OPTIMIZERS) == OPTIMIZERS
-    assert set(FINE_TUNED) | set(TRAINED) == set(hardening.METHODS)
-    assert [name for name in hardening.METHODS if name in FINE_TUNED] == list(FINE_TUNED)
     assert {name: getattr(from_scratch.ONE_CYCLE, name) for name in ONE_CYCLE} == ONE_CYCLE
 
 

@@ -19,7 +19,8 @@ from statshift import load_data
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.hardening.augmentation import augmentation_for, cutmix
-from statshift.hardening.objectives import standard
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.standard import Standard
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
 from statshift.hardening.training import TrainingOptions, train
 from statshift.models import PixelModel
@@ -30,6 +31,7 @@ from training_jobs import ADVBN, OPTIONS, branches_of
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NORMS = ("bn1", "bn2", "bn3")
+STANDARD = Standard()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def same(found, expected):
     return all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def trained(data, method=standard, dual=False, options=OPTIONS, network=None, **more):
+def trained(data, method=STANDARD, dual=False, options=OPTIONS, network=None, **more):
     """Return the weights after a training, and its history."""
     branches = branches_of(dual=dual, **network or {})
     history = train(branches, data, method, options, **more)
@@ -172,7 +174,7 @@ def test_a_network_without_norms_is_trained_by_torchs_own_loop(digits):
         layers = nn.Conv2d(3, 4, 5, stride=3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 10)
     found = Whole(nn.Sequential(*layers)).double()
     expected = deepcopy(found).train()
-    history = train(found, digits, standard, replace(OPTIONS, optimizer="adam", schedule="constant"))
+    history = train(found, digits, STANDARD, replace(OPTIONS, optimizer="adam", schedule="constant"))
     optimiser = torch.optim.Adam(expected.parameters(), lr=0.05, weight_decay=1e-4)
     pixels = torch.cat([images for images, _ in digits.batches(len(digits))]).float() / 255
     for epoch in range(2):
@@ -196,7 +198,7 @@ def test_with_no_weight_on_the_adversarial_branch_the_clean_one_is_standard_trai
 
 def test_both_losses_begin_equal_where_nothing_is_perturbed(digits):
     seen = []
-    method = partial(ADVBN.func, attack=FeatureAttack(epsilon=0.0))
+    method = AdvBN(FeatureAttack(epsilon=0.0))
     trained(digits, method, True, replace(OPTIONS, epochs=1), progress=lambda step: seen.append(step.losses))
     assert seen[0]["clean"] == seen[0]["adv"]
 
@@ -331,7 +333,7 @@ def batches_seen(data, options, **more):
 
     def spy(branches, batch):
         seen.append(batch)
-        return standard(branches, batch)
+        return STANDARD(branches, batch)
 
     trained(data, spy, options=options, **more)
     return seen
@@ -416,7 +418,7 @@ def test_the_running_statistics_have_settled():
         epochs=20, batch_size=32, learning_rate=0.2, schedule="one-cycle", nesterov=True, augment="none"
     )
     branches = branches_of("input", dual=False, dtype=torch.float32)
-    train(branches, data, standard, options)
+    train(branches, data, STANDARD, options)
     images, labels = next(data.batches(400))[0].float() / 255, torch.from_numpy(data.labels)
     model = branches.clean
     with torch.no_grad():
@@ -577,7 +579,7 @@ def failing_at(step, value=math.nan):
     steps = iter(range(1, 100))
 
     def method(branches, batch):
-        losses = standard(branches, batch)
+        losses = STANDARD(branches, batch)
         return {"clean": losses["clean"] * (value if next(steps) == step else 1.0)}
 
     return method
@@ -605,7 +607,7 @@ def test_a_loss_that_is_not_finite_names_step_and_images_and_keeps_the_last_good
 def test_weights_that_are_not_finite_are_never_kept(digits, tmp_path):
     def method(branches, batch):
         """Return a loss that is finite and whose gradient is not."""
-        losses, bias = standard(branches, batch), branches.clean.network.fc.bias
+        losses, bias = STANDARD(branches, batch), branches.clean.network.fc.bias
         return {"clean": losses["clean"] + (bias - bias.detach()).abs().sqrt().sum()}
 
     options = replace(OPTIONS, checkpoint_every=0)

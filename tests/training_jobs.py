@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from statshift import load_data
 from statshift._core.processes import join
-from statshift.hardening import objectives
-from statshift.hardening.harden import HardenOptions, harden
+from statshift.hardening.harden import harden
+from statshift.hardening.methods import advbn
+from statshift.hardening.methods.auxiliary import PixelAT
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions, train
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack, PixelAttack
@@ -67,8 +69,8 @@ def branches_of(at="act1", dual=True, trace=True, dtype=torch.float64, **options
     return Branches(model, at, torch.rand(2, 3, 32, 32), dual=dual, trace=trace)
 
 
-ADVBN = partial(objectives.advbn, attack=FeatureAttack())
-PIXEL = partial(objectives.pixel_adversarial, attack=PixelAttack(epsilon=8 / 255, step_size=4 / 255, steps=2))
+ADVBN = advbn.AdvBN()
+PIXEL = PixelAT(PixelAttack(epsilon=8 / 255, step_size=4 / 255, steps=2))
 OPTIONS = TrainingOptions(epochs=2, batch_size=16, learning_rate=0.05, augment="none")
 
 
@@ -83,7 +85,7 @@ TOGETHER = {
     "replayed": (ADVBN, OPTIONS, {"trace": False}),
     "norms with an activation": (ADVBN, OPTIONS, {"norm": partial(timm.layers.BatchNormAct2d, act_layer=nn.SiLU)}),
     "pixels": (PIXEL, OPTIONS, {"at": "input"}),
-    "local": (partial(objectives.advbn, attack=FeatureAttack(perturbation="local")), OPTIONS, {}),
+    "local": (advbn.AdvBN(FeatureAttack(perturbation="local")), OPTIONS, {}),
 }
 """Trainings by name: method, options, and of which branches."""
 
@@ -91,7 +93,7 @@ TOGETHER = {
 def train_all():
     """Return of each training the factors of every attack, the history and both branches' weights."""
     data = load_data("digits:train", limit=48)
-    attack, found = objectives.attack_features, {}
+    attack, found = advbn.attack_features, {}
     for name, (method, options, network) in TOGETHER.items():
         factors = []
 
@@ -99,12 +101,12 @@ def train_all():
             factors.append(attack(*arguments, **more))
             return factors[-1]
 
-        objectives.attack_features = record
+        advbn.attack_features = record
         try:
             branches = branches_of(**network)
             history = train(branches, data, method, options)
         finally:
-            objectives.attack_features = attack
+            advbn.attack_features = attack
         weights = {branch: export(branches, branch) for branch in branches.splits}
         found[name] = {"factors": factors, "history": history, "weights": weights}
     return found

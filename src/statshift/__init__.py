@@ -18,10 +18,17 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.data import load_data as load_data
     from statshift.hardening.from_scratch import train_from_scratch as train_from_scratch
     from statshift.hardening.harden import Hardened as Hardened
-    from statshift.hardening.harden import HardenOptions as HardenOptions
     from statshift.hardening.harden import harden as harden
     from statshift.hardening.landscape import Landscape as Landscape
-    from statshift.hardening.objectives import advbn_losses as advbn_losses
+    from statshift.hardening.method import Method as Method
+    from statshift.hardening.methods.advbn import AdvBN as AdvBN
+    from statshift.hardening.methods.advbn import advbn_losses as advbn_losses
+    from statshift.hardening.methods.adversarial import Adversarial as Adversarial
+    from statshift.hardening.methods.auxiliary import AdvProp as AdvProp
+    from statshift.hardening.methods.auxiliary import PixelAT as PixelAT
+    from statshift.hardening.methods.corrupted import Corrupted as Corrupted
+    from statshift.hardening.methods.ligs import LigsRegularised as LigsRegularised
+    from statshift.hardening.options import HardenOptions as HardenOptions
     from statshift.hardening.training import TrainingOptions as TrainingOptions
     from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
@@ -68,9 +75,15 @@ else:
             "statshift.adapting.sweep": ("sweep",),
             "statshift.measuring.adapted": ("AdaptationOptions",),
             # Harden
-            "statshift.hardening.harden": ("Hardened", "HardenOptions", "harden"),
+            "statshift.hardening.harden": ("Hardened", "harden"),
+            "statshift.hardening.options": ("HardenOptions",),
             "statshift.hardening.training": ("TrainingOptions",),
-            "statshift.hardening.objectives": ("advbn_losses",),
+            "statshift.hardening.method": ("Method",),
+            "statshift.hardening.methods.advbn": ("AdvBN", "advbn_losses"),
+            "statshift.hardening.methods.adversarial": ("Adversarial",),
+            "statshift.hardening.methods.auxiliary": ("AdvProp", "PixelAT"),
+            "statshift.hardening.methods.corrupted": ("Corrupted",),
+            "statshift.hardening.methods.ligs": ("LigsRegularised",),
             "statshift.hardening.from_scratch": ("train_from_scratch",),
             "statshift.hardening.landscape": ("Landscape",),
             "statshift.splitting.branches": ("Branches",),

@@ -20,6 +20,10 @@ class NoGradientError(InputError):
     """A model whose loss does not depend on its pixels, so that gradients say nothing of it."""
 
 
+class FewImagesWarning(UserWarning):
+    """Images that are copies of one another, or nearly, and so tell next to nothing of a shift."""
+
+
 MOST = 30
 """How many choices an error names."""
 

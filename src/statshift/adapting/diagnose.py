@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from statshift.models import check_input
+from statshift.norms.likeness import FEW
 from statshift.norms.selection import select_layers
-from statshift.norms.shrinkage import check_finite, joint_share, last_third, survey
+from statshift.norms.shrinkage import check_finite, last_third, stored_statistics, survey, weigh_evidence
 
 LIKELY = 0.5
 """From this share of the shift beyond noise on, the sentence says "likely"."""
@@ -23,10 +24,12 @@ class Diagnosis:
         layers: names of the norm layers, in execution order.
         shift: (L,), root-mean-square distance of the channels' means and deviations from what is stored, in stored
             deviations.
-        noise: (L,), what `shift` would be without a shift, from sampling so many images alone.
+        noise: (L,), what `shift` would be without a shift, from sampling so many effective images alone.
         images: how many there were.
         persisting: share in [0,1] of the shift in the last third of the layers that no noise explains; "auto" goes
             half this share of the way.
+        effective: as how many independent images they count, from 1 (copies) to `images`.
+        untrained: whether the stored means are all 0 and the variances all 1.
     """
 
     layers: list[str]
@@ -34,6 +37,8 @@ class Diagnosis:
     noise: NDArray[np.float64]
     images: int
     persisting: float
+    effective: float
+    untrained: bool = False
 
     @property
     def ratios(self) -> NDArray[np.float64]:
@@ -51,6 +56,21 @@ class Diagnosis:
     @property
     def sentence(self) -> str:
         """What to do, in words."""
+        if self.untrained:
+            return (
+                "The norm layers store means of 0 and variances of 1 everywhere: the model was never trained, or its "
+                "weights were not loaded, so there is nothing to compare with."
+            )
+        if self.effective < FEW:
+            return (
+                f"The {self.images} images are alike (copies, frames of one scene or flat pictures) and count as "
+                f"{self.effective:.1f}: too few to tell a shift from what they show. Give different images."
+            )
+        count = f" ({self.images} images, so alike that they count as {self.effective:.1f})"
+        return self._verdict + (count if 2 * self.effective < self.images else "")
+
+    @property
+    def _verdict(self) -> str:
         thirds = np.array_split(np.arange(len(self.layers)), min(3, len(self.layers)))
         largest = int(np.argmax([self._ratio(third[None])[0] for third in thirds]))
         if self.persisting == 0:
@@ -83,15 +103,20 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
         InputError: a model without batch norm, fewer than two images, images that the model cannot take, or NaN.
     """
     check_input(model, images, least=2)  # one does not tell noise
-    shifts = survey(model, images, select_layers(model, images))
-    check_finite({name: shift.distance[None] for name, shift in shifts.items()})
+    layers = select_layers(model, images)
+    shifts = survey(model, images, layers)
+    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :])
+    stored = [stored_statistics(layers[name]) for name in shifts]
+    initial = torch.stack([(one.mean == 0).all() & (one.var == 1).all() for one in stored]).all()
+    (untrained,) = check_finite({name: shift.distance[None] for name, shift in shifts.items()}, initial)
     distance = torch.stack([shift.distance for shift in shifts.values()]).double().cpu()
-    spread = torch.stack([shift.spread for shift in shifts.values()]).double().cpu()
-    last = list(shifts.values())[-last_third(len(shifts)) :]
+    noise = torch.stack([torch.add(*shift.noise(evidence.effective)) for shift in shifts.values()]).double().cpu()
     return Diagnosis(
         layers=list(shifts),
         shift=distance.sqrt().numpy(),
-        noise=(spread / len(images)).sqrt().numpy(),
+        noise=noise.sqrt().numpy(),
         images=len(images),
-        persisting=float(joint_share(last)),
+        persisting=float(evidence.persisting),
+        effective=float(evidence.effective),
+        untrained=untrained,
     )

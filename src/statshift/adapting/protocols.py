@@ -13,7 +13,7 @@ from torch import Tensor
 from statshift._core.errors import InputError
 from statshift._core.randomness import keys, uniform
 from statshift.adapting.online import STREAM_PROTOCOLS
-from statshift.adapting.rectify import FULL, PROTOCOLS, parse_protocol
+from statshift.adapting.rectify import FULL, OFFERED, PROTOCOLS, parse_protocol
 from statshift.data import ImageData
 
 SOURCE = "source"
@@ -89,6 +89,8 @@ def _own(name: str, function: Callable[..., Any]) -> Protocol:
         one for one in parameters if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
     ]
     kinds = {1: "stream", 2: "model", 3: "layers"}
+    if len(needed) == 3 + len(offered := [one for one in needed if one.kind is one.KEYWORD_ONLY]):
+        needed = [one for one in needed if one.name not in OFFERED or one not in offered]
     if len(needed) not in kinds or any(one.kind is one.KEYWORD_ONLY for one in needed):
         raise InputError(
             f"Expected the protocol {name!r} to be a function of (model), (model, images) or (stored, observed, "

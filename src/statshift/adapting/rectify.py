@@ -9,24 +9,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace as with_changes
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any, cast
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import FewImagesWarning, InputError, unknown
 from statshift.models import check_input
 from statshift.norms.layers import alone, batch_norms, before_forward, evaluating, keeping_statistics, run
+from statshift.norms.likeness import FEW
 from statshift.norms.selection import PARTS, select_layers, write
 from statshift.norms.shrinkage import (
     TRAINING_BATCH,
     check_finite,
+    gather_evidence,
     layer_shift,
     met_twice,
     observe,
-    persisting_share,
     share_beyond,
     stored_statistics,
 )
@@ -59,25 +61,33 @@ def prior(stored: ChannelStatistics, observed: Observed, images: int, *, prior_c
 
 
 def auto(
-    stored: ChannelStatistics, observed: Observed, images: int, *, eps: float, persisting: Any
+    stored: ChannelStatistics,
+    observed: Observed,
+    images: int,
+    *,
+    eps: float,
+    persisting: Tensor,
+    effective: Tensor,
 ) -> ChannelStatistics:
     """Go half-way to the target, less by what noise explains here and by what does not reach the last layers.
 
-    A single image moves the statistics by its share of a training batch. The derivation is in docs/auto.md; nothing is
-    to be tuned.
+    A single image, or effective ones of one or two scenes, cannot tell their own noise: they move the statistics by the
+    share of one image in a training batch. The derivation is in docs/auto.md; nothing is to be tuned.
 
     Args:
         stored: what the layer has stored.
         observed: what it observes.
-        images: how many they are of; the spread between them is the noise.
+        images: how many they are of.
         eps: the layer's own.
-        persisting: () in [0,1], of `persisting_share`, from a forward of the untouched model; of one image, unused.
+        persisting: () in [0,1], of `Evidence`.
+        effective: () from 1 to `images`, of `Evidence`.
     """
-    if images == 1:  # which cannot tell its own noise
-        return mix(stored, observed, 1 - 1 / TRAINING_BATCH)
     shift = layer_shift(stored, observed, eps)
-    mean_weight = persisting / 2 * share_beyond(shift.mean_spread / images, shift.mean)
-    var_weight = persisting / 2 * share_beyond(shift.var_spread / images, shift.var)
+    mean_noise, var_noise = shift.noise(effective)
+    mean_weight, var_weight = (
+        torch.where(effective < FEW, 1 / TRAINING_BATCH, persisting / 2 * share_beyond(noise, distance))
+        for noise, distance in ((mean_noise, shift.mean), (var_noise, shift.var))
+    )
     return ChannelStatistics(
         stored.mean + mean_weight * (observed.mean - stored.mean),
         stored.var + var_weight * (observed.var - stored.var),
@@ -92,6 +102,12 @@ STREAMS = ("batch", "running")
 FULL = "full"
 NUMBERS = {"prior": ("prior_count", 0, float("inf")), "running": ("momentum", 0, 1)}
 """What a protocol takes as "NAME:NUMBER", from where to where."""
+FEW_IMAGES = (
+    "The images to rectify to are alike: copies, frames of one or two scenes, or flat pictures. They are taken as a "
+    "single one, which moves the statistics by 1/32 at most; give different images."
+)
+OFFERED = ("eps", "persisting", "effective")
+"""What a protocol gets that names it as a keyword without a default: of the layer, and of the images' `Evidence`."""
 
 
 def rectify(model: nn.Module, images: Tensor, protocol: str | LayerRule = "auto", **options: Any) -> nn.Module:
@@ -116,7 +132,8 @@ def rectified(
         model: a `PixelModel`, or a module that takes the images as they are.
         images: (n,3,H,W), unlabelled; in [0,1] for a `PixelModel`.
         protocol: a name in `PROTOCOLS`, with its number as in "prior:64" if wanted, or a function of (stored,
-            observed, number of images) that returns what a layer shall use.
+            observed, number of images) that returns what a layer shall use; what it names of `OFFERED` as keywords
+            without a default, it gets.
         **options: `statistics`: "both", "mean" or "var" are rewritten. `where`: see `select_layers`. `unbiased`:
             write the variance with count - 1 in the denominator, as torch's own cumulative mode does; by default the
             biased one, with which evaluation reproduces the forward that was measured. Others go to the protocol
@@ -170,14 +187,15 @@ def _rewrite(
             f"{', '.join(PROTOCOLS)}."
         )
     _check_numbers(protocol, numbers)
-    if protocol is auto:
-        everywhere = layers if where == "all" else select_layers(model, images)
-        numbers["persisting"] = persisting_share(model, images, everywhere) if len(images) > 1 else None
+    asked = _offered(protocol)
+    evidence: dict[str, Tensor] = {}
+    if asked & {"persisting", "effective"}:
+        evidence = vars(gather_evidence(model, images, layers if where == "all" else select_layers(model, images)))
     seen: dict[str, tuple[ChannelStatistics, Observed]] = {}
 
     def decide(name: str) -> ChannelStatistics:
-        own = {"eps": layers[name].eps} if protocol is auto else {}
-        target = protocol(*seen[name], len(images), **numbers, **own)
+        offered = {"eps": layers[name].eps, **evidence}
+        target = protocol(*seen[name], len(images), **numbers, **{one: offered[one] for one in asked})
         if not isinstance(target, ChannelStatistics):
             raise InputError(f"Expected the protocol to return ChannelStatistics, but got {type(target).__name__}.")
         return target
@@ -191,10 +209,14 @@ def _rewrite(
 
     with before_forward(layers, rectify_layer), evaluating(model):
         output = run(model, images)
+    few = [evidence["effective"] < min(FEW, 0.9 * len(images))] if evidence and len(images) > 1 else []
     if protocol in PROTOCOLS.values():
-        check_finite({name: observed.var for name, (_, observed) in seen.items()})
+        read = check_finite({name: observed.var for name, (_, observed) in seen.items()}, *few)
     else:
-        check_finite({name: _written_and_seen(layers[name], observed) for name, (_, observed) in seen.items()})
+        written = {name: _written_and_seen(layers[name], observed) for name, (_, observed) in seen.items()}
+        read = check_finite(written, *few)
+    if any(read):
+        warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():
             seen[name] = stored, with_changes(observed, var=observed.unbiased_var)
@@ -242,8 +264,17 @@ def _written_and_seen(layer: _BatchNorm, observed: Observed) -> Tensor:
     return torch.cat([one.to(observed.var) for one in (observed.var, stored.mean, stored.var)])
 
 
+def _offered(protocol: LayerRule) -> set[str]:
+    """Return what a protocol asks for of `OFFERED`."""
+    taken = signature(protocol).parameters
+    return {
+        name
+        for name in OFFERED
+        if name in taken and taken[name].kind is Parameter.KEYWORD_ONLY and taken[name].default is Parameter.empty
+    }
+
+
 def _check_numbers(protocol: LayerRule, numbers: dict[str, Any]) -> None:
-    reserved = {"eps", "persisting"} if protocol is auto else set()
     taken = signature(protocol).parameters.values()
     needed = [one for one in taken if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD]
     if len(needed) > 3 or (len(needed) < 3 and not any(one.kind is one.VAR_POSITIONAL for one in taken)):
@@ -251,7 +282,7 @@ def _check_numbers(protocol: LayerRule, numbers: dict[str, Any]) -> None:
             "Expected the protocol to be a function of (stored, observed, images), but it needs "
             f"({', '.join(one.name for one in needed)}); `measure` takes others."
         )
-    known = {one.name for one in taken if one.kind is one.KEYWORD_ONLY} - reserved
+    known = {one.name for one in taken if one.kind is one.KEYWORD_ONLY} - _offered(protocol)
     unknown_numbers = [name for name in numbers if name not in known]
     if unknown_numbers and not any(one.kind is one.VAR_KEYWORD for one in taken):
         raise unknown("option of the protocol", unknown_numbers[0], ["statistics", "where", "unbiased", *sorted(known)])

@@ -9,7 +9,7 @@ from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
 
 if TYPE_CHECKING:
-    from statshift.hardening.harden import HardenOptions
+    from statshift.hardening.options import HardenOptions
     from statshift.measuring.measure import Measurement
     from statshift.models import PixelModel
 
@@ -70,12 +70,13 @@ def demo_command(
 
 
 def _hardening() -> "HardenOptions":
-    from statshift.hardening.harden import HardenOptions
+    from statshift.hardening.methods.advbn import AdvBN
+    from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
     from statshift.shifts.attacks import FeatureAttack
 
     training = TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop")
-    return HardenOptions("advbn", "layer1", training, FeatureAttack(3))
+    return HardenOptions(AdvBN(FeatureAttack(3)), "layer1", training)
 
 
 def _measure(model: "PixelModel", out: Path) -> "Measurement":
@@ -119,7 +120,7 @@ def _train() -> "PixelModel":
     import torch
 
     from statshift.data import load_data
-    from statshift.hardening.objectives import standard
+    from statshift.hardening.methods.standard import Standard
     from statshift.hardening.training import TrainingOptions, train
     from statshift.models import load_model
     from statshift.splitting.branches import Branches
@@ -130,7 +131,7 @@ def _train() -> "PixelModel":
     branches = Branches(model, "input", torch.zeros(2, 3, 32, 32), dual=False)
     with progress_bar() as bar:
         digits, options = load_data("digits", split="train"), TrainingOptions(**FROM_SCRATCH)
-        train(branches, digits, standard, options, progress=TrainingReport(bar))
+        train(branches, digits, Standard(), options, progress=TrainingReport(bar))
     return model
 
 

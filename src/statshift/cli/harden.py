@@ -1,7 +1,7 @@
 """`statshift harden`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,14 @@ from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
 from statshift.cli.target import load_model_on
-from statshift.hardening.choices import FINE_TUNED, TRAINED
+from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
+
+if TYPE_CHECKING:
+    from statshift.hardening.harden import Hardened
+
+
+def _default(flag: str) -> str:
+    return defaults(flag, FINE_TUNED)
 
 
 def harden_command(
@@ -22,17 +29,20 @@ def harden_command(
         typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
     ] = None,
     weights: o.Weights = None,
-    steps: Annotated[int | None, o.steps("advbn 6, pixel-at 3, advprop 5, adversarial 7")] = None,
-    step_size: Annotated[str | None, o.step_size("advbn 0.2, of pixels the method's")] = None,
-    epsilon: Annotated[str | None, o.epsilon("; default advbn steps * step size - 0.1, of pixels the method's")] = None,
-    form: Annotated[str, typer.Option(help="Of advbn: multiplicative or additive.")] = "multiplicative",
-    part: Annotated[str, typer.Option(help="Of advbn: perturb both, the mean or the deviation alone.")] = "both",
+    method_args: o.MethodArgs = None,
+    steps: Annotated[int | None, o.steps(_default("steps"))] = None,
+    step_size: Annotated[str | None, o.step_size(_default("step-size"))] = None,
+    epsilon: Annotated[str | None, o.epsilon(f"; default {_default('epsilon')}")] = None,
+    form: Annotated[
+        str | None, o.own("Multiply the statistics, or add to them: multiplicative or additive", _default("form"))
+    ] = None,
+    part: Annotated[str | None, o.own("Perturb both, the mean or the deviation alone", _default("part"))] = None,
     no_clamp: Annotated[
         bool, typer.Option("--no-clamp", help="Of advbn: let features behind a ReLU become negative.")
     ] = False,
     perturbation: Annotated[
-        str, typer.Option(help="Of advbn: of the global batch, or of each process's local share.")
-    ] = "global",
+        str | None, o.own("Of the global batch, or of each process's local share", _default("perturbation"))
+    ] = None,
     gamma: Annotated[float, typer.Option(help="Weight of the adversarial branch's loss.")] = 1.0,
     augment: o.Augment = "standard",
     branch: Annotated[str, typer.Option(help="Whose weights are the result, chosen beforehand: clean or adv.")] = (
@@ -72,34 +82,28 @@ def harden_command(
     Example: statshift harden --model torchvision:resnet50@IMAGENET1K_V1 --data folder:train --at conv2_3 --dtype
     bfloat16 --out hardened
     """
-    if method in TRAINED and method not in FINE_TUNED:
+    if method in METHODS and method not in FINE_TUNED:
         raise InputError(f"The method {method} is one of statshift train.")
-    from statshift._core.processes import join
-    from statshift.hardening.harden import PIXEL_ATTACKS, HardenOptions, harden
-    from statshift.hardening.training import TrainingOptions
-    from statshift.shifts.attacks import FeatureAttack, PixelAttack
-    from statshift.shifts.conditions import CLEAN
-
-    numbers = {"step_size": step_size, "epsilon": epsilon}
-    given: dict[str, Any] = {} if steps is None else {"steps": steps}
-    given |= {name: o.parse_number(name.replace("_", "-"), text) for name, text in numbers.items() if text is not None}
-    feature: dict[str, Any] = {"kind": form, "part": part, "clamp": not no_clamp, "perturbation": perturbation}
-    pixels = None
-    if method == "advbn":
-        feature |= given
-    elif method in PIXEL_ATTACKS:
-        pixels = PixelAttack(**(vars(PIXEL_ATTACKS[method]) | given))
-    elif given:
-        raise InputError(f"Expected no attack for the method {method}: leave out {', '.join(given)}.")
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
-    attack = FeatureAttack(**feature)
-    if method != "advbn" and (changed := [name for name in feature if feature[name] != getattr(FeatureAttack(), name)]):
-        options_of = {"kind": "--form", "part": "--part", "clamp": "--no-clamp", "perturbation": "--perturbation"}
-        excess = ", ".join(options_of[name] for name in changed)
-        raise InputError(f"Expected no {excess} for the method {method}: that is of advbn.")
+    from statshift._core.processes import join
+    from statshift.hardening.choosing import chosen
+    from statshift.hardening.harden import harden
+    from statshift.hardening.options import HardenOptions
+    from statshift.hardening.training import TrainingOptions
+    from statshift.shifts.conditions import CLEAN
+
+    flags = {
+        "steps": steps,
+        "step-size": None if step_size is None else o.parse_number("step-size", step_size),
+        "epsilon": None if epsilon is None else o.parse_number("epsilon", epsilon),
+        "form": form,
+        "part": part,
+        "no-clamp": no_clamp or None,
+        "perturbation": perturbation,
+    }
     options = HardenOptions(
-        method=method,
+        chosen(method, flags, o.parse_method_args(method_args)),
         at=at,
         training=TrainingOptions(
             epochs=epochs,
@@ -113,12 +117,10 @@ def harden_command(
             gamma=gamma,
             seed=seed,
         ),
-        attack=attack,
-        pixels=pixels,
         branch=branch,
     )
     with progress_bar() as bar:
-        found = harden(
+        hardened = harden(
             load_model_on(device, model, weights, mean, std, model_args),
             data,
             options,
@@ -141,15 +143,20 @@ def harden_command(
             progress=(report := TrainingReport(bar)),
         )
     if join()[0] == 0:
-        if not report.called:
-            say("Every epoch was finished before; nothing was trained again.")
-        if as_json:
-            print_json(found.record)
-            return
-        print_out(history_text(found.record["history"]))
-        written = ", ".join(f"{name}.safetensors" for name in found.branches.splits)
-        print_out(f"\nWritten to {out}: {written}, record.json. The result is {branch}.safetensors; load it with")
-        print_out(f"--weights {out / branch}.safetensors, as in statshift measure.")
+        _tell(hardened, out, branch, report.called, as_json)
+
+
+def _tell(hardened: "Hardened", out: Path, branch: str, trained: bool, as_json: bool) -> None:
+    """Print what came of it."""
+    if not trained:
+        say("Every epoch was finished before; nothing was trained again.")
+    if as_json:
+        print_json(hardened.record)
+        return
+    print_out(history_text(hardened.record["history"]))
+    written = ", ".join(f"{name}.safetensors" for name in hardened.branches.splits)
+    print_out(f"\nWritten to {out}: {written}, record.json. The result is {branch}.safetensors; load it with")
+    print_out(f"--weights {out / branch}.safetensors, as in statshift measure.")
 
 
 def history_text(history: list[dict[str, Any]]) -> str:
@@ -173,7 +180,7 @@ def history_text(history: list[dict[str, Any]]) -> str:
 
 
 def _figure(name: str, value: float | None) -> str:
-    from statshift.hardening.harden import LIGS
+    from statshift.hardening.validation import LIGS
 
     if value is None:
         return "-"

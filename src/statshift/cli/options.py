@@ -1,7 +1,7 @@
 """Options that mean the same in every command."""
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,14 +42,19 @@ def epsilon(more: str) -> Any:
     return typer.Option(help=f"Radius, such as 0.25 or 1/255{more}.", metavar=NUMBER, show_default=False)
 
 
-def attack(more: str) -> Any:
+def attack(more: str, show_default: bool = True) -> Any:
     """Return the option `--attack`."""
-    return typer.Option(help=f"The attack, as NAME:EPSILON[:STEPS]{more}.")
+    return typer.Option(help=f"The attack, as NAME:EPSILON[:STEPS]{more}.", show_default=show_default)
 
 
 def method(names: Iterable[str]) -> Any:
     """Return the option `--method`."""
-    return typer.Option(help=f"How to train: {', '.join(names)}.")
+    return typer.Option(help=f"How to train: {', '.join(names)}, or py:FILE:NAME, a method of yours.")
+
+
+def own(help: str, default: str) -> Any:
+    """Return an option of some methods, with the default of each."""
+    return typer.Option(help=f"{help}; default {default}.", show_default=False)
 
 
 def learning_rate(more: str) -> Any:
@@ -67,6 +72,10 @@ Model = Annotated[
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pt .pth .th .tar .safetensors.")]
+MethodArgs = Annotated[
+    list[str] | None,
+    typer.Option(help="Option KEY=VALUE of the method, such as attack.steps=3; may be repeated."),
+]
 ModelArgs = Annotated[
     list[str] | None, typer.Option(help="Argument KEY=VALUE for whatever builds the model; may be repeated.")
 ]
@@ -175,11 +184,20 @@ def parse_table(text: str | None) -> Any:
 
 def parse_model_args(pairs: list[str] | None) -> dict[str, Any]:
     """Return {"width": 2} for ["width=2"]; values are Python literals, or else text."""
+    return _parse_pairs(pairs, "--model-args", str.isidentifier)
+
+
+def parse_method_args(pairs: list[str] | None) -> dict[str, Any]:
+    """Return {"attack.steps": 3} for ["attack.steps=3"], likewise."""
+    return _parse_pairs(pairs, "--method-args", lambda key: all(part.isidentifier() for part in key.split(".")))
+
+
+def _parse_pairs(pairs: list[str] | None, flag: str, fits: Callable[[str], bool]) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
-        if not equals or not key.isidentifier():
-            raise InputError(f"Expected --model-args KEY=VALUE, but got {pair!r}.")
+        if not equals or not fits(key):
+            raise InputError(f"Expected {flag} KEY=VALUE, but got {pair!r}.")
         try:
             arguments[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

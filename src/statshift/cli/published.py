@@ -5,10 +5,11 @@ from statistics import fmean
 from typing import Any
 
 from statshift.cli.output import table
-from statshift.hardening.harden import AUTHORS_BRANCH, LIGS
+from statshift.hardening.validation import LIGS
 from statshift.recipes import (
     ABSENT,
     ANALYSES,
+    AUTHORS_BRANCH,
     BASE,
     COLUMNS,
     DATA_SETS,

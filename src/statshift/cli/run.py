@@ -90,9 +90,8 @@ def run_command(
     from statshift._core.processes import join
     from statshift.cli.published import beside, branches_text, costs_text, described, result_text
     from statshift.hardening.costs import step_costs
-    from statshift.hardening.harden import AUTHORS_BRANCH
     from statshift.models import load_model
-    from statshift.recipes import changed
+    from statshift.recipes import AUTHORS_BRANCH, changed
     from statshift.recipes.running import check_complete, images_for, run_recipe, with_files
 
     chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))

@@ -1,9 +1,8 @@
 """`statshift train`."""
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,14 +11,15 @@ from statshift.cli import options as o
 from statshift.cli.harden import history_text
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_target
-from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES, TRAINED
+from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES
+from statshift.hardening.registry import TRAINED, defaults
 from statshift.models.choices import NORMS
 
-if TYPE_CHECKING:
-    from statshift.shifts.attacks import PixelAttack
-
-ATTACK = "pgd-l2:0.5:7"
 RATES = {"sgd": ONE_CYCLE["learning_rate"], "adam": 1e-3, "adagrad": 1e-2}
+
+
+def _default(flag: str) -> str:
+    return defaults(flag, TRAINED)
 
 
 def _rates() -> str:
@@ -33,10 +33,15 @@ def train_command(
     method: Annotated[str, o.method(TRAINED)] = "standard",
     norm: Annotated[str | None, typer.Option(help=f"{', '.join(NORMS)}; of cifar:NAME, timm and torchvision.")] = None,
     model_args: o.ModelArgs = None,
-    attack: Annotated[str, o.attack("; of adversarial, pgd-l2 or pgd-linf")] = ATTACK,
-    step_size: Annotated[str | None, o.step_size(f"0.1 for {ATTACK}, else 2.5 * epsilon / steps")] = None,
-    corruption: Annotated[str | None, typer.Option(help="Of corrupted: NAME or NAME:SEVERITY, default 3.")] = None,
-    ligs_weight: Annotated[float, typer.Option(help="Of ligs: weight of 1 - LIGS in the loss.")] = 1.0,
+    method_args: o.MethodArgs = None,
+    attack: Annotated[
+        str | None, o.attack(f"; of pgd-l2 or pgd-linf; default {_default('attack')}", show_default=False)
+    ] = None,
+    step_size: Annotated[
+        str | None, o.step_size(f"{_default('step-size')}, of another --attack 2.5 * epsilon / steps")
+    ] = None,
+    corruption: Annotated[str | None, o.own("NAME or NAME:SEVERITY", _default("corruption"))] = None,
+    ligs_weight: Annotated[float | None, o.own("Weight of 1 - LIGS in the loss", _default("ligs-weight"))] = None,
     epochs: o.Epochs = ONE_CYCLE["epochs"],
     batch_size: o.StepImages = ONE_CYCLE["batch_size"],
     optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = "sgd",
@@ -74,26 +79,29 @@ def train_command(
     Example: statshift train --model cifar:resnet18 --norm group --data cifar10 --validation cifar10 --shifts
     clean,pgd-l2:0.25:10 --ligs gaussian --out runs/gn
     """
-    if method not in TRAINED:
+    if method not in TRAINED and not method.startswith("py:"):
         raise unknown("method", method, TRAINED)
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
-    own = {"step_size": step_size is not None, "attack": attack != ATTACK} if method != "adversarial" else {}
-    own |= {"ligs_weight": ligs_weight != 1.0} if method != "ligs" else {}
-    own |= {"validation_limit": validation_limit is not None} if not validation else {}
-    if excess := [f"--{option.replace('_', '-')}" for option, given in own.items() if given]:
-        lacking = "without --validation" if excess == ["--validation-limit"] else f"for the method {method}"
-        raise InputError(f"Expected no {', '.join(excess)} {lacking}.")
+    if validation_limit is not None and not validation:
+        raise InputError("Expected no --validation-limit without --validation.")
     from statshift._core.processes import join
+    from statshift.hardening.choosing import chosen
     from statshift.hardening.from_scratch import build
-    from statshift.hardening.harden import HardenOptions, harden
+    from statshift.hardening.harden import harden
+    from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
     from statshift.measuring.loading import find_device
     from statshift.shifts.conditions import CLEAN
 
-    name, severity = _parse_corruption(corruption)
+    flags = {
+        "attack": attack,
+        "step-size": None if step_size is None else o.parse_number("step-size", step_size),
+        "corruption": corruption,
+        "ligs-weight": ligs_weight,
+    }
     options = HardenOptions(
-        method,
+        chosen(method, flags, o.parse_method_args(method_args)),
         training=TrainingOptions(
             epochs=epochs,
             batch_size=batch_size,
@@ -107,10 +115,6 @@ def train_command(
             dtype=dtype,
             seed=seed,
         ),
-        pixels=_parse_attack(attack, step_size),
-        corruption=name,
-        severity=severity,
-        ligs_weight=ligs_weight,
     )
     arguments = o.parse_model_args(model_args) | ({} if norm is None else {"norm": norm})
     network = build(
@@ -120,7 +124,7 @@ def train_command(
     if validation:
         images = load_target(network, validation, {"limit": validation_limit, "seed": seed})
     with progress_bar() as bar:
-        found = harden(
+        hardened = harden(
             network,
             data,
             options,
@@ -139,9 +143,9 @@ def train_command(
         if not report.called:
             say("Every epoch was finished before; nothing was trained again.")
         if as_json:
-            print_json(found.record)
+            print_json(hardened.record)
             return
-        print_out(history_text(found.record["history"]))
+        print_out(history_text(hardened.record["history"]))
         print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
         words = ["--model", model]
         for option, value in (("--mean", mean), ("--std", std)):
@@ -156,23 +160,3 @@ def _parse_epochs(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(part) for part in o.split(text))
     except ValueError:
         raise InputError(f"Expected --decay-epochs as whole numbers with commas, but got {text!r}.") from None
-
-
-def _parse_corruption(text: str | None) -> tuple[str | None, int]:
-    name, colon, severity = (text or "").partition(":")
-    try:
-        return name or None, int(severity) if colon else 3
-    except ValueError:
-        raise InputError(f"Expected --corruption as NAME or NAME:SEVERITY, but got {text!r}.") from None
-
-
-def _parse_attack(text: str, step_size: str | None) -> "PixelAttack":
-    from statshift.hardening.harden import PIXEL_ATTACKS
-    from statshift.shifts.attacks import PixelAttack, parse_attack
-
-    attack = parse_attack(text)
-    if not isinstance(attack, PixelAttack):
-        raise InputError(f"Expected --attack to train against to be PGD, but got {text!r}.")
-    if step_size is None and text == ATTACK:
-        return PIXEL_ATTACKS["adversarial"]
-    return attack if step_size is None else replace(attack, step_size=o.parse_number("step-size", step_size))

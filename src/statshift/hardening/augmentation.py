@@ -21,6 +21,7 @@ from statshift.hardening import choices
 
 AUGMENTATIONS = choices.AUGMENTATIONS
 WINDOWS = ("crop", "standard", "cutmix")  # nothing but windows of small images, which tensors do as well
+MIXING = ("cutmix",)  # the images of each process's share of a batch with each other
 PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of
 
 

@@ -18,8 +18,8 @@ from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData
-from statshift.hardening.augmentation import WINDOWS, Augmentation, cutmix, sent, windowed
-from statshift.hardening.objectives import Batch, Targets
+from statshift.hardening.augmentation import MIXING, WINDOWS, Augmentation, cutmix, sent, windowed
+from statshift.hardening.batch import Batch, Targets
 
 DECODED = 256  # images at once
 
@@ -141,6 +141,6 @@ class Batches:
         everyone = torch.cat([indices + view for view in range(views)])
         draws = Draws(self.augmentation.seed, everyone, f"training epoch {epoch}")
         soft = None
-        if self.augmentation.name == "cutmix":
+        if self.augmentation.name in MIXING:
             pixels, soft = cutmix(pixels, F.one_hot(labels, self.classes).to(pixels.dtype), draws)
         return Batch(pixels, Targets(labels, soft, views), draws, self.dtype)

@@ -2,12 +2,6 @@
 
 from typing import Any
 
-FINE_TUNED = ("advbn", "standard", "pixel-at", "advprop", "moex", "cutmix", "adversarial")
-"""The methods that `statshift harden` offers."""
-
-TRAINED = ("standard", "adversarial", "corrupted", "ligs", "cutmix")
-"""Those that `statshift train` offers."""
-
 AUGMENTATIONS = ("none", "crop", "standard", "autoaugment", "augmix", "cutmix")
 OPTIMIZERS = ("sgd", "adam", "adagrad")
 SCHEDULES = ("step", "one-cycle", "constant", "cosine")

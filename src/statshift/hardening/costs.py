@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData, check_labels, load_data
-from statshift.hardening.harden import DUAL, HardenOptions
-from statshift.hardening.objectives import Batch, Targets, takes_channels_last
+from statshift.hardening.batch import Batch, Targets, takes_channels_last
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import Objective
 from statshift.measuring.evaluate import DTYPES
 from statshift.measuring.loading import find_device, fit_to_model
@@ -89,15 +89,14 @@ def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: 
         raise InputError(f"Expected labels to train on, but {data.spec} has none.")
     check_labels(data, model.num_classes)
     images = pixels.to(where).float() / 255
-    assert options.at is not None
-    found = Branches(model, options.at, images[:2], dual=options.method in DUAL, trace=trace)
-    if training.channels_last and takes_channels_last(options.steps_of, where):
+    found = Branches(model, options.layer, images[:2], dual=options.chosen.dual, trace=trace)
+    if training.channels_last and takes_channels_last(options.chosen, where):
         found.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
     targets = Targets(torch.from_numpy(data.labels[positions]).to(where))
     draws = Draws(training.seed, torch.from_numpy(data.indices[positions]), "step cost")
     batch = Batch(images, targets, draws, DTYPES[training.dtype])
-    objective = Objective(found.train(), options.steps_of)
+    objective = Objective(found.train(), options.chosen)
 
     def step() -> None:
         torch.stack(list(objective(batch).values())).sum().backward()  # type: ignore[no-untyped-call]

@@ -6,12 +6,10 @@ from typing import Any
 import torch
 
 from statshift.hardening import choices
-from statshift.hardening.harden import Hardened, HardenOptions, harden
+from statshift.hardening.harden import Hardened, harden
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel, load_model, weights_hash
-
-METHODS = choices.TRAINED
-"""The methods of `harden` that train from scratch."""
 
 PAPER = TrainingOptions(
     epochs=300, batch_size=128, learning_rate=0.01, decay_epochs=(200,), weight_decay=5e-4, augment="standard"

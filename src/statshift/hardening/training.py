@@ -21,8 +21,8 @@ from statshift._core.randomness import keys
 from statshift._core.resumption import Checkpoint, Stateful, interruptible
 from statshift.data import ImageData, check_labels
 from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
+from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
-from statshift.hardening.objectives import Batch, Losses, Method, takes_channels_last
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
 from statshift.measuring.evaluate import DTYPES
 from statshift.measuring.loading import fit_to_model
@@ -180,7 +180,7 @@ class _State:
 class Objective(nn.Module):
     """The losses of a method in one forward, which is what DistributedDataParallel can wrap."""
 
-    def __init__(self, branches: Branches, method: Method) -> None:
+    def __init__(self, branches: Branches, method: Callable[[Branches, Batch], Losses]) -> None:
         super().__init__()
         self.branches = branches
         self._method = method
@@ -197,7 +197,7 @@ class Objective(nn.Module):
 def train(
     branches: Branches,
     data: ImageData,
-    method: Method,
+    method: Callable[[Branches, Batch], Losses],
     options: TrainingOptions,
     *,
     checkpoint: Path | None = None,
@@ -214,7 +214,7 @@ def train(
     Args:
         branches: on the device to train on; their parameters that require a gradient are trained.
         data: with labels.
-        method: returns the losses.
+        method: a `Method`, or another function of the branches and a batch to the losses.
         options: how.
         checkpoint: file to keep the state in, replaced atomically; if it is there, training goes on from it.
         identity: what the checkpoint must have been made with.

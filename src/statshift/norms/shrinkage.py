@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
 from statshift.norms.layers import before_forward, evaluating, run
+from statshift.norms.likeness import FEW, effective_images, least_spread
 from statshift.norms.statistics import ChannelStatistics, Observed, channel_statistics
 
 TRAINING_BATCH = 32
@@ -28,26 +29,47 @@ class LayerShift:
     Attributes:
         mean: () squared shift of the mean, per stored variance.
         var: () squared shift of the deviation, likewise; to first order half the variance's relative shift.
-        mean_spread: () expected of `mean` without a shift, times the number of images.
-        var_spread: () expected of `var` without a shift, times the number of images.
-        images: how many were observed.
+        mean_spread: () expected of `mean` without a shift, times the number of images, if they are independent.
+        var_spread: () expected of `var` without a shift, likewise.
+        least: () that `mean_spread` is of different images, at least.
+        means: (n,C) of the images' own channels, in stored deviations from the stored mean, over the root of C.
     """
 
     mean: Tensor
     var: Tensor
     mean_spread: Tensor
     var_spread: Tensor
-    images: int
+    least: Tensor
+    means: Tensor
 
     @property
     def distance(self) -> Tensor:
         """() squared distance of mean and deviation."""
         return self.mean + self.var
 
-    @property
-    def spread(self) -> Tensor:
-        """() expected of `distance` without a shift, times the number of images."""
-        return self.mean_spread + self.var_spread
+    def noise(self, effective: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what is expected () of `mean` and of `var` without a shift.
+
+        Args:
+            effective: () as how many independent images these count; see `effective_images`.
+        """
+        images = len(self.means)
+        shared = max(images - 1, 1) / images * effective / (effective - 1).clamp_min(1)  # Bessel's, of so many
+        mean_spread = torch.maximum(self.mean_spread * shared, self.least)
+        return mean_spread / effective, self.var_spread * shared / effective
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What images tell of a shift before anything is rewritten.
+
+    Attributes:
+        persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
+        effective: () as how many independent images these count, from 1 to their number.
+    """
+
+    persisting: Tensor
+    effective: Tensor
 
 
 def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -> tuple[Tensor, Tensor]:
@@ -71,7 +93,8 @@ def layer_shift(stored: ChannelStatistics, observed: Observed, eps: float) -> La
         *distances(stored, observed, eps),
         (mean_spread / scale).mean(),
         (var_spread / (2 * scale) ** 2).mean(),
-        len(observed.instances.mean),
+        least_spread((observed.var / scale).mean()),
+        (observed.instances.mean - stored.mean) / (scale * len(scale)).sqrt(),
     )
 
 
@@ -111,11 +134,8 @@ def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, s
     return shifts
 
 
-def persisting_share(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm]) -> Tensor:
-    """Return the share () in [0,1] of the shift in the last third of the layers that no noise explains.
-
-    Noise is that of sampling, and that of batches of `TRAINING_BATCH` images, which training has made harmless. One
-    forward pass of the untouched model.
+def gather_evidence(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm]) -> Evidence:
+    """Return what the last third of the layers tells, by one forward pass of the untouched model.
 
     Args: as in `survey`.
     """
@@ -124,7 +144,7 @@ def persisting_share(model: nn.Module, images: Tensor, layers: dict[str, _BatchN
     if len(shifts) < wanted:  # a forward does not meet all layers, so it was another third
         shifts = survey(model, images, layers)
         wanted = last_third(len(shifts))
-    return joint_share(list(shifts.values())[-wanted:])
+    return weigh_evidence(list(shifts.values())[-wanted:])
 
 
 def last_third(layers: int) -> int:
@@ -132,17 +152,22 @@ def last_third(layers: int) -> int:
     return max(1, round(layers / 3))
 
 
-def joint_share(shifts: Sequence[LayerShift]) -> Tensor:
-    """Return the share () in [0,1] of the layers' shift that neither sampling nor training noise explains.
+def weigh_evidence(shifts: Sequence[LayerShift]) -> Evidence:
+    """Return what layers tell together.
+
+    The noise in what persists is that of sampling, and that of batches of `TRAINING_BATCH` images, which training has
+    made harmless. Where there are too few different images to know noise by, nothing is known to persist.
 
     Raises:
         InputError: there are no layers.
     """
     if not shifts:
         raise InputError(NONE_MET)
+    effective = effective_images([shift.means for shift in shifts], [shift.least for shift in shifts])
     distance = torch.stack([shift.distance for shift in shifts]).sum()
-    spread = torch.stack([shift.spread for shift in shifts]).sum()
-    return share_beyond(spread * (1 / shifts[0].images + 1 / TRAINING_BATCH), distance)
+    noise = torch.stack([torch.add(*shift.noise(effective)) for shift in shifts]).sum()
+    share = share_beyond(noise * (1 + effective / TRAINING_BATCH), distance)
+    return Evidence(torch.where(effective < FEW, 0, share), effective)
 
 
 def observe(name: str, features: Tensor) -> Observed:
@@ -165,11 +190,20 @@ def stored_statistics(layer: _BatchNorm) -> ChannelStatistics:
     return ChannelStatistics(layer.running_mean, layer.running_var, 0)
 
 
-def check_finite(values: dict[str, Tensor]) -> None:
-    """Raise InputError naming the first layer whose values (C,) are not all finite; one transfer for all layers."""
+def check_finite(values: dict[str, Tensor], *flags: Tensor) -> list[bool]:
+    """Check that values are finite, and return flags, by one transfer for all.
+
+    Args:
+        values: of each layer, (C,).
+        flags: () bool, read along.
+
+    Raises:
+        InputError: they are not; the first layer is named.
+    """
     if not values:
         raise InputError(NONE_MET)
-    if bool(torch.cat(list(values.values())).isfinite().all()):
-        return
+    finite, *read = torch.stack([torch.cat(list(values.values())).isfinite().all(), *flags]).tolist()
+    if finite:
+        return read
     layer = next(name for name, value in values.items() if not value.isfinite().all())
     raise InputError(f"The features before {layer} are not finite: check the images.")

@@ -23,6 +23,7 @@ from statshift.recipes.description import describe as describe
 from statshift.recipes.description import name_of as name_of
 from statshift.recipes.description import percent as percent
 from statshift.recipes.files import read_recipe as read_recipe
+from statshift.recipes.hardening import AUTHORS_BRANCH as AUTHORS_BRANCH
 from statshift.recipes.hardening import HARDENING as HARDENING
 from statshift.recipes.hardening import authors_branch as authors_branch
 from statshift.recipes.measuring import MEASURING as MEASURING

@@ -125,9 +125,9 @@ def changed(chosen: Recipe, labels: Sequence[str] | None = None, **changes: Any)
 
 
 def _numbers(training: TrainingOptions | None, one_cycle: bool) -> Numbers:
-    """Return the function from a method and the paper's numbers to those to train with."""
+    """Return the function from the paper's numbers and those of one cycle to those to train with."""
     if training is not None:
-        return lambda method, paper: training
+        return lambda paper, cycle: training
     return in_one_cycle if one_cycle else as_printed
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.rectify import STREAMS, parse_protocol
 from statshift.data.loading import check_scheme
-from statshift.hardening.harden import HardenOptions
+from statshift.hardening.options import HardenOptions
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS

@@ -2,8 +2,6 @@
 
 import math
 import re
-import reprlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from fractions import Fraction
@@ -12,22 +10,16 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from statshift._core.errors import InputError, unknown
-from statshift.hardening.harden import HardenOptions
+from statshift.hardening.options import HardenOptions
+from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.configuration import Network, Recipe, RecipeError
+from statshift.recipes.strict import load, shown
 from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING
 
 _WRONG = object()
 """What stands for a value that was told to be wrong."""
-
-SHORT = reprlib.Repr()
-"""How a wrong value is shown: a few lines of YAML may stand for gigabytes."""
-
-LONGEST, DEEPEST = 1 << 20, 50
-"""Characters and levels of a recipe, at most."""
-
-SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 STAND_INS: dict[Any, Any] = {
     HardenOptions: HardenOptions("standard"),
@@ -59,7 +51,7 @@ def parse_recipe(text: str, where: str = "The recipe") -> Recipe:
     Raises:
         InputError: as `read_recipe`.
     """
-    content, faults = _load(text, where), _Faults()
+    content, faults = load(text, where), _Faults()
     shared = {name: content.pop(name, None) for name in (TRAINING, ADAPTATION)}
     content = {name: value for name, value in content.items() if _known(name, SECTIONS, "", faults)}
     for name in ("name", "title"):
@@ -99,52 +91,6 @@ def _follows(fault: str, found: Sequence[str], built: Mapping[str, Any]) -> bool
     entries = any(one.startswith(f"{part}[") for one in found)
     unlabelled = bool(unread & {"options", "networks"}) and ("label" in what.partition("'")[0])
     return part in unread or entries or unlabelled
-
-
-def _load(text: str, where: str) -> dict[str, Any]:
-    """Return the mapping that a text holds."""
-    import yaml
-
-    class Strict(yaml.SafeLoader):
-        """The safe loader, which does not let a key stand twice."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            if twice := [key for key, count in Counter(keys).items() if count > 1]:
-                raise yaml.YAMLError(f"the key {twice[0]!r} stands twice, in line {node.start_mark.line + 1} or below")
-            return super().construct_mapping(node, deep)
-
-    try:
-        _check_size(text)
-        content = yaml.load(text, Loader=Strict)  # a safe loader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
-        raise InputError(f"{where} is not YAML: {told.rstrip('. ^')}.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"Expected {where} to hold a recipe, names and values, but got {_shown(content)}.")
-    return content
-
-
-def _check_size(text: str) -> None:
-    """Check that a text is no longer, and nested no deeper, than a recipe is; the first level too many ends the look.
-
-    Raises:
-        ValueError: it is.
-    """
-    import yaml
-
-    if len(text) > LONGEST:
-        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST:,}")
-    starts = (
-        *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
-        *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
-    )
-    ends = (yaml.BlockEndToken, yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken)
-    depth = 0
-    for token in yaml.scan(text):
-        depth += isinstance(token, starts) - isinstance(token, ends)
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested deeper than {DEEPEST} levels, in line {token.start_mark.line + 1}")
 
 
 def _share(content: dict[str, Any], shared: Mapping[str, Any], faults: _Faults) -> None:
@@ -233,6 +179,8 @@ def _build(kind: Any, value: Any, place: str, faults: _Faults) -> Any:
         if value is None and NoneType in inner:
             return None
         return _build(next(one for one in inner if one is not NoneType), value, place, faults)
+    if kind is HardenOptions:
+        return _build_options(value, place, faults)
     if is_dataclass(kind):
         return _build_dataclass(kind, value, place, faults)
     if origin is not None and issubclass(origin, Mapping):
@@ -258,13 +206,36 @@ def _build_dataclass(kind: Any, value: Any, place: str, faults: _Faults) -> Any:
     if not isinstance(value, dict):
         return _wrong("names and values", value, place, faults)
     built = {name: one for name, one in _fields(kind, value, place, faults).items() if one is not _WRONG}
-    if kind is not HardenOptions and (
-        lacking := [f.name for f in fields(kind) if _is_required(f) and f.name not in built]
-    ):
+    if lacking := [f.name for f in fields(kind) if _is_required(f) and f.name not in built]:
         for name in lacking:
             if name not in value:
                 faults.add(place, f"Expected `{name}`, but there is none.")
         return _WRONG
+    return _made(kind, built, value, place, faults)
+
+
+def _build_options(value: Any, place: str, faults: _Faults) -> Any:
+    """Return how a label trains: the options of its method stand beside where it cuts."""
+    if not isinstance(value, dict):
+        return _wrong("names and values", value, place, faults)
+    name = value.get("method", HardenOptions.method)
+    entry = METHODS.get(name) if isinstance(name, str) else None
+    if entry is None:
+        faults.add(_below(place, "method"), str(unknown("method", str(name), METHODS)))
+    options = entry.options if entry else [option for one in METHODS.values() for option in one.options]
+    common = [field.name for field in fields(HardenOptions)]
+    given = {key: one for key, one in value.items() if _known(key, [*common, *options], place, faults)}
+    rest = {key: one for key, one in given.items() if key in common and key != "method"}
+    built = {key: one for key, one in _fields(HardenOptions, rest, place, faults).items() if one is not _WRONG}
+    if entry is None:
+        return _WRONG
+    own = {key: one for key, one in given.items() if key in options}
+    method = _build_dataclass(entry.load(), own, place, faults)
+    return _WRONG if method is _WRONG else _made(HardenOptions, built | {"method": method}, value, place, faults)
+
+
+def _made(kind: Any, built: Mapping[str, Any], value: Mapping[str, Any], place: str, faults: _Faults) -> Any:
+    """Return a dataclass made of its fields, or `_WRONG` after telling what cannot be."""
     try:
         return kind(**built)
     except InputError as error:
@@ -301,12 +272,5 @@ def _build_number(value: Any, place: str, faults: _Faults) -> Any:
 
 
 def _wrong(expected: str, value: Any, place: str, faults: _Faults) -> Any:
-    faults.add(place, f"Expected {expected}, but got {_shown(value)}.")
+    faults.add(place, f"Expected {expected}, but got {shown(value)}.")
     return _WRONG
-
-
-def _shown(value: Any) -> str:
-    """Return a value in short, as YAML has it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "nothing" if value is None else SHORT.repr(value)

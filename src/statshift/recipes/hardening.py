@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
-from statshift.hardening.harden import AUTHORS_BRANCH, HardenOptions
+from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.recipes.configuration import BASE, COLUMNS, Figures, Recipe, fraction
 from statshift.shifts.attacks import FeatureAttack
@@ -20,6 +21,14 @@ STRENGTHS = (1, 2, 4, 6, 8)
 GAMMAS = (0.5, 1.0, 1.5, 2.0)
 RESNET50 = "torchvision:resnet50@IMAGENET1K_V1"
 """The model that the papers begin with, where none is given."""
+
+AUTHORS_BRANCH = {
+    "imagenet": "clean",
+    "imagenet-c": "clean",
+    "imagenet-instagram": "clean",
+    "imagenet-stylized": "adv",
+}
+"""The branch that the authors evaluate on each data set (the ICLR 2021 submission, appendix C)."""
 
 
 def _percents(*figures: float) -> Figures:
@@ -67,7 +76,7 @@ def position(training: TrainingOptions = PAPERS, at: Sequence[str] = POSITIONS) 
 def strength(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with ever more steps of 0.2, each radius m * 0.2 - 0.1."""
     training, layer = replace(training, augment="autoaugment"), _only("strength", at)
-    options = {f"m={m}": HardenOptions("advbn", layer, training, FeatureAttack(steps=m)) for m in STRENGTHS}
+    options = {f"m={m}": HardenOptions(AdvBN(FeatureAttack(steps=m)), layer, training) for m in STRENGTHS}
     return _recipe(
         "strength",
         "how strong the attack is",
@@ -86,7 +95,7 @@ def additive(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> R
         "additive",
         "factors of the statistics, or shifts",
         {"submission": "appendix E, Table 10"},
-        {kind: HardenOptions("advbn", layer, training, FeatureAttack(kind=kind)) for kind in kinds},
+        {kind: HardenOptions(AdvBN(FeatureAttack(kind=kind)), layer, training) for kind in kinds},
         dict.fromkeys([BASE, *kinds]),
         "Both with the same numbers, as the authors'.",
     )

@@ -9,15 +9,17 @@ from itertools import product
 from typing import Any
 
 from statshift.hardening.from_scratch import ADVERSARIAL, FEATURES, IMAGENET, ONE_CYCLE, PAPER, RESNET50, TARGETS
-from statshift.hardening.harden import HardenOptions
+from statshift.hardening.method import Method
+from statshift.hardening.methods.corrupted import Corrupted
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.recipes.configuration import Figures, Network, Recipe, fraction
 from statshift.shifts.conditions import CLEAN
 
-Numbers = Callable[[str, TrainingOptions], TrainingOptions]
-"""From a method and the paper's numbers to those that are trained with."""
+Numbers = Callable[[TrainingOptions, TrainingOptions], TrainingOptions]
+"""From the paper's numbers and those of one cycle to those that are trained with."""
 
 ATTACKED = ("pgd-l2:0.25", "pgd-linf:1/255", "cw-l2:0.25", "cw-linf:1/255")
 """The columns of Table 1, all of 20 steps (appendix B.2); the first is Table 2's."""
@@ -51,20 +53,25 @@ CORRUPTED = {
 """Acc_UB by corruption, Table 8."""
 
 
-def as_printed(method: str, paper: TrainingOptions) -> TrainingOptions:
+def as_printed(paper: TrainingOptions, cycle: TrainingOptions) -> TrainingOptions:
     """Return the paper's numbers."""
     return paper
 
 
-def in_one_cycle(method: str, paper: TrainingOptions) -> TrainingOptions:
+def in_one_cycle(paper: TrainingOptions, cycle: TrainingOptions) -> TrainingOptions:
     """Return those of an afternoon: 30 epochs by one cycle of the learning rate, 20 of adversarial training."""
-    return ADVERSARIAL_CYCLE if method == "adversarial" else ONE_CYCLE
+    return cycle
 
 
 def _options(
-    numbers: Numbers, paper: TrainingOptions, method: str = "standard", *, changes: Mapping[str, Any] = {}, **more: Any
+    numbers: Numbers,
+    paper: TrainingOptions,
+    method: str | Method = "standard",
+    *,
+    cycle: TrainingOptions = ONE_CYCLE,
+    changes: Mapping[str, Any] = {},
 ) -> HardenOptions:
-    return HardenOptions(method, training=replace(numbers(method, paper), **changes), **more)
+    return HardenOptions(method, training=replace(numbers(paper, cycle), **changes))
 
 
 def _recipe(
@@ -202,10 +209,11 @@ def norms_imagenet(numbers: Numbers = as_printed) -> Recipe:
 def trend(numbers: Numbers = as_printed) -> Recipe:
     """Each norm, and none, in standard and in adversarial training, epoch by epoch."""
     networks, options = {}, {}
-    for norm, method in product(NORMS, ("standard", "adversarial")):
+    cycles = {"standard": ONE_CYCLE, "adversarial": ADVERSARIAL_CYCLE}
+    for norm, (method, cycle) in product(NORMS, cycles.items()):
         label = f"{norm}-{method}"
         networks[label] = Network("cifar:resnet18", {"norm": norm})
-        options[label] = _options(numbers, FIGURES, method)
+        options[label] = _options(numbers, FIGURES, method, cycle=cycle)
     return _recipe(
         "trend",
         "accuracy, robustness and LIGS by epoch, standard and adversarial training",
@@ -363,7 +371,7 @@ def landscape(numbers: Numbers = as_printed) -> Recipe:
 def upper_bound(numbers: Numbers = as_printed) -> Recipe:
     """Training under the corruption that is then measured."""
     options = {"standard": _options(numbers, PAPER)}
-    options |= {name: _options(numbers, PAPER, "corrupted", corruption=name, severity=3) for name in CORRUPTED}
+    options |= {name: _options(numbers, PAPER, Corrupted(name, 3)) for name in CORRUPTED}
     return _recipe(
         "upper-bound",
         "training under the corruption that is measured",

@@ -80,8 +80,9 @@ def _content(recipe: Recipe) -> dict[str, Any]:
         for label, options in recipe.options.items():
             plain = _plain(options)
             plain.pop("training", None)
+            own_options = plain.pop("method")
+            plain = {"method": options.chosen.name, "at": plain.pop("at"), **own_options, **plain}
             content["options"][label] = plain | ({"training": own[label]} if own[label] else {})
-            content["options"][label].setdefault("method", options.method)
     if recipe.adaptation.keys() == set(recipe.labels) and recipe.adaptation:
         content[ADAPTATION], own = _shared(recipe.adaptation, SHOWN[ADAPTATION])
         content["adaptation"] = {label: one for label, one in own.items() if one}

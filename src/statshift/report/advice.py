@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
+from statshift.hardening.registry import METHODS
 from statshift.measuring.compare import Difference
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
@@ -20,6 +21,9 @@ WIDE = 0.01
 
 BROKEN = 0.1
 """An attack that leaves less than this share right has broken a model."""
+
+AGAINST_SHIFTS, PLAIN, AGAINST_ATTACKS = (METHODS[name] for name in ("advbn", "standard", "adversarial"))
+"""The methods that it advises."""
 
 DROP = 0.02
 """A fall of the accuracy under shift that is worth doing something about."""
@@ -209,20 +213,21 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
             commands.TRAIN,
             *commands.loading(source.record),
             "--method",
-            "advbn",
+            AGAINST_SHIFTS.name,
             "--at",
             "LAYER",
             "--out",
             "hardened",
         ]
-        text += "AdvBN trains it against worst-case feature statistics; `statshift layers` lists where it can be cut."
+        text += f"{AGAINST_SHIFTS.title} trains it against worst-case feature statistics; "
+        text += "`statshift layers` lists where it can be cut."
     else:
         words = [
             "--data",
             commands.TRAIN,
             *commands.loading(source.record),
             "--method",
-            "standard",
+            PLAIN.name,
             "--augment",
             "augmix",
             "--out",
@@ -243,7 +248,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
                 commands.TRAIN,
                 *commands.loading(source.record),
                 "--method",
-                "adversarial",
+                AGAINST_ATTACKS.name,
                 "--out",
                 "robust",
             ]

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from statshift.adapting.protocols import SOURCE
+from statshift.hardening.registry import METHODS
 from statshift.measuring.compare import comparable_fields, differing_fields
 from statshift.report.reading import Measured
 from statshift.report.words import short
@@ -28,18 +29,6 @@ Reference: Hendrycks & Dietterich (ICLR 2019), section 3.2 and appendix B.
 """
 
 ORIGINAL = "original"
-METHODS = {
-    "standard": "fine-tuned",
-    "advbn": "AdvBN",
-    "pixel-at": "pixel-level adversarial training",
-    "advprop": "AdvProp",
-    "moex": "MoEx",
-    "cutmix": "CutMix",
-    "adversarial": "adversarially trained",
-    "corrupted": "corruption-trained",
-    "ligs": "LIGS-regularised",
-}
-"""What weights are called that these methods made."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,9 +247,10 @@ def _made(made: Any) -> str:
     if made.get("verb") == "rectify":
         return f"rectified ({short(str(made.get('protocol')), 30)})"
     method = str(made.get("method"))
-    if made.get("verb") == "train" and method == "standard":
-        return "trained"
-    name = METHODS.get(method) or f"hardened ({short(method, 30)})"
+    entry = METHODS.get(method)
+    name = entry.title if entry else f"hardened ({short(method, 30)})"
+    if entry and made.get("verb") == "train":
+        name = name.replace("fine-tuned", "trained")  # it began with random weights
     return f"{name}, adversarial branch" if made.get("branch") == "adv" else name
 
 

@@ -1,0 +1,103 @@
+"""How to harden: a method, where it cuts, and how it trains."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from statshift._core.errors import InputError, unknown
+from statshift.hardening.augmentation import MIXING
+from statshift.hardening.choosing import find, made
+from statshift.hardening.method import Method
+from statshift.hardening.registry import METHODS
+from statshift.hardening.training import TrainingOptions
+from statshift.models import source_hash
+from statshift.splitting.branches import BRANCHES
+from statshift.splitting.cuts import INPUT
+
+
+@dataclass(frozen=True)
+class HardenOptions:
+    """How to harden; the defaults are those of Shu et al., NeurIPS 2021, section 5.1.
+
+    Attributes:
+        method: a `Method`, such as `AdvBN(FeatureAttack(steps=3))`; or a name of `METHODS` or "py:FILE:NAME", which
+            stand for it with its defaults, and are replaced by it.
+        at: the cut, as `statshift layers` lists them; what lies before it is frozen. "input" trains everything.
+            Required by methods that change features; the default of the others is "input".
+        training: epochs, batch, learning rate, augmentation and so on.
+        branch: which branch's weights are the result, chosen before anything is measured: "clean" or "adv".
+
+    Raises:
+        InputError: values that cannot be.
+    """
+
+    method: str | Method = "advbn"
+    at: str | None = None
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    branch: str = "clean"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, str):
+            object.__setattr__(self, "method", made(find(self.method)))
+        method = self.chosen
+        _check_name(method)
+        if self.branch not in BRANCHES:
+            raise unknown("branch", self.branch, BRANCHES)
+        if self.branch == "adv" and not method.dual:
+            raise InputError(f"The method {method.name} has no adversarial branch: choose the branch clean.")
+        if method.needs_cut and self.at in (None, INPUT):
+            raise InputError(
+                f"Expected `at` to name the layer whose features {method.name} changes; `statshift layers` lists them."
+                + (f" {method.usual_cut}" if method.usual_cut else "")
+            )
+        if self.at is None:
+            object.__setattr__(self, "at", INPUT)
+        if not method.dual and self.training.gamma != 1:
+            raise InputError(f"The method {method.name} has no adversarial branch for `gamma` to weigh.")
+        method.check(self.training)
+        object.__setattr__(self, "training", method.adjusted(self.training))
+
+    @property
+    def chosen(self) -> Method:
+        """The method."""
+        if not isinstance(self.method, Method):
+            raise InputError(
+                f"Expected `method` to be a name or a statshift.Method with its options, but got {self.method!r}."
+            )
+        return self.method
+
+    @property
+    def layer(self) -> str:
+        """The cut in force."""
+        return self.at or INPUT
+
+    @property
+    def by_process(self) -> bool:
+        """Whether something is drawn or found in each process's share of a batch, so that results depend on it."""
+        return self.chosen.by_process or self.training.augment in MIXING
+
+    def describe(self) -> dict[str, Any]:
+        """Return the options for a record; what the method does not use is left out."""
+        training = asdict(self.training)
+        del training["checkpoint_every"]
+        described: dict[str, Any] = {
+            "method": self.chosen.name,
+            "reference": self.chosen.summary,
+            "at": self.at,
+            "branch": self.branch,
+            "training": training,
+        }
+        own = {} if _ships(self.chosen) else {"source_hash": source_hash(type(self.chosen))}
+        return described | self.chosen.describe() | own
+
+
+def _ships(method: Method) -> bool:
+    """Return whether a method is the one that ships under its name."""
+    kind, entry = type(method), METHODS.get(method.name)
+    return entry is not None and entry.path == f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _check_name(method: Method) -> None:
+    if not method.name:
+        raise InputError(f"Expected {type(method).__name__} to have a `name`, as a record has it.")
+    if method.name in METHODS and not _ships(method):
+        raise InputError(f"Expected {type(method).__name__} to have a name of its own, but {method.name} ships.")

@@ -1,0 +1,150 @@
+"""What is looked at after each epoch: validation images under shifts, and the landscape of the training images."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+
+from statshift._core.errors import InputError, NoGradientError
+from statshift.adapting.protocols import adaptation_positions
+from statshift.data import ImageData, load_data, loading_options, stored_shifts
+from statshift.hardening.landscape import landscape, step_sizes_around
+from statshift.hardening.training import TrainingOptions
+from statshift.measuring.loading import fit_to_model
+from statshift.measuring.measure import measure
+from statshift.models import PixelModel
+from statshift.results import Row
+from statshift.results.provenance import describe_data
+from statshift.shifts.attacks import is_attack
+from statshift.shifts.conditions import CLEAN, Shifts, conditions, resolve
+from statshift.splitting.branches import Branches
+
+LIGS = "LIGS"
+"""What the name of a measured similarity begins with, in a history; the other names are of accuracies."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a training is looked at after each epoch.
+
+    Attributes:
+        data: to measure on; None for none.
+        shifts: of these.
+        severities: of these shifts.
+        ligs: perturbations with which LIGS is measured.
+        walk: whether the landscape is walked.
+        device: as of `measure`.
+        described: what a record says of the images and shifts.
+    """
+
+    data: Any
+    shifts: Shifts
+    severities: Sequence[int]
+    ligs: Sequence[str]
+    walk: bool
+    device: str | torch.device
+    described: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def looks(self) -> bool:
+        """Whether there is anything to look at."""
+        return self.data is not None or self.walk
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a record says of it."""
+        described: dict[str, Any] = {}
+        if self.data is not None:
+            described["validation"] = dict(self.described) | ({"ligs": list(self.ligs)} if self.ligs else {})
+        if self.walk:
+            described["landscape"] = "after each epoch"
+        return described
+
+    def look(self, branches: Branches, images: ImageData, training: TrainingOptions) -> dict[str, Any]:
+        """Return what is measured of branches that train on images."""
+        measured: dict[str, Any] = {}
+        if self.data is not None:
+            measured = {branch: self._measured(one.model) for branch, one in branches.splits.items()}
+        if self.walk:
+            measured["landscape"] = _walk(branches, images, training)
+        return measured
+
+    def _measured(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Return the accuracy under each condition, and LIGS under each perturbation.
+
+        None is what cannot be measured of a network that is dead: attacks and LIGS, which need a gradient.
+        """
+        parts = [self.shifts] if isinstance(self.shifts, str | Mapping) else list(self.shifts)
+        attacks = [part for part in parts if isinstance(part, str) and is_attack(part)]
+        others = [part for part in parts if part not in attacks] or [CLEAN]
+        look = partial(measure, model, self.data, severities=self.severities, device=self.device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
+            try:
+                measured = look(shifts=self.shifts)
+            except NoGradientError:
+                measured = look(shifts=others)
+            similar: dict[str, Any] = {}
+            with suppress(NoGradientError):
+                similar = look(shifts=CLEAN, ligs=self.ligs).summary["ligs"] if self.ligs else {}
+        accuracy = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
+        accuracy |= {attack: None for attack in attacks if attack not in accuracy}
+        return accuracy | {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in self.ligs}
+
+
+def prepare(
+    data: Any,
+    model: PixelModel,
+    data_options: Mapping[str, Any] | None,
+    *,
+    shifts: Shifts,
+    severities: Sequence[int],
+    ligs: Sequence[str],
+    walk: bool,
+    device: str | torch.device,
+) -> Validation:
+    """Return how to look at a training; images are loaded once, unless they store shifts.
+
+    Raises:
+        InputError: images or shifts that cannot be measured; better now than after an epoch.
+    """
+    if data is None:
+        if ligs:
+            raise InputError("Expected validation images to measure LIGS on.")
+        return Validation(None, shifts, severities, ligs, walk, device)
+    loading = loading_options(data, _preprocessing(data_options), model.loading_options, split=None)
+    stored = stored_shifts(data) if isinstance(data, str) else {}
+    names, functions = resolve(shifts, list(stored) or None)
+    conditions(names, severities, functions, stored)
+    described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
+    if not stored:
+        data = data if isinstance(data, ImageData) else load_data(data, **loading)
+        data = fit_to_model(model, data, model.mean.device)
+        if data.labels is None:
+            raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
+        described["data"] = describe_data(data, data.labels)
+    return Validation(data, shifts, severities, ligs, walk, device, described)
+
+
+def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return those options that concern validation images as well: how they are read, not which."""
+    names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "workers")
+    return {name: value for name, value in (given or {}).items() if name in names}
+
+
+def _walk(branches: Branches, data: ImageData, training: TrainingOptions) -> dict[str, Any]:
+    """Return the landscape where a training is, on as many of the images as a batch has, always the same ones."""
+    assert data.labels is not None
+    device = next(branches.parameters()).device
+    drawn = adaptation_positions(data.indices, min(training.batch_size, len(data)), training.seed, 0)
+    ((pixels, _),) = data.groups([drawn])
+    labels = torch.from_numpy(data.labels[drawn]).to(device)
+    sizes = step_sizes_around(training.learning_rate)
+    return landscape(branches.clean, pixels.to(device).float() / 255, labels, step_sizes=sizes).describe()
+
+
+def _condition(row: Row) -> str:
+    return f"{row['shift']} {row['severity']}" if row["severity"] else str(row["shift"])

@@ -1,0 +1,110 @@
+"""As how many images they count: copies, clusters, different images; and what `auto` then does, on real images."""
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from statshift import load_model
+from statshift._core.errors import FewImagesWarning
+from statshift.adapting.online import RectifiedStream
+from statshift.adapting.rectify import rectified, rectify
+from statshift.norms.likeness import effective_images, least_spread
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def counted(scenes, frames, jitter=0.0):
+    """Return as how many images so many frames of so many scenes count, over two layers of 64 channels."""
+    generator = torch.Generator().manual_seed(0)
+    means, least = [], []
+    for _ in range(2):
+        own = torch.randn(scenes, 64, generator=generator).mul(0.3).repeat_interleave(frames, 0)
+        own += jitter * torch.randn(own.shape, generator=generator)
+        means.append(own / 8)
+        least.append(least_spread(torch.tensor(1.0)))
+    return effective_images(means, least).item()
+
+
+@pytest.mark.parametrize(("jitter", "tolerance"), [(0, 1e-5), (0.03, 0.1)])
+@pytest.mark.parametrize(("scenes", "frames"), [(1, 2), (1, 32), (2, 16), (4, 8), (8, 4), (32, 1)])
+def test_frames_of_a_scene_count_as_one_and_different_images_each(scenes, frames, jitter, tolerance):
+    assert counted(scenes, frames, jitter) == pytest.approx(scenes, rel=tolerance)
+
+
+def test_likeness_falls_to_nothing_at_half_of_what_is_expected():
+    least = [torch.tensor(0.5)]  # so 1 is expected between two
+    for squared, likeness in ((0.0, 1), (0.125, 0.75), (0.25, 0.5), (0.5, 0), (0.7, 0)):
+        found = effective_images([torch.tensor([[0.0], [squared**0.5]])], least)
+        assert found.item() == pytest.approx(4 / (2 + 2 * likeness))
+    assert least_spread(torch.tensor(0.01)).item() == pytest.approx(1 / 320)
+
+
+def test_a_protocol_of_ones_own_is_offered_what_it_names():
+    model, images = load_model("cifar:resnet20"), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen = []
+
+    def own(stored, observed, images, *, effective, eps):
+        seen.append((effective.item(), eps))
+        return stored
+
+    with pytest.warns(FewImagesWarning, match="copies, frames of one or two scenes, or flat"):
+        rectify(model, images[:1].repeat(4, 1, 1, 1), own)
+    assert seen == [(pytest.approx(1), 1e-5)] * 19
+    rectify(model, images[:1], own)  # of one image there is nothing to warn of
+
+
+@pytest.fixture(scope="module")
+def trained(shared):
+    """A trained network and clean images, labelled; images are of the test set of CIFAR-10."""
+    data = shared / "data"
+    with np.load(data / "cifar10_test_1000.npz") as file:
+        images, labels = file["images"], file["labels"]
+    model = load_model("cifar:resnet20", weights=data / "cifar10_resnet20.th")
+    return model, torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels)
+
+
+@torch.no_grad()
+def accuracy(model, images, labels):
+    return 100 * (model(images[:500]).argmax(1) == labels[:500]).float().mean().item()
+
+
+CASES = {  # scenes, frames of each, and deviation of the sensor's noise
+    "copies": ([0], 32, 0),
+    "two equal images": ([5], 2, 0),
+    "a still scene": ([0], 32, 0.01),
+    "two scenes": ([1, 2], 16, 0.01),
+    "four scenes": ([0, 5, 9, 12], 8, 0.01),
+}
+
+
+def frames_of(images, scenes, frames, noise):
+    taken = images[scenes].repeat_interleave(frames, 0)
+    return (taken + noise * torch.randn(taken.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_auto_costs_clean_images_at_most_a_point_where_images_are_alike(trained, case):
+    model, images, labels = trained
+    scenes, frames, noise = CASES[case]
+    alike = pytest.warns(FewImagesWarning) if len(scenes) <= 2 else nullcontext()
+    with alike, rectified(model, frames_of(images, scenes, frames, noise)):
+        adapted = accuracy(model, images, labels)
+    assert adapted >= accuracy(*trained) - 1
+
+
+def test_a_stream_of_a_still_scene_costs_at_most_a_point(trained):
+    model, images, labels = trained
+    stream = RectifiedStream(model, window=32, every=32)
+    with pytest.warns(FewImagesWarning):
+        list(map(stream, frames_of(images, [0], 32, 0.01).split(8)))
+    assert accuracy(stream.model, images, labels) >= accuracy(*trained) - 1
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_flat_pictures_are_warned_of_and_cost_at_most_a_point(trained, value):
+    model, images, labels = trained
+    with pytest.warns(FewImagesWarning), rectified(model, torch.full((32, 3, 32, 32), value)):
+        adapted = accuracy(model, images, labels)
+    assert adapted >= accuracy(*trained) - 1
