@@ -142,7 +142,7 @@ def test_the_registry_tells_what_the_flags_are_by_default():
                 typed = entry.flags[flag.name].replace("NAME", "fog")
                 assert chosen(name, {flag.name: typed}) == method
     attack = AdvBN().attack
-    assert attack.epsilon == pytest.approx(attack.steps * attack.step_size - 0.1)
+    assert attack.bound == attack.steps * attack.step_size - 0.1
 
 
 def test_options_are_given_by_their_names():
