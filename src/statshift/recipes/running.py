@@ -339,7 +339,10 @@ def _maker_for(
     """Return what makes the model of a label, before it is trained."""
     if not chosen.networks:
         if model_args:
-            raise InputError(f"Expected no `model_args` for the recipe {chosen.name}, which takes a loaded model: give them where it is loaded.")
+            raise InputError(
+                f"Expected no `model_args` for the recipe {chosen.name}, which takes a loaded model: give them where it "
+                "is loaded."
+            )
         fresh = _maker(model or chosen.model)
         return lambda label: fresh()
 
