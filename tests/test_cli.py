@@ -338,7 +338,9 @@ def test_a_gpu_that_is_not_there(refused, inputs, tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/below", "/dev/full"])
 @pytest.mark.parametrize("command", ["measure", "corrupt", "demo"])
 def test_places_that_cannot_be_written(refused, inputs, tmp_path, monkeypatch, command, place):
-    monkeypatch.setattr("statshift.cli.demo.train", lambda *args, **options: pytest.fail("a minute was wasted"))
+    monkeypatch.setattr(
+        "statshift.hardening.training.train", lambda *args, **options: pytest.fail("a minute was wasted")
+    )
     (tmp_path / "file").write_text("mine")
     words = {"measure": [*MODEL, *DATA, "--shifts", "clean"], "corrupt": [*DATA, "--shifts", "contrast"], "demo": []}
     told = refused(command, *words_of(inputs, words[command]), "--out", tmp_path / place)

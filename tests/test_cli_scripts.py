@@ -239,7 +239,8 @@ def test_what_json_does_not_know_is_null_or_text(capsys):
         "scalar": 0.25,
         "path": str(Path("a/ü")),
         "surrogate": "\udcff",
-        "3": {"images": 1, "protocols": ["a", "b"], "conditions": [], "mean_accuracy": None, "mce": None},
+        "3": {"images": 1, "protocols": ["a", "b"], "conditions": []}
+        | {"mean_accuracy": None, "mce": None, "measured_mean": None, "measured_over": ""},
     }
 
 
@@ -389,8 +390,8 @@ def test_what_begins_anew_promises_nothing(run, monkeypatch, words, environment,
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    for module in ("measure.load_model", "diagnose.load_model_on"):
-        monkeypatch.setattr(f"statshift.cli.{module}", interrupt)
+    for place in ("models.load_model", "cli.diagnose.load_model_on"):
+        monkeypatch.setattr(f"statshift.{place}", interrupt)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     handler = signal.getsignal(signal.SIGTERM)

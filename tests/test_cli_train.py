@@ -130,7 +130,7 @@ def test_the_defaults_are_a_cycle_of_standard_training(run, model, tmp_path, mon
         seen.append((network, data, options, more))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("statshift.cli.train.harden", harden)
+    monkeypatch.setattr("statshift.hardening.harden.harden", harden)
     assert run("train", "--model", model, "--data", "digits", "--out", tmp_path / "out").code == 130
     ((network, data, options, more),) = seen
     assert options == HardenOptions("standard", training=ONE_CYCLE)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from operator import attrgetter
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ import training_jobs
 from statshift import AdvBN, FeatureAttack, HardenOptions, InputError, Method, TrainingOptions, harden, load_data
 from statshift._core.randomness import Draws
 from statshift.hardening.batch import Batch, Targets
-from statshift.hardening.choosing import chosen, defaults, find, made
+from statshift.hardening.choosing import chosen, find, made
 from statshift.hardening.method import option_names
 from statshift.hardening.methods.moex import MoEx
-from statshift.hardening.registry import FINE_TUNED, METHODS, TRAINED
+from statshift.hardening.registry import FINE_TUNED, METHODS, TRAINED, defaults
 from statshift.models import source_hash
 from statshift.report.subjects import _made
 
@@ -124,6 +125,24 @@ def test_help_tells_each_method_s_default():
         defaults("epsilon", FINE_TUNED)
         == "advbn steps * step size - 0.1, pixel-at 1/255, advprop 4/255, adversarial 0.5"
     )
+
+
+def test_the_registry_tells_what_the_flags_are_by_default():
+    words = {1 / 255: "1/255", 4 / 255: "4/255"}
+    special = {("advbn", "epsilon"), ("advbn", "no-clamp"), ("adversarial", "attack"), ("corrupted", "corruption")}
+    for name, entry in METHODS.items():
+        assert list(entry.flags) == [flag.name for flag in entry.load().flags]
+        method = chosen(name, {"corruption": "fog"} if name == "corrupted" else {})
+        for flag in method.flags:
+            value = attrgetter(flag.field)(method)
+            if (name, flag.name) not in special:
+                shown = f"{value:g}" if isinstance(value, float) else str(value)
+                assert entry.flags[flag.name] == words.get(value, shown)
+            elif flag.name in ("attack", "corruption"):
+                typed = entry.flags[flag.name].replace("NAME", "fog")
+                assert chosen(name, {flag.name: typed}) == method
+    attack = AdvBN().attack
+    assert attack.bound == attack.steps * attack.step_size - 0.1
 
 
 def test_options_are_given_by_their_names():

@@ -1,55 +1,105 @@
 """statshift measures, adapts and hardens vision models against distribution shift."""
 
-from statshift._core.errors import InputError as InputError
-from statshift.adapting.diagnose import Diagnosis as Diagnosis
-from statshift.adapting.diagnose import diagnose as diagnose
-from statshift.adapting.frozen import foolbox_model as foolbox_model
-from statshift.adapting.frozen import frozen as frozen
-from statshift.adapting.online import RectifiedStream as RectifiedStream
-from statshift.adapting.rectify import rectified as rectified
-from statshift.adapting.rectify import rectify as rectify
-from statshift.adapting.sweep import sweep as sweep
-from statshift.data import ImageData as ImageData
-from statshift.data import load_data as load_data
-from statshift.hardening.from_scratch import train_from_scratch as train_from_scratch
-from statshift.hardening.harden import Hardened as Hardened
-from statshift.hardening.harden import harden as harden
-from statshift.hardening.landscape import Landscape as Landscape
-from statshift.hardening.method import Method as Method
-from statshift.hardening.methods.advbn import AdvBN as AdvBN
-from statshift.hardening.methods.advbn import advbn_losses as advbn_losses
-from statshift.hardening.methods.adversarial import Adversarial as Adversarial
-from statshift.hardening.methods.auxiliary import AdvProp as AdvProp
-from statshift.hardening.methods.auxiliary import PixelAT as PixelAT
-from statshift.hardening.methods.corrupted import Corrupted as Corrupted
-from statshift.hardening.methods.ligs import LigsRegularised as LigsRegularised
-from statshift.hardening.options import HardenOptions as HardenOptions
-from statshift.hardening.training import TrainingOptions as TrainingOptions
-from statshift.making.adversarial import write_adversarial as write_adversarial
-from statshift.making.extraction import ExtractionOptions as ExtractionOptions
-from statshift.making.extraction import extract as extract
-from statshift.measuring.adapted import AdaptationOptions as AdaptationOptions
-from statshift.measuring.compare import Comparison as Comparison
-from statshift.measuring.compare import compare as compare
-from statshift.measuring.ligs import Ligs as Ligs
-from statshift.measuring.ligs import LigsOptions as LigsOptions
-from statshift.measuring.ligs import ligs as ligs
-from statshift.measuring.measure import Measurement as Measurement
-from statshift.measuring.measure import Progress as Progress
-from statshift.measuring.measure import measure as measure
-from statshift.models import PixelModel as PixelModel
-from statshift.models import exchange_norm as exchange_norm
-from statshift.models import load_model as load_model
-from statshift.results import read_run as read_run
-from statshift.shifts.attacks import FeatureAttack as FeatureAttack
-from statshift.shifts.attacks import PixelAttack as PixelAttack
-from statshift.shifts.attacks import attack_images as attack_images
-from statshift.shifts.conditions import CorruptionOptions as CorruptionOptions
-from statshift.shifts.corruptions import COMMON as COMMON
-from statshift.shifts.corruptions import CORRUPTIONS as CORRUPTIONS
-from statshift.shifts.corruptions import HOLDOUT as HOLDOUT
-from statshift.shifts.corruptions import corrupt as corrupt
-from statshift.splitting.branches import Branches as Branches
-from statshift.splitting.cuts import find_cuts as find_cuts
-from statshift.splitting.parts import Split as Split
-from statshift.splitting.split import split as split
+from typing import TYPE_CHECKING
+
+from statshift._core.lazy import lazy
+
+if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from statshift._core.errors import InputError as InputError
+    from statshift.adapting.diagnose import Diagnosis as Diagnosis
+    from statshift.adapting.diagnose import diagnose as diagnose
+    from statshift.adapting.frozen import foolbox_model as foolbox_model
+    from statshift.adapting.frozen import frozen as frozen
+    from statshift.adapting.online import RectifiedStream as RectifiedStream
+    from statshift.adapting.rectify import rectified as rectified
+    from statshift.adapting.rectify import rectify as rectify
+    from statshift.adapting.sweep import sweep as sweep
+    from statshift.data import ImageData as ImageData
+    from statshift.data import load_data as load_data
+    from statshift.hardening.from_scratch import train_from_scratch as train_from_scratch
+    from statshift.hardening.harden import Hardened as Hardened
+    from statshift.hardening.harden import harden as harden
+    from statshift.hardening.landscape import Landscape as Landscape
+    from statshift.hardening.method import Method as Method
+    from statshift.hardening.methods.advbn import AdvBN as AdvBN
+    from statshift.hardening.methods.advbn import advbn_losses as advbn_losses
+    from statshift.hardening.methods.adversarial import Adversarial as Adversarial
+    from statshift.hardening.methods.auxiliary import AdvProp as AdvProp
+    from statshift.hardening.methods.auxiliary import PixelAT as PixelAT
+    from statshift.hardening.methods.corrupted import Corrupted as Corrupted
+    from statshift.hardening.methods.ligs import LigsRegularised as LigsRegularised
+    from statshift.hardening.options import HardenOptions as HardenOptions
+    from statshift.hardening.training import TrainingOptions as TrainingOptions
+    from statshift.making.adversarial import write_adversarial as write_adversarial
+    from statshift.making.extraction import ExtractionOptions as ExtractionOptions
+    from statshift.making.extraction import extract as extract
+    from statshift.measuring.adapted import AdaptationOptions as AdaptationOptions
+    from statshift.measuring.compare import Comparison as Comparison
+    from statshift.measuring.compare import compare as compare
+    from statshift.measuring.ligs import Ligs as Ligs
+    from statshift.measuring.ligs import LigsOptions as LigsOptions
+    from statshift.measuring.ligs import ligs as ligs
+    from statshift.measuring.measure import Measurement as Measurement
+    from statshift.measuring.measure import Progress as Progress
+    from statshift.measuring.measure import measure as measure
+    from statshift.models import PixelModel as PixelModel
+    from statshift.models import exchange_norm as exchange_norm
+    from statshift.models import load_model as load_model
+    from statshift.results import read_run as read_run
+    from statshift.shifts.attacks import FeatureAttack as FeatureAttack
+    from statshift.shifts.attacks import PixelAttack as PixelAttack
+    from statshift.shifts.attacks import attack_images as attack_images
+    from statshift.shifts.conditions import CorruptionOptions as CorruptionOptions
+    from statshift.shifts.corruptions import COMMON as COMMON
+    from statshift.shifts.corruptions import CORRUPTIONS as CORRUPTIONS
+    from statshift.shifts.corruptions import HOLDOUT as HOLDOUT
+    from statshift.shifts.corruptions import corrupt as corrupt
+    from statshift.splitting.branches import Branches as Branches
+    from statshift.splitting.cuts import find_cuts as find_cuts
+    from statshift.splitting.parts import Split as Split
+    from statshift.splitting.split import split as split
+else:
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            # Measure
+            "statshift.measuring.measure": ("Measurement", "Progress", "measure"),
+            "statshift.measuring.compare": ("Comparison", "compare"),
+            "statshift.measuring.ligs": ("Ligs", "LigsOptions", "ligs"),
+            "statshift.results": ("read_run",),
+            # Adapt
+            "statshift.adapting.diagnose": ("Diagnosis", "diagnose"),
+            "statshift.adapting.rectify": ("rectified", "rectify"),
+            "statshift.adapting.online": ("RectifiedStream",),
+            "statshift.adapting.frozen": ("foolbox_model", "frozen"),
+            "statshift.adapting.sweep": ("sweep",),
+            "statshift.measuring.adapted": ("AdaptationOptions",),
+            # Harden
+            "statshift.hardening.harden": ("Hardened", "harden"),
+            "statshift.hardening.options": ("HardenOptions",),
+            "statshift.hardening.training": ("TrainingOptions",),
+            "statshift.hardening.method": ("Method",),
+            "statshift.hardening.methods.advbn": ("AdvBN", "advbn_losses"),
+            "statshift.hardening.methods.adversarial": ("Adversarial",),
+            "statshift.hardening.methods.auxiliary": ("AdvProp", "PixelAT"),
+            "statshift.hardening.methods.corrupted": ("Corrupted",),
+            "statshift.hardening.methods.ligs": ("LigsRegularised",),
+            "statshift.hardening.from_scratch": ("train_from_scratch",),
+            "statshift.hardening.landscape": ("Landscape",),
+            "statshift.splitting.branches": ("Branches",),
+            "statshift.splitting.cuts": ("find_cuts",),
+            "statshift.splitting.parts": ("Split",),
+            "statshift.splitting.split": ("split",),
+            # Shifts
+            "statshift.shifts.corruptions": ("COMMON", "CORRUPTIONS", "HOLDOUT", "corrupt"),
+            "statshift.shifts.conditions": ("CorruptionOptions",),
+            "statshift.shifts.attacks": ("FeatureAttack", "PixelAttack", "attack_images"),
+            # Make
+            "statshift.making.adversarial": ("write_adversarial",),
+            "statshift.making.extraction": ("ExtractionOptions", "extract"),
+            # Models, data and errors
+            "statshift.models": ("PixelModel", "exchange_norm", "load_model"),
+            "statshift.data": ("ImageData", "load_data"),
+            "statshift._core.errors": ("InputError",),
+        },
+    )

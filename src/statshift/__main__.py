@@ -1,5 +1,17 @@
-"""`python -m statshift` is the command `statshift`."""
+"""`statshift`, and `python -m statshift`, which is the same."""
 
-from statshift.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line; see `statshift.cli.main`."""
+    try:
+        from statshift.cli import main as run
+    except KeyboardInterrupt:
+        sys.stderr.write("statshift: interrupted.\n")
+        sys.exit(130)
+    run()
+
+
+if __name__ == "__main__":
+    main()

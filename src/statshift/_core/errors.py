@@ -10,6 +10,11 @@ class InputError(ValueError):
     The command line prints it without a traceback and exits with code 2.
     """
 
+    @property
+    def lines(self) -> str:
+        """The message as the command line prints it."""
+        return " ".join(str(self).split())
+
 
 class NoGradientError(InputError):
     """A model whose loss does not depend on its pixels, so that gradients say nothing of it."""

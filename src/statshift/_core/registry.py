@@ -1,7 +1,7 @@
 """What ships, told without importing it: a registry maps names to entries, and an entry knows where its value lies."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -19,6 +19,7 @@ class Entry:
         path: "MODULE:ATTRIBUTE" of the value.
         title: what a report calls it; the name where there is none.
         options: names of the fields that it takes, in order.
+        flags: of the command line that are its own, each with what it is by default, in words.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Entry:
     path: str
     title: str = ""
     options: tuple[str, ...] = ()
+    flags: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Any:
         """Import and return the value."""

@@ -5,78 +5,93 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import UserDict
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
 
 from statshift._core.errors import InputError
 from statshift._core.memory import keep_freed_memory
-from statshift.cli.attack import attack_command
-from statshift.cli.compare import compare_command
-from statshift.cli.corrupt import corrupt_command
-from statshift.cli.data import data_app
-from statshift.cli.demo import demo_command
-from statshift.cli.diagnose import diagnose_command
-from statshift.cli.doctor import doctor_command
-from statshift.cli.extract import extract_command
-from statshift.cli.harden import harden_command
-from statshift.cli.layers import layers_command
-from statshift.cli.measure import measure_command
 from statshift.cli.output import deliver, only_documents, print_any_name, say, show_warnings_in_one_line
-from statshift.cli.recipes import recipes_app
-from statshift.cli.rectify import rectify_command
-from statshift.cli.report import report_command
-from statshift.cli.run import run_command
-from statshift.cli.train import train_command
 from statshift.models.usercode import error_text
-from statshift.recipes import RecipeError
 
 FAILED, INTERRUPTED = 1, 130
 RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "run", "train"}
 
-Verb = Callable[..., None] | typer.Typer
-STORY: dict[str, list[tuple[str, Verb, str]]] = {
-    "Try": [("demo", demo_command, "See all of it on handwritten digits: minutes, on the CPU.")],
-    "Measure": [("measure", measure_command, "Measure a model's accuracy, clean and under shifts.")],
+STORY: dict[str, list[tuple[str, str, str]]] = {
+    "Try": [("demo", "demo:demo_command", "See all of it on handwritten digits: minutes, on the CPU.")],
+    "Measure": [("measure", "measure:measure_command", "Measure a model's accuracy, clean and under shifts.")],
     "Adapt": [
-        ("diagnose", diagnose_command, "Tell from unlabelled images whether rectifying will help."),
-        ("rectify", rectify_command, "Re-estimate the norm statistics from them; write weights."),
+        ("diagnose", "diagnose:diagnose_command", "Tell from unlabelled images whether rectifying will help."),
+        ("rectify", "rectify:rectify_command", "Re-estimate the norm statistics from them; write weights."),
     ],
     "Harden": [
-        ("layers", layers_command, "List where a model can be cut, for harden --at."),
-        ("harden", harden_command, "Fine-tune it against shifts, by AdvBN or its rivals."),
+        ("layers", "layers:layers_command", "List where a model can be cut, for harden --at."),
+        ("harden", "harden:harden_command", "Fine-tune it against shifts, by AdvBN or its rivals."),
     ],
     "Show": [
-        ("compare", compare_command, "Compare two runs image by image, with intervals."),
-        ("report", report_command, "Write one page of runs, to look at and to pass on."),
+        ("compare", "compare:compare_command", "Compare two runs image by image, with intervals."),
+        ("report", "report:report_command", "Write one page of runs, to look at and to pass on."),
     ],
     "Make": [
-        ("train", train_command, "Train a network from random weights."),
-        ("attack", attack_command, "Write the adversarial images of a data set."),
-        ("extract", extract_command, "Write a data set of the features a model has learned."),
-        ("corrupt", corrupt_command, "Write corrupted images, or a contact sheet."),
+        ("train", "train:train_command", "Train a network from random weights."),
+        ("attack", "attack:attack_command", "Write the adversarial images of a data set."),
+        ("extract", "extract:extract_command", "Write a data set of the features a model has learned."),
+        ("corrupt", "corrupt:corrupt_command", "Write corrupted images, or a contact sheet."),
     ],
     "Papers": [
-        ("recipes", recipes_app, "List the papers' experiments, or copy one to edit."),
-        ("run", run_command, "Run one, and print its figures beside the published."),
+        ("recipes", "recipes:recipes_app", "List the papers' experiments, or copy one to edit."),
+        ("run", "run:run_command", "Run one, and print its figures beside the published."),
     ],
     "Set up": [
-        ("data", data_app, "Get the photographs that the library may not ship."),
-        ("doctor", doctor_command, "Check versions, devices, data and extras."),
+        ("data", "data:data_app", "Get the photographs that the library may not ship."),
+        ("doctor", "doctor:doctor_command", "Check versions, devices, data and extras."),
     ],
 }
-"""The verbs in the order in which one meets them, each with its short help."""
+"""The verbs in the order in which one meets them, each with its module and function here, and its short help."""
 
 EXAMPLE = "statshift measure --model timm:resnet50 --data folder:val --out run"
 
 
+class Verbs(UserDict[str, Any]):
+    """The commands by verb; a command's module is imported when the command is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        if isinstance(self.data[name], str):
+            self.data[name] = _command(name, self.data[name])
+        return self.data[name]
+
+
+def _command(name: str, path: str) -> Any:
+    """Return the command that "MODULE:FUNCTION" of this room is."""
+    module, _, function = path.partition(":")
+    verb = getattr(import_module(f"statshift.cli.{module}"), function)
+    group = typer.Typer(add_completion=False, rich_markup_mode=None)
+    group.callback()(_root)  # so that it is a group, though of one command
+    if isinstance(verb, typer.Typer):
+        assert verb.registered_callback is not None
+        group.add_typer(verb, name=name, help=getdoc(verb.registered_callback.callback))
+    else:
+        group.command(name)(verb)
+    return cast(Any, typer.main.get_command(group)).commands[name]
+
+
 class Story(TyperGroup):
     """The help of `statshift` alone: the story on one screen of 24 lines, 80 columns wide."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = Verbs({name: path for verbs in STORY.values() for name, path, _ in verbs})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the verbs."""
+        return list(self.commands)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write it."""
@@ -101,12 +116,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for _name, _verb, _text in (verb for verbs in STORY.values() for verb in verbs):
-    if isinstance(_verb, typer.Typer):
-        assert _verb.registered_callback is not None
-        app.add_typer(_verb, name=_name, short_help=_text, help=getdoc(_verb.registered_callback.callback))
-    else:
-        app.command(_name, short_help=_text)(_verb)
 
 
 def _version(wanted: bool) -> None:
@@ -132,7 +141,7 @@ def main() -> None:
     show_warnings_in_one_line()
     keep_freed_memory()
     words = sys.argv[1:] or ["--help"]
-    with _ended_as_interrupted(), only_documents() if "--json" in words else nullcontext():
+    with _ended_as_interrupted(words), only_documents() if "--json" in words else nullcontext():
         code = _run(words)
         code = deliver() or code
     sys.exit(code)
@@ -155,12 +164,10 @@ def _call(words: list[str]) -> int:
         if code == INTERRUPTED:  # newer versions of typer return it, older ones let KeyboardInterrupt through
             raise KeyboardInterrupt
         return code
-    except RecipeError as error:
-        say(f"statshift: error: {error.lines}")
     except InputError as error:
         if error_text(error) is not None:
             raise
-        say(f"statshift: error: {' '.join(str(error).split())}")
+        say(f"statshift: error: {error.lines}")
     except (KeyboardInterrupt, typer.Abort):
         say(f"statshift: interrupted{_resumed_by(words)}")
         return INTERRUPTED
@@ -190,20 +197,34 @@ def _resumed_by(words: list[str]) -> str:
 
 
 @contextmanager
-def _ended_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM, which a cluster's scheduler sends, end the command as Ctrl-C does."""
+def _ended_as_interrupted(words: list[str]) -> Iterator[None]:
+    """Let SIGTERM, which a cluster's scheduler sends, end the command as Ctrl-C does, at any time.
+
+    While torch is imported the process ends at once: nothing is begun yet, and torch's C++ aborts on an exception.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     own = os.getpid()
 
     def interrupt(number: int, frame: Any) -> None:
-        if os.getpid() == own:
+        if os.getpid() == own and _half_imported("torch"):
+            os.write(2, f"statshift: interrupted{_resumed_by(words)}\n".encode(errors="backslashreplace"))
+            os._exit(INTERRUPTED)
+        if os.getpid() == own or number == signal.SIGINT:
             raise KeyboardInterrupt
         os._exit(128 + number)  # a process that decodes images, forked from this one
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as behind nohup
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _half_imported(name: str) -> bool:
+    return getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False)

@@ -9,8 +9,7 @@ from statshift._core.errors import InputError, unknown
 from statshift.cli import options as o
 from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
-from statshift.making.adversarial import write_adversarial
-from statshift.shifts.attacks import ATTACKS, STEPPED, PixelAttack, parse_attack
+from statshift.shifts.choices import ATTACKS, STEPPED
 
 
 def attack_command(
@@ -58,12 +57,15 @@ def attack_command(
     given = {name: value for name, value in given.items() if value is not None}
     if given and attack not in STEPPED:
         raise InputError(f"Expected no {', '.join(given)} for {attack}, which has no such option.")
+    from statshift.making.adversarial import write_adversarial
+    from statshift.shifts import attacks
+
     with progress_bar() as bar:
         report = MakingReport(bar, "attack")
         made = write_adversarial(
             load_model_on(device, model, weights, mean, std, model_args),
             data,
-            ATTACKS[attack](radius, **given),
+            attacks.ATTACKS[attack](radius, **given),
             out=out,
             batch_size=batch_size,
             seed=seed,
@@ -102,6 +104,8 @@ def _parse_attack(text: str, epsilon: str | None, steps: int | None) -> tuple[st
         if epsilon is None:
             raise InputError(f"Expected the attack's radius, as --attack {name}:EPSILON or by --epsilon.")
         return name, o.parse_number("epsilon", epsilon), steps
+    from statshift.shifts.attacks import PixelAttack, parse_attack
+
     found = parse_attack(text)
     own = found.steps if isinstance(found, PixelAttack) and text.count(":") > 1 else None
     if twice := [option for option, value in (("--epsilon", epsilon), ("--steps", own and steps)) if value is not None]:

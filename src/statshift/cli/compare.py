@@ -8,8 +8,6 @@ import typer
 from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import comparison_text, print_json, print_out
-from statshift.measuring.compare import compare
-from statshift.results import read_run
 
 
 def compare_command(
@@ -33,6 +31,9 @@ def compare_command(
         raise InputError(f"Expected --protocols as two names with a comma, but got {protocols!r}.")
     if second is None and names[0] == names[1]:
         raise InputError(f"Expected a second run, or two protocols of {first}: --protocols source,auto.")
+    from statshift.measuring.compare import compare
+    from statshift.results import read_run
+
     runs = read_run(first), read_run(second or first)
     found = compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"))
     if as_json:

@@ -8,11 +8,6 @@ import typer
 from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import print_json, progress_bar, say
-from statshift.data import load_data
-from statshift.making.corrupted import contact_sheet, write_corrupted
-from statshift.measuring.loading import find_device
-from statshift.shifts.conditions import CorruptionOptions, conditions, resolve
-from statshift.shifts.corruptions import CORRUPTIONS, table_for
 
 
 def corrupt_command(
@@ -46,6 +41,12 @@ def corrupt_command(
     """
     if out is None and sheet is None:
         raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
+    from statshift.data import load_data
+    from statshift.making.corrupted import contact_sheet, write_corrupted
+    from statshift.measuring.loading import find_device
+    from statshift.shifts.conditions import CorruptionOptions, conditions, resolve
+    from statshift.shifts.corruptions import CORRUPTIONS, table_for
+
     options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
     names, functions = resolve(o.parse_functions(shifts or "clean,common"))
     wanted = conditions(names, o.parse_severities(severities), functions)

@@ -3,8 +3,6 @@
 import hashlib
 from pathlib import Path
 from typing import Annotated
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import typer
 
@@ -12,7 +10,6 @@ from statshift._core.errors import InputError
 from statshift._core.files import replacing, user_cache
 from statshift.cli import options as o
 from statshift.cli.output import print_json, say
-from statshift.shifts.corruptions.frost import FILES
 
 data_app = typer.Typer()
 
@@ -46,6 +43,11 @@ def frost_command(
 
     Example: statshift data frost
     """
+    from urllib.error import URLError
+    from urllib.request import urlopen
+
+    from statshift.shifts.corruptions.frost import FILES
+
     folder = out or user_cache("frost")
     try:
         folder.mkdir(parents=True, exist_ok=True)

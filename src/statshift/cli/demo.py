@@ -2,42 +2,27 @@
 
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
-
-import torch
+from typing import TYPE_CHECKING, Annotated, Any
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
-from statshift.data import load_data
-from statshift.hardening.harden import harden
-from statshift.hardening.methods.advbn import AdvBN
-from statshift.hardening.methods.standard import Standard
-from statshift.hardening.options import HardenOptions
-from statshift.hardening.trainer import train
-from statshift.hardening.training import TrainingOptions
-from statshift.measuring.measure import Measurement, measure
-from statshift.models import PixelModel, load_model, save_weights
-from statshift.report import write_report
-from statshift.shifts.attacks import FeatureAttack
-from statshift.shifts.conditions import CorruptionOptions
-from statshift.shifts.corruptions.frost import PROCEDURAL
-from statshift.splitting.branches import Branches
+
+if TYPE_CHECKING:
+    from statshift.hardening.options import HardenOptions
+    from statshift.measuring.measure import Measurement
+    from statshift.models import PixelModel
 
 IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
-TEXTURE = CorruptionOptions(frost=PROCEDURAL)  # the same demo with and without the photographs
-FROM_SCRATCH = TrainingOptions(
-    epochs=10,
-    batch_size=64,
-    learning_rate=0.1,
-    schedule="one-cycle",
-    nesterov=True,
-    weight_decay=5e-4,
-    augment="crop",  # a digit's mirror image is none
-)
-HARDENING = HardenOptions(
-    AdvBN(FeatureAttack(3)), "layer1", TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop")
-)
+FROM_SCRATCH: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 64,
+    "learning_rate": 0.1,
+    "schedule": "one-cycle",
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "augment": "crop",  # a digit's mirror image is none
+}
 
 
 def demo_command(
@@ -50,6 +35,10 @@ def demo_command(
 
     Example: statshift demo
     """
+    from statshift.hardening.harden import harden
+    from statshift.models import PixelModel, load_model, save_weights
+    from statshift.report import write_report
+
     weights = out / "resnet20.safetensors"
     if weights.exists():
         say(f"Using the network in {weights}.")
@@ -64,7 +53,7 @@ def demo_command(
         hardened = harden(
             load_model("cifar:resnet20", weights=weights),
             "digits",
-            HARDENING,
+            _hardening(),
             out=out / "hardening",
             device="cpu",
             progress=TrainingReport(bar),
@@ -80,7 +69,22 @@ def demo_command(
     print_out(f"All of it on one page, to open in a browser: {page}")
 
 
-def _measure(model: PixelModel, out: Path) -> Measurement:
+def _hardening() -> "HardenOptions":
+    from statshift.hardening.methods.advbn import AdvBN
+    from statshift.hardening.options import HardenOptions
+    from statshift.hardening.training import TrainingOptions
+    from statshift.shifts.attacks import FeatureAttack
+
+    training = TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop")
+    return HardenOptions(AdvBN(FeatureAttack(3)), "layer1", training)
+
+
+def _measure(model: "PixelModel", out: Path) -> "Measurement":
+    from statshift.data import load_data
+    from statshift.measuring.measure import measure
+    from statshift.shifts.conditions import CorruptionOptions
+    from statshift.shifts.corruptions.frost import PROCEDURAL
+
     with progress_bar() as bar:
         return measure(
             model,
@@ -88,12 +92,12 @@ def _measure(model: PixelModel, out: Path) -> Measurement:
             protocols=["auto"],
             out=out,
             device="cpu",
-            options=TEXTURE,
+            options=CorruptionOptions(frost=PROCEDURAL),  # the same with and without the photographs
             progress=MeasurementReport(bar),
         )
 
 
-def _four_rows(source: Measurement, hardened: Measurement) -> str:
+def _four_rows(source: "Measurement", hardened: "Measurement") -> str:
     """Return the table of both networks, each as it is and rectified."""
     rows = [["accuracy in %", "clean", "mean of the 15 x 5"]]
     for name, found in (("source", source), ("hardened", hardened)):
@@ -112,13 +116,23 @@ def _check_writable(folder: Path) -> None:
         raise InputError(f"Cannot write to {folder}: {error.strerror}. Choose another folder with --out.") from error
 
 
-def _train() -> PixelModel:
+def _train() -> "PixelModel":
+    import torch
+
+    from statshift.data import load_data
+    from statshift.hardening.methods.standard import Standard
+    from statshift.hardening.trainer import train
+    from statshift.hardening.training import TrainingOptions
+    from statshift.models import load_model
+    from statshift.splitting.branches import Branches
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = load_model("cifar:resnet20")
     branches = Branches(model, "input", torch.zeros(2, 3, 32, 32), dual=False)
     with progress_bar() as bar:
-        train(branches, load_data("digits", split="train"), Standard(), FROM_SCRATCH, progress=TrainingReport(bar))
+        digits, options = load_data("digits", split="train"), TrainingOptions(**FROM_SCRATCH)
+        train(branches, digits, Standard(), options, progress=TrainingReport(bar))
     return model
 
 

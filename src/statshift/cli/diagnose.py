@@ -2,21 +2,22 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from torch import Tensor
 
 from statshift._core.errors import InputError
-from statshift.adapting.diagnose import Diagnosis, diagnose
-from statshift.adapting.plots import check_plot, plot_diagnosis, plot_divergence
-from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on, load_target
-from statshift.data import ImageData
-from statshift.models import PixelModel
-from statshift.norms.divergence import Divergence, divergence
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from statshift.adapting.diagnose import Diagnosis
+    from statshift.data import ImageData
+    from statshift.models import PixelModel
+    from statshift.norms.divergence import Divergence
 
 
 def diagnose_command(
@@ -55,6 +56,11 @@ def diagnose_command(
     Example: statshift diagnose --model timm:resnet50 --data folder:night --against folder:day --samples 1000 --beside
     robust.safetensors --plot divergence.png
     """
+    from statshift.adapting.diagnose import diagnose
+    from statshift.adapting.plots import check_plot
+    from statshift.adapting.protocols import draw_images
+    from statshift.norms.divergence import divergence
+
     if plot is not None:
         check_plot(plot)
     if beside and against is None:
@@ -75,8 +81,10 @@ def diagnose_command(
     _print_divergences(found, (data, against), plot, as_json)
 
 
-def _print_diagnosis(found: Diagnosis, plot: Path | None, as_json: bool) -> None:
+def _print_diagnosis(found: "Diagnosis", plot: Path | None, as_json: bool) -> None:
     if plot is not None:
+        from statshift.adapting.plots import plot_diagnosis
+
         plot_diagnosis(found, plot)
     if as_json:
         own = {"ratios": found.ratios, "number": found.number, "sentence": found.sentence}
@@ -91,8 +99,10 @@ def _print_diagnosis(found: Diagnosis, plot: Path | None, as_json: bool) -> None
         print_out(f"\nPlotted to {plot}.")
 
 
-def _print_divergences(found: dict[str, Divergence], pair: tuple[str, str], plot: Path | None, as_json: bool) -> None:
+def _print_divergences(found: "dict[str, Divergence]", pair: tuple[str, str], plot: Path | None, as_json: bool) -> None:
     if plot is not None:
+        from statshift.adapting.plots import plot_divergence
+
         plot_divergence(found, plot)
     if as_json:
         print_json({"data": pair, "models": found})
@@ -107,8 +117,10 @@ def _print_divergences(found: dict[str, Divergence], pair: tuple[str, str], plot
         print_out(f"\nPlotted to {plot}.")
 
 
-def _drawn(model: PixelModel, data: ImageData, samples: int, seed: int) -> Iterator[Tensor]:
+def _drawn(model: "PixelModel", data: "ImageData", samples: int, seed: int) -> "Iterator[Tensor]":
     """Yield the images of `draw_images` batch by batch, on the model's device."""
+    from statshift.adapting.protocols import adaptation_positions, full_batches
+
     positions = adaptation_positions(data.indices, samples, seed, 0)
     for images, _ in data.groups([positions[batch] for batch in full_batches(samples)]):
         yield images.to(model.mean.device).float() / 255

@@ -8,18 +8,17 @@ import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import typer
-from packaging.requirements import Requirement
 
 from statshift._core.errors import InputError
 from statshift._core.files import user_cache
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
-from statshift.measuring.evaluate import DTYPES
-from statshift.shifts.corruptions.frost import find_photographs
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 OK, NOTE, WARNING, BROKEN = "ok", "note", "warning", "broken"
 ADDS = {
@@ -104,6 +103,8 @@ def _versions() -> Iterator[Finding]:
 
 def _torchvision() -> Iterator[Finding]:
     """Tell whether torchvision's own operators are there: they are not where its wheel was built for another torch."""
+    import torch
+
     try:
         from torchvision.ops import nms
 
@@ -118,6 +119,8 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
+    import torch
+
     threads, cores = torch.get_num_threads(), _cores()
     values = {"device": "cpu", "threads": threads, "cores": cores, "memory": _memory()}
     text = f"cpu: {threads} {'thread' if threads == 1 else 'threads'} on {cores} cores" + (
@@ -144,15 +147,18 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", NOTE, f"no GPU; torch is built for {f'CUDA {built}' if built else 'the CPU only'}")
 
 
-@torch.no_grad()
 def _formats() -> Iterator[Finding]:
     """Run one small convolution in each number format, by autocast as the models run."""
+    import torch
+
+    from statshift.measuring.evaluate import DTYPES
+
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         layer, images = torch.nn.Conv2d(3, 4, 3).to(device), torch.ones(2, 3, 8, 8, device=device)
         for name, dtype in DTYPES.items():
             values = {"device": device, "dtype": name}
             try:
-                with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                with torch.no_grad(), torch.autocast(device, dtype, enabled=dtype != torch.float32):
                     layer(images).sum().item()
             except RuntimeError as error:
                 text = f"{device}: {name} does not work ({str(error).splitlines()[0][:80]})"
@@ -176,6 +182,10 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
+    import torch
+
+    from statshift.shifts.corruptions.frost import find_photographs
+
     try:
         frost = find_photographs()
         if frost:
@@ -215,8 +225,10 @@ def _extras() -> Iterator[Finding]:
             yield Finding("extras", OK, f"{extra}: {ADDS.get(extra, 'all there')}", values)
 
 
-def _requirements(extra: str = "") -> Iterator[Requirement]:
+def _requirements(extra: str = "") -> "Iterator[Requirement]":
     """Yield what statshift needs, or what one of its extras adds."""
+    from packaging.requirements import Requirement
+
     for text in importlib.metadata.requires("statshift") or []:
         one = Requirement(text)
         of_extra = one.marker is not None and not one.marker.evaluate({"extra": ""})

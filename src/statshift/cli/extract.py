@@ -8,7 +8,7 @@ import typer
 from statshift.cli import options as o
 from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
-from statshift.making.extraction import DEFAULTS, KINDS, ExtractionOptions, extract
+from statshift.making.choices import BATCH_SIZE, EPSILON, KINDS, STEP_SIZE
 
 
 def extract_command(
@@ -18,11 +18,11 @@ def extract_command(
     out: Annotated[Path, o.out("images.npz and record.json")],
     weights: o.Weights = None,
     steps: Annotated[int | None, o.steps("1000 of robust and nonrobust, 100 of the others")] = None,
-    step_size: Annotated[str | None, o.step_size(f"{DEFAULTS.step_size:g} in L2")] = None,
+    step_size: Annotated[str | None, o.step_size(f"{STEP_SIZE:g} in L2")] = None,
     epsilon: Annotated[
-        str | None, o.epsilon(f", in L2, of random, deterministic and conflict; default {DEFAULTS.epsilon:g}")
+        str | None, o.epsilon(f", in L2, of random, deterministic and conflict; default {EPSILON:g}")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Images at once; so many are kept at once.")] = DEFAULTS.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Images at once; so many are kept at once.")] = BATCH_SIZE,
     split: Annotated[
         str | None, typer.Option(help="train or test, of data that have them; default train.", show_default=False)
     ] = None,
@@ -48,10 +48,12 @@ def extract_command(
     Example: statshift extract --model cifar:resnet56 --weights standard.pt --data cifar10 --kind deterministic --out
     d-det
     """
+    from statshift.making.extraction import ExtractionOptions, extract
+
     options = ExtractionOptions(
         steps,
-        DEFAULTS.step_size if step_size is None else o.parse_number("step-size", step_size),
-        DEFAULTS.epsilon if epsilon is None else o.parse_number("epsilon", epsilon),
+        STEP_SIZE if step_size is None else o.parse_number("step-size", step_size),
+        EPSILON if epsilon is None else o.parse_number("epsilon", epsilon),
         batch_size,
         seed,
     )

@@ -1,23 +1,18 @@
 """`statshift harden`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from statshift._core.errors import InputError
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
 from statshift.cli.target import load_model_on
-from statshift.hardening.choosing import chosen, defaults
-from statshift.hardening.harden import Hardened, harden
-from statshift.hardening.options import HardenOptions
-from statshift.hardening.registry import FINE_TUNED, METHODS
-from statshift.hardening.training import TrainingOptions
-from statshift.hardening.validation import LIGS
-from statshift.shifts.conditions import CLEAN
-from statshift.splitting.branches import BRANCHES
+from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
+
+if TYPE_CHECKING:
+    from statshift.hardening.harden import Hardened
 
 
 def _default(flag: str) -> str:
@@ -91,6 +86,13 @@ def harden_command(
         raise InputError(f"The method {method} is one of statshift train.")
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
+    from statshift._core.processes import join
+    from statshift.hardening.choosing import chosen
+    from statshift.hardening.harden import harden
+    from statshift.hardening.options import HardenOptions
+    from statshift.hardening.training import TrainingOptions
+    from statshift.shifts.conditions import CLEAN
+
     flags = {
         "steps": steps,
         "step-size": None if step_size is None else o.parse_number("step-size", step_size),
@@ -144,7 +146,7 @@ def harden_command(
         _tell(hardened, out, branch, report.called, as_json)
 
 
-def _tell(hardened: Hardened, out: Path, branch: str, trained: bool, as_json: bool) -> None:
+def _tell(hardened: "Hardened", out: Path, branch: str, trained: bool, as_json: bool) -> None:
     """Print what came of it."""
     if not trained:
         say("Every epoch was finished before; nothing was trained again.")
@@ -159,6 +161,8 @@ def _tell(hardened: Hardened, out: Path, branch: str, trained: bool, as_json: bo
 
 def history_text(history: list[dict[str, Any]]) -> str:
     """Return the table of a training's epochs: losses, and accuracy in % and LIGS of each branch where measured."""
+    from statshift.splitting.branches import BRANCHES
+
     losses = list(history[-1]["losses"])
     validation = history[-1].get("validation", {})
     measured = [(branch, name) for branch in BRANCHES for name in validation.get(branch, ())]
@@ -176,6 +180,8 @@ def history_text(history: list[dict[str, Any]]) -> str:
 
 
 def _figure(name: str, value: float | None) -> str:
+    from statshift.hardening.validation import LIGS
+
     if value is None:
         return "-"
     return f"{value:.3f}" if name.startswith(LIGS) else f"{100 * value:.1f}"

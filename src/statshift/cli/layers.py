@@ -2,13 +2,11 @@
 
 from typing import Annotated
 
-import torch
 import typer
 
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on
-from statshift.splitting.cuts import find_cuts
 
 PHOTOGRAPH = 224
 
@@ -26,6 +24,10 @@ def layers_command(
 
     Example: statshift layers --model torchvision:resnet50@none
     """
+    import torch
+
+    from statshift.splitting.cuts import find_cuts
+
     found = load_model_on("cpu", model, weights, None, None, model_args)
     side = size or found.preprocessing.input_size or PHOTOGRAPH
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))

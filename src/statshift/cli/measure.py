@@ -7,13 +7,8 @@ from typing import Annotated
 import typer
 
 from statshift._core.errors import InputError
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, layers_text, print_json, print_out, progress_bar, say, summary_text
-from statshift.measuring.adapted import AdaptationOptions
-from statshift.measuring.measure import measure
-from statshift.models import load_model
-from statshift.shifts.conditions import CorruptionOptions
 
 
 def measure_command(
@@ -87,6 +82,12 @@ def measure_command(
     Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --rectify auto
     --out runs/r50
     """
+    from statshift._core.processes import join
+    from statshift.measuring.adapted import AdaptationOptions
+    from statshift.measuring.measure import measure
+    from statshift.models import load_model
+    from statshift.shifts.conditions import CorruptionOptions
+
     adaptation = AdaptationOptions(
         samples=samples,
         draws=draws,

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from statshift._core.errors import InputError
-from statshift.hardening.augmentation import AUGMENTATIONS
-from statshift.measuring.ligs import PERTURBATIONS
-from statshift.models import import_function
+from statshift.hardening.choices import AUGMENTATIONS
+from statshift.measuring.choices import PERTURBATIONS
+from statshift.models.usercode import import_function
 
 
 def out(what: str, place: str = "Folder") -> Any:

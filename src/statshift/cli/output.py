@@ -7,42 +7,41 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
+from functools import cache
 from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
-from statshift._core import processes
-from statshift.hardening.trainer import Step
-from statshift.measuring.compare import Comparison, Difference
-from statshift.measuring.measure import Progress as Measured
+    from statshift.hardening.trainer import Step
+    from statshift.measuring.compare import Comparison, Difference
+    from statshift.measuring.measure import Progress as Measured
 
 READER_GONE = 1  # as typer ends where it meets a closed pipe
-console = Console(
-    stderr=True,
-    force_terminal=None if sys.stderr and sys.stderr.isatty() else False,  # a log is none, whatever FORCE_COLOR says
-    highlight=False,
-    markup=False,
-    emoji=False,
-    soft_wrap=True,
-)
+
+
+@cache
+def console() -> "Console":
+    """Return what writes on standard error."""
+    from rich.console import Console
+
+    return Console(
+        stderr=True,
+        force_terminal=None if sys.stderr and sys.stderr.isatty() else False,  # a log is none, as FORCE_COLOR may say
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
 
 
 def say(message: str) -> None:
     """Print one line beside the progress bar, on standard error."""
-    console.print(message)
+    console().print(message)
 
 
 def print_any_name() -> None:
@@ -114,8 +113,17 @@ def show_warnings_in_one_line() -> None:
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
+def progress_bar() -> Iterator["Progress"]:
     """Show a bar with the time left on standard error; nothing where that is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -124,8 +132,8 @@ def progress_bar() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TextColumn("left:"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=console(),
+        disable=not console().is_terminal,
     ) as bar:
         yield bar
 
@@ -133,7 +141,7 @@ def progress_bar() -> Iterator[Progress]:
 class MeasurementReport:
     """Follow a measurement: how many passes, how long the first took, a bar for the rest."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: "Progress") -> None:
         self._bar = bar
         self._task = bar.add_task("", total=None, unit="images")
 
@@ -142,7 +150,7 @@ class MeasurementReport:
         """Whether there was anything to measure."""
         return self._bar.tasks[self._task].total is not None
 
-    def __call__(self, at: Measured) -> None:
+    def __call__(self, at: "Measured") -> None:
         """Move the bar; called before the first batch of a pass and after each."""
         task = self._bar.tasks[self._task]
         total = at.passes * at.images_per_pass
@@ -160,7 +168,7 @@ class MeasurementReport:
 class TrainingReport:
     """Follow a training: epoch, steps, and the mean losses of both branches in this epoch so far."""
 
-    def __init__(self, bar: Progress) -> None:
+    def __init__(self, bar: "Progress") -> None:
         self._bar = bar
         self._task = bar.add_task("training", total=None, unit="steps")
         self._epoch = 0
@@ -170,14 +178,16 @@ class TrainingReport:
         """Whether there was anything to train."""
         return self._epoch > 0
 
-    def __call__(self, at: Step) -> None:
+    def __call__(self, at: "Step") -> None:
         """Move the bar; called after each step."""
+        from statshift._core.processes import join
+
         losses = ", ".join(f"{name} {value:.3f}" for name, value in at.losses.items())
-        first = processes.join()[0] == 0
+        first = join()[0] == 0
         if self._epoch == 0 and first:
             before = f", of which {at.step - 1} were taken before" if at.step > 1 else ""
             say(f"{at.epochs} {'epoch' if at.epochs == 1 else 'epochs'}, {at.steps:,} steps{before}.")
-        if first and not console.is_terminal:  # where there is no bar
+        if first and not console().is_terminal:  # where there is no bar
             if 0 < self._epoch < at.epoch:
                 say(f"Epoch {self._epoch} of {at.epochs} is done.")
             if at.step == at.steps:
@@ -190,7 +200,7 @@ class TrainingReport:
 class MakingReport:
     """Follow the making of images, with a bar that begins where an earlier sitting stopped; `verb` says of what."""
 
-    def __init__(self, bar: Progress, verb: str) -> None:
+    def __init__(self, bar: "Progress", verb: str) -> None:
         self._bar, self._verb = bar, verb
         self._task: TaskID | None = None
 
@@ -355,7 +365,7 @@ def _with_interval(found: dict[str, Any], value: str, interval: str) -> str:
     return f"{_percent(found[value])} % [{_percent(low)}, {_percent(high)}]"
 
 
-def comparison_text(comparison: Comparison) -> str:
+def comparison_text(comparison: "Comparison") -> str:
     """Return the table of a comparison, second less first, and what it comes to."""
     rows = [["condition", "first", "second", "difference", "95 % interval", "only first", "only second", "p (Holm)"]]
     for one in comparison.conditions:
@@ -385,7 +395,7 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join([*lines, _verdict(comparison)])
 
 
-def _verdict(comparison: Comparison) -> str:
+def _verdict(comparison: "Comparison") -> str:
     """Return in a sentence whether the second is better: in the mean, and in how many conditions."""
     counts = {
         verdict: sum(one.verdict == verdict for one in comparison.conditions) for verdict in ("better", "worse", "")
@@ -399,7 +409,7 @@ def _verdict(comparison: Comparison) -> str:
     return f"Verdict: the second is {name} in the mean; by condition {told} {of}."
 
 
-def _difference_cells(figure: Difference) -> list[str]:
+def _difference_cells(figure: "Difference") -> list[str]:
     return [
         _percent(figure.first),
         _percent(figure.second),
@@ -425,6 +435,8 @@ def print_json(document: Any) -> None:
 
 def _plain(value: Any) -> Any:
     """Return a value made of what JSON knows."""
+    import numpy as np
+
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

@@ -10,7 +10,6 @@ from statshift._core.errors import InputError
 from statshift._core.files import replacing
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
-from statshift.recipes import NOT_HERE, PAPERS, RECIPES, as_yaml, describe, places, recipe
 
 WIDTH = 100
 
@@ -29,6 +28,8 @@ def recipes_command(context: typer.Context, as_json: o.Json = False) -> None:
         if as_json:
             raise InputError(f"Expected no --json before {context.invoked_subcommand}, which writes YAML.")
         return
+    from statshift.recipes import NOT_HERE, PAPERS, RECIPES, describe, recipe
+
     if as_json:
         print_json({"recipes": [describe(recipe(name)) for name in RECIPES], "not_here": NOT_HERE, "papers": PAPERS})
     else:
@@ -45,6 +46,8 @@ def copy_command(
 
     Example: statshift recipes copy rectify-imagenet --out mine.yaml
     """
+    from statshift.recipes import as_yaml, recipe
+
     text = as_yaml(recipe(name))
     if out is None:
         print_out(text.rstrip("\n"))
@@ -65,6 +68,8 @@ def copy_command(
 
 def listing() -> str:
     """Return the recipes by paper, and which tables and figures have none and why, in lines of 100 columns at most."""
+    from statshift.recipes import NOT_HERE, PAPERS, RECIPES, describe, recipe
+
     described = [describe(recipe(name)) for name in RECIPES]
     parts = []
     for paper, title in PAPERS.items():
@@ -84,12 +89,16 @@ def listing() -> str:
 
 def _order(one: dict[str, Any]) -> tuple[bool, int]:
     """Return what sorts a paper's tables by their numbers, then its figures, then the rest."""
+    from statshift.recipes import places
+
     kind, _, number = next(iter(places(next(iter(one["source"].values())))), "Section 99").partition(" ")
     return kind != "Table", int(number)
 
 
 def _lines(one: dict[str, Any], paper: str) -> list[str]:
     """Return what the list says of a recipe: name, title and table, then expected figure, cost and needs."""
+    from statshift.recipes import PAPERS
+
     others = [f"also {PAPERS[other]}, {where}" for other, where in one["source"].items() if other != paper]
     lines = _wrapped(f"{one['title']} ({one['source'][paper]})", f"{one['name']:<26}", " " * 26)
     facts = {"expected": one["expected"], "cost": one["cost"], "needs": one["needs"], "source": "; ".join(others)}

@@ -8,8 +8,6 @@ import typer
 from statshift.cli import options as o
 from statshift.cli.output import layers_text, print_json, print_out
 from statshift.cli.target import load_model_on, load_target
-from statshift.making.rectified import write_rectified
-from statshift.measuring.adapted import AdaptationOptions
 
 
 def rectify_command(
@@ -39,6 +37,9 @@ def rectify_command(
 
     Example: statshift rectify --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --out night.safetensors
     """
+    from statshift.making.rectified import write_rectified
+    from statshift.measuring.adapted import AdaptationOptions
+
     source = load_model_on(device, model, weights, mean, std, model_args)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
     record = write_rectified(

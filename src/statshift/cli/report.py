@@ -8,7 +8,6 @@ import typer
 
 from statshift._core.errors import unknown
 from statshift.cli.output import print_out
-from statshift.report import as_markdown, build, is_folder, tables, tidy_csv, write_report, write_tables, write_text
 
 PAGE = Path("report.html")
 FORMATS = ("html", "csv", "markdown")
@@ -43,6 +42,8 @@ def report_command(
     """
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)
+    from statshift.report import as_markdown, build, is_folder, tables, tidy_csv, write_report, write_tables, write_text
+
     if format_ == "html":
         print_out(f"Written to {write_report(runs, PAGE if out is None else out, title=title)}: open it in a browser.")
         return

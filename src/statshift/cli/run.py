@@ -5,19 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from statshift._core.errors import InputError
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
-from statshift.cli.published import beside, result_text
-from statshift.models import load_model
-from statshift.recipes import RECIPES, Recipe, changed, read_recipe, recipe
-from statshift.recipes.running import check_complete, run_recipe, with_files
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from statshift.recipes import Recipe
 
 
 def _like(option: Any) -> Any:
@@ -89,6 +88,11 @@ def run_command(
 
     Example: statshift run rectify-imagenet --data folder:val --labels resnet50 --limit 1000 --out runs/table3
     """
+    from statshift._core.processes import join
+    from statshift.cli.published import beside, result_text
+    from statshift.models import load_model
+    from statshift.recipes.running import check_complete, run_recipe, with_files
+
     chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))
     measuring = {"batch_size": batch_size, "dtype": dtype, "seed": seed}
     numbers = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws, **measuring}
@@ -134,16 +138,18 @@ def run_command(
 
 
 def _with_numbers(
-    chosen: Recipe, numbers: Mapping[str, Any], measuring: Mapping[str, Any]
-) -> tuple[Recipe, dict[str, Any]]:
+    chosen: "Recipe", numbers: Mapping[str, Any], measuring: Mapping[str, Any]
+) -> tuple["Recipe", dict[str, Any]]:
     """Return a recipe with the numbers that are given, and those of `measuring` that are not its own."""
+    from statshift.recipes import changed
+
     own = {field.name for one in chosen.numbers.values() for field in fields(one)}
     rest = {name: value for name, value in measuring.items() if name not in own}
     changes = {name: value for name, value in numbers.items() if name not in rest and value is not None}
     return changed(chosen, **changes), rest
 
 
-def _check_none(chosen: Recipe, flags: Mapping[str, Any]) -> None:
+def _check_none(chosen: "Recipe", flags: Mapping[str, Any]) -> None:
     """Check that nothing is said of a model, where a recipe takes none."""
     excess = [flag for flag, value in flags.items() if value is not None]
     if excess and chosen.networks:
@@ -152,8 +158,10 @@ def _check_none(chosen: Recipe, flags: Mapping[str, Any]) -> None:
         )
 
 
-def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> Recipe:
+def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> "Recipe":
     """Return the recipe of a name or of a file."""
+    from statshift.recipes import RECIPES, changed, read_recipe, recipe
+
     if not _is_file(target):
         if target not in RECIPES:
             _hint_at_a_file(target)
@@ -198,8 +206,9 @@ def _show(as_json: bool, document: Mapping[str, Any], text: str) -> None:
         print_out(text)
 
 
-def _following(bar: Progress, report: Callable[[Progress], Any], verb: str) -> Callable[[str], Any]:
+def _following(bar: "Progress", report: "Callable[[Progress], Any]", verb: str) -> Callable[[str], Any]:
     """Return what begins a new line of the bar for a label, in the last one's place."""
+    from statshift._core.processes import join
 
     def begin(label: str) -> Any:
         for task in bar.task_ids:

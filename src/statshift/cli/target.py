@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statshift.cli import options as o
-from statshift.data import ImageData, load_data
-from statshift.measuring.loading import find_device
-from statshift.models import PixelModel, load_model
+
+if TYPE_CHECKING:
+    from statshift.data import ImageData
+    from statshift.models import PixelModel
 
 
 def load_model_on(
@@ -17,8 +18,11 @@ def load_model_on(
     mean: str | None,
     std: str | None,
     model_args: list[str] | None,
-) -> PixelModel:
+) -> "PixelModel":
     """Return the model that the options name, on the device they name."""
+    from statshift.measuring.loading import find_device
+    from statshift.models import load_model
+
     model = load_model(
         spec,
         weights=weights,
@@ -29,8 +33,10 @@ def load_model_on(
     return model.to(find_device(device))
 
 
-def load_target(model: PixelModel, data: str, options: Mapping[str, Any]) -> ImageData:
+def load_target(model: "PixelModel", data: str, options: Mapping[str, Any]) -> "ImageData":
     """Return the images, sized as the model's authors do unless the options say otherwise."""
+    from statshift.data import load_data
+
     given = {name: value for name, value in options.items() if value is not None}
     own = {} if {"resize", "crop"} & given.keys() else model.loading_options
     return load_data(data, **(own | given))

@@ -7,23 +7,15 @@ from typing import Annotated
 import typer
 
 from statshift._core.errors import InputError, unknown
-from statshift._core.processes import join
 from statshift.cli import options as o
 from statshift.cli.harden import history_text
 from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_target
-from statshift.hardening.choosing import chosen, defaults
-from statshift.hardening.from_scratch import ONE_CYCLE, build
-from statshift.hardening.harden import harden
-from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
-from statshift.hardening.options import HardenOptions
-from statshift.hardening.registry import TRAINED
-from statshift.hardening.training import TrainingOptions
-from statshift.measuring.loading import find_device
-from statshift.models import NORMS
-from statshift.shifts.conditions import CLEAN
+from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES
+from statshift.hardening.registry import TRAINED, defaults
+from statshift.models.choices import NORMS
 
-RATES = {"sgd": ONE_CYCLE.learning_rate, "adam": 1e-3, "adagrad": 1e-2}
+RATES = {"sgd": ONE_CYCLE["learning_rate"], "adam": 1e-3, "adagrad": 1e-2}
 
 
 def _default(flag: str) -> str:
@@ -50,16 +42,16 @@ def train_command(
     ] = None,
     corruption: Annotated[str | None, o.own("NAME or NAME:SEVERITY", _default("corruption"))] = None,
     ligs_weight: Annotated[float | None, o.own("Weight of 1 - LIGS in the loss", _default("ligs-weight"))] = None,
-    epochs: o.Epochs = ONE_CYCLE.epochs,
-    batch_size: o.StepImages = ONE_CYCLE.batch_size,
+    epochs: o.Epochs = ONE_CYCLE["epochs"],
+    batch_size: o.StepImages = ONE_CYCLE["batch_size"],
     optimizer: Annotated[str, typer.Option(help=f"{', '.join(OPTIMIZERS)}.")] = "sgd",
     learning_rate: Annotated[float | None, o.learning_rate(f"default {_rates()}")] = None,
     schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "one-cycle",
     decay_epochs: Annotated[
         str | None, typer.Option(help="Of step: epochs after which the rate is divided by 10, with commas.")
     ] = None,
-    weight_decay: o.WeightDecay = ONE_CYCLE.weight_decay,
-    augment: o.Augment = ONE_CYCLE.augment,
+    weight_decay: o.WeightDecay = ONE_CYCLE["weight_decay"],
+    augment: o.Augment = ONE_CYCLE["augment"],
     validation: o.Validation = None,
     validation_limit: Annotated[int | None, typer.Option(help="Class-balanced subset of N of them.")] = None,
     shifts: Annotated[
@@ -93,6 +85,15 @@ def train_command(
         raise InputError("Expected --validation, the images that --shifts is of.")
     if validation_limit is not None and not validation:
         raise InputError("Expected no --validation-limit without --validation.")
+    from statshift._core.processes import join
+    from statshift.hardening.choosing import chosen
+    from statshift.hardening.from_scratch import build
+    from statshift.hardening.harden import harden
+    from statshift.hardening.options import HardenOptions
+    from statshift.hardening.training import TrainingOptions
+    from statshift.measuring.loading import find_device
+    from statshift.shifts.conditions import CLEAN
+
     flags = {
         "attack": attack,
         "step-size": None if step_size is None else o.parse_number("step-size", step_size),

@@ -17,8 +17,9 @@ from statshift._core.errors import InputError, unknown
 from statshift._core.randomness import Draws, keys
 from statshift.data import ImageData
 from statshift.data.preprocessing import preprocess, to_rgb
+from statshift.hardening import choices
 
-AUGMENTATIONS = ("none", "crop", "standard", "autoaugment", "augmix", "cutmix")
+AUGMENTATIONS = choices.AUGMENTATIONS
 WINDOWS = ("crop", "standard", "cutmix")  # nothing but windows of small images, which tensors do as well
 MIXING = ("cutmix",)  # the images of each process's share of a batch with each other
 PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of

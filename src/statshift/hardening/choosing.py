@@ -1,12 +1,12 @@
 """A method by its name, or out of a user's file, and with options by their names."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
 from statshift._core.registry import look_up
-from statshift.hardening.method import Flag, Method
+from statshift.hardening.method import Method
 from statshift.hardening.registry import METHODS
 from statshift.models import import_function
 
@@ -96,29 +96,6 @@ def chosen(name: str, flags: Mapping[str, Any], values: Mapping[str, Any] | None
     return made(found, given | dict(values or {}))
 
 
-def defaults(flag: str, names: Iterable[str]) -> str:
-    """Return in words what a flag is by default, by method, as "advbn 6, pixel-at 3"."""
-    parts = []
-    for name in names:
-        method: type[Method] = METHODS[name].load()
-        parts += [f"{name} {_in_words(method, own)}" for own in method.flags if own.name == flag]
-    return ", ".join(parts)
-
-
-def _in_words(method: type[Method], flag: Flag) -> str:
-    """Return a flag's default: a number short, or as levels of 255."""
-    if flag.default:
-        return flag.default
-    option, *inner = flag.field.split(".")
-    value = _value(method, option)
-    for name in inner:
-        value = getattr(value, name)
-    if isinstance(value, float):
-        levels = round(255 * value)
-        return f"{levels}/255" if len(f"{value:g}") > 5 and levels / 255 == value else f"{value:g}"
-    return str(value)
-
-
 def _takers(flag: str) -> list[str]:
     """Return the names of the methods that take a flag."""
-    return [name for name, entry in METHODS.items() if any(own.name == flag for own in entry.load().flags)]
+    return [name for name, entry in METHODS.items() if flag in entry.flags]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from statshift.hardening import choices
 from statshift.hardening.harden import Hardened, harden
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
@@ -41,15 +42,7 @@ IMAGENET = TrainingOptions(
 """ImageNet's networks with any norm, "the same parameters as in He et al. 2016" (appendix B.1): weight decay, batch and
 first rate are those of He et al., section 3.4; they decay by plateaus, here after the usual 30 and 60 epochs."""
 
-ONE_CYCLE = TrainingOptions(
-    epochs=30,
-    batch_size=128,
-    learning_rate=0.02,
-    schedule="one-cycle",
-    nesterov=True,
-    weight_decay=5e-4,
-    augment="standard",
-)
+ONE_CYCLE = TrainingOptions(**choices.ONE_CYCLE)
 """A tenth of the papers' epochs, by one cycle of the learning rate to twice theirs; networks without norm bear it."""
 
 

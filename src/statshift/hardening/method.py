@@ -17,13 +17,11 @@ class Flag:
     Attributes:
         name: without the dashes before it.
         field: of the method, or of one of its fields, as "attack.steps".
-        default: in words; "" is the field's own.
         read: from what was typed to values by field; None takes it as it is.
     """
 
     name: str
     field: str
-    default: str = ""
     read: Callable[[Any], Mapping[str, Any]] | None = None
 
     def values(self, typed: Any) -> Mapping[str, Any]:

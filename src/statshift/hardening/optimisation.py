@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from statshift.hardening import choices
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adam": torch.optim.Adam,
@@ -13,7 +15,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 """torch's, by name."""
 
-SCHEDULES = ("step", "one-cycle", "constant", "cosine")
+SCHEDULES = choices.SCHEDULES
 WITH_MOMENTUM = ("sgd",)
 
 

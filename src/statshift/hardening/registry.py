@@ -1,5 +1,7 @@
 """The methods that ship, told without importing them."""
 
+from collections.abc import Iterable
+
 from statshift._core.registry import Entry, registry
 
 FINE_TUNING, FROM_SCRATCH, EITHER = "fine-tuning", "from random weights", "either"
@@ -9,7 +11,21 @@ _PLACE = "statshift.hardening.methods"
 
 METHODS = registry(
     Entry(
-        "advbn", FINE_TUNING, "Shu et al., NeurIPS 2021", f"{_PLACE}.advbn:AdvBN", title="AdvBN", options=("attack",)
+        "advbn",
+        FINE_TUNING,
+        "Shu et al., NeurIPS 2021",
+        f"{_PLACE}.advbn:AdvBN",
+        title="AdvBN",
+        options=("attack",),
+        flags={
+            "steps": "6",
+            "step-size": "0.2",
+            "epsilon": "steps * step size - 0.1",
+            "form": "multiplicative",
+            "part": "both",
+            "no-clamp": "",
+            "perturbation": "global",
+        },
     ),
     Entry(
         "standard",
@@ -25,6 +41,7 @@ METHODS = registry(
         f"{_PLACE}.auxiliary:PixelAT",
         title="pixel-level adversarial training",
         options=("attack",),
+        flags={"steps": "3", "step-size": "1/255", "epsilon": "1/255"},
     ),
     Entry(
         "advprop",
@@ -33,6 +50,7 @@ METHODS = registry(
         f"{_PLACE}.auxiliary:AdvProp",
         title="AdvProp",
         options=("attack",),
+        flags={"steps": "5", "step-size": "1/255", "epsilon": "4/255"},
     ),
     Entry(
         "moex",
@@ -50,6 +68,7 @@ METHODS = registry(
         f"{_PLACE}.adversarial:Adversarial",
         title="adversarially trained",
         options=("attack",),
+        flags={"steps": "7", "step-size": "0.1", "epsilon": "0.5", "attack": "pgd-l2:0.5:7"},
     ),
     Entry(
         "corrupted",
@@ -58,6 +77,7 @@ METHODS = registry(
         f"{_PLACE}.corrupted:Corrupted",
         title="corruption-trained",
         options=("corruption", "severity"),
+        flags={"corruption": "NAME:3"},
     ),
     Entry(
         "ligs",
@@ -66,6 +86,7 @@ METHODS = registry(
         f"{_PLACE}.ligs:LigsRegularised",
         title="LIGS-regularised",
         options=("ligs", "weight"),
+        flags={"ligs-weight": "1"},
     ),
 )
 """The methods by name."""
@@ -75,3 +96,8 @@ FINE_TUNED = tuple(name for name, entry in METHODS.items() if entry.family != FR
 
 TRAINED = tuple(name for name, entry in METHODS.items() if entry.family != FINE_TUNING)
 """Those that `statshift train` offers."""
+
+
+def defaults(flag: str, names: Iterable[str]) -> str:
+    """Return in words what a flag is by default, by method, as "advbn 6, pixel-at 3"."""
+    return ", ".join(f"{name} {METHODS[name].flags[flag]}" for name in names if flag in METHODS[name].flags)

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData, check_labels
+from statshift.making import choices
 from statshift.making.features import draw_starts, feature_distance, find_head, match_features, row_distances
 from statshift.making.shards import Arrays, Make, Written, write_in_parts
 from statshift.measuring.loading import find_device, load
@@ -79,9 +80,9 @@ class ExtractionOptions:
     """
 
     steps: int | None = None
-    step_size: float = 0.1
-    epsilon: float = 0.5
-    batch_size: int = 128
+    step_size: float = choices.STEP_SIZE
+    epsilon: float = choices.EPSILON
+    batch_size: int = choices.BATCH_SIZE
     seed: int = 0
 
     def __post_init__(self) -> None:

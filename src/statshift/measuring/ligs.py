@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from statshift._core.errors import InputError, NoGradientError, unknown
 from statshift._core.randomness import Draws
 from statshift.data.checks import check_classes, check_images, checked_labels
+from statshift.measuring import choices
 from statshift.metrics.uncertainty import bootstrap_interval
 from statshift.shifts.attacks import (
     LogitLoss,
@@ -29,7 +30,7 @@ from statshift.shifts.attacks import (
 )
 from statshift.shifts.attacks.ascent import directions
 
-PERTURBATIONS = ("gaussian", "uniform", "fgsm", "pgd")
+PERTURBATIONS = choices.PERTURBATIONS
 PGD_STEPS = 7
 
 

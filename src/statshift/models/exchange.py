@@ -10,8 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from statshift._core.errors import InputError, unknown
+from statshift.models import choices
 
-NORMS = ("none", "batch", "instance", "layer", "group")
+NORMS = choices.NORMS
 
 KINDS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 """What `exchange_norm` takes for a norm."""

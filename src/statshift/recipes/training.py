@@ -194,7 +194,9 @@ class TrainingRecipe(MeasuringRecipe):
 def given_model(name: str, default: str, options: RunOptions) -> Callable[[str], PixelModel]:
     """Return what makes a fresh copy of the model that is given, whatever the label."""
     if options.model_args:
-        raise InputError(f"Expected the arguments of the model of the recipe {name} with it, not beside it.")
+        raise InputError(
+            f"Expected no `model_args` for the recipe {name}, which takes a loaded model: give them where it is loaded."
+        )
     model = options.model or default
     fresh = partial(load_model, model) if isinstance(model, str) else model
     return lambda label: fresh()

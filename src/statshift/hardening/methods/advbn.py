@@ -39,7 +39,7 @@ class AdvBN(Method):
     flags = (
         Flag("steps", "attack.steps"),
         Flag("step-size", "attack.step_size"),
-        Flag("epsilon", "attack.epsilon", "steps * step size - 0.1"),
+        Flag("epsilon", "attack.epsilon"),
         Flag("form", "attack.kind"),
         Flag("part", "attack.part"),
         Flag("no-clamp", "attack.clamp", read=lambda typed: {"attack.clamp": not typed}),

@@ -39,7 +39,7 @@ class Adversarial(AttacksPixels):
     name = "adversarial"
     summary = "Madry et al., ICLR 2018: PGD on the images, which alone are trained on, by one set of norms"
     title = "adversarially trained"
-    flags = (*AttacksPixels.flags, Flag("attack", "attack", SPEC, _read))
+    flags = (*AttacksPixels.flags, Flag("attack", "attack", _read))
 
     attack: PixelAttack = PAPER
 

@@ -43,7 +43,7 @@ class Corrupted(Method):
     family = FROM_SCRATCH
     summary = "images under one corruption, the upper bound of Benz et al., WACV 2021, section 6.4"
     title = "corruption-trained"
-    flags = (Flag("corruption", "corruption", "NAME:3", _read),)
+    flags = (Flag("corruption", "corruption", _read),)
 
     corruption: str = ""
     severity: int = 3

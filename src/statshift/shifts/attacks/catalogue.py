@@ -5,6 +5,7 @@ from fractions import Fraction
 from functools import partial
 
 from statshift._core.errors import InputError, unknown
+from statshift.shifts import choices
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.pixels import PixelAttack
 
@@ -29,7 +30,8 @@ ATTACKS: dict[str, Callable[..., PixelAttack | AutoAttack]] = {
 }
 """The attacks by name; each takes `epsilon`, those of `STEPPED` what else `PixelAttack` has."""
 
-STEPPED = ("pgd-linf", "pgd-l2", "cw-linf", "cw-l2")
+
+STEPPED = choices.STEPPED
 
 
 def parse_attack(spec: str) -> PixelAttack | AutoAttack:
