@@ -19,7 +19,7 @@ from statshift import load_data, load_model, measure
 from statshift._core.errors import InputError
 from statshift.adapting.protocols import adaptation_positions
 from statshift.adapting.rectify import rectified
-from statshift.cli.published import beside, over_lines, result_text
+from statshift.cli.published import over_lines, result_document, result_text
 from statshift.cli.recipes import listing
 from statshift.hardening.from_scratch import build
 from statshift.making.extraction import KINDS, ExtractionOptions
@@ -401,7 +401,7 @@ def test_the_table_sets_published_figures_beside_ours(chosen, done):
         source, after = done[1][label].values()
         ours = [source["clean_accuracy"], after["clean_accuracy"], source["mean_of_shifts"], after["mean_of_shifts"]]
         assert row == [label, *(f"{100 * value:.1f}" for value in ours), theirs]
-    document = beside(chosen, done[1], "digits:test")
+    document = result_document(chosen, done[1], "digits:test")
     assert document["over"] == lines[1:4]
     fewer = result_text(changed(chosen, samples=8), done[1], "digits:test").splitlines()
     assert fewer[4] == "Ours are rectified on 8 images (1 draw), which are evaluated on too; not theirs."
@@ -510,7 +510,7 @@ def test_it_is_said_where_their_means_are_of_other_conditions(name, under, told)
     lines = [line for line in over_lines(chosen, found, "cifar-c:C") if "not the same conditions" in line]
     assert lines == ([] if told is None else [told])
     whole = {"clean_accuracy": None, "mean_of_shifts": None, "mce": None, "shifts": {}, "ligs": {}}
-    document = beside(chosen, {label: {"source": whole | found[label]["source"]}}, "cifar-c:C")
+    document = result_document(chosen, {label: {"source": whole | found[label]["source"]}}, "cifar-c:C")
     assert (told in document["over"]) is (told is not None)
     assert "cost" not in document
 
@@ -518,8 +518,8 @@ def test_it_is_said_where_their_means_are_of_other_conditions(name, under, told)
 def test_it_is_said_where_theirs_are_trained_for_longer():
     chosen = recipe("norms", labels=["vgg11-none", "resnet50-none"])
     theirs = sorted({one.training.epochs for one in chosen.options.values()})
-    assert beside(chosen, {}, None)["over"] == []
-    (told,) = beside(changed(chosen, epochs=1), {}, None)["over"]
+    assert result_document(chosen, {}, None)["over"] == []
+    (told,) = result_document(changed(chosen, epochs=1), {}, None)["over"]
     assert told == f"Ours are trained for 1 epoch, theirs for {', '.join(map(str, theirs))}."
     assert told in result_text(changed(chosen, epochs=1), {}).splitlines()
 

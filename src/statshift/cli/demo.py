@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from statshift.measuring.measure import Measurement
     from statshift.models import PixelModel
 
-IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
-FROM_SCRATCH: dict[str, Any] = {
+DEMO_IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
+DEMO_TRAINING: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 64,
     "learning_rate": 0.1,
@@ -88,7 +88,7 @@ def _measure(model: "PixelModel", out: Path) -> "Measurement":
     with progress_bar() as bar:
         return measure(
             model,
-            load_data("digits", limit=IMAGES),
+            load_data("digits", limit=DEMO_IMAGES),
             protocols=["auto"],
             out=out,
             device="cpu",
@@ -131,7 +131,7 @@ def _train() -> "PixelModel":
         model = load_model("cifar:resnet20")
     branches = Branches(model, "input", torch.zeros(2, 3, 32, 32), dual=False)
     with progress_bar() as bar:
-        digits, options = load_data("digits", split="train"), TrainingOptions(**FROM_SCRATCH)
+        digits, options = load_data("digits", split="train"), TrainingOptions(**DEMO_TRAINING)
         train(branches, digits, Standard(), options, progress=TrainingReport(bar))
     return model
 

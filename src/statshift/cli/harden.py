@@ -87,7 +87,7 @@ def harden_command(
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
     from statshift._core.processes import join
-    from statshift.hardening.choosing import chosen
+    from statshift.hardening.choosing import chosen_method
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
@@ -103,7 +103,7 @@ def harden_command(
         "perturbation": perturbation,
     }
     options = HardenOptions(
-        chosen(method, flags, o.parse_method_args(method_args)),
+        chosen_method(method, flags, o.parse_method_args(method_args)),
         at=at,
         training=TrainingOptions(
             epochs=epochs,

@@ -6,7 +6,7 @@ from statshift.cli.output import table
 from statshift.recipes import RECIPES, Found, Recipe, describe, recipe
 
 
-def beside(chosen: Recipe, found: Found, data: str | None) -> dict[str, Any]:
+def result_document(chosen: Recipe, found: Found, data: str | None) -> dict[str, Any]:
     """Return a recipe's result as plain data: ours and theirs by label, and over what; `data` is what ours are of.
 
     It holds what the list says of the recipe, but for the cost, which is another where flags narrow the run.

@@ -42,7 +42,16 @@ def report_command(
     """
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)
-    from statshift.report import as_markdown, build, is_folder, tables, tidy_csv, write_report, write_tables, write_text
+    from statshift.report import (
+        as_markdown,
+        build_report,
+        is_folder,
+        tables,
+        tidy_csv,
+        write_report,
+        write_tables,
+        write_text,
+    )
 
     if format_ == "html":
         print_out(f"Written to {write_report(runs, PAGE if out is None else out, title=title)}: open it in a browser.")
@@ -50,7 +59,7 @@ def report_command(
     if format_ == "csv" and out is not None and is_folder(out):
         print_out(f"Written to {write_tables(runs, out)}.")
         return
-    text = tidy_csv(runs) if format_ == "csv" else as_markdown(tables(build(runs, title=title)))
+    text = tidy_csv(runs) if format_ == "csv" else as_markdown(tables(build_report(runs, title=title)))
     if out is None:
         sys.stdout.write(text)
     else:

@@ -89,7 +89,7 @@ def run_command(
     Example: statshift run rectify-imagenet --data folder:val --labels resnet50 --limit 1000 --out runs/table3
     """
     from statshift._core.processes import join
-    from statshift.cli.published import beside, result_text
+    from statshift.cli.published import result_document, result_text
     from statshift.models import load_model
     from statshift.recipes.running import check_complete, run_recipe, with_files
 
@@ -134,7 +134,7 @@ def run_command(
     if join()[0] == 0:
         trained_on, measured_on = chosen.images(data, validation)
         of, written = measured_on or trained_on, "" if out is None else f"\n\nWritten to {out}."
-        _show(as_json, beside(chosen, found, of), result_text(chosen, found, of) + written)
+        _show(as_json, result_document(chosen, found, of), result_text(chosen, found, of) + written)
 
 
 def _with_numbers(

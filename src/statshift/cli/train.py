@@ -86,7 +86,7 @@ def train_command(
     if validation_limit is not None and not validation:
         raise InputError("Expected no --validation-limit without --validation.")
     from statshift._core.processes import join
-    from statshift.hardening.choosing import chosen
+    from statshift.hardening.choosing import chosen_method
     from statshift.hardening.from_scratch import build
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
@@ -101,7 +101,7 @@ def train_command(
         "ligs-weight": ligs_weight,
     }
     options = HardenOptions(
-        chosen(method, flags, o.parse_method_args(method_args)),
+        chosen_method(method, flags, o.parse_method_args(method_args)),
         training=TrainingOptions(
             epochs=epochs,
             batch_size=batch_size,

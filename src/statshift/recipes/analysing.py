@@ -11,7 +11,8 @@ from statshift.hardening.options import HardenOptions
 from statshift.models import PixelModel
 from statshift.recipes.analyses.analysis import Analysis
 from statshift.recipes.analyses.registry import ANALYSES
-from statshift.recipes.configuration import Found, Recipe, Rows
+from statshift.recipes.configuration import Found, Recipe
+from statshift.recipes.description import Rows
 from statshift.recipes.options import RunOptions
 from statshift.recipes.training import a_model, given_model
 

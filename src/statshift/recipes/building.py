@@ -14,7 +14,7 @@ from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.networks import Network
-from statshift.recipes.strict import shown
+from statshift.recipes.strict import shown_value
 from statshift.recipes.writing import ADAPTATION, TRAINING
 
 WRONG = object()
@@ -179,5 +179,5 @@ def _build_number(value: Any, place: str, faults: Faults) -> Any:
 
 def tell_wrong(expected: str, value: Any, place: str, faults: Faults) -> Any:
     """Tell what was expected of a value, and return `WRONG`."""
-    faults.add(place, f"Expected {expected}, but got {shown(value)}.")
+    faults.add(place, f"Expected {expected}, but got {shown_value(value)}.")
     return WRONG

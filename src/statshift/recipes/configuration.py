@@ -11,15 +11,13 @@ from statshift.data.loading import check_scheme
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.models import PixelModel
 from statshift.recipes import description
+from statshift.recipes.description import Rows
 from statshift.recipes.faults import RecipeError, check_protocol, check_shift, names_a_folder, refused
 from statshift.recipes.networks import Network
 from statshift.recipes.options import RunOptions
 from statshift.recipes.sources import DATA_SETS, PAPERS, Figures, faults_of_names, faults_of_size
 from statshift.shifts.conditions import CLEAN, Condition, conditions, resolve
 from statshift.shifts.corruptions import SEVERITIES, check_severity
-
-Rows = list[list[str]]
-"""A table: rows of cells, a head first."""
 
 Found = Mapping[str, Any]
 """What a recipe found by label; see `run_recipe`."""

@@ -8,6 +8,9 @@ from statshift.recipes.sources import BASE, COLUMNS, RECTIFIED, Figures
 if TYPE_CHECKING:
     from statshift.recipes.configuration import Recipe
 
+Rows = list[list[str]]
+"""A table: rows of cells, a head first."""
+
 NOT_PRINTED = "not in our copy"
 HEADLINE = ("advbn-autoaugment", "conv2_3", "resnet50", "augmix", "vgg16-batch", "resnet50-batch", "resnet50-group")
 """The labels whose figures stand for a recipe's, the first that it has; else its first."""

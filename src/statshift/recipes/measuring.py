@@ -12,8 +12,8 @@ from statshift.measuring.ligs import PERTURBATIONS
 from statshift.measuring.measure import Measurement, measure
 from statshift.models import PixelModel, import_function
 from statshift.recipes.comparison import other_rectifying, ours_and_theirs
-from statshift.recipes.configuration import Found, Recipe, Rows
-from statshift.recipes.description import counted
+from statshift.recipes.configuration import Found, Recipe
+from statshift.recipes.description import Rows, counted
 from statshift.recipes.faults import refused
 from statshift.recipes.options import RunOptions
 from statshift.recipes.sources import DATA_SETS

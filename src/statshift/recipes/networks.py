@@ -10,7 +10,7 @@ from statshift._core.errors import unknown
 from statshift.hardening.from_scratch import build
 from statshift.models import NORMS, PixelModel, load_model
 from statshift.models.cifar import ZOO
-from statshift.models.loading import SCHEMES
+from statshift.models.loading import MODEL_SCHEMES
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Network:
         """Return what is wrong with it by itself, "field: what"."""
         scheme, _, rest = self.spec.partition(":")
         faults = []
-        if scheme not in SCHEMES:
-            faults.append(f"spec: {unknown('model scheme', scheme, SCHEMES)}")
+        if scheme not in MODEL_SCHEMES:
+            faults.append(f"spec: {unknown('model scheme', scheme, MODEL_SCHEMES)}")
         if scheme == "cifar" and rest not in ZOO:
             faults.append(f"spec: {unknown('CIFAR model', rest, ZOO)}")
         norm = self.arguments.get("norm", "batch")

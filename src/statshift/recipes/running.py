@@ -19,7 +19,7 @@ from statshift.recipes.configuration import Recipe
 from statshift.recipes.options import Images, Makes, RunOptions
 from statshift.shifts.conditions import Shifts
 
-CHECKED = (
+REFUSABLE = (
     *("out", "model", "validation", "against"),
     *("batch_size", "dtype", "draws", "protocols", "shifts", "severities"),
 )
@@ -145,7 +145,7 @@ def check_complete(chosen: Recipe, given: Mapping[str, Any], flag: Callable[[str
     for one in images:
         check_scheme(one)
     places = (*chosen.requires, *chosen.takes)
-    if unwanted := [name for name in CHECKED if given.get(name) is not None and name not in places]:
+    if unwanted := [name for name in REFUSABLE if given.get(name) is not None and name not in places]:
         reasons = {"out": "writes nothing"} | ({"model": "builds its own networks"} if chosen.networks else {})
         why = reasons.get(unwanted[0], "has no place for it")
         told = ", ".join(map(flag, unwanted))

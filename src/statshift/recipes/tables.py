@@ -5,8 +5,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from statshift.hardening.validation import LIGS
-from statshift.recipes.analyses.analysis import Rows, theirs
-from statshift.recipes.description import in_percent, name_of
+from statshift.recipes.analyses.analysis import theirs
+from statshift.recipes.description import Rows, in_percent, name_of
 from statshift.recipes.sources import BASE, COLUMNS, RECTIFIED
 from statshift.shifts.attacks import is_attack
 

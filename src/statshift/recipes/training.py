@@ -14,8 +14,8 @@ from statshift.hardening.harden import Hardened, harden
 from statshift.hardening.options import HardenOptions
 from statshift.models import PixelModel, load_model, load_weights, read_made_by
 from statshift.recipes.comparison import other_epochs, other_rectifying, ours_and_theirs
-from statshift.recipes.configuration import Found, Recipe, Rows
-from statshift.recipes.description import counted
+from statshift.recipes.configuration import Found, Recipe
+from statshift.recipes.description import Rows, counted
 from statshift.recipes.faults import check_shift, refused
 from statshift.recipes.measuring import MeasuringRecipe, check_files, functions_of
 from statshift.recipes.options import RunOptions

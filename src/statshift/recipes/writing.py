@@ -13,7 +13,7 @@ from typing import Any
 from statshift.hardening.options import HardenOptions
 from statshift.recipes.configuration import Recipe
 
-WIDTH = 100
+FILE_WIDTH = 100
 TRAINING, ADAPTATION = "training_of_all", "adaptation_of_all"
 SHOWN = {
     TRAINING: ("epochs", "batch_size", "learning_rate", "augment", "dtype", "seed"),
@@ -60,7 +60,7 @@ def as_yaml(recipe: Recipe) -> str:
     parts = []
     for name, comment in SECTIONS.items():
         if name in content:
-            lines = [f"# {line}" for line in textwrap.wrap(comment, WIDTH - 2)]
+            lines = [f"# {line}" for line in textwrap.wrap(comment, FILE_WIDTH - 2)]
             parts.append("\n".join([*lines, _section(name, content[name])]))
     return "\n\n".join(parts) + "\n"
 
@@ -139,14 +139,14 @@ def _section(name: str, value: Any) -> str:
 
     if not isinstance(value, dict) or not value:
         short = f"{name}:" if value is None else f"{name}: {text(value, True)}"
-        if len(short) <= WIDTH:
+        if len(short) <= FILE_WIDTH:
             return short
         if isinstance(value, str) and value == " ".join(value.split()):
-            folded = textwrap.fill(value, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+            folded = textwrap.fill(value, FILE_WIDTH - 2, break_long_words=False, break_on_hyphens=False)
             return f"{name}: >-\n{textwrap.indent(folded, '  ')}"
         return text({name: value}, False)
     lines = [f"{name}:"]
     for key, one in value.items():
         short = f"{text(key, True)}:" if one is None else f"{text(key, True)}: {text(one, True)}"
-        lines.append(textwrap.indent(short if len(short) + 2 <= WIDTH else text({key: one}, False), "  "))
+        lines.append(textwrap.indent(short if len(short) + 2 <= FILE_WIDTH else text({key: one}, False), "  "))
     return "\n".join(lines)

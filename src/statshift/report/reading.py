@@ -232,7 +232,7 @@ def _add_up(run: RunResult) -> Measured:
         return Measured(run, summary, reference)
 
 
-KINDS: dict[str, tuple[type, ...]] = {
+COUNTED_AS: dict[str, tuple[type, ...]] = {
     "model": (dict,),
     "model.spec": (str,),
     "model.arguments": (dict, NoneType),
@@ -267,7 +267,7 @@ def check_record(record: dict[str, Any]) -> None:
     Raises:
         TypeError: one is of another type.
     """
-    for name, kinds in KINDS.items():
+    for name, kinds in COUNTED_AS.items():
         value: Any = record
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None

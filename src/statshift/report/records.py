@@ -10,7 +10,7 @@ from statshift.report.reading import Measured
 from statshift.report.subjects import Group
 from statshift.report.words import short
 
-LONGEST = 200
+LONGEST_VALUE = 200
 
 
 def section(measured: Sequence[Measured], groups: Sequence[Group]) -> Section:
@@ -45,17 +45,17 @@ def seconds(measured: Measured) -> float:
     return total
 
 
-def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each field of a nested mapping by its dotted name."""
     for key, value in record.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
-    fields = [dict(flat(one.run.record)) for one in measured]
+    fields = [dict(flattened(one.run.record)) for one in measured]
     rows = []
     for name in dict.fromkeys(key for one in fields for key in one):
         values = [one.get(name) for one in fields]
@@ -67,4 +67,4 @@ def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return short("-" if value is None else text, LONGEST)
+    return short("-" if value is None else text, LONGEST_VALUE)

@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from statshift.recipes.description import NOT_PRINTED, counted, in_percent, name_of
+from statshift.recipes.description import NOT_PRINTED, Rows, counted, in_percent, name_of
 from statshift.recipes.sources import Figures
 
 Published = Mapping[str, Figures | None]
-Rows = list[list[str]]
 
 
 def line_for_each_figure(published: Published, found: Mapping[str, Any]) -> Rows:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from statshift._core.errors import unknown
-from statshift.recipes.analyses.analysis import Analysis, Published, Rows
+from statshift.recipes.analyses.analysis import Analysis, Published
+from statshift.recipes.description import Rows
 
 AUTHORS_BRANCH = {
     "imagenet": "clean",
@@ -33,7 +34,7 @@ def _rows(published: Published, found: Mapping[str, Any]) -> Rows:
     return [["data set", "branch"], *([name, branch] for name, branch in found.items())]
 
 
-BRANCHES = Analysis(
+AUTHORS_CHOICE = Analysis(
     run=lambda recipe, options: dict(AUTHORS_BRANCH),
     requires=(),
     cost=lambda count: "nothing",

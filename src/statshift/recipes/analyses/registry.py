@@ -2,13 +2,13 @@
 
 from statshift._core.registry import Entry, registry
 
-FIGURE, FEATURES, FACT = "figure", "features", "fact"
+FIGURE, CARRIED, FACT = "figure", "features", "fact"
 """The families: figures of networks, features that carry over, and what needs no study."""
 
 _PLACE = "statshift.recipes.analyses"
 
 ANALYSES = registry(
-    Entry("branches", FACT, "the authors' choice of branch, which is printed", f"{_PLACE}.branches:BRANCHES"),
+    Entry("branches", FACT, "the authors' choice of branch, which is printed", f"{_PLACE}.branches:AUTHORS_CHOICE"),
     Entry("costs", FACT, "the time of a step, see `step_costs`", f"{_PLACE}.times:COSTS"),
     Entry("distances", FIGURE, "how far batch statistics lie apart", f"{_PLACE}.statistics:DISTANCES"),
     Entry(
@@ -26,13 +26,13 @@ ANALYSES = registry(
     Entry("divergence", FIGURE, "how far apart two data sets lie, layer by layer", f"{_PLACE}.statistics:DIVERGENCE"),
     Entry(
         "transfer",
-        FEATURES,
+        CARRIED,
         "how well features extracted from each network serve the others",
         f"{_PLACE}.transfer:TRANSFER",
     ),
     Entry(
         "transfer-robust",
-        FEATURES,
+        CARRIED,
         "the same, of adversarially trained networks",
         f"{_PLACE}.transfer:TRANSFER_ROBUST",
     ),

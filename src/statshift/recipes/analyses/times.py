@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from statshift.hardening.costs import step_costs
-from statshift.recipes.analyses.analysis import Analysis, Published, Rows
-from statshift.recipes.description import NOT_PRINTED, counted
+from statshift.recipes.analyses.analysis import Analysis, Published
+from statshift.recipes.description import NOT_PRINTED, Rows, counted
 from statshift.recipes.options import RunOptions
 
 if TYPE_CHECKING:
