@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
+from statshift.cli.output import print_out, say
+from statshift.cli.progress import MeasurementReport, TrainingReport, progress_bar
+from statshift.cli.tables import summary_text, table
 
 if TYPE_CHECKING:
     from statshift.hardening.options import HardenOptions

@@ -7,7 +7,9 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
-from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import TrainingReport, progress_bar
+from statshift.cli.tables import table
 from statshift.cli.target import load_model_on
 from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from statshift.cli import options as o
-from statshift.cli.output import print_json, print_out, table
+from statshift.cli.output import print_json, print_out
+from statshift.cli.tables import table
 from statshift.cli.target import load_model_on
 
 PHOTOGRAPH_SIDE = 224

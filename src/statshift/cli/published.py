@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from statshift.cli.output import table
+from statshift.cli.tables import table
 from statshift.recipes import RECIPES, Found, Recipe, describe, recipe
 
 

@@ -11,7 +11,8 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import MeasurementReport, TrainingReport, progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress

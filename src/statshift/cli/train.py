@@ -9,7 +9,8 @@ import typer
 from statshift._core.errors import InputError, unknown
 from statshift.cli import options as o
 from statshift.cli.harden import history_text
-from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_target
 from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES
 from statshift.hardening.registry import TRAINED, defaults
