@@ -27,9 +27,9 @@ from statshift.measuring.compare import compare as compare
 from statshift.measuring.ligs import Ligs as Ligs
 from statshift.measuring.ligs import LigsOptions as LigsOptions
 from statshift.measuring.ligs import ligs as ligs
-from statshift.measuring.measure import Measurement as Measurement
-from statshift.measuring.measure import Progress as Progress
 from statshift.measuring.measure import measure as measure
+from statshift.measuring.run import Measurement as Measurement
+from statshift.measuring.run import Progress as Progress
 from statshift.models import PixelModel as PixelModel
 from statshift.models import exchange_norm as exchange_norm
 from statshift.models import load_model as load_model
@@ -37,11 +37,11 @@ from statshift.results import read_run as read_run
 from statshift.shifts.attacks import FeatureAttack as FeatureAttack
 from statshift.shifts.attacks import PixelAttack as PixelAttack
 from statshift.shifts.attacks import attack_images as attack_images
-from statshift.shifts.conditions import CorruptionOptions as CorruptionOptions
 from statshift.shifts.corruptions import COMMON as COMMON
 from statshift.shifts.corruptions import CORRUPTIONS as CORRUPTIONS
 from statshift.shifts.corruptions import HOLDOUT as HOLDOUT
 from statshift.shifts.corruptions import corrupt as corrupt
+from statshift.shifts.shift import CorruptionOptions as CorruptionOptions
 from statshift.splitting.branches import Branches as Branches
 from statshift.splitting.cuts import find_cuts as find_cuts
 from statshift.splitting.split import Split as Split

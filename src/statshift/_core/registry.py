@@ -19,6 +19,7 @@ class Entry:
         path: "MODULE:ATTRIBUTE" of the value.
         title: what a report calls it; the name where there is none.
         options: names of the fields that it takes, in order.
+        groups: names by which it is asked for, or told of, with others of its family.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Entry:
     path: str
     title: str = ""
     options: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """Import and return the value."""
@@ -40,6 +42,11 @@ Registry = Mapping[str, Entry]
 def registry(*entries: Entry) -> dict[str, Entry]:
     """Return entries by name, in the order given."""
     return {entry.name: entry for entry in entries}
+
+
+def members(entries: Registry, group: str) -> tuple[str, ...]:
+    """Return the names of the entries of a group, or of a family, in order."""
+    return tuple(name for name, entry in entries.items() if group in (entry.family, *entry.groups))
 
 
 def look_up(entries: Registry, kind: str, name: str) -> Entry:

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import InputError
 from statshift.cli import options as o
 from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
 from statshift.making.adversarial import write_adversarial
-from statshift.shifts.attacks import ATTACKS, STEPPED, PixelAttack, parse_attack
+from statshift.shifts.attacks import ATTACKS, PixelAttack, attack_named, parse_attack
 
 
 def attack_command(
@@ -56,14 +56,15 @@ def attack_command(
         "random_start": False if no_random_start else None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if given and attack not in STEPPED:
-        raise InputError(f"Expected no {', '.join(given)} for {attack}, which has no such option.")
+    chosen = attack_named(attack)
+    if excess := [name for name in given if name not in chosen.options]:
+        raise InputError(f"Expected no {', '.join(excess)} for {attack}, which has no such option.")
     with progress_bar() as bar:
         report = MakingReport(bar, "attack")
         made = write_adversarial(
             load_model_on(device, model, weights, mean, std, model_args),
             data,
-            ATTACKS[attack](radius, **given),
+            chosen(radius, **given),
             out=out,
             batch_size=batch_size,
             seed=seed,
@@ -96,8 +97,7 @@ def attack_command(
 def _parse_attack(text: str, epsilon: str | None, steps: int | None) -> tuple[str, float, int | None]:
     """Return name, radius and steps of NAME:EPSILON[:STEPS], or of NAME and the two options."""
     name, colon, _ = text.partition(":")
-    if name not in ATTACKS:
-        raise unknown("attack", name, ATTACKS)
+    attack_named(name)
     if not colon:
         if epsilon is None:
             raise InputError(f"Expected the attack's radius, as --attack {name}:EPSILON or by --epsilon.")

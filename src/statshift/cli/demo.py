@@ -13,12 +13,13 @@ from statshift.data import load_data
 from statshift.hardening.harden import HardenOptions, harden
 from statshift.hardening.objectives import standard
 from statshift.hardening.training import TrainingOptions, train
-from statshift.measuring.measure import Measurement, measure
+from statshift.measuring.measure import measure
+from statshift.measuring.run import Measurement
 from statshift.models import PixelModel, load_model, save_weights
 from statshift.report import write_report
 from statshift.shifts.attacks import FeatureAttack
-from statshift.shifts.conditions import CorruptionOptions
 from statshift.shifts.corruptions.frost import PROCEDURAL
+from statshift.shifts.shift import CorruptionOptions
 from statshift.splitting.branches import Branches
 
 IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time

@@ -13,7 +13,7 @@ from statshift.cli.target import load_model_on
 from statshift.hardening.harden import LIGS, METHODS, PIXEL_ATTACKS, HardenOptions, harden
 from statshift.hardening.training import TrainingOptions
 from statshift.shifts.attacks import FeatureAttack, PixelAttack
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import BRANCHES
 
 FROM_SCRATCH = ("corrupted", "ligs")
@@ -125,7 +125,7 @@ def harden_command(
             options,
             out=out,
             validation=validation,
-            shifts=o.parse_functions(shifts or CLEAN),
+            shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             device=device,
             compiled=compiled,

@@ -13,7 +13,7 @@ from statshift.cli.output import MeasurementReport, layers_text, print_json, pri
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.measure import measure
 from statshift.models import load_model
-from statshift.shifts.conditions import CorruptionOptions
+from statshift.shifts.shift import CorruptionOptions
 
 
 def measure_command(
@@ -108,7 +108,7 @@ def measure_command(
                 model_args=o.parse_model_args(model_args),
             ),
             data,
-            shifts=None if shifts is None else o.parse_functions(shifts),
+            shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
             protocols=o.parse_functions(rectify or ""),
             adaptation=adaptation,

@@ -12,6 +12,7 @@ from statshift._core.errors import InputError
 from statshift.hardening.augmentation import AUGMENTATIONS
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import import_function
+from statshift.shifts.conditions import import_shift
 
 
 def out(what: str, place: str = "Folder") -> Any:
@@ -143,6 +144,11 @@ def parse_functions(text: str) -> list[Any]:
     return [
         {part.rpartition(":")[2]: import_function(part[3:])} if part.startswith("py:") else part for part in split(text)
     ]
+
+
+def parse_shifts(text: str) -> list[Any]:
+    """Return names as they are, and py:FILE:NAME as the function or shift that it names."""
+    return [import_shift(part) if part.startswith("py:") else part for part in split(text)]
 
 
 def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -28,7 +28,7 @@ from rich.progress import (
 from statshift._core import processes
 from statshift.hardening.training import Step
 from statshift.measuring.compare import Comparison, Difference
-from statshift.measuring.measure import Progress as Measured
+from statshift.measuring.run import Progress as Measured
 
 READER_GONE = 1  # as typer ends where it meets a closed pipe
 console = Console(

@@ -20,7 +20,7 @@ from statshift.hardening.training import TrainingOptions
 from statshift.measuring.evaluate import find_device
 from statshift.models import NORMS
 from statshift.shifts.attacks import PixelAttack, parse_attack
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 ATTACK = "pgd-l2:0.5:7"
 RATES = {"sgd": ONE_CYCLE.learning_rate, "adam": 1e-3, "adagrad": 1e-2}
@@ -123,7 +123,7 @@ def train_command(
             options,
             out=out,
             validation=images,
-            shifts=o.parse_functions(shifts or CLEAN),
+            shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             ligs=o.split(ligs or ""),
             walk=landscape,

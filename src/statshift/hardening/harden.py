@@ -18,7 +18,7 @@ from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError, unknown
 from statshift._core.identity import ANSWERS
 from statshift.adapting.protocols import adaptation_positions
-from statshift.data import ImageData, load_data, loading_options, stored_shifts
+from statshift.data import ImageData, load_data, loading_options
 from statshift.hardening.landscape import landscape, step_sizes_around
 from statshift.hardening.objectives import (
     Method,
@@ -37,9 +37,11 @@ from statshift.measuring.measure import measure
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
 from statshift.results import Row, alone, write_json_atomically
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
-from statshift.shifts.attacks import FeatureAttack, PixelAttack, is_attack
-from statshift.shifts.conditions import CLEAN, Shifts, conditions, resolve
+from statshift.shifts.attacks import FeatureAttack, PixelAttack
+from statshift.shifts.conditions import Shifts, conditions, resolve
 from statshift.shifts.corruptions import CORRUPTIONS, check_severity
+from statshift.shifts.shift import CLEAN, Shift, of_clean_images
+from statshift.shifts.stored import offered
 from statshift.splitting.branches import BRANCHES, Branches
 from statshift.splitting.cuts import INPUT, network_of
 
@@ -356,11 +358,14 @@ def _prepare_validation(
     Raises:
         InputError: images or shifts that cannot be measured; better now than after an epoch.
     """
-    stored = stored_shifts(data) if isinstance(data, str) else {}
-    names, functions = resolve(shifts, list(stored) or None)
-    conditions(names, severities, functions, stored)
-    described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
-    if not stored:
+    chosen = resolve(shifts, offered=offered(data))
+    conditions(chosen, severities)
+    described: dict[str, Any] = {
+        "data": data,
+        "shifts": [one.name for one in chosen],
+        "severities": list(severities),
+    }
+    if of_clean_images(chosen):
         data = data if isinstance(data, ImageData) else load_data(data, **loading)
         if data.labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
@@ -380,9 +385,11 @@ def _validate(
 
     None is what cannot be measured of a network that is dead: attacks and LIGS, which need a gradient.
     """
-    parts = [shifts] if isinstance(shifts, str | Mapping) else list(shifts)
-    attacks = [part for part in parts if isinstance(part, str) and is_attack(part)]
-    others = [part for part in parts if part not in attacks] or [CLEAN]
+    parts = [shifts] if isinstance(shifts, str | Mapping | Shift) else list(shifts)
+    asked = [resolve(part, offered=offered(data)) for part in parts]
+    attacks = [one.name for several in asked for one in several if one.needs_model]
+    others = [part for part, several in zip(parts, asked, strict=True) if not all(one.needs_model for one in several)]
+    others = others or [CLEAN]
     found: dict[str, Any] = {}
     for branch, one in branches.splits.items():
         look = partial(measure, one.model, data, severities=severities, device=device)

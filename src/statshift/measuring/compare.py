@@ -74,7 +74,7 @@ def compare(
     after = {condition: [second for _, second in draws] for condition, draws in pairs.items()}
     complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
     return Comparison(
-        images=next(iter(before.values()))[0]["images"],
+        images=before[min(before, key=lambda one: "set" in rows[0][one][0])][0]["images"],
         protocols=protocols,
         conditions=_compare_conditions(pairs, seed),
         mean_accuracy=_mean_accuracy(before, after, seed) if complete else None,
@@ -170,7 +170,11 @@ def _pair(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
     else:
         by_draw = {row["draw"]: row for row in second}
         pairs = [(row, by_draw[row["draw"]]) for row in first if row["draw"] in by_draw]
-    return [(restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", []))) for a, b in pairs]
+    return [
+        (restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", [])))
+        for a, b in pairs
+        if a.get("set") == b.get("set")
+    ]
 
 
 def _compare_conditions(

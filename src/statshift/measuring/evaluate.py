@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from statshift.data import ImageData, check_labels, load_data, loading_options
 from statshift.metrics.classification import ImageStatistics, image_statistics
 from statshift.models import PixelModel, load_model
 from statshift.norms.layers import run
-from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
+from statshift.shifts.attacks import attackable, check_gradient
 from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import Shift, under
 
 KEPT_BYTES = 2 << 30
 CHECKED = 16  # images: whether a model has an input gradient
@@ -64,12 +65,6 @@ def load_both(
     return pixel_model, load_data(data, **loading_options(data, data_options, pixel_model.loading_options, split=split))
 
 
-def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[str, Any]:
-    """Return an attack's numbers for a record: the step size in force, or of AutoAttack the batch that it draws by."""
-    own = {"step_size": attack.length} if isinstance(attack, PixelAttack) else {"batch_size": batch_size}
-    return asdict(attack) | own
-
-
 class Evaluator:
     """Classify the images of one condition after another.
 
@@ -78,11 +73,9 @@ class Evaluator:
         device: where images are shifted and classified.
         dtype: name of the type the model runs in, by autocast unless "float32".
         compiled: run the model through `torch.compile`.
-        shift: takes images (B,3,H,W) in [0,1], a condition and the images' indices (B,), and returns the images under
-            that condition.
+        shifts: by name; of those that need a model, against the model as it is now, which is copied.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
-        attacks: the conditions' shifts that are attacks, by name; against the model as it is now, which is copied.
-        seed: of the attacks.
+        seed: of the shifts' draws.
 
     Attributes:
         model: as given.
@@ -98,9 +91,8 @@ class Evaluator:
         *,
         dtype: str,
         compiled: bool,
-        shift: Callable[[Tensor, Condition, Tensor], Tensor],
+        shifts: Mapping[str, Shift],
         batch_size: int,
-        attacks: Mapping[str, PixelAttack | AutoAttack] | None = None,
         seed: int = 0,
     ) -> None:
         if dtype not in DTYPES:
@@ -110,10 +102,9 @@ class Evaluator:
         self.model = model
         self._classify = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype]
-        self._shift = shift
-        self._attacks = attacks or {}
+        self._shifts = shifts
         self._seed = seed
-        self._source = deepcopy(model) if self._attacks else model
+        self._source = deepcopy(model) if any(shift.needs_model for shift in shifts.values()) else model
         self._at_once = batch_size
         self.keeping = False
         self._kept_of: tuple[ImageData, Condition] | None = None
@@ -268,7 +259,7 @@ class Evaluator:
         """Return the statistics of some images, or None where memory runs out."""
         assert data.labels is not None
         try:
-            if attacked is not None and condition.shift in self._attacks:
+            if attacked is not None and self.attacks(condition):
                 shifted = self._made(data, condition, images, positions, attacked)
             else:
                 shifted = self._shifted(data, condition, images, positions)
@@ -299,16 +290,19 @@ class Evaluator:
     def _made(
         self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64], model: nn.Module
     ) -> Tensor:
-        """Return images under a condition; those of an attack are against a model."""
+        """Return images under a condition; those of a shift that needs a model are against this one."""
         pixels = self._send(images).float().div_(255)
         indices = self._send(torch.from_numpy(data.indices[positions]))
-        if condition.shift not in self._attacks:
-            return self._shift(pixels, condition, indices)
-        assert data.labels is not None
-        labels = self._send(torch.from_numpy(data.labels[positions]))
-        with self._with_gradients():
-            attack = self._attacks[condition.shift]
-            return attack_images(model, pixels, labels, attack, seed=self._seed, indices=indices, check=False)
+        labels = None if data.labels is None else self._send(torch.from_numpy(data.labels[positions]))
+        make = partial(under, self._shifts[condition.shift], pixels, condition.severity, seed=self._seed)
+        if not self.attacks(condition):
+            return make(indices=indices, labels=labels)
+        with attackable(model), self._with_gradients():
+            return make(indices=indices, labels=labels, model=model)
+
+    def attacks(self, condition: Condition) -> bool:
+        """Return whether the images of a condition are made against a model."""
+        return self._shifts[condition.shift].needs_model
 
     def check_attackable(self, data: ImageData) -> None:
         """Check on every process alike that the model has an input gradient on the first images.

@@ -15,3 +15,4 @@ from statshift.models.pixel import Preprocessing as Preprocessing
 from statshift.models.pixel import extract_logits as extract_logits
 from statshift.models.sources import source_hash as source_hash
 from statshift.models.usercode import import_function as import_function
+from statshift.models.usercode import import_value as import_value

@@ -14,7 +14,7 @@ from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.recipes.configuration import Figures, Network, Recipe, fraction
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 Numbers = Callable[[str, TrainingOptions], TrainingOptions]
 """From a method and the paper's numbers to those that are trained with."""

@@ -151,7 +151,7 @@ def _won_back(group: Group, changes: Changes, verb: str) -> str:
 
 
 def _over(subject: Subject) -> str:
-    return f"mean of {plural(len(subject.shifts), 'shift')}"
+    return f"mean of {plural(len(subject.averaged), 'shift')}"
 
 
 def _begin(text: str) -> str:

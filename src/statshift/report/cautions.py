@@ -8,9 +8,9 @@ from statshift.report.findings import no_mce
 from statshift.report.reading import Measured
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import listed, percent, plural, short
-from statshift.shifts.attacks import is_attack
 from statshift.shifts.corruptions import REENCODE_QUALITY
 from statshift.shifts.corruptions.frost import PROCEDURAL
+from statshift.shifts.registry import family_of
 
 FEW = 1000
 """Fewer images than these make wide intervals."""
@@ -45,9 +45,9 @@ def missing(subject: Subject) -> tuple[int, int]:
     severities = record.get("severities") or [0]
     wanted = 0
     for shift in record.get("shifts") or []:
-        single = (
-            shift == "clean" or is_attack(shift) or any(row["shift"] == shift and not row["severity"] for row in rows)
-        )
+        family = (record.get("families") or {}).get(shift) or family_of(shift)
+        graded = family not in ("clean", "attack")
+        single = not graded or any(row["shift"] == shift and not row["severity"] for row in rows)
         wanted += 1 if single else len(severities)
     if record["corruption"].get("stored"):  # data may store fewer severities than were asked for
         wanted = len({(row["shift"], row["severity"]) for row in rows if row["protocol"] == "source"})

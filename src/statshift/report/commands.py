@@ -7,8 +7,8 @@ from typing import Any
 
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.report.subjects import Subject
-from statshift.shifts.corruptions import COMMON, HOLDOUT
 from statshift.shifts.corruptions.frost import PROCEDURAL
+from statshift.shifts.registry import GROUPS
 
 WEIGHTS = "WEIGHTS"
 TRAIN = "folder:TRAIN"
@@ -93,9 +93,9 @@ def join(*words: object) -> str:
 
 def _shifts(record: Mapping[str, Any]) -> Words:
     """Return the option for the shifts of a record, which cannot say in which files a user's functions are."""
-    own = record.get("functions") or {}
+    own = {**(record.get("functions") or {}), **{name.rpartition(" ")[0] or name: 0 for name in record.get("sets", {})}}
     names = [name for name in record.get("shifts") or [] if name not in own]
-    for group, members in (("common", COMMON), ("holdout", HOLDOUT)):
+    for group, members in GROUPS.items():
         if set(members) <= set(names):
             place = names.index(members[0])
             names = [name for name in names if name not in members]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from statshift._core.errors import InputError
 from statshift.measuring.compare import Comparison, ConditionComparison, Difference, compare
 from statshift.metrics.uncertainty import bootstrap_interval
-from statshift.report.subjects import Group, Subject, condition_name, kind
+from statshift.report.subjects import Group, Subject, condition_name
 from statshift.results import Row, restrict
 from statshift.results.conditions import Conditions, image_errors
 
@@ -28,6 +29,7 @@ class Change:
         comparison: of the two, condition by condition.
         mean: of the accuracy over the shifts that both were measured under, attacks not counted; None without any.
         shifts: the accuracy's difference under each shift, its severities averaged.
+        counted: the shifts that a mean is over.
     """
 
     before: Subject
@@ -35,6 +37,7 @@ class Change:
     comparison: Comparison
     mean: Difference | None
     shifts: dict[str, Difference]
+    counted: list[str]
 
     @property
     def whole(self) -> bool:
@@ -132,12 +135,12 @@ def _change(before: Subject, after: Subject) -> Change | None:
     first, second = _over_the_same(before, after)
     names = list(dict.fromkeys(shift for shift, _ in second))
     shifts = _by_shift(first, second, names, seed)
-    counted = [name for name in names if kind(name) not in ("clean", "attack")]
+    counted = [name for name in names if name in after.averaged and name in before.averaged]
     mean = comparison.mean_accuracy
     if mean is None and counted:
         errors = [image_errors(one, _weights(second, counted)) for one in (first, second)]
         mean = _difference(1 - errors[0], 1 - errors[1], seed)
-    return Change(before, after, comparison, mean, shifts)
+    return Change(before, after, comparison, mean, shifts, counted)
 
 
 def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditions]:
@@ -154,9 +157,11 @@ def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditi
 def _pairs(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
     """Return rows side by side: of one draw, or each with the one row of a model that drew no images."""
     if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
-        return [(one, other) for one in first for other in second]
-    by_draw = {row["draw"]: row for row in first}
-    return [(by_draw[row["draw"]], row) for row in second if row["draw"] in by_draw]
+        pairs = [(one, other) for one in first for other in second]
+    else:
+        by_draw = {row["draw"]: row for row in first}
+        pairs = [(by_draw[row["draw"]], row) for row in second if row["draw"] in by_draw]
+    return [(one, other) for one, other in pairs if one.get("set") == other.get("set")]
 
 
 def _without(row: Row, other: Row) -> Row:
@@ -166,6 +171,23 @@ def _without(row: Row, other: Row) -> Row:
 
 
 def _by_shift(first: Conditions, second: Conditions, names: Sequence[str], seed: int) -> dict[str, Difference]:
+    """Return the differences by shift; shifts over the same images are resampled together."""
+    found: dict[str, Difference] = {}
+    for alike in _alike(second, names):
+        found |= _of_alike(first, second, alike, seed)
+    return {name: found[name] for name in names if name in found}
+
+
+def _alike(conditions: Conditions, names: Sequence[str]) -> list[list[str]]:
+    """Return shifts sorted by the images that they are over, without those of another set at each severity."""
+    sets: dict[str, set[Any]] = {name: set() for name in names}
+    for (name, _), draws in conditions.items():
+        sets[name].add(draws[0].get("set"))
+    single = {name: of for name, (of, *more) in sets.items() if not more}
+    return [[name for name in single if single[name] == one] for one in dict.fromkeys(single.values())]
+
+
+def _of_alike(first: Conditions, second: Conditions, names: Sequence[str], seed: int) -> dict[str, Difference]:
     sides = [np.stack([1 - image_errors(side, _weights(side, [name])) for name in names]) for side in (first, second)]
     low, high = bootstrap_interval(sides[1] - sides[0], seed=seed)
     means = [side.mean(1) for side in sides]

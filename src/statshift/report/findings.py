@@ -51,7 +51,7 @@ def _lead(group: Group) -> str:
 def _under(group: Group) -> str:
     """Return which conditions were measured, in words."""
     shifts = list(dict.fromkeys(name for one in group.subjects for name in one.shifts))
-    common = sum(kind(name) == "common" for name in shifts)
+    common = sum(kind(name, group.families) == "common" for name in shifts)
     others = len(shifts) - common
     attacks = list(dict.fromkeys(name for one in group.subjects for name in one.attacks))
     parts = [
@@ -95,8 +95,8 @@ _NOTE = (
 
 
 def partial_mean(subject: Subject) -> tuple[float, tuple[float, float]] | None:
-    """Return the mean accuracy over the shifts measured, attacks not counted, and its interval."""
-    names, summary = subject.shifts, subject.summary
+    """Return the mean accuracy over the shifts of one family that were measured, and its interval."""
+    names, summary = subject.averaged, subject.summary
     if not names:
         return None
     value = sum(summary["per_shift"][name]["accuracy"] for name in names) / len(names)
@@ -107,7 +107,7 @@ def over(subject: Subject) -> str:
     """Return over which conditions a subject's mean is, in words."""
     if subject.summary["mean_accuracy"] is not None:
         return "15 corruptions x 5 severities"
-    names = subject.shifts
+    names = subject.averaged
     count = sum(shift in names for shift, _ in subject.conditions)
     return f"{plural(len(names), 'shift')}, {plural(count, 'condition')}" if names else ABSENT
 
@@ -125,7 +125,7 @@ def sentence(change: Change, *, named: bool = False) -> str:
 
 
 def _shared(change: Change) -> int:
-    return sum(kind(name) not in ("clean", "attack") for name in change.shifts)
+    return len(change.counted)
 
 
 def _difference(found: Difference) -> str:
@@ -134,7 +134,7 @@ def _difference(found: Difference) -> str:
 
 def _partial_label(subjects: Sequence[Subject]) -> str:
     """Return the name of the mean over fewer conditions than the benchmark's; "" where every subject has all."""
-    counts = {len(one.shifts) for one in subjects if one.summary["mean_accuracy"] is None and one.shifts}
+    counts = {len(one.averaged) for one in subjects if one.summary["mean_accuracy"] is None and one.averaged}
     if not counts:
         return ""
     return f"mean of {plural(counts.pop(), 'shift')}" if len(counts) == 1 else "mean of the shifts measured"

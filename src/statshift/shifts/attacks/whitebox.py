@@ -1,6 +1,5 @@
 """Attacks on a model as it is now, which is left as it was found."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from statshift._core.randomness import Draws
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.shifts.attacks.autoattack import AutoAttack
+from statshift.shifts.attacks.balls import ball_of
 from statshift.shifts.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
 
 
@@ -45,9 +45,10 @@ def attack_images(
         InputError: images that are not in [0,1], a ball that holds all images, or a model without input gradient.
     """
     check_images(images, labels)
-    if attack.norm == "l2" and attack.epsilon > math.sqrt(images[0].numel()):
+    ball = ball_of(attack.norm)
+    if attack.epsilon > (largest := ball.largest(images[0].numel())):
         raise InputError(
-            f"Expected `epsilon` below {math.sqrt(images[0].numel()):.1f}, the greatest L2 distance of images of shape "
+            f"Expected `epsilon` below {largest:.1f}, the greatest {ball.title} distance of images of shape "
             f"{tuple(images.shape[1:])} with pixels in [0,1], but got {attack.epsilon:g}."
         )
     if isinstance(attack, AutoAttack):
