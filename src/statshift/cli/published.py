@@ -163,11 +163,11 @@ def _over_data(chosen: Recipe, found: Found, data: str | None, told: bool) -> st
         return f"{variants}: not the same data."
     if not told and any(_differ(chosen, label, by_branch) for label, by_branch in found.items()):
         return f"{variants}, under other conditions."
-    stored = scheme.endswith("-c")
+    on_disk = scheme.endswith("-c")
     corrupted = any(
         _family(one, name) not in ("clean", "attack") for one in every for name, _ in one.get("conditions", ())
     )
-    if corrupted and not stored:
+    if corrupted and not on_disk:
         return f"{variants}, corrupted beforehand and stored; ours are corrupted here."
     return f"{variants}."
 

@@ -1,7 +1,5 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
-import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -17,6 +15,7 @@ from torch.utils.data import Dataset
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData, check_labels, load_data, loading_options
+from statshift.measuring.memory import AtOnce, Kept
 from statshift.metrics.classification import ImageStatistics, image_statistics
 from statshift.models import PixelModel, load_model
 from statshift.norms.layers import run
@@ -24,7 +23,6 @@ from statshift.shifts.attacks import attackable, check_gradient
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import Shift, under
 
-KEPT_BYTES = 2 << 30
 CHECKED = 16  # images: whether a model has an input gradient
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -78,9 +76,7 @@ class Evaluator:
         seed: of the shifts' draws.
 
     Attributes:
-        model: as given.
-        device: as given.
-        batch_size: as given.
+        model, device, batch_size: as given.
         keeping: keep the shifted images of the condition at work, since it will be asked for again.
     """
 
@@ -105,11 +101,9 @@ class Evaluator:
         self._shifts = shifts
         self._seed = seed
         self._source = deepcopy(model) if any(shift.needs_model for shift in shifts.values()) else model
-        self._at_once = batch_size
+        self._at_once = AtOnce(device, batch_size)
         self.keeping = False
-        self._kept_of: tuple[ImageData, Condition] | None = None
-        self._kept: Tensor | None = None
-        self._is_kept = np.zeros(0, bool)
+        self._kept = Kept(device)
 
     @torch.no_grad()
     def count_classes(self, data: ImageData) -> int:
@@ -123,7 +117,7 @@ class Evaluator:
             with self.autocast():
                 classes = int(run(self.model, self._send(images).float() / 255).shape[1])
         except torch.OutOfMemoryError:
-            raise self._no_memory(1) from None
+            raise self._at_once.no_memory(1) from None
         check_labels(data, classes)
         return classes
 
@@ -199,13 +193,13 @@ class Evaluator:
             labels, indices = (self._send(torch.from_numpy(one[positions])) for one in (data.labels, data.indices))
             pixels, start = self._send(images).float().div_(255), 0
             while start < len(images):
-                part = slice(start, start + self._at_once)
+                part = slice(start, start + self._at_once.images)
                 try:
                     with self._with_gradients():
                         mine.append(function(pixels[part], labels[part], indices[part]))
                     start = part.stop
                 except torch.OutOfMemoryError:
-                    self._take_fewer(len(images))
+                    self._at_once.take_fewer(len(images))
         return torch.cat(processes.in_turn(processes.gather([one.cpu() for one in mine])))
 
     def _in_parts(
@@ -223,28 +217,16 @@ class Evaluator:
         parts: list[ImageStatistics] = []
         start = 0
         while start < len(images):
-            part = slice(start, start + self._at_once if cut else len(images))
+            part = slice(start, start + self._at_once.images if cut else len(images))
             found = self._statistics(data, condition, images[part], positions[part], classify, attacked)
             if found is not None:
                 parts.append(found)
                 start = part.stop
             elif not cut:
-                raise self._no_memory(len(images))
+                raise self._at_once.no_memory(len(images))
             else:
-                self._take_fewer(len(images))
+                self._at_once.take_fewer(len(images))
         return parts
-
-    def _take_fewer(self, images: int) -> None:
-        """Cut batches of so many images in halves from now on, and say so.
-
-        Raises:
-            InputError: there is no less than one image at once.
-        """
-        if self._at_once == 1:
-            raise self._no_memory(1)
-        self._at_once = (min(self._at_once, images) + 1) // 2
-        torch.cuda.empty_cache()
-        warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
 
     @torch.no_grad()
     def _statistics(
@@ -271,20 +253,11 @@ class Evaluator:
 
     def _shifted(self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]) -> Tensor:
         """Return images under a condition; of the condition at work they are made once, where memory allows."""
-        places = torch.from_numpy(positions).to(self.device)
-        if self._kept_of != (data, condition):
-            few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES
-            self._kept_of, self._is_kept = (data, condition), np.zeros(len(data), bool)
-            if not (few and self.keeping):
-                self._kept = None
-            elif self._kept is None or self._kept.shape != (len(data), *data.shape):
-                self._kept = torch.empty((len(data), *data.shape), device=self.device)
-        if self._kept is not None and self._is_kept[positions].all():
-            return self._kept[places]
+        self._kept.turn_to(data, condition, self.keeping)
+        if (kept := self._kept.get(positions)) is not None:
+            return kept
         shifted = self._made(data, condition, images, positions, self._source)
-        if self._kept is not None:
-            self._kept[places] = shifted
-            self._is_kept[positions] = True
+        self._kept.put(positions, shifted)
         return shifted
 
     def _made(
@@ -324,7 +297,3 @@ class Evaluator:
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def _no_memory(self, images: int) -> InputError:
-        many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")

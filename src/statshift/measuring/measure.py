@@ -10,8 +10,9 @@ from torch.utils.data import Dataset
 from statshift.adapting.protocols import Protocols
 from statshift.data import ImageData
 from statshift.measuring.adapted import AdaptationOptions
-from statshift.measuring.plan import Setup, Wanted, make_plan
+from statshift.measuring.plan import make_plan
 from statshift.measuring.run import Measurement, Progress, run_plan
+from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CorruptionOptions

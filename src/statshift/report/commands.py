@@ -9,6 +9,7 @@ from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.report.subjects import Subject
 from statshift.shifts.corruptions.frost import PROCEDURAL
 from statshift.shifts.registry import GROUPS
+from statshift.shifts.stored import read_shifted
 
 WEIGHTS = "WEIGHTS"
 TRAIN = "folder:TRAIN"
@@ -26,7 +27,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     corruption, preprocessing = record["corruption"], record["data"].get("preprocessing") or {}
     parts: Words = ["measure", *model(record["model"]), "--data", record["data"]["spec"]]
     parts += ["--limit", record["data"]["images"] if limit is None else limit]
-    if "--shifts" not in words and not corruption.get("stored"):
+    if "--shifts" not in words and not read_shifted(corruption):
         parts += _shifts(record)
     severities = sorted(record.get("severities") or [])
     parts += ["--severities", ",".join(map(str, severities))] if severities not in ([], [1, 2, 3, 4, 5]) else []

@@ -55,7 +55,8 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
-    fields = [dict(flat(one.run.record)) for one in measured]
+    records = [{key: value for key, value in one.run.record.items() if key != "families"} for one in measured]
+    fields = [dict(flat(one)) for one in records]  # the shifts tell which families there are
     rows = []
     for name in dict.fromkeys(key for one in fields for key in one):
         values = [one.get(name) for one in fields]

@@ -82,6 +82,11 @@ def offered(data: Any) -> dict[str, Shift]:
     return {name: StoredShift(name, data, tuple(own)) for name, own in levels.items()}
 
 
+def read_shifted(corruption: Mapping[str, Any]) -> bool:
+    """Return whether a record's images were read shifted, at the severities that are stored."""
+    return bool(corruption.get("stored"))
+
+
 def usual(data: Any) -> tuple[str, ...]:
     """Return the shifts that are measured where none are named: the clean images, if there are any, and the 15."""
     return ("common",) if isinstance(data, str) and not has_clean(data) else (CLEAN, "common")
