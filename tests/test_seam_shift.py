@@ -107,7 +107,7 @@ class Mirrored(torch.utils.data.Dataset):
         return (self.images[place].flip(-1) * 255).round().byte(), int(self.labels[place])
 
 
-MIRRORED = SetShift("mirrored", Mirrored())
+MIRRORED = SetShift("mirrored", Mirrored(), title="in the mirror")
 '''
 
 FILES = {"DOTS": CORRUPTION, "BRIGHTEN": BALL, "MIRRORED": SET}
@@ -332,8 +332,8 @@ def test_labels_that_the_model_does_not_have_are_told(model, digits, own):
 def test_the_command_and_the_report_tell_them_side_by_side(run, folder, tmp_path):
     shifts = ",".join(["clean", "fog", "fgsm:1/255", *(spec(folder, name) for name in FILES)])
     words = ["measure", "--model", f"py:{folder / 'build.py'}:build", "--data", "digits", "--limit", 40]
-    out = tmp_path / "run"
-    done = run(*words, "--shifts", shifts, "--severities", "3", "--rectify", "replace", "--samples", 8, "--out", out)
+    rectify, out = ("--rectify", "replace", "--samples", 8), tmp_path / "run"
+    done = run(*words, "--shifts", shifts, "--severities", "3", *rectify, "--out", out)
     assert done.code == 0, done.err
     record = json.loads((out / "record.json").read_text())
     assert record["families"] == {
@@ -344,19 +344,23 @@ def test_the_command_and_the_report_tell_them_side_by_side(run, folder, tmp_path
         "pgd-brighter:8/255": "attack",
         "mirrored": "natural",
     }
+    assert record["titles"] == {"mirrored": "in the mirror"}
+    assert record["levels"] == {"dots": [1, 2, 3, 4, 5], "pgd-brighter:8/255": [], "mirrored": []}
     per_shift = json.loads((out / "summary.json").read_text())["protocols"]["source"]["per_shift"]
     report = run("report", out, "--format", "markdown")
     assert report.code == 0, report.err
     cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in report.out.splitlines()]
-    families = [line[1] for line in cells if line[0] in ("fog", "dots", "mirrored") and line[1].isalpha()]
+    families = [line[1] for line in cells if line[0] in ("fog", "dots", "in the mirror") and line[1].isalpha()]
     assert families[:3] == ["weather", "corruption", "natural"]
     attacked = next(line for line in cells if line[:1] == ["subject"] and "fgsm:1/255" in line)
     assert "pgd-brighter:8/255" in attacked
     mean = 50 * (per_shift["fog"]["accuracy"] + per_shift["dots"]["accuracy"])
     assert any(line[0] == "source" and f"{mean:.1f}" in line and "2 shifts, 2 conditions" in line for line in cells)
     assert run("report", out, "--out", tmp_path / "page.html").code == 0
-    assert "mirrored" in (tmp_path / "page.html").read_text()
-    again = run(*words, "--shifts", shifts, "--severities", "3", "--rectify", "replace", "--samples", 8, "--out", out)
+    page = (tmp_path / "page.html").read_text()
+    assert "in the mirror" in page
+    assert "not finished" not in page
+    again = run(*words, "--shifts", shifts, "--severities", "3", *rectify, "--out", out)
     assert "nothing was measured again" in again.err
 
 

@@ -22,7 +22,7 @@ def out(what: str, place: str = "Folder") -> Any:
 
 def shifts(more: str, default: str) -> Any:
     """Return the option `--shifts`."""
-    names = "clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION"
+    names = "clean, common (the 15), holdout (the 4), names, py:FILE:NAME"
     return typer.Option(help=f"Shifts, with commas: {names}{more}; default {default}.", show_default=False)
 
 

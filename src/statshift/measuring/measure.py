@@ -50,9 +50,10 @@ def measure(
         model: a spec or what `load_model` returns; a bare module is taken to want ImageNet's mean and deviation.
         data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
         shifts: names, "common" (the 15), "holdout" (the 4), attacks as "pgd-linf:1/255" (see
-            `statshift.shifts.attacks`; never rounded to 8 bits), or {"name": function} (see
-            `statshift.shifts.conditions.apply`); by default the clean images and the 15. Data that store shifts are
-            read instead. A protocol adapts to the images that attack the source, and is then attacked itself.
+            `statshift.shifts.attacks`; never rounded to 8 bits), {"name": function} of images (B,3,H,W) in [0,1] and of
+            those of `severity`, `seed` and `indices` that it names, or a `statshift.shifts.shift.Shift` of your own; by
+            default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the
+            images that attack the source, and is then attacked itself.
         severities: of 1 to 5.
         protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or

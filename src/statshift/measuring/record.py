@@ -15,6 +15,7 @@ from statshift.results.provenance import (
     describe_model,
     describe_own,
 )
+from statshift.shifts.registry import family_of
 from statshift.shifts.shift import Shift
 
 
@@ -43,6 +44,7 @@ def describe_plan(
         "alexnet": found["alexnet"],
         "shifts": [shift.name for shift in shifts],
         "families": {shift.name: shift.family for shift in shifts},
+        **_of_own(shifts),
         "functions": describe_own(shifts),
         **sections,
         "severities": sorted(set(wanted.severities)),
@@ -51,3 +53,10 @@ def describe_plan(
         "dtype": setup.dtype,
         "environment": describe_environment(evaluate.device) | {"batch_size": size, "compiled": setup.compiled},
     }
+
+
+def _of_own(shifts: Sequence[Shift]) -> dict[str, dict[str, Any]]:
+    """Return what no registry tells: the severities of a user's own shifts, and titles."""
+    levels = {shift.name: [*shift.severities] for shift in shifts if family_of(shift.name) == "own"}
+    titles = {shift.name: shift.title for shift in shifts if shift.title}
+    return {name: told for name, told in (("levels", levels), ("titles", titles)) if told}

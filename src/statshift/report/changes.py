@@ -8,7 +8,7 @@ from statshift.report.content import Block, Cell, Column, Fold, Section, Table
 from statshift.report.differences import SURE, Change, Changes, describe_sure
 from statshift.report.severities import ordered
 from statshift.report.subjects import Group, condition_name, told_family
-from statshift.report.words import accuracy_cell, count_cell, p_value, plural, points_cell, short
+from statshift.report.words import accuracy_cell, count_cell, p_value, plural, points_cell
 
 TEST = (
     "Differences are in points: the subject less what it is against, over the same images, with 95 % intervals. A "
@@ -103,7 +103,7 @@ def _by_shift(change: Change, name: str) -> Table:
         sure = [_levels([one for one in side if one.shift == shift]) for side in (change.gained, change.lost)]
         rows.append(
             (
-                Cell(short(shift)),
+                Cell(change.after.title(shift)),
                 Cell("" if shift == "clean" else told_family(shift, families)),
                 *cells,
                 *map(Cell, sure),

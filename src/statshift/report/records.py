@@ -11,6 +11,8 @@ from statshift.report.subjects import Group
 from statshift.report.words import short
 
 LONGEST = 200
+TOLD = ("families", "levels", "titles")
+"""What a record says of shifts, which differs where they do."""
 
 
 def section(measured: Sequence[Measured], groups: Sequence[Group]) -> Section:
@@ -55,8 +57,8 @@ def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
-    records = [{key: value for key, value in one.run.record.items() if key != "families"} for one in measured]
-    fields = [dict(flat(one)) for one in records]  # the shifts tell which families there are
+    records = [{key: value for key, value in one.run.record.items() if key not in TOLD} for one in measured]
+    fields = [dict(flat(one)) for one in records]
     rows = []
     for name in dict.fromkeys(key for one in fields for key in one):
         values = [one.get(name) for one in fields]

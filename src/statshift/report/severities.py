@@ -9,7 +9,7 @@ from statshift.report.content import Block, Cell, Chart, Column, Panel, Section,
 from statshift.report.differences import Changes
 from statshift.report.findings import no_mce, summary_table
 from statshift.report.subjects import Group, Subject, kind, told_family
-from statshift.report.words import ABSENT, accuracy_cell, listed, short
+from statshift.report.words import ABSENT, accuracy_cell, listed
 from statshift.shifts.registry import KINDS
 
 MOST = 5
@@ -70,7 +70,7 @@ def _overview(group: Group, several: bool) -> list[Block]:
     for name in names:
         found = [subject.summary["per_shift"].get(name) for subject in group.subjects]
         cells = [accuracy_cell(one and one["accuracy"]) for one in found]
-        rows.append((Cell(short(name)), Cell(told_family(name, group.families)), *cells))
+        rows.append((Cell(group.title(name)), Cell(told_family(name, group.families)), *cells))
     sums = [one.summary for one in group.subjects]
     means, errors = [one["mean_accuracy"] for one in sums], [one["mce"] for one in sums]
     summed = [(Cell(MEAN), Cell(""), *map(accuracy_cell, means))] if any(one is not None for one in means) else []
@@ -97,7 +97,10 @@ def _charts(group: Group, drawn: Sequence[Subject], several: bool) -> list[Block
             continue
         over = f" over {group.data}" if several else ""
         panels = tuple(
-            Panel(short(name), tuple(_series(one, name, levels) for one in drawn if name in one.summary["per_shift"]))
+            Panel(
+                group.title(name),
+                tuple(_series(one, name, levels) for one in drawn if name in one.summary["per_shift"]),
+            )
             for name in graded
         )
         title = f"{what}: accuracy by severity{over}, with 95 % intervals"
@@ -136,7 +139,7 @@ def _chart_table(
         found = [_levels(subject, shift) for subject in drawn]
         for level in levels:
             cells = [accuracy_cell(values[level - 1], bounds[level - 1]) for values, bounds in found]
-            rows.append((Cell(short(shift)), Cell(str(level), float(level)), *cells))
+            rows.append((Cell(drawn[0].title(shift)), Cell(str(level), float(level)), *cells))
     return Table(name, title, columns, tuple(rows), folded=True)
 
 
@@ -178,7 +181,7 @@ def _row(subject: Subject, shift: str, with_error: bool, with_ce: bool) -> tuple
     error = [accuracy_cell(found["error"] if _graded(found) else None)] if with_error else []
     ce = [accuracy_cell(found["ce"])] if with_ce else []
     return (
-        Cell(short(shift)),
+        Cell(subject.title(shift)),
         Cell(told_family(shift, subject.families)),
         *cells,
         accuracy_cell(found["accuracy"]),

@@ -94,6 +94,10 @@ class Subject:
         told = self.record.get("families") or {}
         return {name: str(told.get(name) or family_of(name)) for name, _ in self.conditions}
 
+    def title(self, shift: str) -> str:
+        """Return what a shift is called in a table."""
+        return short(str((self.record.get("titles") or {}).get(shift) or shift))
+
     @property
     def shifts(self) -> list[str]:
         """The shifts measured that are neither none nor an attack."""
@@ -134,6 +138,10 @@ class Group:
     def families(self) -> dict[str, str]:
         """The family of each shift that any of them was measured under."""
         return {name: family for one in self.subjects for name, family in one.families.items()}
+
+    def title(self, shift: str) -> str:
+        """Return what a shift is called in a table."""
+        return next((told for one in self.subjects if (told := one.title(shift)) != short(shift)), short(shift))
 
     @property
     def sources(self) -> tuple[Subject, ...]:
