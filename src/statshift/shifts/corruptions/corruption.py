@@ -44,6 +44,15 @@ class Corruption(Shift):
     family = "corruption"
     severities = SEVERITIES
 
+    def __post_init__(self) -> None:
+        for name in ("__module__", "__doc__"):  # where and what it is, as of the function itself
+            object.__setattr__(self, name, getattr(self.function, name, None))
+
+    def code(self) -> Any:
+        """Return the function where it is a user's own."""
+        module = str(getattr(self.function, "__module__", ""))
+        return super().code() if module.startswith("statshift.") else self.function
+
     def __call__(self, images: Tensor, draws: Draws, **arguments: Any) -> Tensor:
         """Return images under the function itself, by constants of one's own, neither clipped nor rounded."""
         return self.function(images, draws, **arguments)

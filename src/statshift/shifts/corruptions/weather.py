@@ -63,6 +63,7 @@ class Frost(Corruption):
 
 
 frost = Frost("frost", _frost)
+"""A random crop of one of five photographs of frost, blended in."""
 
 
 @corruption
