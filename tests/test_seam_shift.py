@@ -347,7 +347,7 @@ def test_the_command_and_the_report_tell_them_side_by_side(run, folder, tmp_path
         "mirrored": "natural",
     }
     assert record["titles"] == {"mirrored": "in the mirror"}
-    assert record["levels"] == {"dots": [1, 2, 3, 4, 5], "pgd-brighter:8/255": [], "mirrored": []}
+    assert record["own_severities"] == {"dots": [1, 2, 3, 4, 5], "pgd-brighter:8/255": [], "mirrored": []}
     per_shift = json.loads((out / "summary.json").read_text())["protocols"]["source"]["per_shift"]
     report = run("report", out, "--format", "markdown")
     assert report.code == 0, report.err

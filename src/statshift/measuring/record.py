@@ -59,4 +59,4 @@ def _of_own(shifts: Sequence[Shift]) -> dict[str, dict[str, Any]]:
     """Return what no registry tells: the severities of a user's own shifts, and titles."""
     levels = {shift.name: [*shift.severities] for shift in shifts if family_of(shift.name) == "own"}
     titles = {shift.name: shift.title for shift in shifts if shift.title}
-    return {name: told for name, told in (("levels", levels), ("titles", titles)) if told}
+    return {name: told for name, told in (("own_severities", levels), ("titles", titles)) if told}

@@ -70,7 +70,7 @@ def missing(subject: Subject) -> tuple[int, int]:
     for shift in record.get("shifts") or []:
         family = (record.get("families") or {}).get(shift) or family_of(shift)
         graded = family not in ("clean", "attack")
-        own = (record.get("levels") or {}).get(shift, severities)
+        own = (record.get("own_severities") or {}).get(shift, severities)
         single = not graded or not own or any(row["shift"] == shift and not row["severity"] for row in rows)
         wanted += 1 if single else sum(level in own for level in severities)
     if read_shifted(record["corruption"]):  # data may store fewer severities than were asked for

@@ -14,7 +14,7 @@ FREE = ("environment", "model.made_by")
 """Fields of a record that may differ between two sittings: versions, device, batch size, workers; and who made the
 weights, whose hash must be the same."""
 
-GROWING = ("shifts", "families", "levels", "titles", "attacks", "sets", "severities", "protocols")
+GROWING = ("shifts", "families", "own_severities", "titles", "attacks", "sets", "severities", "protocols")
 """Keys whose lists or mappings a later sitting may extend; the record keeps the union."""
 
 
