@@ -788,6 +788,7 @@ def test_model_arguments(pairs, arguments):
 
 def test_lists_may_hold_spaces():
     assert options.parse_functions("clean, fog ,snow,") == ["clean", "fog", "snow"]
+    assert options.parse_shifts("clean, fog ,snow,") == ["clean", "fog", "snow"]
     assert options.parse_severities("1, 3") == [1, 3]
     assert options.parse_channels("mean", "0.5, 0.25,1e-1") == (0.5, 0.25, 0.1)
     with pytest.raises(InputError, match="--std as three numbers with commas, but got '1;2;3'"):

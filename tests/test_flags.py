@@ -108,7 +108,7 @@ MEANINGS = {
     "--learning-rate": ["The highest learning rate; "],
     "--method": ["How to train: "],
     "--out": ["Folder ", "File to write"],
-    "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION"],
+    "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:NAME"],
     "--step-size": ["Length of each step, such as 0.1 or 1/255; default "],
     "--steps": ["Steps of the ascent; default "],
 }

@@ -24,7 +24,7 @@ from statshift.making.corrupted import write_corrupted
 from statshift.measuring.loading import find_device
 from statshift.metrics.classification import ALEXNET
 from statshift.models import PixelModel, Preprocessing
-from statshift.shifts.conditions import Condition, CorruptionOptions, conditions
+from statshift.shifts.conditions import Condition, CorruptionOptions, conditions, resolve
 from statshift.shifts.corruptions import COMMON
 
 MEAN = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -336,7 +336,7 @@ def test_stored_arrays_give_the_rows_of_shifts_made_on_the_fly(network, digits, 
     options = CorruptionOptions(seed=5)
     made = measure(network, digits, shifts=shifts, options=options)
     write_corrupted(
-        digits, conditions(shifts, [1, 2, 3, 4, 5], {}), tmp_path, layout="arrays", options=options, device=CPU
+        digits, conditions(resolve(shifts), [1, 2, 3, 4, 5]), tmp_path, layout="arrays", options=options, device=CPU
     )
     stored = measure(network, f"cifar-c:{tmp_path}", shifts=shifts)
     assert stored.rows == made.rows
@@ -356,11 +356,11 @@ def test_a_stored_tree_gives_the_rows_of_reencoded_shifts(network, tmp_path, lim
     data = load_data("digits", limit=limit)
     shifts, severities = ["contrast", "shot_noise"], [2, 4]
     write_corrupted(
-        data, conditions(shifts, severities, {}), tmp_path, layout="jpeg", options=CorruptionOptions(), device=CPU
+        data, conditions(resolve(shifts), severities), tmp_path, layout="jpeg", options=CorruptionOptions(), device=CPU
     )
     stored = measure(network, f"imagenet-c:{tmp_path}", shifts=shifts, severities=severities)
     clean, order = pixels_of(data), np.argsort(data.labels, kind="stable")
-    for row, condition in zip(stored.rows, conditions(shifts, severities, {}), strict=True):
+    for row, condition in zip(stored.rows, conditions(resolve(shifts), severities), strict=True):
         images = corrupt(clean, condition.shift, condition.severity, indices=torch.from_numpy(data.indices))
         read_again = torch.stack([jpeg(image, tmp_path / "one.jpg") for image in images])
         assert told(row) == expected_row(logits_of(network, read_again[order]), data.labels[order])

@@ -14,7 +14,7 @@ from statshift._core.errors import InputError
 from statshift.adapting.protocols import draw_images
 from statshift.measuring import probes as readouts
 from statshift.measuring.probes import highest_conditions
-from statshift.shifts.conditions import Condition
+from statshift.shifts.conditions import Condition, resolve
 
 measure = partial(statshift.measure, device="cpu", examples=0)
 
@@ -100,7 +100,8 @@ def test_models_without_running_norms_have_none(digits, tmp_path):
 
 def test_the_highest_severity_is_read_out():
     wanted = [*(Condition("fog", severity) for severity in (3, 5, 1)), Condition("pgd-linf:1/255", 0)]
-    assert highest_conditions(wanted) == [Condition("clean", 0), Condition("fog", 5)]
+    shifts = {one.name: one for one in resolve(["fog", "pgd-linf:1/255"])}
+    assert highest_conditions(wanted, shifts) == [Condition("clean", 0), Condition("fog", 5)]
 
 
 def test_a_later_sitting_adds_what_is_missing(model, digits, tmp_path, monkeypatch):

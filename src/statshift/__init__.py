@@ -39,9 +39,9 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.measuring.ligs import Ligs as Ligs
     from statshift.measuring.ligs import LigsOptions as LigsOptions
     from statshift.measuring.ligs import ligs as ligs
-    from statshift.measuring.measure import Measurement as Measurement
-    from statshift.measuring.measure import Progress as Progress
     from statshift.measuring.measure import measure as measure
+    from statshift.measuring.run import Measurement as Measurement
+    from statshift.measuring.run import Progress as Progress
     from statshift.models import PixelModel as PixelModel
     from statshift.models import exchange_norm as exchange_norm
     from statshift.models import load_model as load_model
@@ -49,11 +49,12 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.shifts.attacks import FeatureAttack as FeatureAttack
     from statshift.shifts.attacks import PixelAttack as PixelAttack
     from statshift.shifts.attacks import attack_images as attack_images
-    from statshift.shifts.conditions import CorruptionOptions as CorruptionOptions
     from statshift.shifts.corruptions import COMMON as COMMON
     from statshift.shifts.corruptions import CORRUPTIONS as CORRUPTIONS
     from statshift.shifts.corruptions import HOLDOUT as HOLDOUT
     from statshift.shifts.corruptions import corrupt as corrupt
+    from statshift.shifts.shift import CorruptionOptions as CorruptionOptions
+    from statshift.shifts.shift import Shift as Shift
     from statshift.splitting.branches import Branches as Branches
     from statshift.splitting.cuts import find_cuts as find_cuts
     from statshift.splitting.split import Split as Split
@@ -63,7 +64,8 @@ else:
         __name__,
         {
             # Measure
-            "statshift.measuring.measure": ("Measurement", "Progress", "measure"),
+            "statshift.measuring.measure": ("measure",),
+            "statshift.measuring.run": ("Measurement", "Progress"),
             "statshift.measuring.compare": ("Comparison", "compare"),
             "statshift.measuring.ligs": ("Ligs", "LigsOptions", "ligs"),
             "statshift.results": ("read_run",),
@@ -91,7 +93,7 @@ else:
             "statshift.splitting.split": ("Split", "split"),
             # Shifts
             "statshift.shifts.corruptions": ("COMMON", "CORRUPTIONS", "HOLDOUT", "corrupt"),
-            "statshift.shifts.conditions": ("CorruptionOptions",),
+            "statshift.shifts.shift": ("CorruptionOptions", "Shift"),
             "statshift.shifts.attacks": ("FeatureAttack", "PixelAttack", "attack_images"),
             # Make
             "statshift.making.adversarial": ("write_adversarial",),

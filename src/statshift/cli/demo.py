@@ -10,7 +10,7 @@ from statshift.cli.output import MeasurementReport, TrainingReport, print_out, p
 
 if TYPE_CHECKING:
     from statshift.hardening.options import HardenOptions
-    from statshift.measuring.measure import Measurement
+    from statshift.measuring.run import Measurement
     from statshift.models import PixelModel
 
 IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
@@ -82,8 +82,8 @@ def _hardening() -> "HardenOptions":
 def _measure(model: "PixelModel", out: Path) -> "Measurement":
     from statshift.data import load_data
     from statshift.measuring.measure import measure
-    from statshift.shifts.conditions import CorruptionOptions
     from statshift.shifts.corruptions.frost import PROCEDURAL
+    from statshift.shifts.shift import CorruptionOptions
 
     with progress_bar() as bar:
         return measure(

@@ -91,7 +91,7 @@ def harden_command(
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
-    from statshift.shifts.conditions import CLEAN
+    from statshift.shifts.shift import CLEAN
 
     flags = {
         "steps": steps,
@@ -126,7 +126,7 @@ def harden_command(
             options,
             out=out,
             validation=validation,
-            shifts=o.parse_functions(shifts or CLEAN),
+            shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             device=device,
             compiled=compiled,

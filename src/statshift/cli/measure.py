@@ -86,7 +86,7 @@ def measure_command(
     from statshift.measuring.adapted import AdaptationOptions
     from statshift.measuring.measure import measure
     from statshift.models import load_model
-    from statshift.shifts.conditions import CorruptionOptions
+    from statshift.shifts.shift import CorruptionOptions
 
     adaptation = AdaptationOptions(
         samples=samples,
@@ -109,7 +109,7 @@ def measure_command(
                 model_args=o.parse_model_args(model_args),
             ),
             data,
-            shifts=None if shifts is None else o.parse_functions(shifts),
+            shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
             protocols=o.parse_functions(rectify or ""),
             adaptation=adaptation,

@@ -21,7 +21,7 @@ def out(what: str, place: str = "Folder") -> Any:
 
 def shifts(more: str, default: str) -> Any:
     """Return the option `--shifts`."""
-    names = "clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION"
+    names = "clean, common (the 15), holdout (the 4), names, py:FILE:NAME"
     return typer.Option(help=f"Shifts, with commas: {names}{more}; default {default}.", show_default=False)
 
 
@@ -152,6 +152,13 @@ def parse_functions(text: str) -> list[Any]:
     return [
         {part.rpartition(":")[2]: import_function(part[3:])} if part.startswith("py:") else part for part in split(text)
     ]
+
+
+def parse_shifts(text: str) -> list[Any]:
+    """Return names as they are, and py:FILE:NAME as the function or shift that it names."""
+    from statshift.shifts.conditions import import_shift
+
+    return [import_shift(part) if part.startswith("py:") else part for part in split(text)]
 
 
 def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from statshift.hardening.training import Step
     from statshift.measuring.compare import Comparison, Difference
-    from statshift.measuring.measure import Progress as Measured
+    from statshift.measuring.run import Progress as Measured
 
 READER_GONE = 1  # as typer ends where it meets a closed pipe
 

@@ -22,8 +22,9 @@ from statshift.recipes import (
     recipe,
 )
 from statshift.results.means import BENCHMARK
-from statshift.shifts.attacks import is_attack
-from statshift.shifts.conditions import CLEAN, conditions, resolve
+from statshift.shifts.conditions import conditions, resolve
+from statshift.shifts.registry import averaged, family_of
+from statshift.shifts.shift import CLEAN
 
 Found = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """What `run_recipe` returns."""
@@ -163,9 +164,11 @@ def _over_data(chosen: Recipe, found: Found, data: str | None, told: bool) -> st
         return f"{variants}: not the same data."
     if not told and any(_differ(chosen, label, by_branch) for label, by_branch in found.items()):
         return f"{variants}, under other conditions."
-    stored = scheme.endswith("-c")
-    corrupted = any(name != "clean" and not is_attack(name) for one in every for name, _ in one.get("conditions", ()))
-    if corrupted and not stored:
+    on_disk = scheme.endswith("-c")
+    corrupted = any(
+        _family(one, name) not in ("clean", "attack") for one in every for name, _ in one.get("conditions", ())
+    )
+    if corrupted and not on_disk:
         return f"{variants}, corrupted beforehand and stored; ours are corrupted here."
     return f"{variants}."
 
@@ -228,8 +231,8 @@ def _differ(chosen: Recipe, label: str, by_branch: Mapping[str, Mapping[str, Any
 
 def _conditions(chosen: Recipe, label: str) -> list[tuple[str, int]]:
     """Return the recipe's conditions of a label, but for the clean images."""
-    names = resolve(chosen.shifts.get(label, (CLEAN, "common")))[0]
-    return [(one.shift, one.severity) for one in conditions(names, chosen.severities) if one.shift != CLEAN]
+    shifts = resolve(chosen.shifts.get(label, (CLEAN, "common")))
+    return [(one.shift, one.severity) for one in conditions(shifts, chosen.severities) if one.shift != CLEAN]
 
 
 def _as_named(chosen: Recipe, label: str) -> Recipe:
@@ -272,15 +275,22 @@ def own_figures(by_branch: Mapping[str, Mapping[str, Any]]) -> dict[str, float |
 
 
 def _plain_figures(one: Mapping[str, Any]) -> dict[str, float | None]:
-    corruptions = [accuracy for shift, accuracy in one["shifts"].items() if not is_attack(shift)]
+    families = {shift: _family(one, shift) for shift in one["shifts"]}
+    counted = averaged({shift: family for shift, family in families.items() if family != "attack"})
+    corruptions = [one["shifts"][shift] for shift in counted]
     figures = {
         **({} if one["clean_accuracy"] is None else {"clean": one["clean_accuracy"]}),
-        **{shift: accuracy for shift, accuracy in one["shifts"].items() if is_attack(shift)},
+        **{shift: accuracy for shift, accuracy in one["shifts"].items() if families[shift] == "attack"},
         **({"corrupted": fmean(corruptions)} if corruptions else {}),
         **({} if one["mce"] is None else {"mce": one["mce"]}),
         **{f"LIGS {name}": value for name, value in one["ligs"].items()},
     }
     return figures | ({"smoothness": one["smoothness"]} if "smoothness" in one else {})
+
+
+def _family(one: Mapping[str, Any], shift: str) -> str:
+    """Return a shift's family: what the figures say of it, else what ships by its name."""
+    return str(one.get("families", {}).get(shift) or family_of(shift))
 
 
 def _shifts_table(found: Found) -> str:

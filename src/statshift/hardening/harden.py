@@ -22,7 +22,8 @@ from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
 from statshift.results import alone, write_json_atomically
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
-from statshift.shifts.conditions import CLEAN, Shifts
+from statshift.shifts.conditions import Shifts
+from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
 

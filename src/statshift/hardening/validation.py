@@ -11,7 +11,7 @@ import torch
 
 from statshift._core.errors import InputError, NoGradientError
 from statshift.adapting.protocols import adaptation_positions
-from statshift.data import ImageData, load_data, loading_options, stored_shifts
+from statshift.data import ImageData, load_data, loading_options
 from statshift.hardening.landscape import landscape, step_sizes_around
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.loading import fit_to_model
@@ -19,8 +19,9 @@ from statshift.measuring.measure import measure
 from statshift.models import PixelModel
 from statshift.results import Row
 from statshift.results.provenance import describe_data
-from statshift.shifts.attacks import is_attack
-from statshift.shifts.conditions import CLEAN, Shifts, conditions, resolve
+from statshift.shifts.conditions import Shifts, conditions, resolve
+from statshift.shifts.shift import CLEAN, Shift, of_clean_images
+from statshift.shifts.stored import offered
 from statshift.splitting.branches import Branches
 
 LIGS = "LIGS"
@@ -77,9 +78,11 @@ class Validation:
 
         None is what cannot be measured of a network that is dead: attacks and LIGS, which need a gradient.
         """
-        parts = [self.shifts] if isinstance(self.shifts, str | Mapping) else list(self.shifts)
-        attacks = [part for part in parts if isinstance(part, str) and is_attack(part)]
-        others = [part for part in parts if part not in attacks] or [CLEAN]
+        parts = [self.shifts] if isinstance(self.shifts, str | Mapping | Shift) else list(self.shifts)
+        asked = [resolve(part, offered=offered(self.data)) for part in parts]
+        attacks = [shift.name for shifts in asked for shift in shifts if shift.needs_model]
+        others = [part for part, made in zip(parts, asked, strict=True) if not all(one.needs_model for one in made)]
+        others = others or [CLEAN]
         look = partial(measure, model, self.data, severities=self.severities, device=self.device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
@@ -116,11 +119,14 @@ def prepare(
             raise InputError("Expected validation images to measure LIGS on.")
         return Validation(None, shifts, severities, ligs, walk, device)
     loading = loading_options(data, _preprocessing(data_options), model.loading_options, split=None)
-    stored = stored_shifts(data) if isinstance(data, str) else {}
-    names, functions = resolve(shifts, list(stored) or None)
-    conditions(names, severities, functions, stored)
-    described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
-    if not stored:
+    chosen = resolve(shifts, offered=offered(data))
+    conditions(chosen, severities)
+    described: dict[str, Any] = {
+        "data": data,
+        "shifts": [shift.name for shift in chosen],
+        "severities": list(severities),
+    }
+    if of_clean_images(chosen):
         data = data if isinstance(data, ImageData) else load_data(data, **loading)
         data = fit_to_model(model, data, model.mean.device)
         if data.labels is None:

@@ -31,7 +31,6 @@ from statshift.norms.layers import batch_norms, evaluating, execution_order, kee
 from statshift.norms.selection import PARTS, select_layers
 from statshift.results import Row, make_row
 from statshift.results.provenance import describe_functions
-from statshift.shifts.attacks import is_attack
 from statshift.shifts.conditions import Condition
 
 MODES = (_NormBase, _DropoutNd)
@@ -233,7 +232,7 @@ def evaluate_adapted(
             adapted = protocol.function(deepcopy(model), images)
         answer = _callable(protocol, adapted)
         attacked = adapted if isinstance(adapted, nn.Module) else None
-        if is_attack(condition.shift):
+        if evaluate.attacks(condition):
             _check_attacked(protocol, condition, adapted)
         return evaluate(data, condition, on_batch, classify=answer, attacked=attacked)
     with keeping_statistics(batch_norms(model)):

@@ -79,7 +79,7 @@ def compare(
     complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
     some = [] if complete else [one for one in pairs if one[0] in BENCHMARK and one[1] in SEVERITIES]
     return Comparison(
-        images=next(iter(before.values()))[0]["images"],
+        images=before[min(before, key=lambda one: "set" in rows[0][one][0])][0]["images"],
         protocols=protocols,
         conditions=_compare_conditions(pairs),
         mean_accuracy=accuracy_difference(before, after, mean_weights(BENCHMARK)) if complete else None,
@@ -189,7 +189,11 @@ def pair_rows(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Ro
     else:
         by_draw = {row["draw"]: row for row in second}
         pairs = [(row, by_draw[row["draw"]]) for row in first if row["draw"] in by_draw]
-    return [(restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", []))) for a, b in pairs]
+    return [
+        (restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", [])))
+        for a, b in pairs
+        if a.get("set") == b.get("set")
+    ]
 
 
 def _compare_conditions(

@@ -20,7 +20,8 @@ from statshift.data import ImageData
 from statshift.data.sampling import balanced_subset
 from statshift.measuring.evaluate import Evaluator
 from statshift.results import read_json, write_bytes_atomically, write_json_atomically
-from statshift.shifts.conditions import CLEAN, Condition
+from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import CLEAN
 
 T = TypeVar("T")
 

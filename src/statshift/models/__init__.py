@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from statshift.models.pixel import extract_logits as extract_logits
     from statshift.models.sources import source_hash as source_hash
     from statshift.models.usercode import import_function as import_function
+    from statshift.models.usercode import import_value as import_value
 else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
@@ -31,6 +32,6 @@ else:
             "statshift.models.origin": ("made_by", "read_made_by"),
             "statshift.models.pixel": ("PixelModel", "Preprocessing", "check_input", "extract_logits"),
             "statshift.models.sources": ("source_hash",),
-            "statshift.models.usercode": ("import_function",),
+            "statshift.models.usercode": ("import_function", "import_value"),
         },
     )

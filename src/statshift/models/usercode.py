@@ -22,7 +22,13 @@ IMPORTED: dict[str, str] = {}
 
 
 def import_function(target: str) -> Callable[..., Any]:
-    r"""Return the function that `FILE_OR_MODULE:FUNCTION` names; this runs the file or module.
+    """Return the function that `FILE_OR_MODULE:FUNCTION` names; see `import_value`."""
+    function: Callable[..., Any] = import_value(target)
+    return function
+
+
+def import_value(target: str, *kinds: type) -> Any:
+    r"""Return the function, or the value of one of these kinds, that `FILE_OR_MODULE:NAME` names; this runs the file.
 
     Split at the last colon, so that `C:\models\mine.py:build` works. A file may import its neighbours.
 
@@ -33,11 +39,11 @@ def import_function(target: str) -> Callable[..., Any]:
     if not place or not name.isidentifier():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION, but got 'py:{target}'.")
     module = _module_of(place)
-    function: Callable[..., Any] | None = getattr(module, name, None)
-    if not callable(function):
+    value = getattr(module, name, None)
+    if not callable(value) and not isinstance(value, kinds):
         own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
         raise unknown(f"function of {place},", name, own)
-    return function
+    return value
 
 
 def check_arguments(spec: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:

@@ -14,9 +14,9 @@ from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.loading import SCHEMES as MODEL_SCHEMES
-from statshift.shifts.attacks import is_attack
 from statshift.shifts.conditions import resolve
 from statshift.shifts.corruptions import SEVERITIES, check_severity
+from statshift.shifts.registry import family_of
 
 Figures = Mapping[str, float]
 BASE = "base"
@@ -305,7 +305,7 @@ def _faults_of_figures(recipe: Recipe) -> list[str]:
             place = f"published.{label}.{name}"
             if value > LARGEST:
                 faults.append(f"{place}: Expected a fraction, as {value / 100:g} for {value:g} %, but got {value:g}.")
-            own = name.startswith("LIGS ") or is_attack(name.partition(",")[0])
+            own = name.startswith("LIGS ") or family_of(name.partition(",")[0]) == "attack"
             if not recipe.analysis and name not in names and not own:
                 faults.append(f"{place}: {unknown('figure', name, names)}")
     return faults

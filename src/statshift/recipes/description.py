@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statshift.recipes.configuration import BASE, COLUMNS, DATA_SETS, RECTIFIED, Figures, Recipe
-from statshift.shifts.conditions import CLEAN, conditions, resolve
+from statshift.shifts.conditions import conditions, resolve
+from statshift.shifts.shift import CLEAN
 
 ABSENT = "not in our copy"
 HEADLINE = ("advbn-autoaugment", "conv2_3", "resnet50", "augmix", "vgg16-batch", "resnet50-batch", "resnet50-group")
@@ -119,7 +120,7 @@ def _few(figures: Figures) -> Sequence[tuple[str, float]]:
 def _conditions(recipe: Recipe, label: str) -> int:
     names = recipe.shifts.get(label, (CLEAN, "common"))
     own: Mapping[str, Any] = {name: None for name in names if name.startswith("py:")}
-    shifts, _ = resolve([name for name in names if name not in own] or [CLEAN])
+    shifts = resolve([name for name in names if name not in own] or [CLEAN])
     return len(conditions(shifts, recipe.severities)) + len(own) * len(recipe.severities)
 
 

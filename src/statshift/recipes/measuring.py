@@ -11,7 +11,7 @@ from statshift.models import NORMS
 from statshift.recipes.configuration import BASE, RECTIFIED, Figures, Network, Recipe, fraction
 from statshift.recipes.normalization import ATTACKED
 from statshift.recipes.rectification import AS_THE_PAPER, PROTOCOL, SUPPLIED
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 FGSM = "fgsm:4/255"
 TRAINED = "`statshift run norms` trains these networks: LABEL/clean.safetensors of its folder are the files."

@@ -16,7 +16,7 @@ from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.recipes.configuration import Figures, Network, Recipe, fraction
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 Numbers = Callable[[TrainingOptions, TrainingOptions], TrainingOptions]
 """From the paper's numbers and those of one cycle to those that are trained with."""

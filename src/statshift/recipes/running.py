@@ -18,12 +18,15 @@ from statshift.data.sampling import balanced_subset
 from statshift.hardening.from_scratch import build
 from statshift.hardening.harden import harden
 from statshift.hardening.training import Step, TrainingOptions
-from statshift.measuring.measure import Measurement, measure
-from statshift.measuring.measure import Progress as Measured
+from statshift.measuring.measure import measure
+from statshift.measuring.run import Measurement
+from statshift.measuring.run import Progress as Measured
 from statshift.models import PixelModel, import_function, load_model, load_weights, read_made_by
 from statshift.recipes import BASE, Recipe, recipe
 from statshift.recipes.studies import Setting, study
-from statshift.shifts.conditions import CLEAN, CorruptionOptions, Shifts
+from statshift.shifts.conditions import Shifts, import_shift
+from statshift.shifts.registry import averaged, family_of
+from statshift.shifts.shift import CLEAN, CorruptionOptions, Shift
 
 Makes = str | Callable[[], PixelModel]
 """A model's spec, or what makes a fresh one."""
@@ -122,7 +125,7 @@ def run_recipe(
         setting = Setting(
             images,
             Path(out),
-            _functions(shifts) or next((_functions(one) for one in chosen.shifts.values()), ("gaussian_noise",)),
+            _shifts(shifts) or next((_shifts(one) for one in chosen.shifts.values()), ("gaussian_noise",)),
             severities or chosen.severities,
             protocol=next(iter(chosen.protocols), "replace"),
             adaptation=chosen.adaptation,
@@ -141,7 +144,7 @@ def run_recipe(
         found = measure(
             network,
             images if validation is None else validation,
-            shifts=_functions(shifts) or _functions(chosen.shifts.get(label)) or default,
+            shifts=_shifts(shifts) or _shifts(chosen.shifts.get(label)) or default,
             severities=chosen.severities if severities is None else severities,
             protocols=protocols or _functions(chosen.protocols) or (),
             adaptation=chosen.adaptation.get(label),
@@ -197,7 +200,7 @@ def _train_all(
             options,
             out=folder / label,
             validation=sample,
-            shifts=_functions(chosen.trend) or (CLEAN,),
+            shifts=_shifts(chosen.trend) or (CLEAN,),
             ligs=chosen.ligs if chosen.trend else (),
             walk=chosen.walk,
             device=device,
@@ -319,6 +322,13 @@ def _place_of(spec: str) -> str:
     return rest if scheme in ("folder", "npz", "cifar-c", "imagenet-c") else ""
 
 
+def _shifts(names: Any) -> Any:
+    """Return names as they are, but for each py:FILE:NAME the function or shift that it names."""
+    if names is None or isinstance(names, str | Mapping | Shift):
+        return names
+    return tuple(import_shift(one) if isinstance(one, str) and one.startswith("py:") else one for one in names)
+
+
 def _functions(names: Any) -> Any:
     """Return names as they are, but for each py:FILE:FUNCTION a mapping from the function's name to the function."""
     if names is None or isinstance(names, str | Mapping):
@@ -340,8 +350,8 @@ def _maker_for(
     if not chosen.networks:
         if model_args:
             raise InputError(
-                f"Expected no `model_args` for the recipe {chosen.name}, which takes a loaded model: give them where it "
-                "is loaded."
+                f"Expected no `model_args` for the recipe {chosen.name}, which takes a loaded model: give them "
+                "where it is loaded."
             )
         fresh = _maker(model or chosen.model)
         return lambda label: fresh()
@@ -376,16 +386,19 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
     """Return by protocol what a measurement found, and over what."""
     conditions = list(dict.fromkeys((row["shift"], row["severity"]) for row in found.rows))
     similar = {name: one["mean"] for name, one in found.summary.get("ligs", {}).items()}
-    figures = {}
+    figures, families = {}, found.record.get("families", {})
+    own = {name: family for name, family in families.items() if family != family_of(name)}
     for protocol, one in found.summary["protocols"].items():
         shifts = {name: shift["accuracy"] for name, shift in one["per_shift"].items()}
+        counted = averaged({name: families.get(name, family_of(name)) for name in shifts})
         figures[protocol] = {
             "clean_accuracy": one["clean_accuracy"],
-            "mean_of_shifts": fmean(shifts.values()) if shifts else None,
+            "mean_of_shifts": fmean(shifts[name] for name in counted) if counted else None,
             "mce": one["mce"],
             "shifts": shifts,
             "ligs": similar if protocol == SOURCE else {},
             "images": one.get("images", found.summary["images"]),
             "conditions": conditions,
+            **({"families": own} if own else {}),
         }
     return figures

@@ -16,7 +16,7 @@ from statshift._core.errors import InputError, unknown
 from statshift.adapting.plots import plot_distances, plot_divergence, plot_embeddings, plot_similarities
 from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.adapting.rectify import rectified
-from statshift.data import ImageData, load_data, loading_options, stored_shifts
+from statshift.data import ImageData, load_data, loading_options
 from statshift.making.extraction import ExtractionOptions, extract
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import cosine_similarities, embed, extract_features, statistic_distances
@@ -31,10 +31,12 @@ from statshift.results.provenance import (
     describe_corruption,
     describe_data,
     describe_environment,
-    describe_functions,
     describe_model,
+    describe_own,
 )
-from statshift.shifts.conditions import Condition, CorruptionOptions, apply, resolve
+from statshift.shifts.conditions import resolve
+from statshift.shifts.shift import CorruptionOptions, under
+from statshift.shifts.stored import offered
 
 IMAGES = 1000
 """As many are looked at, if there are more: figure 6 of Benz et al., WACV 2021."""
@@ -90,7 +92,7 @@ class Setting:
         """Return the clean images, as the model's authors load them."""
         data = self.data if data is None else data
         if not isinstance(data, ImageData):
-            if stored_shifts(data):
+            if offered(data):
                 raise InputError(f"Expected clean images, which are then shifted, but {data} stores shifted ones.")
             data = load_data(data, **loading_options(data, self.data_options, model.loading_options, split=None))
         return fit_to_model(model, data, model.mean.device)
@@ -117,8 +119,10 @@ def study(analysis: str, models: Models, setting: Setting) -> dict[str, dict[str
     """
     if analysis not in STUDIES:
         raise unknown("analysis", analysis, STUDIES)
-    if len(resolve(setting.shifts)[0]) != 1:
-        raise InputError(f"Expected one shift, but got {', '.join(resolve(setting.shifts)[0])}.")
+    if len(chosen := resolve(setting.shifts)) != 1:
+        raise InputError(f"Expected one shift, but got {', '.join(one.name for one in chosen)}.")
+    if chosen[0].needs_model or chosen[0].reads:
+        raise InputError(f"Expected a shift that is made of clean images alone, but got {chosen[0].name}.")
     if setting.protocol.startswith("py:"):
         raise InputError(f"Expected a protocol by name to study, but got {setting.protocol!r}.")
     if (world := processes.join()[1]) > 1:
@@ -156,14 +160,14 @@ def _each(models: Models, setting: Setting, look: Look, plot: Callable[[dict[str
 def _identity(model: PixelModel, data: ImageData, setting: Setting, label: str, look: Look) -> dict[str, Any]:
     adaptation = setting.adaptation.get(label)
     against = None if setting.against is None else setting.load(model, setting.against)
-    (name,), functions = resolve(setting.shifts)
+    (shift,) = resolve(setting.shifts)
     return {
         "model": describe_model(model),
         "answers": answers_of(model, data.shape),
         "data": describe_data(data, data.labels),
         "study": look.__name__.strip("_"),
-        "shift": name,
-        "functions": describe_functions(functions),
+        "shift": shift.name,
+        "functions": describe_own([shift]),
         "corruption": describe_corruption(CorruptionOptions(setting.seed), data.shape, "benchmark"),
         "levels": sorted(setting.severities),
         "protocol": setting.protocol,
@@ -183,8 +187,8 @@ def _clean(model: PixelModel, data: ImageData, setting: Setting) -> tuple[Tensor
 
 
 def _shifted(images: Tensor, severity: int, indices: Tensor, setting: Setting) -> Tensor:
-    (name,), functions = resolve(setting.shifts)
-    return apply(images, Condition(name, severity), indices, CorruptionOptions(setting.seed), functions)
+    (shift,) = resolve(setting.shifts, CorruptionOptions(setting.seed))
+    return under(shift, images, severity, seed=setting.seed, indices=indices)
 
 
 def _few(images: Tensor, setting: Setting, label: str) -> tuple[Tensor, dict[str, Any]]:

@@ -12,8 +12,9 @@ from statshift.report.cautions import missing, near_chance, one_draw
 from statshift.report.differences import Change, Changes, describe
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
-from statshift.report.subjects import FAMILIES, Group, Subject, family
+from statshift.report.subjects import Group, Subject
 from statshift.report.words import amount, interval, listed, percent, points, short
+from statshift.shifts.registry import KINDS
 
 MOST = 5
 WIDE = 0.01
@@ -197,8 +198,8 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     if hardened or drop is None or drop <= DROP or near_chance(source):
         return
     means = {}
-    for name in FAMILIES:
-        found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts if family(one) == name]
+    for name, members in KINDS.items():
+        found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts if one in members]
         if found:
             means[name] = sum(found) / len(found)
     if not means:
@@ -318,7 +319,7 @@ def batch_norms(subject: Subject) -> bool:
 
 def _drop(subject: Subject) -> float | None:
     """Return by how much the accuracy falls from clean to shifted images, in the mean."""
-    clean, shifts = subject.summary["clean_accuracy"], subject.shifts
+    clean, shifts = subject.summary["clean_accuracy"], subject.averaged
     if clean is None or not shifts:
         return None
     return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)

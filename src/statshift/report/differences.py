@@ -129,7 +129,8 @@ def _change(before: Subject, after: Subject, over: tuple[Condition, ...]) -> Cha
     except InputError:  # they share no draw
         return None
     first, second = _over_the_same(before, after)
-    shifts = {name: _of(first, second, [one for one in second if one[0] == name]) for name, _ in second}
+    by_shift = {name: [one for one in second if one[0] == name] for name, _ in second}
+    shifts = {name: _of(first, second, of) for name, of in by_shift.items() if len({_set(second, k) for k in of}) == 1}
     partial = _of(first, second, over) if over and all(one in second for one in over) else None
     return Change(before, after, comparison, partial, over, shifts)
 
@@ -138,6 +139,11 @@ def _of(first: Conditions, second: Conditions, wanted: Sequence[Condition]) -> D
     """Return the difference of the mean accuracies over conditions, each counted alike."""
     (before, weights), (after, _) = chosen(first, wanted), chosen(second, wanted)
     return accuracy_difference(before, after, weights)
+
+
+def _set(conditions: Conditions, condition: Condition) -> str | None:
+    """Return which images a condition is over: those of the run, or a set of its own."""
+    return conditions[condition][0].get("set")
 
 
 def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditions]:

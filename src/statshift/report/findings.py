@@ -52,7 +52,7 @@ def _lead(group: Group) -> str:
 def _under(group: Group) -> str:
     """Return which conditions were measured, in words."""
     shifts = list(dict.fromkeys(name for one in group.subjects for name in one.shifts))
-    common = sum(kind(name) == "common" for name in shifts)
+    common = sum(kind(name, group.families) == "common" for name in shifts)
     others = len(shifts) - common
     attacks = list(dict.fromkeys(name for one in group.subjects for name in one.attacks))
     parts = [

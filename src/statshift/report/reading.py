@@ -13,7 +13,7 @@ from statshift.metrics.classification import SEVERITIES
 from statshift.report.words import short
 from statshift.results import RunResult, find_runs, read_run, summarise
 from statshift.results.rows import bits
-from statshift.shifts.corruptions import COMMON
+from statshift.shifts.registry import COMMON
 
 
 @dataclass(frozen=True)

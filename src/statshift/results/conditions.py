@@ -30,7 +30,7 @@ def by_condition(rows: Iterable[Row], protocol: str) -> Conditions:
 
 def paired_source(conditions: Conditions) -> Conditions:
     """Return rows of the source over exactly the images of an adapted protocol's rows."""
-    places = ("shift", "severity", "draw", "left_out", "class_images")
+    places = ("shift", "severity", "draw", "left_out", "class_images", "set")
     return {
         condition: [{key: row[key] for key in places if key in row} | row["paired_source"] for row in draws]
         for condition, draws in conditions.items()

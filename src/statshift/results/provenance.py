@@ -1,5 +1,7 @@
 """What goes into a record: enough to know whether two figures are of the same thing."""
 
+import hashlib
+import json
 import math
 import platform
 import re
@@ -18,8 +20,9 @@ from statshift._core import randomness as streams
 from statshift.data import ImageData, integers_hash
 from statshift.models import PixelModel, source_hash, weights_hash
 from statshift.norms.layers import evaluating
-from statshift.shifts.conditions import CorruptionOptions, ShiftFunction
 from statshift.shifts.corruptions import frost_source, table_for
+from statshift.shifts.functions import ShiftFunction
+from statshift.shifts.shift import CorruptionOptions, Shift
 
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
@@ -127,6 +130,25 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
 def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:
     """Return for each function of the user's own its name, the hash of its file and what arguments are bound to it."""
     return {name: _describe_function(function) for name, function in functions.items()}
+
+
+def describe_own(shifts: Sequence[Shift]) -> dict[str, str]:
+    """Return the same for each shift that is the user's own code, with the numbers of a dataclass."""
+    return {shift.name: _describe_own(shift) for shift in shifts if shift.code() is not None}
+
+
+def _describe_own(shift: Shift) -> str:
+    numbers = getattr(shift, "__dataclass_fields__", {}) if shift.code() is type(shift) else {}
+    bound = ", ".join(f"{name}={getattr(shift, name)!r}" for name, one in numbers.items() if one.repr)
+    told = _describe_function(shift.code())
+    return re.sub(r" at 0x\w+", "", f"{told}({bound})") if bound else told
+
+
+def set_hash(data: ImageData) -> str:
+    """Return 16 hexadecimal characters that two sets of images share if these, their order and labels are the same."""
+    told = describe_data(data, data.labels)
+    names = ("indices_hash", "content_hash", "bytes_hash", "labels_hash", "preprocessing")
+    return hashlib.sha256(json.dumps([told[name] for name in names]).encode()).hexdigest()[:16]
 
 
 def _describe_function(function: Any) -> str:

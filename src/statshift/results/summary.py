@@ -50,7 +50,8 @@ def summarise(
     baseline is taken as exact, over images, one value each.
 
     Args:
-        rows: of one run, any protocols, all over the same images, of which some may be left out.
+        rows: of one run, any protocols, all over the same images, of which some may be left out; but for those of
+            shifts with a `set` of images of their own, whose figures, beside their `images`, stand alone.
         table: the AlexNet that CE and mCE divide by: a key of `ALEXNET`, or None for data without one.
         baseline: errors by shift, as `baseline_errors` gives them, to divide by in AlexNet's place.
         common: names of the benchmark's corruptions.
@@ -64,7 +65,7 @@ def summarise(
     Raises:
         InputError: if there are no rows, they are over different numbers of images, or `table` is unknown.
     """
-    counts = {row["images"] + len(row.get("left_out", [])) for row in rows}
+    counts = {row["images"] + len(row.get("left_out", [])) for row in _of_base(rows)}
     if len(counts) != 1:
         raise InputError(f"Expected rows over the same images, but got numbers of images {sorted(counts)}.")
     divisor = alexnet_errors(table) if baseline is None else baseline
@@ -77,6 +78,14 @@ def summarise(
             for protocol in dict.fromkeys(row["protocol"] for row in rows)
         },
     }
+
+
+def _of_base(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return the rows over the run's own images, which alone are averaged and paired; the first where there are none.
+
+    A row of a set of images of its own says so by its `set`.
+    """
+    return [row for row in rows if "set" not in row] or rows[:1]
 
 
 def alexnet_errors(table: str | None) -> dict[str, float]:
@@ -136,7 +145,7 @@ def _summarise_adapted(
     means = _means_by_draw(conditions, common)
     return {
         **summary,
-        "images": rows[0]["images"],
+        "images": _of_base(rows)[0]["images"],
         "draws": len({row["draw"] for row in rows}),
         "mean_accuracy_by_draw": means,
         "mean_accuracy_deviation": stdev(means) if len(means) > 1 else None,
@@ -217,7 +226,9 @@ def _summarise_shift(conditions: Conditions, name: str, divisor: float | None) -
     ce = None
     if divisor is not None and len(measured) == len(SEVERITIES):
         ce = corruption_error([one["error"] for one in measured], divisor)
+    own = [draws[0]["images"] for draws in rows if draws and "set" in draws[0]]
     return {
+        **({"images": own[0]} if own else {}),
         **average(measured),
         "ce": ce,
         "by_severity": [one["accuracy"] if one else None for one in averages],
