@@ -26,7 +26,7 @@ PUBLIC = {
     *("AdaptationOptions", "AdvBN", "AdvProp", "Adversarial", "Branches", "COMMON", "CORRUPTIONS", "Comparison"),
     *("Corrupted", "CorruptionOptions", "Diagnosis", "ExtractionOptions", "FeatureAttack", "HOLDOUT"),
     *("HardenOptions", "Hardened", "ImageData", "InputError", "Landscape", "Ligs", "LigsOptions", "LigsRegularised"),
-    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "RectifiedStream", "Split"),
+    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "RectifiedStream", "Shift", "Split"),
     *("TrainingOptions", "advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm"),
     *("extract", "find_cuts", "foolbox_model", "frozen", "harden", "ligs", "load_data", "load_model", "measure"),
     *("read_run", "rectified", "rectify", "split", "sweep", "train_from_scratch", "write_adversarial"),

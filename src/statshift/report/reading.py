@@ -11,7 +11,7 @@ from statshift._core.errors import InputError
 from statshift._core.storage import read_json
 from statshift.metrics.classification import SEVERITIES
 from statshift.report.words import short
-from statshift.results import RunResult, find_runs, read_run, summarise
+from statshift.results import Row, RunResult, find_runs, read_run, summarise
 from statshift.results.rows import bits
 from statshift.shifts.registry import COMMON
 
@@ -207,12 +207,19 @@ def damaged(path: Path) -> Iterator[None]:
         raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}.", path) from error
 
 
+def _images_of(row: Row, record: Mapping[str, Any]) -> int:
+    """Return how many images a row's condition has: the run's, or those of a set of its own."""
+    name = f"{row['shift']} {row['severity']}" if row["severity"] else row["shift"]
+    data = record["sets"][name] if "set" in row else record["data"]
+    return int(data["images"])
+
+
 def _add_up(run: RunResult) -> Measured:
     with damaged(run.path):
         check_record(run.record)
         for row in run.rows:
             check_row(row)
-            over, images = row["images"] + len(row.get("left_out", [])), run.record["data"]["images"]
+            over, images = row["images"] + len(row.get("left_out", [])), _images_of(row, run.record)
             if over != images:
                 raise ValueError(
                     f"in the row of {row['shift']} {row['severity']}: it is over {over} images, "
