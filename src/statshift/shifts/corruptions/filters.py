@@ -120,8 +120,10 @@ def correlate(images: Tensor, kernels: Tensor, pads: tuple[int, int, int, int], 
         (image.real * kernel.real).add_(image.imag * kernel.imag),
         (image.imag * kernel.real).sub_(image.real * kernel.imag),
     )
+    if spectrum.shape[:2].numel() == 1:  # a single plane goes through code of its own, which rounds otherwise
+        spectrum = torch.cat([spectrum, spectrum])
     filtered: Tensor = torch.fft.irfft2(spectrum, s=sides)
-    return filtered[..., :height, :width]
+    return filtered[: len(images), :, :height, :width]
 
 
 def motion_blur(images: Tensor, radius: int, sigma: float, angles: Tensor, towards: Literal["right", "up"]) -> Tensor:
