@@ -325,6 +325,7 @@ def accuracy_as_robustbench_does(model, images, labels, batch_size=100):
     return float(correct) / len(images)
 
 
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # digits are alike to drawn weights
 def test_accuracy_is_measure_s_by_robustbench_s_loop_and_by_foolbox():
     foolbox = pytest.importorskip("foolbox")
     data = load_data("digits", split="test")

@@ -576,6 +576,22 @@ def test_an_image_gets_the_same_pixels_in_any_company(name, severity, side, coun
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("side", [32, 97, 224])
+def test_a_filter_rounds_alike_at_every_place_of_a_batch(side, channels):
+    """Before anything is truncated to 8 bits, which hides most of what differs; on 1 and 2 threads."""
+    images = torch.rand(5, channels, side, side, generator=torch.Generator().manual_seed(0))
+    angles, threads = torch.linspace(-2, -1, 5), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = filters.motion_blur(images, 10, 4, angles, "up")
+        torch.set_num_threads(1)
+        singles = [filters.motion_blur(images[i : i + 1], 10, 4, angles[i : i + 1], "up") for i in range(5)]
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.cat(singles), together)
+
+
 def test_indices_count_from_zero_by_default():
     images = tensor(natural(3, 32, 32))
     expected = corrupt(images, "fog", 3, indices=[0, 1, 2])

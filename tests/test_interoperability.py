@@ -18,7 +18,10 @@ from statshift.norms.statistics import channel_statistics, pool
 CHANGING = ("replace", "prior", "auto")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning"),  # images of noise are alike
+]
 
 
 def settled(model):

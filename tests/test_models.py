@@ -20,6 +20,8 @@ from statshift.models import PixelModel, Preprocessing, load_model
 from statshift.models.cifar import ZOO
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD, extract_logits
 
+pytestmark = pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike
+
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
