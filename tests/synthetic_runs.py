@@ -5,8 +5,9 @@ import base64
 import numpy as np
 import torch
 
-from statshift.metrics.classification import ALEXNET, image_statistics
+from statshift.metrics.alexnet import ALEXNET
 from statshift.results import make_row
+from statshift.tasks.classification import image_statistics
 
 COMMON = tuple(ALEXNET["imagenet"])
 CLASSES = 7

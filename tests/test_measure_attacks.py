@@ -19,10 +19,10 @@ from statshift.measuring import evaluate as evaluation
 from statshift.measuring import probes as readouts
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import LigsOptions, ligs
-from statshift.metrics.classification import image_statistics
 from statshift.models import PixelModel
 from statshift.shifts.attacks import PixelAttack, attack_images, parse_attack
 from statshift.shifts.conditions import CorruptionOptions
+from statshift.tasks.classification import image_statistics
 from synthetic_runs import per_image
 
 pytestmark = [

@@ -108,6 +108,15 @@ Ligs = Annotated[
     str | None,
     typer.Option(help=f"Local Input Gradient Similarity too, under {', '.join(PERTURBATIONS)}.", show_default=False),
 ]
+Task = Annotated[
+    str,
+    typer.Option(
+        help="What labels are of: classification, subset (among the classes that the data have) or py:FILE:NAME."
+    ),
+]
+OwnTask = Annotated[
+    str | None, typer.Option(help="The task of runs of a task of your own: py:FILE:NAME.", show_default=False)
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the images.")]
 StepImages = Annotated[int, typer.Option(help="Images in a step, over all processes.")]
 WeightDecay = Annotated[float, typer.Option(help="Of all parameters.")]

@@ -26,8 +26,10 @@ from rich.progress import (
 
 from statshift._core import processes
 from statshift.hardening.training import Step
-from statshift.measuring.compare import Comparison, Difference
+from statshift.measuring.compare import Comparison
 from statshift.measuring.measure import Progress as Measured
+from statshift.results.worded import as_accuracy, reworded
+from statshift.tasks.figures import Difference
 
 READER_GONE = 1  # as typer ends where it meets a closed pipe
 console = Console(
@@ -226,10 +228,13 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def summary_text(summary: dict[str, Any]) -> str:
+def summary_text(found: Mapping[str, Any]) -> str:
     """Return the tables of a run, one for each protocol, and one that puts the protocols beside the source."""
+    headline = found.get("headline", "accuracy")
+    summary = as_accuracy(found, headline)
     texts = [_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items()]
-    return "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    text = "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    return reworded(text, headline)
 
 
 def layers_text(names: list[str], most: int = 6) -> str:
@@ -382,7 +387,7 @@ def comparison_text(comparison: Comparison) -> str:
         if figure is not None:
             first, second, difference, interval = _difference_cells(figure)
             lines.append(f"{name}: {first} -> {second}, difference {difference} {interval}")
-    return "\n".join([*lines, _verdict(comparison)])
+    return reworded("\n".join([*lines, _verdict(comparison)]), comparison.headline)
 
 
 def _verdict(comparison: Comparison) -> str:

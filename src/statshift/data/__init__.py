@@ -1,7 +1,6 @@
 """Data by spec: `load_data("folder:photographs")` returns labelled images of one size."""
 
 from statshift.data.images import ImageData as ImageData
-from statshift.data.images import check_labels as check_labels
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean
 from statshift.data.loading import load_data as load_data

@@ -10,8 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from statshift._core import processes
@@ -42,6 +41,8 @@ from statshift.shifts.conditions import CLEAN, Shifts, conditions, resolve
 from statshift.shifts.corruptions import CORRUPTIONS, check_severity
 from statshift.splitting.branches import BRANCHES, Branches
 from statshift.splitting.cuts import INPUT, network_of
+from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.task import Task
 
 METHODS: dict[str, str] = {
     "advbn": "Shu et al., NeurIPS 2021",
@@ -226,6 +227,7 @@ def harden(
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
+    task: str | Task = "classification",
 ) -> Hardened:
     """Train or fine-tune a model in place, against shifts or plainly.
 
@@ -250,6 +252,7 @@ def harden(
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
+        task: what the labels are of, as in `measure`.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -257,17 +260,19 @@ def harden(
     Reference:
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
-    where = find_device(device)
+    where, task = find_device(device), resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
     pixel_model, images = load_both(model, data, where, data_options)
+    task = task.fitted(images)
     example, _ = next(images.batches(2, which=[0]))
     assert options.at is not None
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "answers": answers_of(pixel_model, images.shape),
-        "data": describe_data(images, images.labels),
+        "data": describe_data(images, images.labels, task),
         "hardening": options.describe(),
+        **describe_task(task),
         "environment": describe_environment(where) | {"compiled": compiled},
     }
     local = options.method == "advbn" and options.attack.perturbation == "local"
@@ -276,7 +281,7 @@ def harden(
     if validation is not None:
         own = pixel_model.loading_options
         loading = loading_options(validation, _preprocessing(data_options), own, split=None)
-        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading)
+        validation, record["validation"] = _prepare_validation(validation, shifts, severities, loading, task)
         record["validation"] |= {"ligs": list(ligs)} if ligs else {}
     elif ligs:
         raise InputError("Expected validation images to measure LIGS on.")
@@ -298,9 +303,9 @@ def harden(
     def look(epoch: int) -> dict[str, Any]:
         found = {}
         if validation is not None:
-            found = _validate(branches, validation, shifts, severities, ligs, device)
+            found = _validate(branches, validation, shifts, severities, ligs, device, task)
         if walk:
-            found["landscape"] = _walk(branches, images, options.training)
+            found["landscape"] = _walk(branches, images, options.training, task)
         return found
 
     folder = None if out is None else Path(out)
@@ -318,6 +323,7 @@ def harden(
             images,
             options.steps_of,
             options.training,
+            task=task,
             checkpoint=None if folder is None else folder / CHECKPOINT,
             identity=identity | {"model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
             validate=look if validation is not None or walk else None,
@@ -349,7 +355,7 @@ def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _prepare_validation(
-    data: Any, shifts: Shifts, severities: Sequence[int], loading: Mapping[str, Any]
+    data: Any, shifts: Shifts, severities: Sequence[int], loading: Mapping[str, Any], task: Task
 ) -> tuple[Any, dict[str, Any]]:
     """Return the validation images, loaded once unless they store shifts, and what the record says of them.
 
@@ -364,7 +370,7 @@ def _prepare_validation(
         data = data if isinstance(data, ImageData) else load_data(data, **loading)
         if data.labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
-        described["data"] = describe_data(data, data.labels)
+        described["data"] = describe_data(data, data.labels, task)
     return data, described
 
 
@@ -375,8 +381,9 @@ def _validate(
     severities: Sequence[int],
     ligs: Sequence[str],
     device: str,
+    task: Task,
 ) -> dict[str, Any]:
-    """Return each branch's accuracy under each condition, and its LIGS under each perturbation.
+    """Return each branch's score under each condition, and its LIGS under each perturbation.
 
     None is what cannot be measured of a network that is dead: attacks and LIGS, which need a gradient.
     """
@@ -385,7 +392,7 @@ def _validate(
     others = [part for part in parts if part not in attacks] or [CLEAN]
     found: dict[str, Any] = {}
     for branch, one in branches.splits.items():
-        look = partial(measure, one.model, data, severities=severities, device=device)
+        look = partial(measure, one.model, data, severities=severities, device=device, task=task)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
             try:
@@ -395,21 +402,25 @@ def _validate(
             similar: dict[str, Any] = {}
             with suppress(NoGradientError):
                 similar = look(shifts=CLEAN, ligs=ligs).summary["ligs"] if ligs else {}
-        accuracy = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
-        found[branch] = accuracy | {attack: None for attack in attacks if attack not in accuracy}
+        scores = {_condition(row): task.measures(row)[task.headline] for row in measured.rows}
+        found[branch] = scores | {attack: None for attack in attacks if attack not in scores}
         found[branch] |= {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in ligs}
     return found
 
 
-def _walk(branches: Branches, data: ImageData, training: TrainingOptions) -> dict[str, Any]:
+def _walk(branches: Branches, data: ImageData, training: TrainingOptions, task: Task) -> dict[str, Any]:
     """Return the landscape where a training is, on as many of the images as a batch has, always the same ones."""
-    assert data.labels is not None
     device = next(branches.parameters()).device
     drawn = adaptation_positions(data.indices, min(training.batch_size, len(data)), training.seed, 0)
     ((pixels, _),) = data.groups([drawn])
-    labels = torch.from_numpy(data.labels[drawn]).to(device)
+    labels = task.labels(data, drawn).to(device)
     sizes = step_sizes_around(training.learning_rate)
-    return landscape(branches.clean, pixels.to(device).float() / 255, labels, step_sizes=sizes).describe()
+    inputs = pixels.to(device).float() / 255
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return task.targets(labels).loss(logits)
+
+    return landscape(branches.clean, inputs, labels, step_sizes=sizes, loss=loss).describe()
 
 
 def _condition(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict
@@ -16,12 +16,13 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, check_labels, load_data, loading_options
-from statshift.metrics.classification import ImageStatistics, image_statistics
+from statshift.data import ImageData, load_data, loading_options
 from statshift.models import PixelModel, load_model
 from statshift.norms.layers import run
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
 from statshift.shifts.conditions import Condition
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Results, Task
 
 KEPT_BYTES = 2 << 30
 CHECKED = 16  # images: whether a model has an input gradient
@@ -70,6 +71,16 @@ def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[s
     return asdict(attack) | own
 
 
+def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
+    """Return fields as a named tuple of the type of others."""
+    return type(results)(*fields)
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Return named tuples of tensors (B,...) as one, end to end."""
+    return of_type(parts[0], map(torch.cat, zip(*parts, strict=True)))
+
+
 class Evaluator:
     """Classify the images of one condition after another.
 
@@ -83,6 +94,7 @@ class Evaluator:
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
         attacks: the conditions' shifts that are attacks, by name; against the model as it is now, which is copied.
         seed: of the attacks.
+        task: what the labels are of.
 
     Attributes:
         model: as given.
@@ -102,6 +114,7 @@ class Evaluator:
         batch_size: int,
         attacks: Mapping[str, PixelAttack | AutoAttack] | None = None,
         seed: int = 0,
+        task: Task = CLASSIFICATION,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
@@ -113,6 +126,7 @@ class Evaluator:
         self._shift = shift
         self._attacks = attacks or {}
         self._seed = seed
+        self._task = task
         self._source = deepcopy(model) if self._attacks else model
         self._at_once = batch_size
         self.keeping = False
@@ -133,7 +147,7 @@ class Evaluator:
                 classes = int(run(self.model, self._send(images).float() / 255).shape[1])
         except torch.OutOfMemoryError:
             raise self._no_memory(1) from None
-        check_labels(data, classes)
+        self._task.check_labels(data, classes)
         return classes
 
     def __call__(
@@ -146,8 +160,8 @@ class Evaluator:
         attacked: nn.Module | None = None,
         groups: Sequence[NDArray[np.int64]] | None = None,
         in_order: bool = False,
-    ) -> ImageStatistics:
-        """Return five tensors (N,) on the CPU, in image order, on every process.
+    ) -> Results:
+        """Return what the task keeps of each image, tensors (N,...) on the CPU, in image order, on every process.
 
         Processes share out whole batches, so that each batch is the one that a single process would see.
 
@@ -169,15 +183,14 @@ class Evaluator:
         mine, finished = [], 0
         for images, positions in batches:
             parts = self._in_parts(data, condition, images, positions, classify, attacked, cut=groups is None)
-            mine.append((positions, ImageStatistics(*map(torch.cat, zip(*parts, strict=True)))))
+            mine.append((positions, joined(parts)))
             finished += len(images)
             on_batch(min(finished * world, len(data)))
-        found = [(positions, ImageStatistics(*(field.cpu() for field in one))) for positions, one in mine]
+        found = [(positions, of_type(one, [field.cpu() for field in one])) for positions, one in mine]
         ordered = found if in_order else processes.in_turn(processes.gather(found))
         everyone = torch.from_numpy(np.concatenate([positions for positions, _ in ordered])).argsort()
-        return ImageStatistics(
-            *(torch.cat(field)[everyone] for field in zip(*(one for _, one in ordered), strict=True))
-        )
+        whole = joined([one for _, one in ordered])
+        return of_type(whole, [field[everyone] for field in whole])
 
     @torch.no_grad()
     def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:
@@ -205,7 +218,10 @@ class Evaluator:
         for images, positions in data.batches(
             self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
         ):
-            labels, indices = (self._send(torch.from_numpy(one[positions])) for one in (data.labels, data.indices))
+            labels, indices = (
+                self._send(one)
+                for one in (self._task.labels(data, positions), torch.from_numpy(data.indices[positions]))
+            )
             pixels, start = self._send(images).float().div_(255), 0
             while start < len(images):
                 part = slice(start, start + self._at_once)
@@ -227,9 +243,9 @@ class Evaluator:
         attacked: nn.Module | None,
         *,
         cut: bool,
-    ) -> list[ImageStatistics]:
+    ) -> list[Results]:
         """Return the statistics of a batch, in as few parts as memory allows if it may be cut."""
-        parts: list[ImageStatistics] = []
+        parts: list[Results] = []
         start = 0
         while start < len(images):
             part = slice(start, start + self._at_once if cut else len(images))
@@ -264,7 +280,7 @@ class Evaluator:
         positions: NDArray[np.int64],
         classify: Callable[[Tensor], Tensor],
         attacked: nn.Module | None,
-    ) -> ImageStatistics | None:
+    ) -> Results | None:
         """Return the statistics of some images, or None where memory runs out."""
         assert data.labels is not None
         try:
@@ -274,7 +290,7 @@ class Evaluator:
                 shifted = self._shifted(data, condition, images, positions)
             with self.autocast():
                 logits = classify(shifted)
-            return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
+            return self._task.per_image(logits, self._send(self._task.labels(data, positions)))
         except torch.OutOfMemoryError:
             return None
 
@@ -305,7 +321,7 @@ class Evaluator:
         if condition.shift not in self._attacks:
             return self._shift(pixels, condition, indices)
         assert data.labels is not None
-        labels = self._send(torch.from_numpy(data.labels[positions]))
+        labels = self._send(self._task.labels(data, positions))
         with self._with_gradients():
             attack = self._attacks[condition.shift]
             return attack_images(model, pixels, labels, attack, seed=self._seed, indices=indices, check=False)

@@ -25,7 +25,6 @@ from statshift.measuring.evaluate import Evaluator, describe_attack, find_device
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.probes import measure_ligs, unfinished_looks
-from statshift.metrics.uncertainty import wilson_interval
 from statshift.models import PixelModel, load_model
 from statshift.norms.layers import evaluating
 from statshift.results import (
@@ -46,9 +45,13 @@ from statshift.results.provenance import (
     describe_request,
     places_of,
 )
+from statshift.results.typed import Summary
 from statshift.shifts.attacks import is_attack, parse_attack
 from statshift.shifts.conditions import CLEAN, Condition, CorruptionOptions, Shifts, apply, conditions, resolve
 from statshift.shifts.corruptions import SEVERITIES, warn_without_photographs
+from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 MOST_EXAMPLES = 64
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
@@ -83,7 +86,7 @@ class Measurement:
 
     record: dict[str, Any]
     rows: list[Row]
-    summary: dict[str, Any]
+    summary: Summary
     path: Path | None = None
 
 
@@ -108,6 +111,7 @@ def measure(
     ligs: Sequence[str] = (),
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
+    task: str | Task = "classification",
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -147,6 +151,8 @@ def measure(
         examples: so many images, the same for every model, are shown under conditions in `out`, and each row says what
             is predicted of them; 0 for none. A directory that has some goes on with those.
         progress: called before the first batch and after each.
+        task: what the labels are of: "classification", "subset" (among the classes that the data have), a `Task`, or
+            py:FILE:NAME; see `statshift.tasks`.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -155,6 +161,7 @@ def measure(
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
     options, adaptation = options or CorruptionOptions(), adaptation or AdaptationOptions()
+    named, task = task, resolve_task(task)
     adapted = {one.name: one for one in resolve_protocols(protocols)}
     where = find_device(device)
     similar = [LigsOptions(name) for name in dict.fromkeys(ligs)]
@@ -172,7 +179,7 @@ def measure(
     pixel_model = _prepare(model, where)
     load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored))
     first = load(wanted[0])
-    labels = _labels(first)
+    labels, task = _labels(first), task.fitted(first)
 
     def shift(images: Tensor, condition: Condition, indices: Tensor) -> Tensor:
         return images if stored else apply(images, condition, indices, options, functions)
@@ -194,7 +201,10 @@ def measure(
         batch_size=size,
         attacks=attacks,
         seed=options.seed,
+        task=task,
     )
+    for what in [*attacks, *(f"LIGS under {name}" for name in dict.fromkeys(ligs))]:
+        task.check_gradients(what)
     with evaluating(pixel_model):
         classes = evaluate.count_classes(first)
     if attacks:
@@ -208,9 +218,9 @@ def measure(
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "answers": answers_of(pixel_model, first.shape),
-        "data": describe_data(first, labels),
+        "data": describe_data(first, labels, task),
         "corruption": {"stored": True} if stored else describe_corruption(options, first.shape, at),
-        "alexnet": alexnet_for(alexnet, pixel_model.spec, first, classes),
+        "alexnet": alexnet_for(alexnet, pixel_model.spec, first, classes, task),
         "shifts": names,
         "functions": describe_functions(functions),
         **(
@@ -222,6 +232,7 @@ def measure(
         "protocols": {SOURCE: {}} | described,
         "seed": options.seed,
         "dtype": dtype,
+        **describe_task(task),
         "asked": describe_request(
             {
                 **{name: value for name, value in (data_options or {}).items() if name in REPEATED},
@@ -232,6 +243,7 @@ def measure(
                 "alexnet": None if alexnet == "auto" else alexnet,
                 "ligs": ",".join(dict.fromkeys(ligs)),
                 "functions": places_of(functions),
+                "task": named if isinstance(named, str) and named != CLASSIFICATION.name else None,
                 "available": len(first.source),
             }
         ),
@@ -240,7 +252,7 @@ def measure(
     reference = None if baseline is None else read_baseline(baseline, record)
     if "frost" in names and not stored:
         warn_without_photographs(options.frost)
-    class_counts = record["data"]["class_counts"]
+    class_counts = record["data"].get("class_counts", [])
     first_process = processes.join()[0] == 0
     with open_run(out, record) if out is not None and first_process else nullcontext() as run:
         rows = processes.from_first(list(run.rows) if run else [])
@@ -283,21 +295,22 @@ def measure(
             repeated = [(adapted.get(name), draw) for name, draw in todo.get(condition, ())]
             started = time.perf_counter()
             for row in measure_condition(
-                evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin, shown
+                evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin, shown, task
             ):
                 rows.append(row)
                 if run:
                     run.append(row, {"seconds": time.perf_counter() - started, "device": str(where)})
                 started = time.perf_counter()
                 if row_key(row)[:2] == (SOURCE, CLEAN):
-                    _warn_near_chance(row, classes)
+                    _warn_of(task.doubt(row, classes))
             for look in looks.get(condition, ()):
                 look.add(evaluate, images, condition)
         summary = summarise(
             rows,
             table=record["alexnet"],
-            baseline=baseline_errors(reference.rows) if reference else None,
+            baseline=baseline_errors(reference.rows, task=task) if reference else None,
             class_counts=class_counts,
+            task=task,
         )
         similarities_found = measure_ligs(
             evaluate, first, similar, run.path / "ligs.json" if run else None, options.seed
@@ -367,12 +380,6 @@ def _warn_of_fewer_classes(data: ImageData, classes: int) -> None:
         )
 
 
-def _warn_near_chance(clean: Row, classes: int) -> None:
-    low, _ = wilson_interval(clean["correct"], clean["images"])
-    if float(low) < 1 / classes + 0.05 * (1 - 1 / classes):
-        warnings.warn(
-            f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: are the "
-            "weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
-            "and --std those of the training?",
-            stacklevel=3,
-        )
+def _warn_of(doubt: str | None) -> None:
+    if doubt:
+        warnings.warn(doubt, stacklevel=3)

@@ -35,9 +35,23 @@ def import_function(target: str) -> Callable[..., Any]:
     module = _module_of(place)
     function: Callable[..., Any] | None = getattr(module, name, None)
     if not callable(function):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise unknown(f"function of {place},", name, own)
+        raise unknown(f"function of {place},", name, _names_of(module))
     return function
+
+
+def import_value(target: str) -> Any:
+    """Return what `FILE_OR_MODULE:NAME` names, a function or not; this runs the file or module.
+
+    Raises:
+        InputError: as `import_function`.
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name.isidentifier():
+        raise InputError(f"Expected py:FILE_OR_MODULE:NAME, but got 'py:{target}'.")
+    module = _module_of(place)
+    if not hasattr(module, name):
+        raise unknown(f"name of {place},", name, _names_of(module))
+    return getattr(module, name)
 
 
 def check_arguments(spec: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -99,6 +113,11 @@ def _named(filename: str) -> str:
         return FILES[path]
     beside = [Path(name).with_name(path.name) for own, name in FILES.items() if own.parent == path.parent]
     return str(beside[0]) if beside and path.suffix == ".py" else ""
+
+
+def _names_of(module: ModuleType) -> list[str]:
+    """Return the names of the functions and classes that a module defines itself."""
+    return [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
 
 
 def _module_name(path: Path) -> str:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
-from statshift.measuring.compare import Difference
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
 from statshift.report.cautions import missing, near_chance, one_draw
@@ -13,6 +12,7 @@ from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
 from statshift.report.subjects import FAMILIES, Group, Subject, family
 from statshift.report.words import amount, interval, listed, percent, points, short
+from statshift.tasks.figures import Difference
 
 MOST = 5
 WIDE = 0.01

@@ -15,6 +15,7 @@ from statshift.results.conditions import Condition, Conditions, by_condition
 from statshift.shifts.attacks import is_attack
 from statshift.shifts.conditions import CLEAN
 from statshift.shifts.corruptions import COMMON, HOLDOUT
+from statshift.tasks.task import Task
 
 FAMILIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
@@ -79,6 +80,11 @@ class Subject:
     def adapted(self) -> bool:
         """Whether this is not the model as it came."""
         return self.protocol != SOURCE
+
+    @property
+    def task(self) -> Task:
+        """What the run's rows are of."""
+        return self.measured.task
 
     @property
     def record(self) -> dict[str, Any]:
