@@ -115,7 +115,8 @@ Task = Annotated[
     ),
 ]
 OwnTask = Annotated[
-    str | None, typer.Option(help="The task of runs of a task of your own: py:FILE:NAME.", show_default=False)
+    str | None,
+    typer.Option(help="What labels are of, in runs of a task of your own: py:FILE:NAME.", show_default=False),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the images.")]
 StepImages = Annotated[int, typer.Option(help="Images in a step, over all processes.")]

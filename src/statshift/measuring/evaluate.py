@@ -72,8 +72,9 @@ def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[s
 
 
 def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
-    """Return fields as a named tuple of the type of others."""
-    return type(results)(*fields)
+    """Return fields as a tuple of the type of others, named or not."""
+    made: Results = getattr(type(results), "_make", tuple)(fields)
+    return made
 
 
 def joined(parts: Sequence[Results]) -> Results:

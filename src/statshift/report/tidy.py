@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject
 from statshift.results.conditions import average_draws
-from statshift.results.worded import reworded
 from statshift.tasks.figures import Difference
 
 COLUMNS = (
@@ -31,7 +30,7 @@ def tidy(groups: Sequence[Group], changes: Changes) -> str:
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     names = {subject.task.headline for group in groups for subject in group.subjects}
     word = names.pop() if len(names) == 1 else "score"
-    writer.writerow({name: reworded(name, word) for name in COLUMNS})
+    writer.writerow({name: name.replace("accuracy", word) for name in COLUMNS})
     for group in groups:
         for subject in group.subjects:
             for row in _rows(subject, group, changes):

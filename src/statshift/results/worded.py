@@ -42,7 +42,8 @@ def reworded(value: T, headline: str) -> T:
     """Return texts, alone or in data classes and tuples, with a headline in the place of "accuracy"."""
     found: Any = value
     if isinstance(value, str):
-        found = value.replace("accuracy", headline).replace("Accuracy", headline[:1].upper() + headline[1:])
+        words = headline.replace("_", " ")
+        found = value.replace("accuracy", words).replace("Accuracy", words[:1].upper() + words[1:])
     elif isinstance(value, tuple):
         found = tuple(reworded(one, headline) for one in value)
     elif is_dataclass(value) and not isinstance(value, type):
