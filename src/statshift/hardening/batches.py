@@ -55,7 +55,7 @@ class Batches:
     task: Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
-        if self.data.labels is None:
+        if self.task.labels_of(self.data) is None:
             raise InputError(f"Expected labels to train on, but {self.data.spec} has none.")
         self.size = min(self.size, len(self.data))
         self._rank, self._world = processes.join()

@@ -358,7 +358,7 @@ def _count_classes(branches: Branches, data: ImageData, task: Task) -> int:
     images, _ = next(data.batches(1, which=[0]))
     device = next(branches.parameters()).device
     with torch.no_grad(), evaluating(branches.clean):
-        classes = extract_logits(run(branches.clean, images.to(device).float() / 255)).shape[1]
+        classes = task.width(extract_logits(run(branches.clean, images.to(device).float() / 255)))
     task.check_labels(data, classes)
     return classes
 

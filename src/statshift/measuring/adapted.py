@@ -158,7 +158,7 @@ def measure_condition(
         examples: positions of images whose predictions the rows hold.
         task: what the labels are of; the evaluator's.
     """
-    labels = images.labels
+    labels = task.labels_of(images)
     assert labels is not None
     if not repeated:
         return

@@ -145,7 +145,7 @@ class Evaluator:
         images, _ = next(data.batches(1, which=[0]))
         try:
             with self.autocast():
-                classes = int(run(self.model, self._send(images).float() / 255).shape[1])
+                classes = self._task.width(run(self.model, self._send(images).float() / 255))
         except torch.OutOfMemoryError:
             raise self._no_memory(1) from None
         self._task.check_labels(data, classes)
@@ -213,7 +213,6 @@ class Evaluator:
             data: with labels.
             function: of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
         """
-        assert data.labels is not None
         rank, world = processes.join()
         mine = []
         for images, positions in data.batches(
@@ -283,7 +282,6 @@ class Evaluator:
         attacked: nn.Module | None,
     ) -> Results | None:
         """Return the statistics of some images, or None where memory runs out."""
-        assert data.labels is not None
         try:
             if attacked is not None and condition.shift in self._attacks:
                 shifted = self._made(data, condition, images, positions, attacked)
@@ -321,7 +319,6 @@ class Evaluator:
         indices = self._send(torch.from_numpy(data.indices[positions]))
         if condition.shift not in self._attacks:
             return self._shift(pixels, condition, indices)
-        assert data.labels is not None
         labels = self._send(self._task.labels(data, positions))
         with self._with_gradients():
             attack = self._attacks[condition.shift]

@@ -179,7 +179,7 @@ def measure(
     pixel_model = _prepare(model, where)
     load = _loader(data, _loading_options(data_options or {}, pixel_model, at, where), bool(stored))
     first = load(wanted[0])
-    labels, task = _labels(first), task.fitted(first)
+    labels, task = _labels(first, task), task.fitted(first)
 
     def shift(images: Tensor, condition: Condition, indices: Tensor) -> Tensor:
         return images if stored else apply(images, condition, indices, options, functions)
@@ -290,7 +290,7 @@ def measure(
             if condition not in {**todo, **looks}:
                 continue
             images = load(condition)
-            if not np.array_equal(_labels(images), labels):
+            if not np.array_equal(_labels(images, task), labels):
                 raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
             repeated = [(adapted.get(name), draw) for name, draw in todo.get(condition, ())]
             started = time.perf_counter()
@@ -365,10 +365,11 @@ def _loader(data: Any, options: Mapping[str, Any], stored: bool) -> Callable[[Co
     return lambda condition: loaded
 
 
-def _labels(data: ImageData) -> NDArray[np.int64]:
-    if data.labels is None:
+def _labels(data: ImageData, task: Task) -> NDArray[np.int64]:
+    labels = task.labels_of(data)
+    if labels is None:
         raise InputError(f"Expected labelled images to measure accuracy, but {data.spec} has no labels.")
-    return data.labels
+    return labels
 
 
 def _warn_of_fewer_classes(data: ImageData, classes: int) -> None:

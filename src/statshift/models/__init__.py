@@ -12,6 +12,7 @@ from statshift.models.origin import made_by as made_by
 from statshift.models.origin import read_made_by as read_made_by
 from statshift.models.pixel import PixelModel as PixelModel
 from statshift.models.pixel import Preprocessing as Preprocessing
+from statshift.models.pixel import class_logits as class_logits
 from statshift.models.pixel import extract_logits as extract_logits
 from statshift.models.sources import source_hash as source_hash
 from statshift.models.usercode import import_function as import_function

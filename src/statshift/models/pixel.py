@@ -24,7 +24,7 @@ def extract_logits(output: Any) -> Tensor:
             tuple or list (its first element); nested as they like.
 
     Returns:
-        Logits (B,K).
+        Logits (B,K), or (B,K,...) of a task with several answers an image.
 
     Raises:
         InputError: there are none in it.
@@ -40,6 +40,18 @@ def extract_logits(output: Any) -> Tensor:
             found = found[0]
         else:
             raise InputError(f"Expected the model to return logits, but got {_describe(output)}.")
+    if found.ndim < 2:
+        raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
+    return found
+
+
+def class_logits(output: Any) -> Tensor:
+    """Return the logits (B,K) in what a network returned, as `extract_logits`.
+
+    Raises:
+        InputError: there are none in it, or they are of several answers an image.
+    """
+    found = extract_logits(output)
     if found.ndim != 2:
         raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
     return found

@@ -18,6 +18,7 @@ from statshift.data import ImageData
 from statshift.metrics.alexnet import ALEXNET
 from statshift.metrics.classification import calibration_bins, calibration_error
 from statshift.metrics.uncertainty import mcnemar, wilson_interval
+from statshift.models import class_logits
 from statshift.tasks.figures import Paired
 from statshift.tasks.row import Row
 from statshift.tasks.targets import Targets
@@ -82,6 +83,10 @@ class Classification(MeanTask):
     def measure_names(self) -> tuple[str, ...]:
         """What is averaged over draws, severities and shifts alike."""
         return ("accuracy", "error", "top5_accuracy", "cross_entropy", "calibration_error")
+
+    def width(self, logits: Tensor) -> int:
+        """Return K of logits (B,K)."""
+        return class_logits(logits).shape[1]
 
     def check_labels(self, data: ImageData, width: int | None) -> None:
         """Check that the labels are one an image and among the model's classes."""

@@ -1,7 +1,7 @@
 """Classification among the classes that a data set has: ImageNet-R's 200 of 1000 logits, say."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +56,10 @@ class ClassSubset(Classification):
         others = [] if data.labels is None else np.setdiff1d(data.labels, self._known).tolist()
         if others:
             raise InputError(f"Expected labels of the task's {len(self._known)} classes, but got {others[0]}.")
+
+    def describe_labels(self, data: ImageData) -> dict[str, Any]:
+        """Return what classification does, and the number of classes that the model chooses among."""
+        return {**super().describe_labels(data), "classes": len(self._known)}
 
     def check_gradients(self, what: str) -> None:
         """Refuse: what takes gradients sees all logits."""

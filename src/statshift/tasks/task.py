@@ -69,6 +69,18 @@ class Task(ABC):
         """Return the task as it is for a data set; itself, unless it has something to learn from the labels."""
         return self
 
+    def labels_of(self, data: ImageData) -> NDArray[np.int64] | None:
+        """Return (N,...) by which rows and records know the labels, or None where there are none."""
+        return data.labels
+
+    def width(self, logits: Tensor) -> int:
+        """Return K, the second size of logits (B,K,...).
+
+        Raises:
+            InputError: they have another shape than the task's.
+        """
+        return logits.shape[1]
+
     def labels(self, data: ImageData, positions: NDArray[np.int64]) -> Tensor:
         """Return labels (B,...) of the images at positions (B,), on the CPU, fit for `per_image` and `targets`."""
         assert data.labels is not None
