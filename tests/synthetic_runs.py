@@ -7,7 +7,7 @@ import torch
 
 from statshift.metrics.alexnet import ALEXNET
 from statshift.results import make_row
-from statshift.tasks.classification import image_statistics
+from statshift.tasks.statistics import image_statistics
 
 COMMON = tuple(ALEXNET["imagenet"])
 CLASSES = 7

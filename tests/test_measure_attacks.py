@@ -22,7 +22,7 @@ from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import PixelModel
 from statshift.shifts.attacks import PixelAttack, attack_images, parse_attack
 from statshift.shifts.conditions import CorruptionOptions
-from statshift.tasks.classification import image_statistics
+from statshift.tasks.statistics import image_statistics
 from synthetic_runs import per_image
 
 pytestmark = [

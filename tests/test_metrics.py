@@ -14,7 +14,7 @@ from statshift.metrics.classification import (
     relative_corruption_error,
     relative_mean_corruption_error,
 )
-from statshift.tasks.classification import image_statistics
+from statshift.tasks.statistics import image_statistics
 
 RESNET50_CE = (80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77)  # percent; Hendrycks et al., AugMix
 

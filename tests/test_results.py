@@ -29,7 +29,7 @@ from statshift.results import (
     write_json_atomically,
 )
 from statshift.results.means import mean_name
-from statshift.tasks.classification import ImageStatistics, image_statistics
+from statshift.tasks.statistics import ImageStatistics, image_statistics
 from synthetic_runs import (
     CLASSES,
     COMMON,

@@ -19,9 +19,10 @@ from statshift.results.conditions import mean_score
 from statshift.results.worded import as_accuracy
 from statshift.tasks.choice import describe_task, resolve_task, task_of
 from statshift.tasks.classification import Classification
+from statshift.tasks.mean import MeanTask
 from statshift.tasks.registry import TASKS
 from statshift.tasks.subset import ClassSubset
-from statshift.tasks.task import MeanTask, Task
+from statshift.tasks.task import Task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +36,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from statshift.tasks.task import MeanTask
+from statshift.tasks.mean import MeanTask
 
 
 class Right(NamedTuple):
@@ -107,6 +108,7 @@ def test_a_registered_task_is_what_its_value_says(name):
     assert type(value) is entry.load()
     assert {value.headline, "error"} <= set(value.measure_names)
     assert task_of({"task": value.describe()}) == value
+    assert f"\n| `{name}`" in (ROOT / "docs" / "tasks.md").read_text()
 
 
 def test_a_record_that_names_no_task_is_of_classification():

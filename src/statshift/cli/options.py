@@ -12,6 +12,7 @@ from statshift._core.errors import InputError
 from statshift.hardening.augmentation import AUGMENTATIONS
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import import_function
+from statshift.tasks.registry import TASKS
 
 
 def out(what: str, place: str = "Folder") -> Any:
@@ -110,9 +111,7 @@ Ligs = Annotated[
 ]
 Task = Annotated[
     str,
-    typer.Option(
-        help="What labels are of: classification, subset (among the classes that the data have) or py:FILE:NAME."
-    ),
+    typer.Option(help=f"What labels are of: {', '.join(TASKS)} or py:FILE:NAME."),
 ]
 OwnTask = Annotated[
     str | None,

@@ -209,7 +209,7 @@ def measure(
         classes = evaluate.count_classes(first)
     if attacks:
         evaluate.check_attackable(first)
-    _warn_of_fewer_classes(first, classes)
+    _warn_of(task.doubt_labels(first, classes))
     described = {}
     if adapted:
         evaluate.keeping = True
@@ -370,15 +370,6 @@ def _labels(data: ImageData, task: Task) -> NDArray[np.int64]:
     if labels is None:
         raise InputError(f"Expected labelled images to measure accuracy, but {data.spec} has no labels.")
     return labels
-
-
-def _warn_of_fewer_classes(data: ImageData, classes: int) -> None:
-    if data.classes is not None and data.classes != classes:
-        warnings.warn(
-            f"{data.spec} has {data.classes} classes and the model {classes}: labels are taken to be the model's first "
-            f"{data.classes} classes; if they are others, map them with --class-map.",
-            stacklevel=3,
-        )
 
 
 def _warn_of(doubt: str | None) -> None:

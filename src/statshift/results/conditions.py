@@ -32,8 +32,7 @@ def paired_source(conditions: Conditions) -> Conditions:
 
 
 def _paired_source(row: Row) -> Row:
-    places = ("shift", "severity", "draw", "left_out", "class_images")
-    return cast(Row, {name: value for name, value in row.items() if name in places} | row["paired_source"])
+    return cast(Row, {**row, **row["paired_source"]})
 
 
 def missing_conditions(conditions: Conditions, common: Iterable[str]) -> list[Condition]:

@@ -5,11 +5,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,53 +19,11 @@ from statshift.metrics.classification import calibration_bins, calibration_error
 from statshift.metrics.uncertainty import mcnemar, wilson_interval
 from statshift.models import class_logits
 from statshift.tasks.figures import Paired
+from statshift.tasks.mean import MeanTask
 from statshift.tasks.row import Row
+from statshift.tasks.statistics import ImageStatistics, image_statistics
 from statshift.tasks.targets import Targets
-from statshift.tasks.task import MeanTask, Results
-
-
-class ImageStatistics(NamedTuple):
-    """What is kept of a batch's logits: five tensors of shape (B,), one value per image."""
-
-    correct: Tensor
-    """bool: the label has the highest logit."""
-    correct_top5: Tensor
-    """bool: the label is among the five highest logits (among all, where there are fewer)."""
-    cross_entropy: Tensor
-    """float32, in nats."""
-    confidence: Tensor
-    """float32 in [0,1]: the highest softmax probability."""
-    predicted: Tensor
-    """int64: the class of the highest logit."""
-
-
-def image_statistics(logits: Tensor, labels: Tensor) -> ImageStatistics:
-    """Reduce logits (B,K) of any float type and labels (B,) to per-image statistics on the same device.
-
-    Equal logits rank by class, the lower first, on every device; a NaN ranks before everything and is never
-    correct. Computed in float32, without a transfer to the host.
-
-    Raises:
-        InputError: if the shapes are not (B,K) and (B,).
-    """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise InputError(
-            "Expected `logits` of shape (B, K) and `labels` of shape (B,), "
-            f"but got {tuple(logits.shape)} and {tuple(labels.shape)}."
-        )
-    logits, own = logits.float(), labels[:, None]
-    classes = logits.shape[1]
-    value = logits.gather(1, own)
-    not_ahead = (logits < value) | ((logits == value) & (torch.arange(classes, device=logits.device) >= own))
-    rank = classes - not_ahead.sum(1)
-    log_probabilities = logits.log_softmax(1)
-    return ImageStatistics(
-        correct=rank < 1,
-        correct_top5=rank < min(5, classes),
-        cross_entropy=-log_probabilities.gather(1, own).squeeze(1),
-        confidence=log_probabilities.amax(1).exp(),
-        predicted=logits.argmax(1),
-    )
+from statshift.tasks.task import Results
 
 
 @dataclass(frozen=True)
@@ -91,6 +48,15 @@ class Classification(MeanTask):
     def check_labels(self, data: ImageData, width: int | None) -> None:
         """Check that the labels are one an image and among the model's classes."""
         check_labels(data, width)
+
+    def doubt_labels(self, data: ImageData, width: int) -> str | None:
+        """Return that the data have other classes than the model, where they have."""
+        if data.classes in (None, width):
+            return None
+        return (
+            f"{data.spec} has {data.classes} classes and the model {width}: labels are taken to be the model's first "
+            f"{data.classes} classes; if they are others, map them with --class-map."
+        )
 
     def describe_labels(self, data: ImageData) -> dict[str, Any]:
         """Return a hash of the labels, the number of classes, and the images of each."""

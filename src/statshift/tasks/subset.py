@@ -9,7 +9,8 @@ from torch import Tensor
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData
-from statshift.tasks.classification import Classification, ImageStatistics
+from statshift.tasks.classification import Classification
+from statshift.tasks.statistics import ImageStatistics
 from statshift.tasks.targets import Targets
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData, integers_hash
-from statshift.metrics.uncertainty import mean_interval, paired_interval, paired_test
 from statshift.tasks.figures import (
     Difference,
     Figure,
@@ -22,7 +21,7 @@ from statshift.tasks.figures import (
     percentiles,
     score_of,
 )
-from statshift.tasks.row import Array, Row, image_means
+from statshift.tasks.row import Array, Row
 from statshift.tasks.targets import Loss, LossByImage
 
 T = TypeVar("T", bound="Task")
@@ -96,6 +95,10 @@ class Task(ABC):
         Raises:
             InputError: they are not.
         """
+
+    def doubt_labels(self, data: ImageData, width: int) -> str | None:
+        """Return what is strange about labels of logits so wide, if anything is."""
+        return None
 
     def describe_labels(self, data: ImageData) -> dict[str, Any]:
         """Return what a record says of labels (N,...)."""
@@ -205,9 +208,9 @@ class Task(ABC):
         changes = after - before
         bounds = percentiles(changes[1:], _images(first))
         difference = Difference(float(before[0]), float(after[0]), *bounds)
-        return Paired(difference, *self._alone(pairs), normal_test(float(changes[0]), changes[1:]))
+        return Paired(difference, *self.alone(pairs), normal_test(float(changes[0]), changes[1:]))
 
-    def _alone(self, pairs: Sequence[tuple[Row, Row]]) -> tuple[int, int]:
+    def alone(self, pairs: Sequence[tuple[Row, Row]]) -> tuple[int, int]:
         """Return of how many images the first row, and of how many the second, has the higher score."""
         sides = [[self._scores(row) for row in side] for side in zip(*pairs, strict=True)]
         first, second = (np.concatenate(side) for side in sides)
@@ -231,52 +234,6 @@ class Task(ABC):
     def soft(self, labels: Tensor, width: int) -> Tensor:
         """Return labels (B,...) as shares (B,K) of classes, which cutmix mixes."""
         raise InputError(f"The task {self.name} has no labels that mix: choose another augmentation than cutmix.")
-
-
-class MeanTask(Task):
-    """A task whose score is a mean over images of the first of their statistics, in [0,1].
-
-    Intervals are Wilson's and differences Bonett & Price's, over one value an image: no resampling.
-    """
-
-    def image_values(self, row: Row) -> NDArray[Any]:
-        """Return (M,) in [0,1]: the score of each image."""
-        return self.statistics(row)[:, 0]
-
-    def score(self, sums: Array, images: Array) -> Array:
-        """Return the mean."""
-        return np.asarray(sums[..., 0] / images)
-
-    def values(self, figure: Figure) -> Array:
-        """Return (M,), one value per image, whose mean is the figure."""
-        return figure.of(image_means([(row, 1 - self.image_values(row), weight) for row, weight in figure.parts]))
-
-    def interval(self, figure: Figure) -> tuple[float, float]:
-        """Return `mean_interval` of a figure."""
-        return mean_interval(self.values(figure), figure.most)
-
-    def difference(self, first: Figure, second: Figure) -> Difference:
-        """Return two figures and `paired_interval`."""
-        return mean_difference(self.values(first), self.values(second), first.most)
-
-    def paired(self, pairs: Sequence[tuple[Row, Row]]) -> Paired:
-        """Return what sets two runs apart; several draws share their images and are one value an image: their mean."""
-        first, second = (
-            image_means([(row, self.image_values(row), 1 / len(pairs)) for row in side])
-            for side in zip(*pairs, strict=True)
-        )
-        return Paired(mean_difference(first, second), *self._alone(pairs), paired_test(first, second))
-
-
-def mean_difference(first: Array, second: Array, most: float = 1.0) -> Difference:
-    """Return the means of two values an image (N,) and `paired_interval` of what sets them apart.
-
-    Args:
-        first: of the first run.
-        second: of the second run, the same images.
-        most: the largest difference that an image can have.
-    """
-    return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second, most=most))
 
 
 def _images(figure: Figure) -> int:
