@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from scipy import stats
 
-from statshift.metrics.classification import ALEXNET, image_statistics
+from statshift.metrics.alexnet import ALEXNET
 from statshift.results import make_row
+from statshift.tasks.statistics import image_statistics
 
 COMMON = tuple(ALEXNET["imagenet"])
 CLASSES = 7

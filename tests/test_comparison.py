@@ -6,7 +6,7 @@ from scipy import stats
 
 from statshift._core.errors import InputError
 from statshift.measuring.compare import Difference, compare
-from statshift.metrics.classification import ALEXNET
+from statshift.metrics.alexnet import ALEXNET
 from statshift.metrics.uncertainty import mcnemar, paired_interval, paired_test
 from statshift.results import RunResult, open_run, restrict
 from synthetic_runs import COMMON, benchmark_rows, paired_by_hand, per_image, synthetic_record, synthetic_row

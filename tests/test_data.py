@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from statshift._core.errors import InputError
 from statshift.data import (
-    check_labels,
     integers_hash,
     load_data,
     resolve_preprocessing,
@@ -21,6 +20,7 @@ from statshift.data import (
 from statshift.data.preprocessing import preprocess
 from statshift.data.sampling import balanced_subset
 from statshift.models import load_model
+from statshift.tasks.classification import check_labels
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (10, 32, 40, 3), np.uint8)

@@ -90,6 +90,7 @@ FLAGS = {
     "--steps": "harden, attack, extract",
     "--table": "measure, corrupt",
     "--target": "attack",
+    "--task": "measure, harden, compare, report",
     "--title": "report",
     "--unbiased": "measure, rectify",
     "--validation": "harden, train, run",
@@ -111,6 +112,7 @@ MEANINGS = {
     "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:NAME"],
     "--step-size": ["Length of each step, such as 0.1 or 1/255; default "],
     "--steps": ["Steps of the ascent; default "],
+    "--task": ["What labels are of"],
 }
 """How the texts of a flag begin, where details (what is written, which default) differ between commands."""
 

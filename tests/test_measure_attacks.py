@@ -19,11 +19,11 @@ from statshift.measuring import memory
 from statshift.measuring import probes as readouts
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import LigsOptions, ligs
-from statshift.metrics.classification import image_statistics
 from statshift.models import PixelModel
 from statshift.shifts.attacks import PixelAttack, attack_images, parse_attack
 from statshift.shifts.attacks import attack as attack_as_shift
 from statshift.shifts.conditions import CorruptionOptions
+from statshift.tasks.statistics import image_statistics
 from synthetic_runs import per_image
 
 pytestmark = [

@@ -22,7 +22,7 @@ from statshift import corrupt, load_data, read_run
 from statshift._core.errors import InputError
 from statshift.making.corrupted import write_corrupted
 from statshift.measuring.loading import find_device
-from statshift.metrics.classification import ALEXNET
+from statshift.metrics.alexnet import ALEXNET
 from statshift.models import PixelModel, Preprocessing
 from statshift.shifts.conditions import Condition, CorruptionOptions, conditions, resolve
 from statshift.shifts.corruptions import COMMON

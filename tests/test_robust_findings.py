@@ -25,7 +25,7 @@ from statshift import load_data, load_model, measure
 from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.from_scratch import build
 from statshift.hardening.harden import harden
 from statshift.hardening.methods.ligs import LigsRegularised
@@ -37,6 +37,7 @@ from statshift.models import exchange_norm, weights_hash
 from statshift.norms.synchronisation import synchronised
 from statshift.results.provenance import describe_model
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, describe_attack, parse_attack
+from statshift.tasks.targets import Targets
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

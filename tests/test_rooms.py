@@ -19,6 +19,7 @@ LEVELS = (
     "norms",
     "splitting",
     "shifts",
+    "tasks",
     "results",
     "adapting",
     "measuring",

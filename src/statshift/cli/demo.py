@@ -1,5 +1,6 @@
 """`statshift demo`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +48,7 @@ def demo_command(
         say("Training a ResNet-20 on 1,200 handwritten digits (real ones, from scikit-learn, as 32 px RGB).")
         save_weights(_train().network, weights)
     source = _measure(load_model("cifar:resnet20", weights=weights), out / "run")
-    print_out(f"{summary_text(source.summary)}\n\n{_conclusion(source.summary['protocols']['source'])}\n")
+    print_out(f"{summary_text(source.summary)}\n\n{_conclusion(source.summary)}\n")
     say("Hardening it with AdvBN.")
     with progress_bar() as bar:
         hardened = harden(
@@ -101,7 +102,7 @@ def _four_rows(source: "Measurement", hardened: "Measurement") -> str:
     """Return the table of both networks, each as it is and rectified."""
     rows = [["accuracy in %", "clean", "mean of the 15 x 5"]]
     for name, found in (("source", source), ("hardened", hardened)):
-        protocols = found.summary["protocols"]
+        protocols: Mapping[str, Any] = found.summary["protocols"]
         for label, one in ((name, protocols["source"]), (f"{name} and rectified", protocols["auto"])):
             rows.append([label, *(f"{100 * one[key]:.1f}" for key in ("clean_accuracy", "mean_accuracy"))])
     return table([rows[0], *sorted(rows[1:], key=lambda row: row[0].count(" "))])
@@ -135,7 +136,8 @@ def _train() -> "PixelModel":
     return model
 
 
-def _conclusion(source: dict[str, Any]) -> str:
+def _conclusion(summary: Mapping[str, Any]) -> str:
+    source = summary["protocols"]["source"]
     shifts = source["per_shift"]
     worst = min(shifts, key=lambda name: shifts[name]["accuracy"])
     return (

@@ -40,6 +40,7 @@ def measure_command(
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
     ] = None,
     ligs: o.Ligs = None,
+    task: o.Task = "classification",
     examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[
@@ -134,6 +135,7 @@ def measure_command(
             alexnet=alexnet,
             ligs=o.split(ligs or ""),
             examples=examples,
+            task=task,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

@@ -12,6 +12,7 @@ from statshift._core.errors import InputError
 from statshift.hardening.choices import AUGMENTATIONS
 from statshift.measuring.choices import PERTURBATIONS
 from statshift.models.usercode import import_function
+from statshift.tasks.registry import TASKS
 
 
 def out(what: str, place: str = "Folder") -> Any:
@@ -116,6 +117,14 @@ Unbiased = Annotated[bool, typer.Option("--unbiased", help="Write the unbiased v
 Ligs = Annotated[
     str | None,
     typer.Option(help=f"Local Input Gradient Similarity too, under {', '.join(PERTURBATIONS)}.", show_default=False),
+]
+Task = Annotated[
+    str,
+    typer.Option(help=f"What labels are of: {', '.join(TASKS)} or py:FILE:NAME."),
+]
+OwnTask = Annotated[
+    str | None,
+    typer.Option(help="What labels are of, in runs of a task of your own: py:FILE:NAME.", show_default=False),
 ]
 Epochs = Annotated[int, typer.Option(help="Passes over the images.")]
 StepImages = Annotated[int, typer.Option(help="Images in a step, over all processes.")]

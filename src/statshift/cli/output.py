@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from statshift.hardening.training import Step
-    from statshift.measuring.compare import Comparison, Difference
+    from statshift.measuring.compare import Comparison
     from statshift.measuring.run import Progress as Measured
+    from statshift.tasks.figures import Difference
 
 READER_GONE = 1  # as typer ends where it meets a closed pipe
 
@@ -236,10 +237,15 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def summary_text(summary: dict[str, Any]) -> str:
+def summary_text(found: Mapping[str, Any]) -> str:
     """Return the tables of a run, one for each protocol, and one that puts the protocols beside the source."""
+    from statshift.results.worded import as_accuracy, reworded
+
+    headline = found.get("headline", "accuracy")
+    summary = as_accuracy(found, headline)
     texts = [_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items()]
-    return "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    text = "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    return reworded(text, headline)
 
 
 def layers_text(names: list[str], most: int = 6) -> str:
@@ -392,7 +398,9 @@ def comparison_text(comparison: "Comparison") -> str:
         if figure is not None:
             first, second, difference, interval = _difference_cells(figure)
             lines.append(f"{name}: {first} -> {second}, difference {difference} {interval}")
-    return "\n".join([*lines, _verdict(comparison)])
+    from statshift.results.worded import reworded
+
+    return reworded("\n".join([*lines, _verdict(comparison)]), comparison.headline)
 
 
 def _verdict(comparison: "Comparison") -> str:

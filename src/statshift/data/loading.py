@@ -54,7 +54,7 @@ def load_data(
 
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`, `npz:FILE`,
-            `cifar-c:DIR`, `imagenet-c:DIR`, or a torch `Dataset` of (PIL image or tensor (3,H,W), label);
+            `cifar-c:DIR`, `imagenet-c:DIR`, or a torch `Dataset` of (PIL image or tensor (3,H,W), label or labels);
             floats in [0,1] are rounded to 8 bits.
         shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.
         split: "train" or "test" of the data sets that have them; default "test".
@@ -174,7 +174,7 @@ def _check_source(source: Source, name: str) -> None:
     labels = source.labels
     if labels is None:
         return
-    if labels.shape != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape[:1] != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"Expected {len(source)} integer labels in {name}, but got {labels.dtype} of shape {labels.shape}."
         )

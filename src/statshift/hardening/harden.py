@@ -26,6 +26,8 @@ from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
+from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.task import Task
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -63,6 +65,7 @@ def harden(
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
+    task: str | Task = "classification",
 ) -> Hardened:
     """Train or fine-tune a model in place, against shifts or plainly.
 
@@ -87,6 +90,7 @@ def harden(
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
+        task: what the labels are of, as in `measure`.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -94,11 +98,12 @@ def harden(
     Reference:
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
-    where = find_device(device)
+    where, task = find_device(device), resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
+    task = task.fitted(images)
     looking = prepare(
         validation,
         pixel_model,
@@ -108,8 +113,9 @@ def harden(
         ligs=ligs,
         walk=walk,
         device=device,
+        task=task,
     )
-    record = _described(pixel_model, images, options, where, compiled) | looking.describe()
+    record = _described(pixel_model, images, options, where, compiled, task) | looking.describe()
     identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
     example, _ = next(images.batches(2, which=[0]))
     branches = Branches(
@@ -129,14 +135,15 @@ def harden(
 
 
 def _described(
-    model: PixelModel, images: ImageData, options: HardenOptions, device: torch.device, compiled: bool
+    model: PixelModel, images: ImageData, options: HardenOptions, device: torch.device, compiled: bool, task: Task
 ) -> dict[str, Any]:
     """Return what a record says before anything is trained."""
     record: dict[str, Any] = {
         "model": describe_model(model),
         "answers": answers_of(model, images.shape),
-        "data": describe_data(images, images.labels),
+        "data": describe_data(images, images.labels, task),
         "hardening": options.describe(),
+        **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
     if options.by_process:
@@ -167,6 +174,7 @@ def _trained(
         images,
         options.chosen,
         options.training,
+        task=looking.task,
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity={**identity, "model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
         validate=(lambda epoch: looking.look(branches, images, options.training)) if looking.looks else None,

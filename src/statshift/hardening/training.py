@@ -19,7 +19,7 @@ from statshift._core import processes
 from statshift._core.errors import InputError, unknown
 from statshift._core.randomness import keys
 from statshift._core.resumption import Checkpoint, Stateful, interruptible
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData
 from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
 from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
@@ -30,6 +30,8 @@ from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
 from statshift.splitting.branches import Branches
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
 
@@ -200,6 +202,7 @@ def train(
     method: Callable[[Branches, Batch], Losses],
     options: TrainingOptions,
     *,
+    task: Task = CLASSIFICATION,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     validate: Callable[[int], Mapping[str, Any]] | None = None,
@@ -216,6 +219,7 @@ def train(
         data: with labels.
         method: a `Method`, or another function of the branches and a batch to the losses.
         options: how.
+        task: what the labels are of, as it is `fitted` to the data.
         checkpoint: file to keep the state in, replaced atomically; if it is there, training goes on from it.
         identity: what the checkpoint must have been made with.
         validate: called with the number of epochs done after each; what it returns goes into the history.
@@ -237,10 +241,11 @@ def train(
         augmentation_for(options.augment, data, options.seed),
         options.batch_size,
         options.accumulate,
-        _count_classes(branches, data),
+        _count_classes(branches, data, task),
         device,
         DTYPES[options.dtype],
         channels_last,
+        task,
     )
     per_epoch = batches.per_epoch
     steps = options.epochs * per_epoch
@@ -346,17 +351,17 @@ def train(
     return state.history
 
 
-def _count_classes(branches: Branches, data: ImageData) -> int:
+def _count_classes(branches: Branches, data: ImageData, task: Task) -> int:
     """Return K, the width of the logits.
 
     Raises:
-        InputError: a label is K or more.
+        InputError: the labels are not what the logits are of.
     """
     images, _ = next(data.batches(1, which=[0]))
     device = next(branches.parameters()).device
     with torch.no_grad(), evaluating(branches.clean):
-        classes = extract_logits(run(branches.clean, images.to(device).float() / 255)).shape[1]
-    check_labels(data, classes)
+        classes = task.width(extract_logits(run(branches.clean, images.to(device).float() / 255)))
+    task.check_labels(data, classes)
     return classes
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
 from statshift._core.randomness import bits, keys
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData
 from statshift.making import choices
 from statshift.making.shards import Arrays, Make, Written, write_in_parts
 from statshift.measuring.loading import find_device, load
@@ -37,6 +37,7 @@ from statshift.shifts.attacks import (
     logits_of,
 )
 from statshift.shifts.attacks.ascent import ascend, directions
+from statshift.tasks.classification import check_labels
 
 
 @dataclass(frozen=True)

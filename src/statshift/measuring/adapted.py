@@ -26,12 +26,13 @@ from statshift.adapting.rectify import rewrite
 from statshift.adapting.sweep import sweep
 from statshift.data import ImageData
 from statshift.measuring.evaluate import Evaluator
-from statshift.metrics.classification import ImageStatistics
 from statshift.norms.layers import batch_norms, evaluating, execution_order, keeping_statistics
 from statshift.norms.selection import PARTS, select_layers
 from statshift.results import Row, make_row
 from statshift.results.provenance import describe_functions
 from statshift.shifts.conditions import Condition
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Results, Task
 
 MODES = (_NormBase, _DropoutNd)
 """What answers otherwise in training mode."""
@@ -140,6 +141,7 @@ def measure_condition(
     seed: int,
     begin: Callable[[Condition, str], Callable[[int], None]],
     examples: NDArray[np.int64] | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Iterator[Row]:
     """Yield a row for each protocol and draw of a condition; before any, the source is measured, to pair with.
 
@@ -153,8 +155,9 @@ def measure_condition(
         seed: of the draws.
         begin: called with condition and protocol before each pass; returns what is told the number of images finished.
         examples: positions of images whose predictions the rows hold.
+        task: what the labels are of; the evaluator's.
     """
-    labels = images.labels
+    labels = task.labels_of(images)
     assert labels is not None
     if not repeated:
         return
@@ -163,7 +166,13 @@ def measure_condition(
     for protocol, draw in repeated:
         if protocol is None:
             yield make_row(
-                source, labels, classes, shift=condition.shift, severity=condition.severity, examples=examples
+                source,
+                labels,
+                classes,
+                shift=condition.shift,
+                severity=condition.severity,
+                examples=examples,
+                task=task,
             )
             continue
         tell = begin(condition, protocol.name)
@@ -182,6 +191,7 @@ def measure_condition(
             held_out=not adaptation.include_adaptation,
             source=source,
             examples=examples,
+            task=task,
         )
 
 
@@ -194,7 +204,7 @@ def evaluate_adapted(
     options: AdaptationOptions,
     seed: int,
     on_batch: Callable[[int], None],
-) -> ImageStatistics:
+) -> Results:
     """Adapt the evaluator's model to a condition, and return what it answers for all images; see `Evaluator`.
 
     Args:

@@ -1,6 +1,6 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import partial
@@ -12,17 +12,29 @@ from torch import Tensor, nn
 
 from statshift._core import processes
 from statshift._core.errors import unknown
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData
 from statshift.measuring.memory import AtOnce, Kept
-from statshift.metrics.classification import ImageStatistics, image_statistics
 from statshift.models import PixelModel
 from statshift.norms.layers import run
 from statshift.shifts.attacks import attackable, check_gradient
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import Shift, under
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Results, Task
 
 CHECKED = 16  # images: whether a model has an input gradient
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
+    """Return fields as a tuple of the type of others, named or not."""
+    made: Results = getattr(type(results), "_make", tuple)(fields)
+    return made
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Return named tuples of tensors (B,...) as one, end to end."""
+    return of_type(parts[0], map(torch.cat, zip(*parts, strict=True)))
 
 
 class Evaluator:
@@ -36,6 +48,7 @@ class Evaluator:
         shifts: by name; of those that need a model, against the model as it is now, which is copied.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
         seed: of the shifts' draws.
+        task: what the labels are of.
 
     Attributes:
         model, device, batch_size: as given.
@@ -52,6 +65,7 @@ class Evaluator:
         shifts: Mapping[str, Shift],
         batch_size: int,
         seed: int = 0,
+        task: Task = CLASSIFICATION,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
@@ -62,6 +76,7 @@ class Evaluator:
         self._dtype = DTYPES[dtype]
         self._shifts = shifts
         self._seed = seed
+        self._task = task
         self._source = deepcopy(model) if any(shift.needs_model for shift in shifts.values()) else model
         self._at_once = AtOnce(device, batch_size)
         self.keeping = False
@@ -77,10 +92,10 @@ class Evaluator:
         images, _ = next(data.batches(1, which=[0]))
         try:
             with self.autocast():
-                classes = int(run(self.model, self._send(images).float() / 255).shape[1])
+                classes = self._task.width(run(self.model, self._send(images).float() / 255))
         except torch.OutOfMemoryError:
             raise self._at_once.no_memory(1) from None
-        check_labels(data, classes)
+        self._task.check_labels(data, classes)
         return classes
 
     def __call__(
@@ -93,8 +108,8 @@ class Evaluator:
         attacked: nn.Module | None = None,
         groups: Sequence[NDArray[np.int64]] | None = None,
         in_order: bool = False,
-    ) -> ImageStatistics:
-        """Return five tensors (N,) on the CPU, in image order, on every process.
+    ) -> Results:
+        """Return what the task keeps of each image, tensors (N,...) on the CPU, in image order, on every process.
 
         Processes share out whole batches, so that each batch is the one that a single process would see.
 
@@ -116,15 +131,14 @@ class Evaluator:
         mine, finished = [], 0
         for images, positions in batches:
             parts = self._in_parts(data, condition, images, positions, classify, attacked, cut=groups is None)
-            mine.append((positions, ImageStatistics(*map(torch.cat, zip(*parts, strict=True)))))
+            mine.append((positions, joined(parts)))
             finished += len(images)
             on_batch(min(finished * world, len(data)))
-        found = [(positions, ImageStatistics(*(field.cpu() for field in one))) for positions, one in mine]
+        found = [(positions, of_type(one, [field.cpu() for field in one])) for positions, one in mine]
         ordered = found if in_order else processes.in_turn(processes.gather(found))
         everyone = torch.from_numpy(np.concatenate([positions for positions, _ in ordered])).argsort()
-        return ImageStatistics(
-            *(torch.cat(field)[everyone] for field in zip(*(one for _, one in ordered), strict=True))
-        )
+        whole = joined([one for _, one in ordered])
+        return of_type(whole, [field[everyone] for field in whole])
 
     @torch.no_grad()
     def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:
@@ -146,13 +160,15 @@ class Evaluator:
             data: with labels.
             function: of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
         """
-        assert data.labels is not None
         rank, world = processes.join()
         mine = []
         for images, positions in data.batches(
             self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
         ):
-            labels, indices = (self._send(torch.from_numpy(one[positions])) for one in (data.labels, data.indices))
+            labels, indices = (
+                self._send(one)
+                for one in (self._task.labels(data, positions), torch.from_numpy(data.indices[positions]))
+            )
             pixels, start = self._send(images).float().div_(255), 0
             while start < len(images):
                 part = slice(start, start + self._at_once.images)
@@ -174,9 +190,9 @@ class Evaluator:
         attacked: nn.Module | None,
         *,
         cut: bool,
-    ) -> list[ImageStatistics]:
+    ) -> list[Results]:
         """Return the statistics of a batch, in as few parts as memory allows if it may be cut."""
-        parts: list[ImageStatistics] = []
+        parts: list[Results] = []
         start = 0
         while start < len(images):
             part = slice(start, start + self._at_once.images if cut else len(images))
@@ -199,9 +215,8 @@ class Evaluator:
         positions: NDArray[np.int64],
         classify: Callable[[Tensor], Tensor],
         attacked: nn.Module | None,
-    ) -> ImageStatistics | None:
+    ) -> Results | None:
         """Return the statistics of some images, or None where memory runs out."""
-        assert data.labels is not None
         try:
             if attacked is not None and self.attacks(condition):
                 shifted = self._made(data, condition, images, positions, attacked)
@@ -209,7 +224,7 @@ class Evaluator:
                 shifted = self._shifted(data, condition, images, positions)
             with self.autocast():
                 logits = classify(shifted)
-            return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
+            return self._task.per_image(logits, self._send(self._task.labels(data, positions)))
         except torch.OutOfMemoryError:
             return None
 
@@ -228,7 +243,7 @@ class Evaluator:
         """Return images under a condition; those of a shift that needs a model are against this one."""
         pixels = self._send(images).float().div_(255)
         indices = self._send(torch.from_numpy(data.indices[positions]))
-        labels = None if data.labels is None else self._send(torch.from_numpy(data.labels[positions]))
+        labels = self._send(self._task.labels(data, positions))
         make = partial(under, self._shifts[condition.shift], pixels, condition.severity, seed=self._seed)
         if not self.attacks(condition):
             return make(indices=indices, labels=labels)

@@ -9,11 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statshift._core.errors import InputError
-from statshift.data import ImageData, check_labels, load_data
+from statshift.data import ImageData, load_data
+from statshift.results import Row
 from statshift.results.provenance import set_hash
 from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import Shift
+from statshift.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,14 @@ class Images:
 
     Attributes:
         base: those that the model is measured on, with labels.
+        task: what the labels are of.
         first: the condition that tells which they are, where they are read.
         sets: of conditions whose shifts bring images and labels of their own.
         read: returns the images of any condition.
     """
 
     base: ImageData
+    task: Task
     first: Condition
     sets: Mapping[Condition, ImageData]
     read: Callable[[Condition], ImageData]
@@ -41,18 +45,32 @@ class Images:
         if condition in self.sets:
             return self.sets[condition]
         found = self.read(condition)
-        if not np.array_equal(labels_of(found), labels_of(self.base)):
+        if not np.array_equal(labels_of(found, self.task), labels_of(self.base, self.task)):
             raise InputError(f"The labels of {found.spec} at {condition} differ from those at {self.first}.")
         return found
 
     def classes(self, condition: Condition) -> int:
         """Return the number of classes of a condition's images."""
-        data = self.sets.get(condition, self.base)
-        return max(len(np.bincount(labels_of(data))), data.classes or 0)
+        return len(self.task.describe_labels(self.sets.get(condition, self.base)).get("class_counts", []))
 
-    def mark(self, condition: Condition) -> dict[str, str]:
-        """Return what a row of the condition says of its images: nothing of the base's, else a hash of its set."""
-        return {"set": set_hash(self.sets[condition])} if condition in self.sets else {}
+    def check(self, width: int) -> None:
+        """Check the labels of the sets, and warn of what is strange about any.
+
+        Args:
+            width: K, the second size of the logits.
+
+        Raises:
+            InputError: labels that the logits have no place for.
+        """
+        for data in self.sets.values():
+            self.task.check_labels(data, width)
+        for data in (self.base, *self.sets.values()):
+            if doubt := self.task.doubt_labels(data, width):
+                warnings.warn(doubt, stacklevel=4)
+
+    def mark(self, row: Row, condition: Condition) -> Row:
+        """Return a row of the condition that says of which images it is: nothing of the base's, else a hash."""
+        return {**row, "set": set_hash(self.sets[condition])} if condition in self.sets else row
 
 
 def read_images(
@@ -61,6 +79,7 @@ def read_images(
     todo: Sequence[Condition],
     options: Mapping[str, Any],
     fit: Callable[[ImageData], ImageData],
+    task: Task,
 ) -> Images:
     """Return the images of the conditions, those that stand alone read already; `fit` gives them their labels."""
     by_name = {shift.name: shift for shift in shifts}
@@ -79,34 +98,22 @@ def read_images(
     of_base = (read(one) for one in todo if one not in sets)
     first = next(of_base, None)
     base = load(data) if first is None else first
-    labels_of(base)
+    for found in (base, *sets.values()):
+        labels_of(found, task)
 
     def of(condition: Condition) -> ImageData:
         return base if (found := read(condition)) is None else found
 
-    return Images(base, todo[0], sets, of)
+    return Images(base, task, todo[0], sets, of)
 
 
-def check_sets(images: Images, classes: int) -> None:
-    """Check the labels of the sets, and warn where fewer classes than the model's are taken to be its first ones."""
-    for data in images.sets.values():
-        labels_of(data)
-        check_labels(data, classes)
-    for data in (images.base, *images.sets.values()):
-        if data.classes is not None and data.classes != classes:
-            warnings.warn(
-                f"{data.spec} has {data.classes} classes and the model {classes}: labels are taken to be the model's "
-                f"first {data.classes} classes; if they are others, map them with --class-map.",
-                stacklevel=4,
-            )
-
-
-def labels_of(data: ImageData) -> NDArray[np.int64]:
-    """Return the labels (N,).
+def labels_of(data: ImageData, task: Task) -> NDArray[np.int64]:
+    """Return the labels (N,...).
 
     Raises:
         InputError: there are none.
     """
-    if data.labels is None:
+    labels = task.labels_of(data)
+    if labels is None:
         raise InputError(f"Expected labelled images to measure accuracy, but {data.spec} has no labels.")
-    return data.labels
+    return labels

@@ -17,6 +17,7 @@ from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CorruptionOptions
+from statshift.tasks.task import Task
 
 
 def measure(
@@ -40,6 +41,7 @@ def measure(
     ligs: Sequence[str] = (),
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
+    task: str | Task = "classification",
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -80,6 +82,8 @@ def measure(
         examples: so many images, the same for every model, are shown under conditions in `out`, and each row says what
             is predicted of them; 0 for none. A directory that has some goes on with those.
         progress: called before the first batch and after each.
+        task: what the labels are of: "classification", "subset" (among the classes that the data have), a `Task`, or
+            py:FILE:NAME; see `statshift.tasks`.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -88,6 +92,6 @@ def measure(
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
     how = (options or CorruptionOptions(), at, data_options or {})
-    wanted = Wanted(shifts, severities, protocols, adaptation or AdaptationOptions(), *how, ligs, examples)
+    wanted = Wanted(shifts, severities, protocols, adaptation or AdaptationOptions(), *how, ligs, examples, task)
     setup = Setup(batch_size, device, dtype, compiled)
     return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)

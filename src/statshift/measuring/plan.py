@@ -17,7 +17,7 @@ from statshift.data import ImageData
 from statshift.measuring.adapted import AdaptationOptions, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
-from statshift.measuring.images import Images, check_sets, read_images
+from statshift.measuring.images import Images, read_images
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, fit_to_model, place
 from statshift.measuring.record import describe_plan
@@ -29,6 +29,8 @@ from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition, conditions, resolve
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 from statshift.shifts.stored import offered, usual
+from statshift.tasks.choice import resolve_task
+from statshift.tasks.task import Task
 
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
 
@@ -44,6 +46,7 @@ class Plan:
         conditions: to be measured, in order.
         protocols: by name, beside the source.
         adaptation: for all of them.
+        task: what the labels are of.
         ligs: perturbations.
         examples: how many images are shown.
         seed: of everything drawn.
@@ -58,6 +61,7 @@ class Plan:
     conditions: Sequence[Condition]
     protocols: Mapping[str, Protocol]
     adaptation: AdaptationOptions
+    task: Task
     ligs: Sequence[LigsOptions]
     examples: int
     seed: int
@@ -94,7 +98,9 @@ def make_plan(
     todo = conditions(chosen, wanted.severities)
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
-    images = read_images(data, chosen, todo, _loading_options(wanted, pixel_model, device), fit)
+    task = resolve_task(wanted.task)
+    images = read_images(data, chosen, todo, _loading_options(wanted, pixel_model, device), fit, task)
+    task = task.fitted(images.base)
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one for one in chosen}}
     evaluate = Evaluator(
         pixel_model,
@@ -104,19 +110,21 @@ def make_plan(
         shifts=shifts,
         batch_size=setup.batch_size or _usual_batch_size(device, images.base),
         seed=wanted.options.seed,
+        task=task,
     )
     with evaluating(pixel_model):
         classes = evaluate.count_classes(images.base)
-    check_sets(images, classes)
-    _check_attacks(evaluate, images.base, chosen, protocols)
+    images.check(classes)
+    _check_gradients(evaluate, images.base, chosen, protocols, wanted.ligs, task)
     described = _describe_protocols(evaluate, images, todo[0], protocols, wanted.adaptation)
-    table = alexnet_for(alexnet, pixel_model.spec, images.base, classes)
+    table = alexnet_for(alexnet, pixel_model.spec, images.base, classes, task)
     record = describe_plan(
         evaluate,
         images,
         chosen,
         wanted,
         setup,
+        task,
         {"alexnet": table, "protocols": described},
         {"baseline": baseline, "alexnet": alexnet},
     )
@@ -130,6 +138,7 @@ def make_plan(
         todo,
         protocols,
         wanted.adaptation,
+        task,
         ligs,
         wanted.examples,
         wanted.options.seed,
@@ -159,11 +168,18 @@ def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) ->
     return model.loading_options | given
 
 
-def _check_attacks(
-    evaluate: Evaluator, data: ImageData, shifts: Sequence[Shift], protocols: Mapping[str, Protocol]
+def _check_gradients(
+    evaluate: Evaluator,
+    data: ImageData,
+    shifts: Sequence[Shift],
+    protocols: Mapping[str, Protocol],
+    ligs: Sequence[str],
+    task: Task,
 ) -> None:
-    """Check that what needs a model finds one that stands still and has a gradient."""
+    """Check that what needs a gradient finds a task that has one, and a model that stands still."""
     attacks = [shift.name for shift in shifts if shift.needs_model]
+    for what in [*attacks, *(f"LIGS under {name}" for name in dict.fromkeys(ligs))]:
+        task.check_gradients(what)
     streams = [one.name for one in protocols.values() if one.kind == "stream"]
     if attacks and streams:
         raise InputError(

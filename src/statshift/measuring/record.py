@@ -21,6 +21,9 @@ from statshift.results.provenance import (
 )
 from statshift.shifts.registry import family_of
 from statshift.shifts.shift import Shift
+from statshift.tasks.choice import describe_task
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 
 def describe_plan(
@@ -29,6 +32,7 @@ def describe_plan(
     shifts: Sequence[Shift],
     wanted: Wanted,
     setup: Setup,
+    task: Task,
     found: Mapping[str, Any],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -39,12 +43,12 @@ def describe_plan(
         for section, told in shift.describe(size).items():
             sections.setdefault(section, {}).update(told)
     if images.sets:
-        sections["sets"] = {str(one): describe_data(data, data.labels) for one, data in images.sets.items()}
+        sections["sets"] = {str(one): describe_data(data, data.labels, task) for one, data in images.sets.items()}
     corruption = sections.pop("corruption", None) or describe_corruption(wanted.options, base.shape, wanted.at)
     return {
         "model": describe_model(evaluate.model),
         "answers": answers_of(evaluate.model, base.shape),
-        "data": describe_data(base, labels_of(base)),
+        "data": describe_data(base, labels_of(base, task), task),
         "corruption": corruption,
         "alexnet": found["alexnet"],
         "shifts": [shift.name for shift in shifts],
@@ -56,6 +60,7 @@ def describe_plan(
         "protocols": {SOURCE: {}} | found["protocols"],
         "seed": wanted.options.seed,
         "dtype": setup.dtype,
+        **describe_task(task),
         "asked": _request(evaluate, base, shifts, wanted, asked),
         "environment": describe_environment(evaluate.device) | {"batch_size": size, "compiled": setup.compiled},
     }
@@ -75,6 +80,7 @@ def _request(
             "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
             "ligs": ",".join(dict.fromkeys(wanted.ligs)),
             "functions": places_of({shift.name: shift.code() for shift in shifts}),
+            "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
             "available": len(base.source),
         }
     )

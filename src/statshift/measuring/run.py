@@ -17,8 +17,8 @@ from statshift.measuring.adapted import measure_condition
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
-from statshift.metrics.uncertainty import wilson_interval
 from statshift.results import Row, Run, baseline_errors, open_run, row_key, summarise
+from statshift.results.typed import Summary
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
 
@@ -52,7 +52,7 @@ class Measurement:
 
     record: dict[str, Any]
     rows: list[Row]
-    summary: dict[str, Any]
+    summary: Summary
     path: Path | None = None
 
 
@@ -129,7 +129,7 @@ def _measure_all(
     for condition in dict.fromkeys([*plan.conditions, *looks]):
         if condition not in {**todo, **looks}:
             continue
-        images, mark = plan.images.of(condition), plan.images.mark(condition)
+        images = plan.images.of(condition)
         repeated = [(plan.protocols.get(name), draw) for name, draw in todo.get(condition, ())]
         started = time.perf_counter()
         for row in measure_condition(
@@ -141,26 +141,28 @@ def _measure_all(
             plan.adaptation,
             plan.seed,
             passes.begin,
-            None if mark else shown,
+            None if condition in plan.images.sets else shown,
+            plan.task,
         ):
-            rows.append(row | mark)
+            rows.append(plan.images.mark(row, condition))
             if run:
                 run.append(rows[-1], {"seconds": time.perf_counter() - started, "device": str(plan.evaluate.device)})
             started = time.perf_counter()
             if row_key(row)[:2] == (SOURCE, CLEAN):
-                _warn_near_chance(row, plan.classes)
+                _warn_of(plan.task.doubt(row, plan.classes))
         for look in looks.get(condition, ()):
             look.add(plan.evaluate, images, condition)
 
 
-def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> dict[str, Any]:
+def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> Summary:
     """Return what the rows add up to, with LIGS, which an earlier sitting may have kept in a file."""
     reference = plan.reference
     summary = summarise(
         rows,
         table=plan.record["alexnet"],
-        baseline=baseline_errors(reference.rows) if reference else None,
-        class_counts=plan.record["data"]["class_counts"],
+        baseline=baseline_errors(reference.rows, task=plan.task) if reference else None,
+        class_counts=plan.record["data"].get("class_counts", []),
+        task=plan.task,
     )
     if similar := measure_ligs(plan.evaluate, plan.images.base, plan.ligs, ligs, plan.seed):
         summary["ligs"] = similar
@@ -169,12 +171,6 @@ def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> dict[str, An
     return summary
 
 
-def _warn_near_chance(clean: Row, classes: int) -> None:
-    low, _ = wilson_interval(clean["correct"], clean["images"])
-    if float(low) < 1 / classes + 0.05 * (1 - 1 / classes):
-        warnings.warn(
-            f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: are the "
-            "weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
-            "and --std those of the training?",
-            stacklevel=5,
-        )
+def _warn_of(doubt: str | None) -> None:
+    if doubt:
+        warnings.warn(doubt, stacklevel=5)

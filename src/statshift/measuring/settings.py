@@ -11,6 +11,8 @@ from statshift.adapting.protocols import Protocols
 from statshift.measuring.adapted import AdaptationOptions
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CorruptionOptions
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 MOST_EXAMPLES = 64
 
@@ -28,6 +30,7 @@ class Wanted:
     data_options: Mapping[str, Any]
     ligs: Sequence[str]
     examples: int
+    task: str | Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:

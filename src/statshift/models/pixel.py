@@ -25,7 +25,8 @@ def extract_logits(output: Any) -> Tensor:
             tuple or list (its first element); nested as they like.
 
     Returns:
-        Logits (B,K), also of a network that returns (B,K,1,1).
+        Logits (B,K), or (B,K,...) of a task with several answers an image; (B,K) of a network that returns
+            (B,K,1,1).
 
     Raises:
         InputError: there are none in it.
@@ -43,6 +44,18 @@ def extract_logits(output: Any) -> Tensor:
             raise InputError(f"Expected the model to return logits, but got {_describe(output)}.")
     if found.ndim == 4 and found.shape[2:] == (1, 1):  # of a convolution as the head
         found = found[:, :, 0, 0]
+    if found.ndim < 2:
+        raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
+    return found
+
+
+def class_logits(output: Any) -> Tensor:
+    """Return the logits (B,K) in what a network returned, as `extract_logits`.
+
+    Raises:
+        InputError: there are none in it, or they are of several answers an image.
+    """
+    found = extract_logits(output)
     if found.ndim != 2:
         raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
     return found

@@ -107,6 +107,11 @@ def _named(filename: str) -> str:
     return str(beside[0]) if beside and path.suffix == ".py" else ""
 
 
+def _names_of(module: ModuleType) -> list[str]:
+    """Return the names of the functions and classes that a module defines itself."""
+    return [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+
+
 def _module_name(path: Path) -> str:
     return f"statshift_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}_{path.stem}"
 

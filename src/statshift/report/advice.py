@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from statshift.hardening.registry import METHODS
-from statshift.measuring.compare import Difference
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
 from statshift.report.cautions import missing, near_chance, one_draw
@@ -15,6 +14,7 @@ from statshift.report.layers import readouts
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import amount, interval, listed, percent, points, short
 from statshift.shifts.registry import KINDS
+from statshift.tasks.figures import Difference
 
 MOST = 5
 WIDE = 0.01

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from statshift.measuring.compare import SIGNIFICANT, ConditionComparison, Difference
+from statshift.measuring.compare import SIGNIFICANT, ConditionComparison
 from statshift.report.content import Block, Cell, Column, Fold, Section, Table
 from statshift.report.differences import Change, Changes, describe
 from statshift.report.severities import ordered
 from statshift.report.subjects import Group, condition_name, told_family
 from statshift.report.words import accuracy_cell, count_cell, p_value, points_cell
+from statshift.tasks.figures import Difference
 
 TEST = (
     "Differences are in points: the subject less what it is against, over the same images, with 95 % intervals. A "

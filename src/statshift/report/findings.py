@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from statshift.measuring.compare import Difference
 from statshift.report.content import Cell, Column, Figure, Table, Verdict
 from statshift.report.differences import Change, Changes
 from statshift.report.subjects import Group, Subject, kind, short_spec
@@ -21,6 +20,7 @@ from statshift.report.words import (
 )
 from statshift.results.conditions import Condition
 from statshift.results.means import mean_name, mean_over
+from statshift.tasks.figures import Difference
 
 CLEAN = "clean accuracy"
 WHOLE = "mean accuracy, 15 x 5"
@@ -123,7 +123,7 @@ def partial_mean(subject: Subject, wanted: Sequence[Condition]) -> tuple[float, 
     """Return the mean accuracy over conditions and its interval; None where a subject lacks one, or there is none."""
     if not wanted or any(one not in subject.conditions for one in wanted):
         return None
-    return mean_over(subject.conditions, wanted)
+    return mean_over(subject.conditions, wanted, subject.task)
 
 
 def sentence(change: Change, *, named: bool = False) -> str:

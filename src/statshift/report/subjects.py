@@ -14,6 +14,7 @@ from statshift.report.reading import Measured
 from statshift.report.words import short
 from statshift.results.conditions import Condition, Conditions, by_condition
 from statshift.shifts.registry import COMMON, HOLDOUT, KINDS, averaged, family_of
+from statshift.tasks.task import Task
 
 ORIGINAL = "original"
 
@@ -55,6 +56,11 @@ class Subject:
     def adapted(self) -> bool:
         """Whether this is not the model as it came."""
         return self.protocol != SOURCE
+
+    @property
+    def task(self) -> Task:
+        """What the run's rows are of."""
+        return self.measured.task
 
     @property
     def record(self) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from statshift.norms.layers import evaluating
 from statshift.shifts.corruptions import frost_source, table_for
 from statshift.shifts.functions import ShiftFunction
 from statshift.shifts.shift import CorruptionOptions, Shift
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
@@ -67,17 +69,9 @@ def _describe_norm(norm: Any) -> str:
     return f"{type(norm).__name__}{groups}, eps {getattr(norm, 'eps', None)}"
 
 
-def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str, Any]:
+def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task = CLASSIFICATION) -> dict[str, Any]:
     """Return which images of which data, with which labels if any, how they were loaded, and what was left out."""
-    labelled = (
-        {}
-        if labels is None
-        else {
-            "labels_hash": integers_hash(labels),
-            "classes": data.classes or int(labels.max()) + 1,
-            "class_counts": np.bincount(labels, minlength=data.classes or 0).tolist(),
-        }
-    )
+    labelled = {} if labels is None else task.describe_labels(data)
     return {
         "spec": data.spec,
         "images": len(data),

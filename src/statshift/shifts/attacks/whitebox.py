@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
 from statshift.data.checks import check_classes, check_images, checked_labels
-from statshift.models import extract_logits
+from statshift.models import class_logits
 from statshift.norms.layers import check_changeable, evaluating, run
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.balls import ball_of
@@ -97,7 +97,7 @@ def attackable(model: nn.Module) -> Iterator[None]:
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Return logits (B,K) in float32, or float64 where the model's are."""
-    logits = extract_logits(run(model, images))
+    logits = class_logits(run(model, images))
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
