@@ -23,8 +23,13 @@ def check_labels(data: "ImageData", num_classes: int | None) -> None:
     """Check that the labels are among the model's classes; unknown labels or classes pass.
 
     Raises:
-        InputError: a label is `num_classes` or more.
+        InputError: a label is `num_classes` or more, or there is one class.
     """
+    if num_classes == 1:
+        raise InputError(
+            "Expected logits (B,K) of two classes or more, but the model has one logit: give two, such as "
+            "torch.cat([torch.zeros_like(z), z], 1) of the one logit z (B,1)."
+        )
     if data.labels is None or num_classes is None:
         return
     largest = int(data.labels.max())

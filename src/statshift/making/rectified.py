@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError
 from statshift.adapting.protocols import SOURCE, Protocols, draw_images, full_batches, resolve_protocols
 from statshift.adapting.rectify import rewrite
@@ -56,7 +56,7 @@ def write_rectified(
             f"{'they move with every batch' if found else 'it changes nothing'}. Write those of auto, prior, replace "
             "or full."
         )
-    one, adapted = found[0], deepcopy(model)
+    one, adapted = found[0], copied(model)
     images = draw_images(data, 1 if one.kind == "full" else options.samples, seed).to(model.mean.device)
     described = describe_protocols([one], replace(options, include_adaptation=True), model, images[:1], len(data))[
         one.name

@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from statshift._core import processes
+from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData, check_labels
 from statshift.metrics.classification import ImageStatistics, image_statistics
@@ -76,7 +76,7 @@ class Evaluator:
         self._shift = shift
         self._attacks = attacks or {}
         self._seed = seed
-        self._source = deepcopy(model) if self._attacks else model
+        self._source = copied(model) if self._attacks else model
         self._at_once = batch_size
         self.keeping = False
         self._kept_of: tuple[ImageData, Condition] | None = None

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from statshift._core.copying import check_initialised
 from statshift._core.errors import InputError, unknown
 from statshift.models.checkpoints import load_weights
 from statshift.models.cifar import ZOO
@@ -60,6 +61,7 @@ def load_model(
         exchange_norm(network, args["norm"])
     if weights is not None:
         load_weights(network, weights)
+    check_initialised(network)
     preprocessing = replace(
         preprocessing,
         mean=preprocessing.mean if mean is None else tuple(mean),
