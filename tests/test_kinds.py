@@ -1,6 +1,7 @@
 """Kinds of model that users have."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -20,8 +21,14 @@ from statshift import (
     rectified,
     rectify,
 )
-from statshift._core.errors import SkippedLayerWarning
+from statshift._core.errors import (
+    DefaultPreprocessingWarning,
+    ProbabilitiesWarning,
+    RandomAnswersWarning,
+    SkippedLayerWarning,
+)
 from statshift.models import weights_hash
+from statshift.results.answering import are_probabilities
 
 NUMBERS = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(8, 3, 32, 32, generator=NUMBERS)
@@ -251,3 +258,58 @@ class Named(nn.Module):
 
     def forward(self, images):
         return {"masks": self.body(images), "boxes": images}
+
+
+def test_probabilities_are_told_from_logits():
+    logits = load_model(network())(IMAGES)
+    assert are_probabilities(logits.softmax(1))
+    assert not are_probabilities(logits)
+    assert not are_probabilities(logits.sigmoid())
+    assert not are_probabilities(torch.ones(8, 1))
+    assert not are_probabilities(torch.stack([torch.full((8,), 1.5), torch.full((8,), -0.5)], 1))
+
+
+class Dropping(nn.Module):
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, images):
+        return nn.functional.dropout(self.body(images), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+@pytest.mark.parametrize(
+    ("change", "kind", "told"),
+    [
+        (lambda model: nn.Sequential(model, nn.Softmax(1)), ProbabilitiesWarning, "Remove the softmax"),
+        (Dropping, RandomAnswersWarning, "twice the same image differently"),
+    ],
+)
+def test_models_that_answer_otherwise_are_told_of_once(change, kind, told):
+    data = load_data("digits", limit=20)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        measure(change(network()), data, shifts="clean", device="cpu")
+    assert [told in str(one.message) for one in found if one.category is kind] == [True]
+    measure(network(), data, shifts="clean", device="cpu")  # where a warning would be an error
+
+
+def test_imagenets_normalisation_of_ones_own_model_is_told():
+    with pytest.warns(DefaultPreprocessingWarning, match="^Without `mean` and `std`, .*Sequential is taken"):
+        first = load_model(network())
+    with pytest.warns(DefaultPreprocessingWarning, match="^Without `std`, "):
+        load_model(network, mean=(0, 0, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (first, "cifar:resnet20"):
+            load_model(given)
+        load_model(network(), mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def test_timm_and_torchvision_take_pretrained_as_an_argument():
+    model = load_model("timm:resnet18", model_args={"pretrained": False, "num_classes": 7})
+    assert (model.num_classes, model.arguments) == (7, {"pretrained": False, "num_classes": 7})
+    assert load_model("torchvision:resnet18", model_args={"pretrained": False}).num_classes == 1000
+    with pytest.raises(InputError, match="Expected `pretrained` to be True or False, but got 'no'"):
+        load_model("timm:resnet18", model_args={"pretrained": "no"})

@@ -17,6 +17,8 @@ def layers_command(
     model: o.Model,
     weights: o.Weights = None,
     size: Annotated[int | None, typer.Option(help="Side of the images, px; default the model's own, or 224.")] = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -26,7 +28,7 @@ def layers_command(
 
     Example: statshift layers --model torchvision:resnet50@none
     """
-    found = load_model_on("cpu", model, weights, None, None, model_args)
+    found = load_model_on("cpu", model, weights, mean, std, model_args)
     side = size or found.preprocessing.input_size or PHOTOGRAPH
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
     if as_json:
