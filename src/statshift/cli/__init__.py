@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from inspect import getdoc
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from statshift.cli.demo import demo_command
 from statshift.cli.diagnose import diagnose_command
 from statshift.cli.doctor import doctor_command
 from statshift.cli.extract import extract_command
+from statshift.cli.flags import in_flags
 from statshift.cli.harden import harden_command
 from statshift.cli.layers import layers_command
 from statshift.cli.measure import measure_command
@@ -128,14 +130,19 @@ def _root(
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed or not read to the end, 2 bad input, 130 interrupted."""
-    print_any_name()
-    show_warnings_in_one_line()
-    keep_freed_memory()
     words = sys.argv[1:] or ["--help"]
+    print_any_name()
+    show_warnings_in_one_line(partial(in_flags, _command(words)))
+    keep_freed_memory()
     with _ended_as_interrupted(), only_documents() if "--json" in words else nullcontext():
         code = _run(words)
         code = deliver() or code
     sys.exit(code)
+
+
+def _command(words: list[str]) -> Callable[[], Any]:
+    """Return what finds the command that the words name; None where they name none."""
+    return lambda: typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
 
 
 def _run(words: list[str]) -> int:
@@ -160,7 +167,7 @@ def _call(words: list[str]) -> int:
     except InputError as error:
         if error_text(error) is not None:
             raise
-        say(f"statshift: error: {' '.join(str(error).split())}")
+        say(f"statshift: error: {in_flags(_command(words), ' '.join(str(error).split()))}")
     except (KeyboardInterrupt, typer.Abort):
         say(f"statshift: interrupted{_resumed_by(words)}")
         return INTERRUPTED

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from statshift._core import processes
 from statshift._core.copying import copied
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import InputError, MemoryWarning, unknown
 from statshift.data import ImageData, check_labels
 from statshift.metrics.classification import ImageStatistics, image_statistics
 from statshift.models import PixelModel
@@ -216,7 +216,9 @@ class Evaluator:
             raise self._no_memory(1)
         self._at_once = (min(self._at_once, images) + 1) // 2
         torch.cuda.empty_cache()
-        warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
+        warnings.warn(
+            f"Out of memory on {self.device}: going on with {self._at_once} at once.", MemoryWarning, stacklevel=2
+        )
 
     @torch.no_grad()
     def _statistics(
@@ -296,4 +298,4 @@ class Evaluator:
 
     def _no_memory(self, images: int) -> InputError:
         many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")
+        return InputError(f'Out of memory on {self.device} with {many}; use `device` "cpu".')

@@ -30,7 +30,7 @@ def find_device(name: str | torch.device) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise InputError(f"Device {name!r} was asked for, but torch finds no CUDA GPU; use --device cpu or auto.")
+        raise InputError(f"Device {name!r} was asked for, but torch finds no CUDA GPU; use `device` cpu or auto.")
     index = int(number) if number else processes.local_rank() % torch.cuda.device_count()
     if index >= torch.cuda.device_count():
         raise InputError(f"Device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")

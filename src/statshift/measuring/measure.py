@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from statshift._core import processes
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import ClassesWarning, InputError, unknown
 from statshift.adapting.protocols import SOURCE, Protocols, resolve_protocols
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
 from statshift.measuring.adapted import AdaptationOptions, describe_protocols, measure_condition
@@ -325,9 +325,7 @@ def _loading_options(options: Mapping[str, Any], model: PixelModel, at: str, dev
     if at == "benchmark" or {"resize", "crop"} & given.keys():
         return given
     if not model.loading_options:
-        raise InputError(
-            f"{model.spec} does not tell its input size: give --resize and --crop, or --corrupt-at benchmark."
-        )
+        raise InputError(f"{model.spec} does not tell its input size: give `resize` and `crop`, or `at` as benchmark.")
     return model.loading_options | given
 
 
@@ -361,7 +359,8 @@ def _warn_of_fewer_classes(data: ImageData, classes: int) -> None:
     if data.classes is not None and data.classes != classes:
         warnings.warn(
             f"{data.spec} has {data.classes} classes and the model {classes}: labels are taken to be the model's first "
-            f"{data.classes} classes; if they are others, map them with --class-map.",
+            f"{data.classes} classes; if they are others, map them with `class_map`.",
+            ClassesWarning,
             stacklevel=3,
         )
 
@@ -371,7 +370,8 @@ def _warn_near_chance(clean: Row, classes: int) -> None:
     if float(low) < 1 / classes + 0.05 * (1 - 1 / classes):
         warnings.warn(
             f"Clean accuracy is {clean['correct'] / clean['images']:.1%} with {classes} classes, near chance: are the "
-            "weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
-            "and --std those of the training?",
+            "weights trained ones (`weights`), do the labels mean the model's classes (`class_map`), and are `mean` "
+            "and `std` those of the training?",
+            ClassesWarning,
             stacklevel=3,
         )

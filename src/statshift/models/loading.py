@@ -174,7 +174,7 @@ def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Bui
     if not tag and pretrained:
         raise InputError(
             f"Expected {spec} to name its pretrained weights, as {spec}@TAG; choose from: {', '.join(tags)}, "
-            "none (random), or give a file with --weights."
+            "none (random), or give a file as `weights`."
         )
     chosen: Any = tags.get(tag)
     try:
@@ -206,7 +206,7 @@ def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
 
 def _no_download(spec: str, place: str) -> InputError:
     place = place if place.startswith("http") else f"https://huggingface.co/{place}"
-    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give --weights FILE.")
+    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give the file as `weights`.")
 
 
 SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {

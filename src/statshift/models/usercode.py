@@ -54,7 +54,7 @@ def check_arguments(spec: str, function: Callable[..., Any], arguments: Mapping[
         signature.bind(**arguments)
     except TypeError as error:
         given = f"does not take the model arguments {dict(arguments)}" if arguments else "cannot be called"
-        raise InputError(f"{spec} {given}: {error}. Arguments are given as --model-args NAME=VALUE.") from None
+        raise InputError(f"{spec} {given}: {error}. Its arguments are those in `model_args`.") from None
 
 
 def error_text(error: BaseException) -> str | None:
