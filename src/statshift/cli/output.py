@@ -25,6 +25,7 @@ from rich.progress import (
 )
 
 from statshift._core import processes
+from statshift._core.tables import table
 from statshift.hardening.training import Step
 from statshift.measuring.compare import Comparison, Difference
 from statshift.measuring.measure import Progress as Measured
@@ -217,17 +218,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def table(rows: list[list[str]]) -> str:
-    """Return rows of cells as aligned text: the first column to the left, a rule under the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    ]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def summary_text(summary: dict[str, Any]) -> str:

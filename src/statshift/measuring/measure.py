@@ -26,6 +26,7 @@ from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, fit_to_model, place
 from statshift.measuring.probes import measure_ligs, unfinished_looks
+from statshift.measuring.showing import data_frame, measurement_text
 from statshift.metrics.uncertainty import wilson_interval
 from statshift.models import PixelModel
 from statshift.norms.layers import evaluating
@@ -86,6 +87,14 @@ class Measurement:
     rows: list[Row]
     summary: dict[str, Any]
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        """Return a table of each protocol's accuracies in %."""
+        return measurement_text(self.record, self.summary)
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a `pandas.DataFrame`; see `statshift.measuring.showing.data_frame`."""
+        return data_frame(self.rows)
 
 
 def measure(
