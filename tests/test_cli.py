@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from statshift import InputError, load_data, load_model, read_run
+from statshift._core.tables import table
 from statshift.cli import options
-from statshift.cli.output import duration, summary_text, table
+from statshift.cli.output import duration, summary_text
 from statshift.results import open_run, summarise
 from statshift.shifts.corruptions import CORRUPTIONS
 from synthetic_runs import benchmark_rows, synthetic_record, synthetic_row
@@ -512,7 +513,7 @@ def test_a_directory_of_another_run_is_refused(measured, refused, inputs, tmp_pa
     assert measured(shifts="clean").code == 0
     words = ["--model", f"py:{inputs}/mine.py:build", "--shifts", "clean", "--out", tmp_path / "run"]
     told = refused("measure", *words, *words_of(inputs, DATA), "--seed", "1")
-    assert "holds another run (`seed`: 0 in the directory, 1 now)" in told
+    assert "holds another run (--seed: 0 in the directory, 1 now)" in told
     told = refused("measure", *words, *words_of(inputs, DATA), "--limit", "10")
     assert "`data.images`: 20 in the directory, 10 now" in told
     assert measured("--batch-size", "3", "--workers", "1", shifts="clean").code == 0

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,3 +87,15 @@ def test_the_command_says_its_flags(monkeypatch, capsys):
     assert run(monkeypatch, *words, "--batch-size", 0) == 2
     assert "statshift: error: Expected --batch-size to be at least 1, but got 0." in capsys.readouterr().err
     assert run(monkeypatch, *words, "--corrupt-at", "elsewhere") == 2
+
+
+def test_the_command_notes_imagenets_normalisation_of_ones_own_model(monkeypatch, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("from torch import nn\n\ndef build():\n    return nn.BatchNorm2d(3)\n")
+    words = ["layers", "--model", f"py:{tmp_path / 'mine.py'}:build"]
+    for given, told in (([], True), (["--mean", "0,0,0", "--std", "1,1,1"], False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            assert run(monkeypatch, *words, *given) == 2
+        said = capsys.readouterr().err
+        assert ("statshift: warning: Without --mean and --std, py:" in said) is told
+        assert "statshift measures classifiers" in said

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import torch
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
+from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text
 from statshift.data import load_data
 from statshift.hardening.harden import harden
 from statshift.hardening.methods.advbn import AdvBN

@@ -8,11 +8,12 @@ import typer
 from torch import Tensor
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.adapting.diagnose import Diagnosis, diagnose
 from statshift.adapting.plots import check_plot, plot_diagnosis, plot_divergence
 from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.cli import options as o
-from statshift.cli.output import print_json, print_out, table
+from statshift.cli.output import print_json, print_out
 from statshift.cli.target import load_model_on, load_target
 from statshift.data import ImageData
 from statshift.models import PixelModel

@@ -5,8 +5,9 @@ from typing import Annotated
 import torch
 import typer
 
+from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import print_json, print_out, table
+from statshift.cli.output import print_json, print_out
 from statshift.cli.target import load_model_on
 from statshift.splitting.cuts import find_cuts
 

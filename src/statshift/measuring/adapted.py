@@ -295,6 +295,4 @@ def _adapting(evaluate: Evaluator, images: int) -> Iterator[None]:
         with evaluate.autocast():
             yield
     except torch.OutOfMemoryError:
-        raise InputError(
-            f'Out of memory on {evaluate.device} adapting on {images} images; use `device` "cpu".'
-        ) from None
+        raise InputError(f"Out of memory on {evaluate.device} adapting on {images} images; use `device` cpu.") from None

@@ -298,4 +298,4 @@ class Evaluator:
 
     def _no_memory(self, images: int) -> InputError:
         many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f'Out of memory on {self.device} with {many}; use `device` "cpu".')
+        return InputError(f"Out of memory on {self.device} with {many}; use `device` cpu.")
