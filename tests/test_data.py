@@ -516,12 +516,12 @@ def damaged(tree):
 
 
 def test_damaged_file_is_named(damaged):
-    with pytest.raises(InputError, match=r"Cannot read \S*0.jpg .*--skip-bad") as caught:
+    with pytest.raises(InputError, match=r"Cannot read \S*0.jpg .*`skip_bad`") as caught:
         load_data(f"folder:{damaged}")
     assert "\n" not in str(caught.value)
     (damaged / "bee" / "0.jpg").unlink()
     data = load_data(f"folder:{damaged}")
-    with pytest.raises(InputError, match=r"Cannot read \S*1.PNG .*--skip-bad"):
+    with pytest.raises(InputError, match=r"Cannot read \S*1.PNG .*`skip_bad`"):
         everything(data)
 
 

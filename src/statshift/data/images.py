@@ -25,13 +25,13 @@ def check_labels(data: "ImageData", num_classes: int | None) -> None:
     Raises:
         InputError: a label is `num_classes` or more, or there is one class.
     """
+    if data.labels is None or num_classes is None:
+        return
     if num_classes == 1:
         raise InputError(
             "Expected logits (B,K) of two classes or more, but the model has one logit: give two, such as "
             "torch.cat([torch.zeros_like(z), z], 1) of the one logit z (B,1)."
         )
-    if data.labels is None or num_classes is None:
-        return
     largest = int(data.labels.max())
     if largest >= num_classes:
         raise InputError(
