@@ -293,7 +293,7 @@ def test_failed_download_says_what_to_get_by_hand(spec, builder, place, monkeypa
         raise URLError("no network")
 
     monkeypatch.setattr(builder, fail)
-    with pytest.raises(InputError, match=f"weights of {spec}; get {place} by hand and give --weights FILE"):
+    with pytest.raises(InputError, match=f"weights of {spec}; get {place} by hand and give the file as `weights`"):
         load_model(spec)
 
 

@@ -5,12 +5,12 @@ answers one batch after another.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError
 from statshift.adapting.rectify import rewrite
 from statshift.models import check_input
@@ -75,7 +75,7 @@ class RectifiedStream(nn.Module):
         super().__init__()
         if window < 1 or every < 1:
             raise InputError(f"Expected `window` and `every` to be at least 1, but got {window} and {every}.")
-        self.model = deepcopy(model).eval()
+        self.model = copied(model).eval()
         self.window, self.every = window, every
         self._options = {"protocol": protocol} | options
         self._source = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from statshift._core.errors import FewImagesWarning, InputError, unknown
+from statshift._core.copying import copied
+from statshift._core.errors import FewImagesWarning, InputError, SkippedLayerWarning, unknown
 from statshift.models import check_input
+from statshift.norms.kinds import without_statistics
 from statshift.norms.layers import alone, batch_norms, before_forward, evaluating, keeping_statistics, run
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import PARTS, select_layers, write
@@ -106,13 +108,16 @@ FEW_IMAGES = (
     "The images to rectify to are alike: copies, frames of one or two scenes, or flat pictures. They are taken as a "
     "single one, which moves the statistics by 1/32 at most; give different images."
 )
+SKIPPED = (
+    "no running statistics are kept there, so these layers are not rectified: they normalise each batch by its own."
+)
 OFFERED = ("eps", "persisting", "effective")
 """What a protocol gets that names it as a keyword without a default: of the layer, and of the images' `Evidence`."""
 
 
 def rectify(model: nn.Module, images: Tensor, protocol: str | LayerRule = "auto", **options: Any) -> nn.Module:
     """Return a copy of the model whose batch-norm statistics are re-estimated from images; see `rectified`."""
-    adapted = deepcopy(model)
+    adapted = copied(model)
     _rewrite(adapted, images, protocol, **options)
     return adapted
 
@@ -215,6 +220,8 @@ def _rewrite(
     else:
         written = {name: _written_and_seen(layers[name], observed) for name, (_, observed) in seen.items()}
         read = check_finite(written, *few)
+    if passed := without_statistics(model):
+        warn(f"{', '.join(passed)}: {SKIPPED}", SkippedLayerWarning, stacklevel=2)
     if any(read):
         warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does

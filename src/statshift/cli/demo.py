@@ -6,8 +6,9 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text, table
+from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text
 
 if TYPE_CHECKING:
     from statshift.hardening.options import HardenOptions

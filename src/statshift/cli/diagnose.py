@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import print_json, print_out, table
+from statshift.cli.output import print_json, print_out
 from statshift.cli.target import load_model_on, load_target
 
 if TYPE_CHECKING:

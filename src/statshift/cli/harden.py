@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say, table
+from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
 from statshift.cli.target import load_model_on
 from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
 

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -12,6 +12,8 @@ from io import TextIOWrapper
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+
+from statshift._core.tables import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,8 +98,12 @@ def deliver() -> int:
     return 0
 
 
-def show_warnings_in_one_line() -> None:
-    """Make `warnings.warn` print its message alone, once, and on the first of several processes only."""
+def show_warnings_in_one_line(worded: Callable[[str], str] = str) -> None:
+    """Make `warnings.warn` print its message alone, once, and on the first of several processes only.
+
+    Args:
+        worded: returns a message in the command's own words.
+    """
 
     def show(
         message: Warning | str,
@@ -107,7 +113,7 @@ def show_warnings_in_one_line() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        say(f"statshift: warning: {message}")
+        say(f"statshift: warning: {worded(str(message))}")
 
     warnings.showwarning = show
     warnings.filterwarnings("ignore", module=r"(?!statshift)" if os.environ.get("RANK", "0") == "0" else "")
@@ -224,17 +230,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def table(rows: list[list[str]]) -> str:
-    """Return rows of cells as aligned text: the first column to the left, a rule under the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    ]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def summary_text(found: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from statshift.cli.output import table
+from statshift._core.tables import table
 from statshift.hardening.validation import LIGS
 from statshift.recipes import (
     ABSENT,

@@ -28,6 +28,7 @@ def rectify_command(
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
     skip_bad: o.SkipBad = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -49,10 +50,15 @@ def rectify_command(
         protocol=o.parse_functions(protocol),
         options=AdaptationOptions(samples, statistics=statistics, where=where, unbiased=unbiased),
         seed=seed,
+        overwrite=overwrite,
     )
     if as_json:
         print_json(record)
         return
+    images = record["data"]["images"]
+    few = record["protocol"].get("samples", images)
+    more = "; --samples takes more" if few < images else ""
+    print_out(f"Rectified to {few:,} of {images:,} images{more}.")
     if not record["changed"]:
         print_out("Nothing was changed: the images show no shift beyond noise. These are the source's weights.")
     elif "layers" in record["protocol"]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from statshift._core.errors import InputError
+from statshift._core.errors import ClassesWarning, InputError
 from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
 from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
@@ -31,6 +31,7 @@ def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
     warnings.warn(
         f"The {len(indices)} class folders of {data.spec} are WordNet ids of ImageNet's 1,000 classes: their labels "
         f"are ImageNet's, from {indices.min()} for {names[indices.min()]}.",
+        ClassesWarning,
         stacklevel=3,
     )
     return replace(data, labels=indices[data.labels], class_names=names, class_order="imagenet")

@@ -10,7 +10,7 @@ from warnings import warn
 import numpy as np
 from torch.utils.data import Dataset
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import DataWarning, InputError, unknown
 from statshift.data.images import ImageData
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
@@ -79,7 +79,11 @@ def load_data(
     indices = np.arange(len(source), dtype=np.int64)
     if limit is not None:
         if limit > len(source):
-            warn(f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.", stacklevel=2)
+            warn(
+                f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.",
+                DataWarning,
+                stacklevel=2,
+            )
         labels = np.zeros_like(indices) if source.labels is None else source.labels
         indices = balanced_subset(labels, limit, seed)
     headers = read_headers(source, indices.tolist(), decode=skip_bad, workers=workers)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.identity import ANSWERS
+from statshift._core.tables import short_table
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import Step, train
@@ -47,6 +48,14 @@ class Hardened:
     branches: Branches
     record: dict[str, Any]
     path: Path | None
+
+    def __repr__(self) -> str:
+        """Return a table of the epochs' losses."""
+        history = self.record["history"]
+        losses = list(history[-1]["losses"]) if history else []
+        rows = [["epoch", *(f"loss {name}" for name in losses)]]
+        rows += [[str(one["epoch"]), *(f"{one['losses'][name]:.4f}" for name in losses)] for one in history]
+        return f"Hardened {self.record['model']['spec']}, written to {self.path}\n{short_table(rows)}"
 
 
 def harden(

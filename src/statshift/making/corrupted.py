@@ -15,7 +15,7 @@ from torch import Tensor
 from statshift._core.errors import InputError, unknown
 from statshift._core.files import replacing
 from statshift.data import ImageData
-from statshift.results import alone, settle_record
+from statshift.results import alone, settle_record, write_json_atomically
 from statshift.results.provenance import describe_corruption, describe_data, describe_own
 from statshift.shifts.conditions import Condition, resolve
 from statshift.shifts.corruptions import REENCODE_QUALITY, SEVERITIES
@@ -45,7 +45,8 @@ def write_corrupted(
         wanted: shifts and severities; "arrays" needs all five severities of a shift.
         out: folder, made if need be.
         layout: "arrays" (CIFAR-C: NAME.npy, uint8 (5 N,H,W,3), severity by severity, and labels.npy) or "jpeg"
-            (ImageNet-C: NAME/SEVERITY/CLASS/*.JPEG of quality 85). Clean images go to clean.npy or clean/.
+            (ImageNet-C: NAME/SEVERITY/CLASS/*.JPEG of quality 85). Clean images go to clean.npy or clean/. Of images
+            in files, names.json holds the source's path by the image's number, in the order of the arrays.
         options: how corruptions are made.
         device: where they are made.
         shifts: of the conditions, where there are others than those that ship.
@@ -91,6 +92,7 @@ def write_corrupted(
     try:
         with alone(out):
             settle_record(out, record)
+            _write_names(data, out)
             {"arrays": _write_arrays, "jpeg": _write_jpegs}[layout](data, levels, out, corrupted)
     except OSError as error:
         raise InputError(
@@ -111,6 +113,15 @@ def _check_writable(shift: Shift) -> None:
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Return (B,3,H,W) images in [0,1], multiples of 1/255, as uint8 (B,H,W,3)."""
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _write_names(data: ImageData, out: Path) -> None:
+    """Write of images in files which is which: the source's path by the number that the image has here."""
+    paths = getattr(data.source, "paths", None)
+    if paths is not None:
+        write_json_atomically(
+            out / "names.json", {f"{index:08d}": str(paths[index]) for index in data.indices.tolist()}
+        )
 
 
 def _write_arrays(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError
 from statshift.adapting.protocols import SOURCE, Protocols, draw_images, full_batches, resolve_protocols
 from statshift.adapting.rectify import rewrite
@@ -28,6 +28,7 @@ def write_rectified(
     protocol: Protocols = "auto",
     options: AdaptationOptions | None = None,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Rectify a copy of the model to images, and write its weights for the original, unmodified architecture.
 
@@ -38,15 +39,19 @@ def write_rectified(
         protocol: a name, or one's own function under its name, as in `measure`.
         options: `samples`, `statistics`, `where` and `unbiased`.
         seed: of the choice of images.
+        overwrite: replace a file that is there.
 
     Returns:
         The record.
 
     Raises:
-        InputError: a protocol whose statistics move with the stream, or what `rectified` and `save_weights` raise.
+        InputError: a file that is there, a protocol whose statistics move with the stream, or what `rectified` and
+            `save_weights` raise.
     """
     options = options or AdaptationOptions()
     check_writable(out)
+    if Path(out).exists() and not overwrite:
+        raise InputError(f"Expected a new file to write, but {out} is there: give another `out`, or `overwrite`.")
     found = resolve_protocols(protocol)
     if len(found) > 1:
         raise InputError(f"Expected one protocol to write, but got {', '.join(one.name for one in found)}.")
@@ -56,7 +61,7 @@ def write_rectified(
             f"{'they move with every batch' if found else 'it changes nothing'}. Write those of auto, prior, replace "
             "or full."
         )
-    one, adapted = found[0], deepcopy(model)
+    one, adapted = found[0], copied(model)
     images = draw_images(data, 1 if one.kind == "full" else options.samples, seed).to(model.mean.device)
     described = describe_protocols([one], replace(options, include_adaptation=True), model, images[:1], len(data))[
         one.name

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.protocols import (
     SOURCE,
@@ -239,7 +239,7 @@ def evaluate_adapted(
     images = evaluate.shifted(data, condition, adaptation_positions(data.indices, options.samples, seed, draw))
     if protocol.kind == "model":
         with _adapting(evaluate, len(images)):
-            adapted = protocol.function(deepcopy(model), images)
+            adapted = protocol.function(copied(model), images)
         answer = _callable(protocol, adapted)
         attacked = adapted if isinstance(adapted, nn.Module) else None
         if evaluate.attacks(condition):
@@ -257,7 +257,7 @@ def _resetting(
     """Return what answers batch after batch, made anew from the model after every so many."""
 
     def make() -> Callable[[Tensor], Tensor]:
-        return _callable(protocol, protocol.function(deepcopy(model), **given))
+        return _callable(protocol, protocol.function(copied(model), **given))
 
     step, answered = make(), 0
 
@@ -304,4 +304,4 @@ def _adapting(evaluate: Evaluator, images: int) -> Iterator[None]:
         with evaluate.autocast():
             yield
     except torch.OutOfMemoryError:
-        raise InputError(f"Out of memory on {evaluate.device} adapting on {images} images; use --device cpu.") from None
+        raise InputError(f"Out of memory on {evaluate.device} adapting on {images} images; use `device` cpu.") from None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
+from statshift.measuring.showing import difference_text
 from statshift.metrics.classification import SEVERITIES
 from statshift.metrics.uncertainty import holm
 from statshift.results import Row, RunResult, read_run, restrict
@@ -140,6 +141,13 @@ class Comparison:
     """What it is over: "mean of the 15 at severity 3"."""
     headline: str = "accuracy"
     """What the score is called that stands where the accuracy of classification does."""
+
+    def __repr__(self) -> str:
+        """Return a table of the differences in %: the means, and the first and last conditions."""
+        means = {"mean of 15 x 5": self.mean_accuracy, self.measured_over: self.measured_mean, "mCE": self.mce}
+        conditions = {f"{one.shift} {one.severity or ''}".strip(): one.accuracy for one in self.conditions}
+        shown = {name: one for name, one in means.items() if one is not None} | conditions
+        return difference_text(self.images, self.protocols, shown)
 
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from functools import partial
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from statshift._core import processes
+from statshift._core.copying import copied
 from statshift._core.errors import unknown
 from statshift.data import ImageData
 from statshift.measuring.memory import AtOnce, Kept
@@ -77,7 +77,7 @@ class Evaluator:
         self._shifts = shifts
         self._seed = seed
         self._task = task
-        self._source = deepcopy(model) if any(shift.needs_model for shift in shifts.values()) else model
+        self._source = copied(model) if any(shift.needs_model for shift in shifts.values()) else model
         self._at_once = AtOnce(device, batch_size)
         self.keeping = False
         self._kept = Kept(device)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, ReportWarning
 from statshift.data import ImageData
 from statshift.data.sampling import balanced_subset
 from statshift.measuring.evaluate import Evaluator
@@ -109,7 +109,7 @@ def attempt(what: str, function: Callable[[], T]) -> T | None:
         return function()
     except (InputError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        warnings.warn(f"Cannot {what}: {reason}", stacklevel=4)
+        warnings.warn(f"Cannot {what}: {reason}", ReportWarning, stacklevel=4)
         return None
 
 

@@ -17,6 +17,7 @@ from statshift.measuring.adapted import measure_condition
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
+from statshift.measuring.showing import data_frame, measurement_text
 from statshift.results import Row, Run, baseline_errors, open_run, row_key, summarise
 from statshift.results.typed import Summary
 from statshift.shifts.conditions import Condition
@@ -54,6 +55,14 @@ class Measurement:
     rows: list[Row]
     summary: Summary
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        """Return a table of each protocol's accuracies in %."""
+        return measurement_text(self.record, self.summary)
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a `pandas.DataFrame`; see `statshift.measuring.showing.data_frame`."""
+        return data_frame(self.rows)
 
 
 Tell = Callable[[Progress], None]

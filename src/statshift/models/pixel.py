@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,15 @@ from statshift._core.errors import InputError
 from statshift.data.checks import check_images
 from statshift.models.checkpoints import weights_hash
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+ONE_LOGIT = "give two logits an image, such as torch.stack([torch.zeros_like(z), z], 1) of the one logit z (B,)"
+"""The remedy of a binary model."""
 
 
 def extract_logits(output: Any) -> Tensor:
@@ -41,7 +48,8 @@ def extract_logits(output: Any) -> Tensor:
         elif isinstance(found, Sequence) and not isinstance(found, str) and found:
             found = found[0]
         else:
-            raise InputError(f"Expected the model to return logits, but got {_describe(output)}.")
+            what = f"{_describe(output)}: statshift measures classifiers"
+            raise InputError(f"Expected the model to return logits, but got {what}.")
     if found.ndim == 4 and found.shape[2:] == (1, 1):  # of a convolution as the head
         found = found[:, :, 0, 0]
     if found.ndim < 2:
@@ -57,7 +65,12 @@ def class_logits(output: Any) -> Tensor:
     """
     found = extract_logits(output)
     if found.ndim != 2:
-        raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
+        what = f"shape {tuple(found.shape)}"
+        if found.ndim == 4:
+            what += ", as of segmentation: statshift measures classifiers"
+        if found.ndim == 1:
+            what += f": {ONE_LOGIT}"
+        raise InputError(f"Expected the model to return logits (B,K), but got {what}.")
     return found
 
 
@@ -157,6 +170,14 @@ class PixelModel(nn.Module):
         if size is None:
             return {}
         return {"interpolation": wishes.interpolation, "resize": wishes.resize or size, "crop": size}
+
+    def train(self, mode: bool = True) -> "Self":
+        """Put it into training or evaluation mode; an exported network (torch.export) stays in the one it has."""
+        try:
+            return super().train(mode)
+        except NotImplementedError:
+            self.training = mode
+            return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return what the network takes, at its own size, for images (B,3,H,W) in [0,1]."""

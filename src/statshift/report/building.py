@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from warnings import warn
 
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, ReportWarning
 from statshift._core.files import replacing
 from statshift.report import attacks, changes, layers, pictures, records, severities, trainings
 from statshift.report.advice import advice
@@ -85,7 +85,7 @@ def write_tables(
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another folder with --out.") from error
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another `out`.") from error
     write_text(tidy(survey.groups, survey.changes), path / "conditions.csv")
     for table in tables(page):
         write_text(as_csv(table), path / f"{table.name}.csv")
@@ -119,7 +119,7 @@ def _survey(material: Material) -> Survey:
 
 def _warn(material: Material) -> None:
     for note in material.notes:
-        warn(note, stacklevel=2)
+        warn(note, ReportWarning, stacklevel=2)
 
 
 def _page(survey: Survey, title: str | None) -> Page:
@@ -186,10 +186,10 @@ def write_text(text: str, out: str | Path) -> Path:
     """
     path = Path(out)
     if path.is_dir():
-        raise InputError(f"Cannot write to {path}: it is a folder. Name a file with --out.")
+        raise InputError(f"Cannot write to {path}: it is a folder. Name a file as `out`.")
     try:
         with replacing(path) as partial:
             partial.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
-        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another file with --out.") from error
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another `out`.") from error
     return path

@@ -70,7 +70,7 @@ def _require_same(directory: Path, there: dict[str, Any], now: dict[str, Any]) -
             for name in names[:3]
         )
         more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
-        raise InputError(f"{directory} holds another run ({told}{more}): choose another directory.")
+        raise InputError(f"{directory} holds another run ({told}{more}): choose another directory, or delete this one.")
 
 
 def _union(directory: Path, kept: Any, new: Any) -> Any:

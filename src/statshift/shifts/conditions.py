@@ -17,10 +17,14 @@ Shifts = Asked | Sequence[Asked]
 
 def import_shift(spec: str) -> Asked:
     """Return the shift of "py:FILE:NAME": a value or class of `Shift` as it is, a function by its name."""
-    found = import_value(spec.removeprefix("py:"), Shift)
+    found = import_value(spec.removeprefix("py:"))
     if isinstance(found, type) and issubclass(found, Shift):
         return found()
-    return found if isinstance(found, Shift) else {spec.rpartition(":")[2]: found}
+    if isinstance(found, Shift):
+        return found
+    if not callable(found):
+        raise InputError(f"Expected {spec} to be a shift or a function, but got {type(found).__name__}.")
+    return {spec.rpartition(":")[2]: found}
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
 from statshift.models import PixelModel, extract_logits
+from statshift.norms.kinds import keeps_statistics
 from statshift.norms.layers import evaluating, run
 from statshift.splitting.cuts import INPUT, Cut, find_cut, network_of
 
@@ -69,7 +70,7 @@ class Split:
             InputError: torch.fx could not trace the model.
         """
         if self.graph is None:
-            raise InputError("Cannot compile the model: torch.fx cannot trace it. Leave out --compile.")
+            raise InputError("Cannot compile the model: torch.fx cannot trace it. Leave out `compiled`.")
         return replace(self, _suffix=torch.compile(self._suffix))
 
 
@@ -131,8 +132,10 @@ class _Tracer(fx.Tracer):
         self.outputs: dict[str, list[Any]] = {}
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        kinds = (_BatchNorm, nn.modules.conv._ConvNd, nn.Linear)
-        return isinstance(module, kinds) or bool(super().is_leaf_module(module, name))
+        kinds = (nn.modules.conv._ConvNd, nn.Linear)
+        if isinstance(module, (_BatchNorm, *kinds)) or keeps_statistics(module):
+            return True
+        return bool(super().is_leaf_module(module, name))
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         found = super().call_module(m, forward, args, kwargs)

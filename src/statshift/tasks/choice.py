@@ -22,7 +22,7 @@ def resolve_task(task: str | Task) -> Task:
     """
     if isinstance(task, str) and not task.startswith("py:"):
         return _made(look_up(TASKS, "task", task).load())
-    found = _made(import_value(task[3:], Task)) if isinstance(task, str) else task
+    found = _made(import_value(task[3:])) if isinstance(task, str) else task
     if not isinstance(found, Task):
         raise InputError(f"Expected a task, or the name of one, but got {task!r}.")
     if found.name in TASKS and type(found) is not TASKS[found.name].load():

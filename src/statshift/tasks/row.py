@@ -25,8 +25,8 @@ class Row(_Row, total=False):
 
     `adapted_on` holds positions of the few images that the protocol adapted on, `left_out` those of them that the row
     is not over, `paired_source` what the task counts of the source over the row's images, `examples` what is said of
-    the example images, `class_images` how many images of each class are left, and `set` a hash of the images, where they
-    are not the run's own.
+    the example images, `class_images` how many images of each class are left, and `set` a hash of the images, where
+    they are not the run's own.
     """
 
     adapted_on: list[int]
