@@ -13,12 +13,12 @@ import statshift
 from statshift import load_data, load_model, rectify
 from statshift._core.errors import InputError
 from statshift.adapting.diagnose import Diagnosis, diagnose
+from statshift.adapting.drawing import adaptation_positions, draw_images
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_diagnosis
-from statshift.adapting.protocols import adaptation_positions, draw_images
 from statshift.adapting.rectify import rectified
 from statshift.cli import app
 from statshift.making.rectified import write_rectified
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import ligs
 from statshift.models import save_weights
 

@@ -16,9 +16,10 @@ from torch import nn
 import statshift
 from statshift import CorruptionOptions, corrupt, load_data
 from statshift._core.errors import InputError
+from statshift.adapting.choosing import resolve_protocols
+from statshift.adapting.drawing import adaptation_positions, shuffled_batches
 from statshift.adapting.online import running
-from statshift.adapting.protocols import adaptation_positions, resolve_protocols, shuffled_batches
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions
 from statshift.norms.statistics import mix
 from statshift.results import row_key
 from synthetic_runs import per_image

@@ -6,6 +6,7 @@ from statshift.adapting.diagnose import diagnose as diagnose
 from statshift.adapting.frozen import foolbox_model as foolbox_model
 from statshift.adapting.frozen import frozen as frozen
 from statshift.adapting.online import RectifiedStream as RectifiedStream
+from statshift.adapting.options import AdaptationOptions as AdaptationOptions
 from statshift.adapting.rectify import rectified as rectified
 from statshift.adapting.rectify import rectify as rectify
 from statshift.adapting.sweep import sweep as sweep
@@ -28,7 +29,6 @@ from statshift.hardening.training import TrainingOptions as TrainingOptions
 from statshift.making.adversarial import write_adversarial as write_adversarial
 from statshift.making.extraction import ExtractionOptions as ExtractionOptions
 from statshift.making.extraction import extract as extract
-from statshift.measuring.adapted import AdaptationOptions as AdaptationOptions
 from statshift.measuring.compare import Comparison as Comparison
 from statshift.measuring.compare import compare as compare
 from statshift.measuring.ligs import Ligs as Ligs

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from statshift._core.errors import InputError
 from statshift.adapting.diagnose import Diagnosis, diagnose
+from statshift.adapting.drawing import adaptation_positions, draw_images, full_batches
 from statshift.adapting.plots import check_plot, plot_diagnosis, plot_divergence
-from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, table
 from statshift.cli.target import load_model_on, load_target

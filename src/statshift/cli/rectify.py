@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.registry import WRITABLE, spelled
 from statshift.cli import options as o
 from statshift.cli.output import layers_text, print_json, print_out
 from statshift.cli.target import load_model_on, load_target
 from statshift.making.rectified import write_rectified
-from statshift.measuring.adapted import AdaptationOptions
 
 
 def rectify_command(
@@ -17,7 +18,7 @@ def rectify_command(
     data: o.TargetData,
     out: Annotated[Path, o.out("weights, .safetensors", "File")],
     weights: o.Weights = None,
-    protocol: Annotated[str, typer.Option(help="auto, replace, prior[:COUNT], full, or py:FILE:FUNCTION.")] = "auto",
+    protocol: Annotated[str, typer.Option(help=f"{spelled(*WRITABLE)}, or py:FILE:NAME.")] = "auto",
     samples: o.Samples = 32,
     statistics: o.Statistics = "both",
     where: o.Where = "all",

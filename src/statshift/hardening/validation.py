@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from statshift._core.errors import InputError, NoGradientError
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.data import ImageData, load_data, loading_options, stored_shifts
 from statshift.hardening.landscape import landscape, step_sizes_around
 from statshift.hardening.training import TrainingOptions

@@ -17,9 +17,11 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.protocols import SOURCE, Protocols, resolve_protocols
+from statshift.adapting.choosing import Protocols, resolve_protocols
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData, has_clean, load_data, stored_shifts
-from statshift.measuring.adapted import AdaptationOptions, describe_protocols, measure_condition
+from statshift.measuring.adapted import check_attacked, describe_protocols, measure_condition
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator, describe_attack
 from statshift.measuring.examples import Examples, draw_examples
@@ -126,7 +128,8 @@ def measure(
         severities: of 1 to 5.
         protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
-            {"name": function} of (stored, observed, images), which returns a layer's statistics, of (model, images),
+            a `Protocol` value, or {"name": function} of (stored, observed, images), which returns a layer's statistics,
+            of (model, images),
             which returns the model to be evaluated, or of (model), which returns what answers batch after batch, and
             runs without gradients unless it enables them. Each function has a model of its own; each condition begins
             at the source.
@@ -156,7 +159,7 @@ def measure(
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
     options, adaptation = options or CorruptionOptions(), adaptation or AdaptationOptions()
-    adapted = {one.name: one for one in resolve_protocols(protocols)}
+    adapted = resolve_protocols(protocols)
     where = find_device(device)
     similar = [LigsOptions(name) for name in dict.fromkeys(ligs)]
     if batch_size is not None and batch_size < 1:
@@ -181,12 +184,7 @@ def measure(
 
     size = batch_size or (256 if where.type == "cuda" else 16 if min(first.shape[1:]) >= PHOTOGRAPH else 128)
     attacks = {} if stored else {name: parse_attack(name) for name in names if is_attack(name)}
-    streams = [one.name for one in adapted.values() if one.kind == "stream"]
-    if attacks and streams:
-        raise InputError(
-            f"Cannot attack {', '.join(streams)}, whose statistics move with every batch: measure "
-            f"{', '.join(attacks)} without, or by another protocol."
-        )
+    check_attacked(adapted, attacks)
     evaluate = Evaluator(
         pixel_model,
         where,
@@ -206,7 +204,7 @@ def measure(
     if adapted:
         evaluate.keeping = True
         one_image = evaluate.shifted(first, wanted[0], np.zeros(1, np.int64))
-        described = describe_protocols(list(adapted.values()), adaptation, pixel_model, one_image, len(labels))
+        described = describe_protocols(adapted, adaptation, pixel_model, one_image, len(labels))
     record: dict[str, Any] = {
         "model": describe_model(pixel_model),
         "answers": answers_of(pixel_model, first.shape),
@@ -251,7 +249,7 @@ def measure(
         shown = processes.from_first(pictured.positions if pictured else draw_examples(first, examples))
         repeats = [
             (SOURCE, 0),
-            *((name, draw) for name, one in adapted.items() for draw in range(adaptation.repeats(one))),
+            *((name, draw) for name, one in adapted.items() for draw in range(one.repeats(adaptation))),
         ]
         todo = {
             condition: missing
@@ -282,7 +280,7 @@ def measure(
             images = load(condition)
             if not np.array_equal(_labels(images), labels):
                 raise InputError(f"The labels of {images.spec} at {condition} differ from those at {wanted[0]}.")
-            repeated = [(adapted.get(name), draw) for name, draw in todo.get(condition, ())]
+            repeated = [(name, adapted.get(name), draw) for name, draw in todo.get(condition, ())]
             started = time.perf_counter()
             for row in measure_condition(
                 evaluate, images, len(class_counts), condition, repeated, adaptation, options.seed, begin, shown
