@@ -3,10 +3,14 @@
 from statshift._core.errors import InputError as InputError
 from statshift.adapting.diagnose import Diagnosis as Diagnosis
 from statshift.adapting.diagnose import diagnose as diagnose
+from statshift.adapting.families import Adapter as Adapter
+from statshift.adapting.families import Rule as Rule
+from statshift.adapting.families import Stream as Stream
 from statshift.adapting.frozen import foolbox_model as foolbox_model
 from statshift.adapting.frozen import frozen as frozen
 from statshift.adapting.online import RectifiedStream as RectifiedStream
 from statshift.adapting.options import AdaptationOptions as AdaptationOptions
+from statshift.adapting.protocol import Protocol as Protocol
 from statshift.adapting.rectify import rectified as rectified
 from statshift.adapting.rectify import rectify as rectify
 from statshift.adapting.sweep import sweep as sweep

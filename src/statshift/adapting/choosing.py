@@ -1,6 +1,6 @@
 """Protocols by name, as values, and out of a user's functions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -53,9 +53,11 @@ def resolve_protocols(protocols: Protocols) -> dict[str, Protocol]:
     Raises:
         InputError: an unknown name, a name given to two things, or a function of other arguments.
     """
-    if protocols is None:
-        raise InputError("Expected protocols as names or {name: function}, but got None; () is the source alone.")
-    parts: Sequence[Any] = [protocols] if isinstance(protocols, str | Mapping | Protocol) else protocols
+    parts: Any = [protocols] if isinstance(protocols, str | Mapping) or _is_value(protocols) else protocols
+    if not isinstance(parts, Iterable):
+        raise InputError(
+            f"Expected protocols as names or {{name: function}}, but got {parts!r}; () is the source alone."
+        )
     chosen: dict[str, Protocol] = {}
     for part in parts:
         for label, protocol in _labelled(part).items():

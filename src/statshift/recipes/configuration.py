@@ -356,7 +356,7 @@ def _check_protocol(name: str) -> None:
 
 
 def _writes_at_once(name: str) -> bool:
-    """Return whether a protocol rewrites statistics in one forward; that there is none of a name, another fault tells."""
+    """Return whether a protocol rewrites statistics in one forward; an unknown name is another fault's to tell."""
     try:
         return not name.startswith("py:") and find(name).at_once is not None
     except InputError:
