@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -12,13 +11,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import statshift
 import training_jobs
 from statshift import AdaptationOptions, InputError, Protocol, Rule, load_data, load_model
+from statshift._core.registry import Entry
 from statshift.adapting.choosing import find, resolve_protocols
-from statshift.adapting.protocol import Answer, Session, option_names
+from statshift.adapting.protocol import option_names
 from statshift.adapting.protocols.auto import Auto
 from statshift.adapting.protocols.prior import Prior
 from statshift.adapting.protocols.replace import Replace
@@ -38,11 +37,15 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings(
 SPEC = f"py:{training_jobs.__file__}:build"
 
 FILE = '''
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 from torch import nn
+from torch.nn.functional import one_hot
 
 from statshift import Adapter, Protocol, Rule, Stream
+from statshift.adapting.protocol import Answer, Number
 from statshift.norms.statistics import mix
 
 
@@ -52,6 +55,7 @@ class Cautious(Rule):
 
     name = "cautious"
     summary = "a test"
+    number = Number("part", 0, 1)
 
     part: float = 0.5
 
@@ -98,6 +102,24 @@ class Settled(Adapter):
                 layer.train()
         model(images)
         return model.eval()
+
+
+@dataclass(frozen=True)
+class Guess(Protocol):
+    """Answer one class, whatever there is to be seen: a protocol upon none of the bases."""
+
+    name = "guess"
+    family = "whole set"
+    not_attacked = "which does not look at the images"
+    not_exported = "it has no weights"
+
+    answer: int = 0
+
+    def adapted(self, session):
+        return nullcontext(Answer(lambda images: one_hot(torch.full((len(images),), self.answer), 10).float()))
+
+
+GUESS = Guess(4)
 
 
 class Unnamed(Rule):
@@ -291,7 +313,7 @@ def test_a_rule_of_ones_own_is_measured_rectified_by_and_written(network, digits
 
     model, out = load_model(deepcopy(network), mean=(0, 0, 0), std=(1, 1, 1)), tmp_path / "w.safetensors"
     record = write_rectified(model, digits, out, protocol=cautious(0.25), options=AdaptationOptions(16))
-    assert (record["protocol"]["name"], record["protocol"]["part"], record["changed"]) == ("cautious", 0.25, True)
+    assert (record["protocol"]["name"], record["protocol"]["part"], record["changed"]) == ("cautious:0.25", 0.25, True)
 
 
 def again(network, digits, protocol):
@@ -331,53 +353,37 @@ def test_an_adapter_of_ones_own_is_measured_attacked_and_written(network, digits
         rectify(network, pixels_of(digits), settled())
 
 
-@dataclass(frozen=True)
-class Guess(Protocol):
-    """Answer by chance, adapting on nothing that is kept: a protocol without one of the bases."""
-
-    name = "guess"
-    family = "whole set"
-    not_attacked = "which does not look at the images"
-    not_exported = "it has no weights"
-
-    answer: int = 0
-
-    def adapted(self, session: Session):
-        def classify(images):
-            return nn.functional.one_hot(torch.full((len(images),), self.answer), 10).float()
-
-        return nullcontext(Answer(classify))
-
-
-def test_a_protocol_may_be_built_upon_none_of_the_bases(network, digits, tmp_path):
-    found = measured(network, digits, Guess(3), draws=2)
+def test_a_protocol_may_be_built_upon_none_of_the_bases(network, digits, own, tmp_path):
+    guess = own("Guess")
+    found = measured(network, digits, guess(3), draws=2)
     assert [row["correct"] for row in rows_of(found, "guess")] == [int((digits.labels == 3).sum())] * 2
     assert found.record["protocols"]["guess"]["answer"] == 3
     with pytest.raises(InputError, match="Cannot attack guess, which does not look at the images: measure pgd-linf"):
-        measured(network, digits, Guess, shifts=["pgd-linf:2/255:2"])
+        measured(network, digits, guess, shifts=["pgd-linf:2/255:2"])
     with pytest.raises(InputError, match=r"guess leaves no statistics to write: it has no weights\. Write"):
-        write_rectified(load_model(deepcopy(network)), digits, tmp_path / "w.safetensors", protocol=Guess())
+        write_rectified(load_model(deepcopy(network)), digits, tmp_path / "w.safetensors", protocol=guess())
 
 
 def test_another_value_of_its_option_is_another_run(network, digits, own, tmp_path):
     measured(network, digits, own("Cautious")(0.5), out=tmp_path)
     with pytest.raises(InputError, match="cautious"):
-        measured(network, digits, own("Cautious")(0.4), out=tmp_path)
+        measured(network, digits, {"cautious": own("Cautious")(0.4)}, out=tmp_path)
 
 
 def test_the_command_measures_reports_and_writes_protocols_of_a_file(run, mine, tmp_path):
     common = ["--model", SPEC, "--data", "digits", "--device", "cpu"]
-    spec = ",".join(f"py:{mine}:{name}" for name in ("Cautious", "BOLD", "Sinking", "Settled"))
+    names = ("Cautious", "BOLD", "Sinking", "Settled", "GUESS")
+    spec = ",".join(f"py:{mine}:{name}" for name in names)
     out = tmp_path / "run"
     done = run("measure", *common, "--limit", 40, "--shifts", "clean", "--rectify", spec, "--samples", 16, "--out", out)
     assert done.code == 0, done.err
     found = statshift.read_run(out)
-    assert [row["protocol"] for row in found.rows] == ["source", "Cautious", "BOLD", "Sinking", "Settled"]
+    assert [row["protocol"] for row in found.rows] == ["source", *names]
     described = found.record["protocols"]
     assert [described[name].get("part") for name in ("Cautious", "BOLD")] == [0.5, 1.0]
     assert described["Sinking"]["kind"] == "stream"
     page = json.dumps([str(block) for block in vars(build([out])).values()])
-    assert all(name in page for name in ("Cautious", "BOLD", "Sinking", "Settled"))
+    assert all(name in page for name in names)
     for name, code in (("BOLD", 0), ("Settled", 0), ("Sinking", 2)):
         file = tmp_path / f"{name}.safetensors"
         done = run("rectify", *common, "--protocol", f"py:{mine}:{name}", "--samples", 16, "--out", file)
@@ -402,10 +408,28 @@ def test_protocols_that_do_not_say_what_they_must_are_told_in_one_line(network, 
         assert str(error.value).startswith(told)
 
 
+def test_to_ship_a_protocol_is_an_entry_beside_its_file(network, digits, own, monkeypatch):
+    """By name it is then like any other, and its record says no longer where its code is."""
+    cautious = own("Cautious")
+    path = f"{cautious.__module__}:Cautious"
+    mine = measured(network, digits, cautious(0.25))
+    monkeypatch.setitem(PROTOCOLS, "cautious", Entry("cautious", cautious.family, "a test", path, options=("part",)))
+    found = measured(network, digits, "cautious:0.25")
+    assert found.rows == mine.rows
+    described = [one.record["protocols"]["cautious:0.25"] for one in (mine, found)]
+    assert described[0].pop("function").endswith(":Cautious")
+    assert described[0] == described[1]
+    assert same(
+        rectify(network, pixels_of(digits), "cautious:0.25"), rectify(network, pixels_of(digits), cautious(0.25))
+    )
+    with pytest.raises(InputError, match="Expected cautious:NUMBER, its `part` from 0 to 1, but got 'cautious:2'"):
+        rectify(network, images, "cautious:2")
+
+
 def test_two_values_of_one_name_are_told_apart_by_names_of_ones_own(network, digits, own):
     cautious = own("Cautious")
-    with pytest.raises(InputError, match="The protocol name 'cautious' is given twice"):
-        measured(network, digits, [cautious(0.1), cautious(0.2)])
+    with pytest.raises(InputError, match="The protocol name 'settled' is given twice"):
+        measured(network, digits, [own("Settled"), {"settled": cautious(0.1)}])
     found = measured(network, digits, [{"a": cautious(0.1), "b": cautious(0.1)}])
     assert rows_of(found, "a") == rows_of(found, "b")
 

@@ -109,6 +109,14 @@ class Protocol:
     not_attacked: ClassVar[str] = ""
     not_exported: ClassVar[str] = ""
 
+    def __call__(self, *given: Any, **offered: Any) -> Any:
+        """Do what a function of the family does.
+
+        Raises:
+            InputError: the family has no functions.
+        """
+        raise InputError(f"The protocol {self.label} is no function: measure it.")
+
     def adapted(self, session: Session) -> AbstractContextManager[Answer]:
         """Adapt, and say what answers while the context lasts; then the session's model is as it was.
 
@@ -140,9 +148,10 @@ class Protocol:
 
     @property
     def label(self) -> str:
-        """What rows call it by default: "prior:64"."""
-        given = getattr(self, self.number.field) if self.number else None
-        return self.name if given is None else f"{self.name}:{given:g}"
+        """What rows call it by default: its name, with its number if that is not the usual one, as "prior:64"."""
+        numbers = [option for option in fields(self) if self.number and option.name == self.number.field]
+        given = [getattr(self, option.name) for option in numbers if getattr(self, option.name) != option.default]
+        return ":".join([self.name, *(f"{value:g}" for value in given)])
 
     @property
     def code(self) -> Any:
