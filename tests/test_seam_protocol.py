@@ -419,9 +419,8 @@ def test_to_ship_a_protocol_is_an_entry_beside_its_file(network, digits, own, mo
     described = [one.record["protocols"]["cautious:0.25"] for one in (mine, found)]
     assert described[0].pop("function").endswith(":Cautious")
     assert described[0] == described[1]
-    assert same(
-        rectify(network, pixels_of(digits), "cautious:0.25"), rectify(network, pixels_of(digits), cautious(0.25))
-    )
+    images = pixels_of(digits)
+    assert same(rectify(network, images, "cautious:0.25"), rectify(network, images, cautious(0.25)))
     with pytest.raises(InputError, match="Expected cautious:NUMBER, its `part` from 0 to 1, but got 'cautious:2'"):
         rectify(network, images, "cautious:2")
 
