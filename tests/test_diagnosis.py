@@ -203,7 +203,7 @@ def test_a_protocol_of_ones_own_is_written(digits, tmp_path):
     [
         (["--protocol", "batch"], "The protocol batch leaves no statistics to write: they move with every batch"),
         (["--protocol", "source"], "The protocol source leaves no statistics to write: it changes nothing"),
-        (["--samples", "41"], "from 1 to the 40 images, but got 41"),
+        (["--samples", "41"], "at most 40 samples of the 40 images for auto, but got 41"),
         (["--protocol", "atuo"], "Did you mean 'auto'"),
         (["--out", "out.pth"], r"Expected a \.safetensors file to write, but got out\.pth"),
     ],

@@ -161,10 +161,10 @@ class Protocol:
 
     def values(self) -> dict[str, Any]:
         """Return its options for a record; None is left out."""
-        found = {name: value for name, value in asdict(self).items() if value is not None}
+        given = {name: value for name, value in asdict(self).items() if value is not None}
         return {
             name: repr(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in found.items()
+            for name, value in given.items()
         }
 
     def held_out(self, options: AdaptationOptions) -> bool:
@@ -191,9 +191,9 @@ class Protocol:
             InputError: a model without batch norm for a protocol that rewrites it, layers that are not there, or more
                 samples than images.
         """
-        found: dict[str, Any] = {"kind": self.kin.kind, **self.values()}
+        described: dict[str, Any] = {"kind": self.kin.kind, **self.values()}
         if self.code is not None:
-            found["function"] = describe_functions({label: self.code})[label]
+            described["function"] = describe_functions({label: self.code})[label]
         held_out = self.held_out(options)
         if self.kin.drawn:
             most = images - held_out
@@ -201,12 +201,12 @@ class Protocol:
                 raise InputError(
                     f"Expected at most {most} samples of the {images} images for {label}, but got {options.samples}."
                 )
-            found["samples"] = options.samples
+            described["samples"] = options.samples
         if self.rewrites:
             layers = select_layers(model, image, options.where)
-            found |= options.layers | {"layers": execution_order(model, layers, image)}
-        found["evaluated_on"] = "the other images" if held_out else "all images, those adapted on among them"
-        return found | {"reset": self.resetting(options)}
+            described |= options.layers | {"layers": execution_order(model, layers, image)}
+        described["evaluated_on"] = "the other images" if held_out else "all images, those adapted on among them"
+        return described | {"reset": self.resetting(options)}
 
     def resetting(self, options: AdaptationOptions) -> str:
         """Return in words when it begins at the source."""
