@@ -16,9 +16,9 @@ from torch import nn
 
 import statshift
 from statshift import corrupt, load_data, read_run, rectify
-from statshift.adapting.protocols import adaptation_positions, shuffled_batches
+from statshift.adapting.drawing import adaptation_positions, shuffled_batches
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.sweep import sweep
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.compare import compare
 from statshift.models import load_model
 from statshift.norms.layers import batch_norms

@@ -30,9 +30,9 @@ from statshift import (
     rectify,
 )
 from statshift._core.errors import InputError
+from statshift.adapting.drawing import adaptation_positions
 from statshift.adapting.frozen import foolbox_model, frozen
-from statshift.adapting.protocols import adaptation_positions
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions
 from statshift.models import Preprocessing
 from statshift.shifts.attacks import PixelAttack
 

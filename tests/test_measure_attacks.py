@@ -14,10 +14,10 @@ from torch.nn import functional as F
 import statshift
 from statshift import load_data, load_model, read_run, rectify, sweep
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import adaptation_positions, full_batches
+from statshift.adapting.drawing import adaptation_positions, full_batches
+from statshift.adapting.options import AdaptationOptions
 from statshift.measuring import memory
 from statshift.measuring import probes as readouts
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import PixelModel
 from statshift.shifts.attacks import PixelAttack, attack_images, parse_attack

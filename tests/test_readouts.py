@@ -11,7 +11,7 @@ from torch import nn
 import statshift
 from statshift import corrupt, diagnose, load_data, load_model, read_run
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import draw_images
+from statshift.adapting.drawing import draw_images
 from statshift.measuring import probes as readouts
 from statshift.measuring.probes import highest_conditions
 from statshift.shifts.conditions import Condition, resolve
@@ -46,7 +46,7 @@ def under(data, condition, images=32, seed=0):
     name, _, severity = condition.partition(" ")
     if not severity:
         return 1 - clean if name == "negative" else clean
-    positions = statshift.adapting.protocols.adaptation_positions(data.indices, images, seed, 0)
+    positions = statshift.adapting.drawing.adaptation_positions(data.indices, images, seed, 0)
     return corrupt(clean, name, int(severity), seed=seed, indices=torch.from_numpy(data.indices[positions]))
 
 

@@ -8,9 +8,9 @@ import yaml
 
 import training_jobs
 from statshift._core.errors import InputError
+from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes import RECIPES, Network, Recipe, RecipeError, as_yaml, changed, read_recipe, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.writing import SECTIONS

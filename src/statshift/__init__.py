@@ -8,9 +8,14 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift._core.errors import InputError as InputError
     from statshift.adapting.diagnose import Diagnosis as Diagnosis
     from statshift.adapting.diagnose import diagnose as diagnose
+    from statshift.adapting.families import Adapter as Adapter
+    from statshift.adapting.families import Rule as Rule
+    from statshift.adapting.families import Stream as Stream
     from statshift.adapting.frozen import foolbox_model as foolbox_model
     from statshift.adapting.frozen import frozen as frozen
     from statshift.adapting.online import RectifiedStream as RectifiedStream
+    from statshift.adapting.options import AdaptationOptions as AdaptationOptions
+    from statshift.adapting.protocol import Protocol as Protocol
     from statshift.adapting.rectify import rectified as rectified
     from statshift.adapting.rectify import rectify as rectify
     from statshift.adapting.sweep import sweep as sweep
@@ -33,7 +38,6 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
     from statshift.making.extraction import extract as extract
-    from statshift.measuring.adapted import AdaptationOptions as AdaptationOptions
     from statshift.measuring.compare import Comparison as Comparison
     from statshift.measuring.compare import compare as compare
     from statshift.measuring.ligs import Ligs as Ligs
@@ -75,7 +79,9 @@ else:
             "statshift.adapting.online": ("RectifiedStream",),
             "statshift.adapting.frozen": ("foolbox_model", "frozen"),
             "statshift.adapting.sweep": ("sweep",),
-            "statshift.measuring.adapted": ("AdaptationOptions",),
+            "statshift.adapting.options": ("AdaptationOptions",),
+            "statshift.adapting.protocol": ("Protocol",),
+            "statshift.adapting.families": ("Adapter", "Rule", "Stream"),
             # Harden
             "statshift.hardening.harden": ("Hardened", "harden"),
             "statshift.hardening.options": ("HardenOptions",),

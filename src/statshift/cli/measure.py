@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from statshift._core.errors import InputError
+from statshift.adapting.registry import spelled
 from statshift.cli import options as o
 from statshift.cli.output import MeasurementReport, layers_text, print_json, print_out, progress_bar, say, summary_text
 
@@ -24,8 +25,7 @@ def measure_command(
         str | None,
         typer.Option(
             "--rectify",
-            help="Protocols to measure beside the source: auto, replace, prior[:COUNT], batch, running[:MOMENTUM], "
-            "full, py:FILE:FUNCTION.",
+            help=f"Protocols to measure beside the source: {spelled()}, py:FILE:NAME.",
         ),
     ] = None,
     samples: o.Samples = 32,
@@ -84,7 +84,7 @@ def measure_command(
     --out runs/r50
     """
     from statshift._core.processes import join
-    from statshift.measuring.adapted import AdaptationOptions
+    from statshift.adapting.options import AdaptationOptions
     from statshift.measuring.measure import measure
     from statshift.models import load_model
     from statshift.shifts.shift import CorruptionOptions

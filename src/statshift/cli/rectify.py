@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.registry import WRITABLE, spelled
 from statshift.cli import options as o
 from statshift.cli.output import layers_text, print_json, print_out
 from statshift.cli.target import load_model_on, load_target
@@ -15,7 +17,7 @@ def rectify_command(
     data: o.TargetData,
     out: Annotated[Path, o.out("weights, .safetensors", "File")],
     weights: o.Weights = None,
-    protocol: Annotated[str, typer.Option(help="auto, replace, prior[:COUNT], full, or py:FILE:FUNCTION.")] = "auto",
+    protocol: Annotated[str, typer.Option(help=f"{spelled(*WRITABLE)}, or py:FILE:NAME.")] = "auto",
     samples: o.Samples = 32,
     statistics: o.Statistics = "both",
     where: o.Where = "all",
@@ -39,7 +41,6 @@ def rectify_command(
     Example: statshift rectify --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --out night.safetensors
     """
     from statshift.making.rectified import write_rectified
-    from statshift.measuring.adapted import AdaptationOptions
 
     source = load_model_on(device, model, weights, mean, std, model_args)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}

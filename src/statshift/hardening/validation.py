@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from statshift._core.errors import InputError, NoGradientError
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.data import ImageData, load_data, loading_options
 from statshift.hardening.landscape import landscape, step_sizes_around
 from statshift.hardening.training import TrainingOptions

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.rectify import rectified
 from statshift.data import ImageData
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.measure import measure
 from statshift.measuring.run import Measurement
 from statshift.models import check_input, extract_logits

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from statshift.adapting.protocols import Protocols
+from statshift.adapting.choosing import Protocols
+from statshift.adapting.options import AdaptationOptions
 from statshift.data import ImageData
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.plan import make_plan
 from statshift.measuring.run import Measurement, Progress, run_plan
 from statshift.measuring.settings import Setup, Wanted
@@ -60,7 +60,8 @@ def measure(
         severities: of 1 to 5.
         protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
-            {"name": function} of (stored, observed, images), which returns a layer's statistics, of (model, images),
+            a `Protocol` value, or {"name": function} of (stored, observed, images), which returns a layer's statistics,
+            of (model, images),
             which returns the model to be evaluated, or of (model), which returns what answers batch after batch, and
             runs without gradients unless it enables them. Each function has a model of its own; each condition begins
             at the source.

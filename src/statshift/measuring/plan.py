@@ -12,9 +12,12 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import SOURCE, Protocol, resolve_protocols
+from statshift.adapting.choosing import resolve_protocols
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.protocol import Protocol
+from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData
-from statshift.measuring.adapted import AdaptationOptions, describe_protocols
+from statshift.measuring.adapted import check_attacked, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.images import Images, read_images
@@ -71,7 +74,7 @@ class Plan:
 
     def repeats(self) -> list[tuple[str, int]]:
         """Return what each condition is measured by: protocol and draw, the source first."""
-        adapted = [(name, k) for name, one in self.protocols.items() for k in range(self.adaptation.repeats(one))]
+        adapted = [(name, k) for name, one in self.protocols.items() for k in range(one.repeats(self.adaptation))]
         return [(SOURCE, 0), *adapted]
 
 
@@ -88,7 +91,7 @@ def make_plan(
     Raises:
         InputError: something that cannot be used, told in one line.
     """
-    protocols = {one.name: one for one in resolve_protocols(wanted.protocols)}
+    protocols = resolve_protocols(wanted.protocols)
     device, ligs = find_device(setup.device), [LigsOptions(name) for name in dict.fromkeys(wanted.ligs)]
     there = offered(data)
     asked = usual(data) if wanted.shifts is None else wanted.shifts
@@ -180,12 +183,7 @@ def _check_gradients(
     attacks = [shift.name for shift in shifts if shift.needs_model]
     for what in [*attacks, *(f"LIGS under {name}" for name in dict.fromkeys(ligs))]:
         task.check_gradients(what)
-    streams = [one.name for one in protocols.values() if one.kind == "stream"]
-    if attacks and streams:
-        raise InputError(
-            f"Cannot attack {', '.join(streams)}, whose statistics move with every batch: measure "
-            f"{', '.join(attacks)} without, or by another protocol."
-        )
+    check_attacked(protocols, attacks)
     if attacks:
         evaluate.check_attackable(data)
 
@@ -203,4 +201,4 @@ def _describe_protocols(
     evaluate.keeping = True
     one_image = evaluate.shifted(images.sets.get(first, images.base), first, np.zeros(1, np.int64))
     fewest = min(len(data) for data in (images.base, *images.sets.values()))
-    return describe_protocols(list(protocols.values()), adaptation, evaluate.model, one_image, fewest)
+    return describe_protocols(protocols, adaptation, evaluate.model, one_image, fewest)

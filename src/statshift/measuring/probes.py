@@ -10,7 +10,7 @@ import numpy as np
 from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift.adapting.diagnose import Diagnosis, diagnose
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.data import ImageData
 from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.examples import Examples, attempt, middle_conditions

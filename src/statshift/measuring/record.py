@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from statshift.adapting.protocols import SOURCE
+from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData
 from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.images import Images, labels_of

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statshift._core import processes
-from statshift.adapting.protocols import SOURCE
+from statshift.adapting.registry import SOURCE
 from statshift.measuring.adapted import measure_condition
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.plan import Plan
@@ -139,7 +139,7 @@ def _measure_all(
         if condition not in {**todo, **looks}:
             continue
         images = plan.images.of(condition)
-        repeated = [(plan.protocols.get(name), draw) for name, draw in todo.get(condition, ())]
+        repeated = [(name, plan.protocols.get(name), draw) for name, draw in todo.get(condition, ())]
         started = time.perf_counter()
         for row in measure_condition(
             plan.evaluate,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.protocols import Protocols
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.choosing import Protocols
+from statshift.adapting.options import AdaptationOptions
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CorruptionOptions
 from statshift.tasks.classification import CLASSIFICATION

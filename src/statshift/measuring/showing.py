@@ -35,7 +35,7 @@ def difference_text(images: int, protocols: Sequence[str], differences: Mapping[
 
 
 def data_frame(rows: Sequence[Row]) -> Any:
-    """Return a `pandas.DataFrame` with a line for each row: what it is of, its counts, and `accuracy` in [0,1] where that is counted.
+    """Return a `pandas.DataFrame` with a line for each row: what it is of, its counts, and `accuracy` where counted.
 
     Raises:
         InputError: pandas is not installed.

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.configuration import BASE, Recipe
 from statshift.recipes.hardening import HARDENING, PAPERS
 from statshift.recipes.measuring import MEASURING

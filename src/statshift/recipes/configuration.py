@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.rectify import STREAMS, parse_protocol
+from statshift.adapting.choosing import find
+from statshift.adapting.options import AdaptationOptions
 from statshift.data.loading import check_scheme
 from statshift.hardening.options import HardenOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import PERTURBATIONS
 from statshift.models import NORMS
 from statshift.models.cifar import ZOO
@@ -286,7 +286,7 @@ def faults_of(recipe: Recipe) -> list[str]:
         faults += [
             f"protocols: Expected one that writes statistics, by name, for {recipe.analysis}, but got {name!r}."
             for name in recipe.protocols
-            if name.startswith("py:") or name.partition(":")[0] in STREAMS
+            if not _writes_at_once(name)
         ]
     if recipe.adaptation and not recipe.protocols:
         faults.append("protocols: Expected a protocol, since `adaptation` says how to adapt.")
@@ -352,7 +352,15 @@ def _faults_of_shifts(shifts: Sequence[str]) -> list[str]:
 
 def _check_protocol(name: str) -> None:
     if not name.startswith("py:"):
-        parse_protocol(name)
+        find(name)
+
+
+def _writes_at_once(name: str) -> bool:
+    """Return whether a protocol rewrites statistics in one forward; an unknown name is another fault's to tell."""
+    try:
+        return not name.startswith("py:") and find(name).at_once is not None
+    except InputError:
+        return True
 
 
 def _check_perturbation(name: str) -> None:

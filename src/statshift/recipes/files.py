@@ -10,10 +10,10 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.configuration import Network, Recipe, RecipeError
 from statshift.recipes.strict import load, shown
 from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING

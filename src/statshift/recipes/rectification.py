@@ -6,7 +6,7 @@ Figures are published ones only where our copy of the paper prints them.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions
 from statshift.measuring.analyses import SAMPLES
 from statshift.norms.selection import THIRDS
 from statshift.recipes.configuration import RECTIFIED, Figures, Network, Recipe, fraction

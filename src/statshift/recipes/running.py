@@ -11,7 +11,8 @@ import torch
 from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.protocols import SOURCE, Protocols
+from statshift.adapting.choosing import Protocols
+from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData, load_data
 from statshift.data.loading import check_scheme
 from statshift.data.sampling import balanced_subset

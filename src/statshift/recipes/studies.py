@@ -13,12 +13,12 @@ from torch import Tensor
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.drawing import adaptation_positions, draw_images, full_batches
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_distances, plot_divergence, plot_embeddings, plot_similarities
-from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.adapting.rectify import rectified
 from statshift.data import ImageData, load_data, loading_options
 from statshift.making.extraction import ExtractionOptions, extract
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import cosine_similarities, embed, extract_features, statistic_distances
 from statshift.measuring.loading import find_device, fit_to_model
 from statshift.measuring.measure import measure

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
+from statshift.adapting.registry import WRITTEN_KINDS
 from statshift.hardening.registry import METHODS
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
@@ -130,7 +131,7 @@ def _protocol(found: Change, source: Subject) -> str:
     )
     protocols = source.record.get("protocols")
     described = protocols.get(found.after.protocol, {}) if isinstance(protocols, Mapping) else {}
-    if described.get("kind", "layers") not in ("layers", "full"):
+    if described.get("kind", "layers") not in WRITTEN_KINDS:
         return text  # nothing that could be written as weights
     protocol = commands.OWN if "function" in described else found.after.protocol
     words = [

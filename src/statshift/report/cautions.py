@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from statshift.adapting.registry import DRAWN_KINDS, FEW_KINDS
 from statshift.metrics.uncertainty import wilson_interval
 from statshift.report.findings import no_mce
 from statshift.report.reading import Measured
@@ -192,7 +193,7 @@ def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
         one.protocol
         for one in own
         if str(described.get(one.protocol, {}).get("evaluated_on", "")).startswith("all")
-        and described[one.protocol].get("kind") in ("layers", "model")
+        and described[one.protocol].get("kind") in FEW_KINDS
     ]
     if seen:
         yield f"Evaluated on the images adapted on, too: {listed([short(name, 40) for name in seen])}."
@@ -201,7 +202,7 @@ def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
 def one_draw(subject: Subject, described: Mapping[str, Any]) -> bool:
     """Return whether a protocol adapted on a few images, chosen once."""
     kind = described.get(subject.protocol, {}).get("kind", "")
-    return kind in ("layers", "model", "stream") and subject.summary.get("draws", 1) == 1
+    return kind in DRAWN_KINDS and subject.summary.get("draws", 1) == 1
 
 
 def _samples(described: Any) -> int:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from statshift.adapting.registry import FEW_KINDS
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.report.subjects import Subject
 from statshift.shifts.corruptions.frost import PROCEDURAL
@@ -86,7 +87,7 @@ def adapting(record: Mapping[str, Any], protocols: Sequence[str], draws: int = 0
     parts += ["--unbiased"] if first.get("unbiased") else []
     draws = draws or asked.get("draws", 1)
     parts += [*(["--draws", draws] if draws > 1 else []), *_given(asked, "reset_every")]
-    held_out = [one for one in described.values() if one.get("kind") in ("layers", "model")]
+    held_out = [one for one in described.values() if one.get("kind") in FEW_KINDS]
     seen = held_out and str(held_out[0].get("evaluated_on", "")).startswith("all")
     return parts + (["--include-adaptation"] if seen else [])
 

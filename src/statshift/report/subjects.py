@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from statshift.adapting.protocols import SOURCE
+from statshift.adapting.registry import SOURCE
 from statshift.hardening.registry import METHODS
 from statshift.measuring.compare import comparable_fields, differing_fields
 from statshift.report.reading import Measured
