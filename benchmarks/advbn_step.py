@@ -20,12 +20,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from reporting import best, in_turns, machine, report, start
 from statshift import load_model
 from statshift._core.randomness import Draws
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.standard import Standard
 from statshift.norms.layers import evaluating
 from statshift.shifts.attacks import FeatureAttack
 from statshift.splitting.branches import Branches
+from statshift.tasks.targets import Targets
 
 ATTACK = FeatureAttack()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

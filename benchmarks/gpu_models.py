@@ -16,12 +16,13 @@ from measure import beside_bare
 from reporting import best, in_turns, once
 from statshift import corrupt, rectify
 from statshift._core.randomness import Draws
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.auxiliary import AdvProp
 from statshift.hardening.methods.standard import Standard
 from statshift.norms.layers import running_norms
 from statshift.splitting.branches import Branches
+from statshift.tasks.targets import Targets
 
 
 def rectifying(device: torch.device, size: Size) -> Iterator[Row]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from reporting import RESULTS, machine, report, start
 from spectrum import high_frequency_share
 from statshift import COMMON, corrupt, load_data, load_model, measure, rectified
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.hardening.from_scratch import ONE_CYCLE, train_from_scratch
 from statshift.hardening.methods.ligs import LigsRegularised
 from statshift.hardening.options import HardenOptions

@@ -18,9 +18,9 @@ from scipy.stats import spearmanr
 from reporting import RESULTS, best, machine, report, start
 from statshift import COMMON, compare, corrupt, load_data, load_model, measure, rectified
 from statshift.adapting.diagnose import diagnose
+from statshift.adapting.drawing import adaptation_positions, draw_images
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
-from statshift.adapting.protocols import adaptation_positions, draw_images
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import (
     by_part,
     by_samples,

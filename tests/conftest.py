@@ -39,11 +39,13 @@ def one_thread() -> Iterator[None]:
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., SimpleNamespace]:
     """Run a command in this process, as its words come from a shell."""
     from statshift import cli
+    from statshift._core.errors import DefaultPreprocessingWarning
 
     def run(*words: object) -> SimpleNamespace:
         monkeypatch.setattr(sys, "argv", ["statshift", *map(str, words)])
         with warnings.catch_warnings():
             warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DefaultPreprocessingWarning)  # as in pyproject.toml
             with pytest.raises(SystemExit) as end:
                 cli.main()
         out, err = capsys.readouterr()

@@ -4,9 +4,11 @@ import base64
 
 import numpy as np
 import torch
+from scipy import stats
 
-from statshift.metrics.classification import ALEXNET, image_statistics
+from statshift.metrics.alexnet import ALEXNET
 from statshift.results import make_row
+from statshift.tasks.statistics import image_statistics
 
 COMMON = tuple(ALEXNET["imagenet"])
 CLASSES = 7
@@ -57,3 +59,17 @@ def per_image(row):
     """Return a row's bits by another road than the library's: text, digit by digit."""
     digits = "".join(f"{byte:08b}" for byte in base64.b64decode(row["bits"]))
     return np.array([digit == "1" for digit in digits[: row["images"]]])
+
+
+def paired_by_hand(differences):
+    """Return interval and p-value (low, high, p) of differences (N,) of the same images, after adding two images.
+
+    One loses and one gains, by as much as images that differ do (root mean square), or by 1 where none differs.
+    """
+    differing = [d for d in differences if abs(d) > 1e-9]
+    added = np.sqrt(sum(d * d for d in differing) / len(differing)) if differing else 1.0
+    more = [*differences, added, -added]
+    mean = sum(more) / len(more)
+    error = np.sqrt(sum((d - mean) ** 2 for d in more)) / len(more)
+    half = stats.norm.ppf(0.975) * error
+    return max(mean - half, -1), min(mean + half, 1), 2 * stats.norm.sf(abs(mean) / error)

@@ -30,9 +30,9 @@ from statshift import (
     rectify,
 )
 from statshift._core.errors import InputError
+from statshift.adapting.drawing import adaptation_positions
 from statshift.adapting.frozen import foolbox_model, frozen
-from statshift.adapting.protocols import adaptation_positions
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions
 from statshift.models import Preprocessing
 from statshift.shifts.attacks import PixelAttack
 
@@ -325,6 +325,7 @@ def accuracy_as_robustbench_does(model, images, labels, batch_size=100):
     return float(correct) / len(images)
 
 
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # digits are alike to drawn weights
 def test_accuracy_is_measure_s_by_robustbench_s_loop_and_by_foolbox():
     foolbox = pytest.importorskip("foolbox")
     data = load_data("digits", split="test")

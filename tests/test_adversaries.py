@@ -16,7 +16,7 @@ from statshift import attack_images, load_data, load_model
 from statshift._core.errors import InputError
 from statshift.making import adversarial as adversaries
 from statshift.models import PixelModel
-from statshift.shifts.attacks import ATTACKS, PixelAttack, parse_attack
+from statshift.shifts.attacks import PixelAttack, attack_named, parse_attack
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -90,7 +90,7 @@ def written(path):
         "fgsm:4/255",
         "pgd-linf:0.01:4",
         PixelAttack(0.7, 0.3, 4, norm="l2", target="next", random_start=False),
-        ATTACKS["cw-linf"](0.02, steps=3),
+        attack_named("cw-linf")(0.02, steps=3),
     ],
     ids=["fgsm", "pgd-linf", "l2 to a target", "cw"],
 )

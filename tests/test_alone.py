@@ -11,6 +11,8 @@ from statshift import InputError, RectifiedStream, rectified, rectify, sweep
 from statshift.adapting.rectify import rewrite
 from statshift.norms.layers import _LENT
 
+pytestmark = pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike
+
 FIRST = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 SECOND = FIRST * 0.5
 REFUSED = r"^The model is already being rectified, its layer (.*) at least, by another context or thread"

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from statshift import load_data, load_model, rectify
 from statshift._core.errors import InputError
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import (
     by_part,
     by_samples,

@@ -333,7 +333,7 @@ def test_a_damaged_image_is_named(folder, workers):
     whole = (folder / "a" / "01.png").read_bytes()
     (folder / "a" / "01.png").write_bytes(whole[: len(whole) // 2])
     data = load_data(f"folder:{folder}", workers=workers)
-    with pytest.raises(InputError, match=r"Cannot read \S*01.png .*--skip-bad"):
+    with pytest.raises(InputError, match=r"Cannot read \S*01.png .*`skip_bad`"):
         list(data.augmented([np.arange(4)], augmentation_for("crop", data).at(0)))
 
 

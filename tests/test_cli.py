@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from statshift import InputError, load_data, load_model, read_run
+from statshift._core.tables import table
 from statshift.cli import options
 from statshift.cli.progress import duration
-from statshift.cli.tables import summary_text, table
+from statshift.cli.tables import summary_text
 from statshift.results import open_run, summarise
 from statshift.shifts.corruptions import CORRUPTIONS
 from synthetic_runs import benchmark_rows, synthetic_record, synthetic_row
@@ -234,9 +235,9 @@ def words_of(inputs, words):
         ([*MODEL, "--weights", "{inputs}/junk.pt"], ["junk.pt"]),
         ([*MODEL, "--weights", "{inputs}"], ["is not a file"]),
         ([*MODEL, "--mean", "1,2"], ["--mean", "'1,2'", "three"]),
-        ([*MODEL, "--std", "0,1,1"], ["`std`", "positive"]),
-        ([*MODEL, "--std", "nan,1,1"], ["`std`", "nan"]),
-        ([*MODEL, "--mean", "inf,0,0"], ["`mean`", "inf"]),
+        ([*MODEL, "--std", "0,1,1"], ["--std", "positive"]),
+        ([*MODEL, "--std", "nan,1,1"], ["--std", "nan"]),
+        ([*MODEL, "--mean", "inf,0,0"], ["--mean", "inf"]),
         ([*MODEL, "--model-args", "width"], ["'width'", "KEY=VALUE"]),
         ([*MODEL, "--model-args", "side=2"], ["'side': 2"]),
     ],
@@ -305,7 +306,7 @@ def test_bad_data(refused, inputs, tmp_path, spec, named):
         (["--severities", "x"], ["1 to 5", "'x'"]),
         (["--severities", "1-5"], ["with commas", "'1-5'"]),
         (["--severities", ""], ["1 to 5"]),
-        (["--limit", "0"], ["`limit`", "at least 1", "got 0"]),
+        (["--limit", "0"], ["--limit", "at least 1", "got 0"]),
         (["--limit", "many"], ["--limit", "integer"]),
         (["--batch-size", "0"], ["at least 1", "got 0"]),
         (["--workers", "-1"], ["--workers", "0"]),
@@ -318,7 +319,7 @@ def test_bad_data(refused, inputs, tmp_path, spec, named):
         (["--baseline", "nowhere"], ["nowhere is not a run directory"]),
         (["--frost", "nowhere"], ["'nowhere'", "frost1.png"]),
         (["--interpolation", "cubic"], ["'cubic'", "'bicubic'"]),
-        (["--resize", "8"], ["`resize`", "at least 32 px", "got 8"]),
+        (["--resize", "8"], ["--resize", "at least 32 px", "got 8"]),
         (["--crop", "64"], ["64 px", "32x32"]),
         (["--class-map", "nowhere"], ["nowhere"]),
         (["--severity", "3"], ["--severity", "--severities"]),
@@ -515,7 +516,7 @@ def test_a_directory_of_another_run_is_refused(measured, refused, inputs, tmp_pa
     assert measured(shifts="clean").code == 0
     words = ["--model", f"py:{inputs}/mine.py:build", "--shifts", "clean", "--out", tmp_path / "run"]
     told = refused("measure", *words, *words_of(inputs, DATA), "--seed", "1")
-    assert "holds another run (`seed`: 0 in the directory, 1 now)" in told
+    assert "holds another run (--seed: 0 in the directory, 1 now)" in told
     told = refused("measure", *words, *words_of(inputs, DATA), "--limit", "10")
     assert "`data.images`: 20 in the directory, 10 now" in told
     assert measured("--batch-size", "3", "--workers", "1", shifts="clean").code == 0
@@ -789,6 +790,7 @@ def test_model_arguments(pairs, arguments):
 
 def test_lists_may_hold_spaces():
     assert options.parse_functions("clean, fog ,snow,") == ["clean", "fog", "snow"]
+    assert options.parse_shifts("clean, fog ,snow,") == ["clean", "fog", "snow"]
     assert options.parse_severities("1, 3") == [1, 3]
     assert options.parse_channels("mean", "0.5, 0.25,1e-1") == (0.5, 0.25, 0.1)
     with pytest.raises(InputError, match="--std as three numbers with commas, but got '1;2;3'"):

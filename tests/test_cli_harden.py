@@ -99,10 +99,10 @@ def test_attack_options_reach_the_method(harden, tmp_path):
         (["--at", "5x"], r"Unknown layer '5x'\. .*Choose from: 1, 2, 3\."),
         (["--at", "0"], r"Cannot cut after '0': it lies before the first batch norm\. The nearest that work: 1\."),
         (["--at", "5"], r"Cannot cut after '5': it lies after the last batch norm.*The nearest that work: 3\."),
-        ([], r"Expected `at` to name the layer whose features advbn changes; `statshift layers` lists them"),
-        (["--at", "2", "--epsilon", "-0.1"], r"Expected `epsilon` to be at least 0, but got -0\.1\."),
-        (["--at", "2", "--steps", "0"], r"Expected `steps` to be an integer of at least 1, but got 0\."),
-        (["--at", "2", "--batch-size", "1"], r"Expected `batch_size` to be an integer of at least 2, but got 1"),
+        ([], r"Expected --at to name the layer whose features advbn changes; `statshift layers` lists them"),
+        (["--at", "2", "--epsilon", "-0.1"], r"Expected --epsilon to be at least 0, but got -0\.1\."),
+        (["--at", "2", "--steps", "0"], r"Expected --steps to be an integer of at least 1, but got 0\."),
+        (["--at", "2", "--batch-size", "1"], r"Expected --batch-size to be an integer of at least 2, but got 1"),
         (["--at", "2", "--model-args", "classes=5"], r"Expected labels below the model's 5 classes"),
         (["--method", "adbn"], r"Unknown method 'adbn'\. Did you mean 'advbn'\?"),
         (
@@ -114,7 +114,7 @@ def test_attack_options_reach_the_method(harden, tmp_path):
             r"Expected no --form for the method standard: that is of advbn\.",
         ),
         (["--at", "2", "--epsilon", "1/x"], r"Expected --epsilon as a number or a fraction such as 1/255, but got"),
-        (["--method", "standard", "--gamma", "2"], r"The method standard has no adversarial branch for `gamma`"),
+        (["--method", "standard", "--gamma", "2"], r"The method standard has no adversarial branch for --gamma"),
         (["--method", "cutmix", "--augment", "augmix"], r"The method cutmix is an augmentation.*no place for augmix"),
         (["--at", "2", "--shifts", "fog"], r"Expected --validation, the images that --shifts is of\."),
         (["--at", "2", "--validation", "digits", "--shifts", "foggy"], r"Unknown shift 'foggy'\. Did you mean 'fog'"),
@@ -122,7 +122,7 @@ def test_attack_options_reach_the_method(harden, tmp_path):
         (["--at", "2", "--augment", "mixup"], r"Unknown augment 'mixup'"),
         (
             ["--at", "2", "--learning-rate", "0", "--epochs", "0"],
-            r"`epochs` to be an integer of at least 1.*`learning_rate` above 0",
+            r"--epochs to be an integer of at least 1.*--learning-rate above 0",
         ),
     ],
 )

@@ -232,10 +232,10 @@ def test_the_random_weights_are_no_matter_of_what_was_drawn_before(train, tmp_pa
         (["--schedule", "step", "--decay-epochs", "ten"], r"Expected --decay-epochs as whole numbers .*but got 'ten'"),
         (
             ["--schedule", "step", "--decay-epochs", "1"],
-            r"Expected `decay_epochs` to ascend from 1 to below the 1 epoch",
+            r"Expected --decay-epochs to ascend from 1 to below the 1 epoch",
         ),
-        (["--decay-epochs", "1", "--epochs", "3"], r"Expected no `decay_epochs` for the schedule one-cycle"),
-        (["--method", "corrupted"], r"Expected `corruption`, which the method corrupted trains on\."),
+        (["--decay-epochs", "1", "--epochs", "3"], r"Expected no --decay-epochs for the schedule one-cycle"),
+        (["--method", "corrupted"], r"Expected --corruption, which the method corrupted trains on\."),
         (["--method", "corrupted", "--corruption", "fogg"], r"Unknown corruption 'fogg'\. Did you mean 'fog'"),
         (["--method", "corrupted", "--corruption", "fog:6"], r"Expected `severity` to be an integer from 1 to 5"),
         (
@@ -248,7 +248,7 @@ def test_the_random_weights_are_no_matter_of_what_was_drawn_before(train, tmp_pa
         (["--method", "adversarial", "--attack", "cw-linf:1/255"], r"Expected an attack on the cross-entropy"),
         (["--method", "adversarial", "--attack", "pgd-linf"], r"Expected the attack as pgd-linf:EPSILON\[:STEPS\]"),
         (["--method", "adversarial", "--attack", "pgd-linf:8"], r"so 8 of 255 levels is 8/255"),
-        (["--method", "adversarial", "--step-size", "0"], r"Expected `step_size` above 0"),
+        (["--method", "adversarial", "--step-size", "0"], r"Expected --step-size above 0"),
         (["--attack", "pgd-linf:1/255"], r"Expected no --attack for the method standard: that is of adversarial\."),
         (
             ["--step-size", "0.1", "--method", "ligs"],
@@ -265,7 +265,7 @@ def test_the_random_weights_are_no_matter_of_what_was_drawn_before(train, tmp_pa
         (["--validation", "digits", "--shifts", "pgd-linf:8"], r"so 8 of 255 levels is 8/255"),
         (
             ["--epochs", "0", "--learning-rate", "0"],
-            r"`epochs` to be an integer of at least 1.*`learning_rate` above 0",
+            r"--epochs to be an integer of at least 1.*--learning-rate above 0",
         ),
         (["--model-args", "classes=5"], r"Expected labels below the model's 5 classes"),
         (["--model", "cifar:resnet21"], r"Unknown CIFAR model 'resnet21'\. Did you mean"),

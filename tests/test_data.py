@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from statshift._core.errors import InputError
 from statshift.data import (
-    check_labels,
     integers_hash,
     load_data,
     resolve_preprocessing,
@@ -21,6 +20,7 @@ from statshift.data import (
 from statshift.data.preprocessing import preprocess
 from statshift.data.sampling import balanced_subset
 from statshift.models import load_model
+from statshift.tasks.classification import check_labels
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (10, 32, 40, 3), np.uint8)
@@ -370,7 +370,7 @@ def test_labels_beyond_the_models_classes(packed, tree):
     check_labels(data, 3)
     check_labels(data, None)
     check_labels(load_data(f"folder:{tree / 'ant'}"), 1)
-    with pytest.raises(InputError, match=r"the model's 2 classes, but the largest label .* is 2; .*--class-map"):
+    with pytest.raises(InputError, match=r"the model's 2 classes, but the largest label .* is 2; .*`class_map`"):
         check_labels(data, 2)
 
 
@@ -495,10 +495,10 @@ def test_orientation_tag_is_left_alone(tmp_path):
 def test_sizes_that_differ(tmp_path):
     for name, size in (("a", (40, 48)), ("b", (64, 80))):
         Image.new("RGB", size).save(tmp_path / f"{name}.png")
-    with pytest.raises(InputError, match=r"a.png is 40x48 and \S*b.png is 64x80; .* --resize and --crop"):
+    with pytest.raises(InputError, match=r"a.png is 40x48 and \S*b.png is 64x80; .* `resize` and `crop`"):
         load_data(f"folder:{tmp_path}")
     assert load_data(f"folder:{tmp_path}", resize=40, crop=32).shape == (3, 32, 32)
-    with pytest.raises(InputError, match=r"at least 50 px, but \S*a.png is 40x48; enlarge with --resize"):
+    with pytest.raises(InputError, match=r"at least 50 px, but \S*a.png is 40x48; enlarge with `resize`"):
         load_data(f"folder:{tmp_path}", crop=50)
     assert load_data(f"folder:{tmp_path}", resize=60, crop=50).shape == (3, 50, 50)
 
@@ -516,12 +516,12 @@ def damaged(tree):
 
 
 def test_damaged_file_is_named(damaged):
-    with pytest.raises(InputError, match=r"Cannot read \S*0.jpg .*--skip-bad") as caught:
+    with pytest.raises(InputError, match=r"Cannot read \S*0.jpg .*`skip_bad`") as caught:
         load_data(f"folder:{damaged}")
     assert "\n" not in str(caught.value)
     (damaged / "bee" / "0.jpg").unlink()
     data = load_data(f"folder:{damaged}")
-    with pytest.raises(InputError, match=r"Cannot read \S*1.PNG .*--skip-bad"):
+    with pytest.raises(InputError, match=r"Cannot read \S*1.PNG .*`skip_bad`"):
         everything(data)
 
 

@@ -13,12 +13,12 @@ import statshift
 from statshift import load_data, load_model, rectify
 from statshift._core.errors import InputError
 from statshift.adapting.diagnose import Diagnosis, diagnose
+from statshift.adapting.drawing import adaptation_positions, draw_images
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_diagnosis
-from statshift.adapting.protocols import adaptation_positions, draw_images
 from statshift.adapting.rectify import rectified
 from statshift.cli import app
 from statshift.making.rectified import write_rectified
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import ligs
 from statshift.models import save_weights
 
@@ -203,7 +203,7 @@ def test_a_protocol_of_ones_own_is_written(digits, tmp_path):
     [
         (["--protocol", "batch"], "The protocol batch leaves no statistics to write: they move with every batch"),
         (["--protocol", "source"], "The protocol source leaves no statistics to write: it changes nothing"),
-        (["--samples", "41"], "from 1 to the 40 images, but got 41"),
+        (["--samples", "41"], "at most 40 samples of the 40 images for auto, but got 41"),
         (["--protocol", "atuo"], "Did you mean 'auto'"),
         (["--out", "out.pth"], r"Expected a \.safetensors file to write, but got out\.pth"),
     ],

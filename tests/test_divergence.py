@@ -12,8 +12,8 @@ from torch.distributions import Normal, kl_divergence
 
 from statshift import load_data, load_model
 from statshift._core.errors import InputError
+from statshift.adapting.drawing import draw_images
 from statshift.adapting.plots import plot_divergence
-from statshift.adapting.protocols import draw_images
 from statshift.hardening.methods.standard import Standard
 from statshift.hardening.trainer import train
 from statshift.hardening.training import TrainingOptions

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -402,7 +403,8 @@ def test_killed_and_started_again(model, data, tmp_path):
     whole = extract(model, data, "robust", options, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "killed"
     words = [sys.executable, "-c", PROGRAM, data, "robust", str(out)]
-    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)})  # noqa: PTH120
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
     end = time.monotonic() + 120
     while not (out / "part-00001.npz").exists():
         assert process.poll() is None

@@ -10,7 +10,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from statshift._core.errors import InputError
-from statshift.adapting.rectify import PROTOCOLS, rectified, rectify
+from statshift.adapting.rectify import rectified, rectify
+from statshift.adapting.registry import RULE_NAMES
 from statshift.models import load_model, save_weights
 from statshift.norms.layers import batch_norms
 from statshift.norms.statistics import channel_statistics, pool
@@ -18,7 +19,10 @@ from statshift.norms.statistics import channel_statistics, pool
 CHANGING = ("replace", "prior", "auto")
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning"),  # images of noise are alike
+]
 
 
 def settled(model):
@@ -258,7 +262,7 @@ def test_every_batch_norm_keeps_all_but_its_running_statistics(kind, protocol):
         torch.testing.assert_close(normalised, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", ["source", *RULE_NAMES])
 def test_sync_batch_norm_takes_the_statistics_of_its_twin(protocol):
     twin, images = seeded(lambda: image_network(nn.BatchNorm2d, eps=1e-3)), 0.3 * pictures(8)
     network = nn.SyncBatchNorm.convert_sync_batchnorm(deepcopy(twin))

@@ -14,7 +14,7 @@ import statshift
 from statshift import AdaptationOptions, attack_images, corrupt, load_data, load_model, read_run, rectified
 from statshift._core import storage as files
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.making.corrupted import write_corrupted
 from statshift.measuring.examples import draw_examples, encode, file_name, middle_conditions, strip
 from statshift.shifts.conditions import Condition

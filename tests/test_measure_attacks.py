@@ -14,15 +14,16 @@ from torch.nn import functional as F
 import statshift
 from statshift import load_data, load_model, read_run, rectify, sweep
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import adaptation_positions, full_batches
-from statshift.measuring import evaluate as evaluation
+from statshift.adapting.drawing import adaptation_positions, full_batches
+from statshift.adapting.options import AdaptationOptions
+from statshift.measuring import memory
 from statshift.measuring import probes as readouts
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.ligs import LigsOptions, ligs
-from statshift.metrics.classification import image_statistics
 from statshift.models import PixelModel
 from statshift.shifts.attacks import PixelAttack, attack_images, parse_attack
+from statshift.shifts.attacks import attack as attack_as_shift
 from statshift.shifts.conditions import CorruptionOptions
+from statshift.tasks.statistics import image_statistics
 from synthetic_runs import per_image
 
 pytestmark = [
@@ -186,7 +187,7 @@ def test_a_protocol_adapts_to_images_that_attack_the_source_and_is_attacked_itse
 def test_full_adapts_to_the_whole_set_that_attacks_the_source(model, kept, monkeypatch):
     """Also while the statistics of the model itself move, where memory does not hold the images."""
     if not kept:
-        monkeypatch.setattr(evaluation, "KEPT_BYTES", 0)
+        monkeypatch.setattr(memory, "KEPT_BYTES", 0)
     data = load_data("digits", limit=140)
     found = adapted_rows(model, data, ["full"])
     for row in rows_of(found, "full"):
@@ -315,9 +316,9 @@ def test_a_later_sitting_adds_attacks_and_perturbations(model, digits, tmp_path,
 
 
 def test_the_images_that_attack_the_source_are_made_once(model, digits, monkeypatch):
-    made, own = [], evaluation.attack_images
+    made, own = [], attack_as_shift.attack_images
     monkeypatch.setattr(
-        evaluation, "attack_images", lambda *args, **more: made.append(len(args[1])) or own(*args, **more)
+        attack_as_shift, "attack_images", lambda *args, **more: made.append(len(args[1])) or own(*args, **more)
     )
     adaptation = AdaptationOptions(samples=16, draws=2)
     measure(model, digits, shifts=["fgsm:2/255"], protocols=["replace", "full"], adaptation=adaptation)

@@ -19,12 +19,12 @@ from torch.utils.data import TensorDataset
 
 import statshift
 from statshift import corrupt, load_data, read_run
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, MemoryWarning
 from statshift.making.corrupted import write_corrupted
 from statshift.measuring.loading import find_device
-from statshift.metrics.classification import ALEXNET
+from statshift.metrics.alexnet import ALEXNET
 from statshift.models import PixelModel, Preprocessing
-from statshift.shifts.conditions import Condition, CorruptionOptions, conditions
+from statshift.shifts.conditions import Condition, CorruptionOptions, conditions, resolve
 from statshift.shifts.corruptions import COMMON
 
 MEAN = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -269,16 +269,17 @@ class Hungry(nn.Module):
 
 def test_out_of_memory_the_batch_is_halved(network, digits):
     hungry = Hungry(network, most=10)
-    with pytest.warns(UserWarning, match="Out of memory on cpu: going on with") as caught:
+    with pytest.warns(MemoryWarning, match="Out of memory on cpu: going on with") as caught:
         found = measure(hungry, digits, shifts=["clean", "fog"], severities=[3])
-    assert [re.search(r"with (\d+) ", str(warning.message))[1] for warning in caught] == ["30", "15", "8"]
+    told = [str(warning.message) for warning in caught if warning.category is MemoryWarning]
+    assert [re.search(r"with (\d+) ", message)[1] for message in told] == ["30", "15", "8"]
     assert counts(found.rows) == counts(measure(network, digits, shifts=["clean", "fog"], severities=[3]).rows)
     assert sum(hungry.seen) == 124  # four looks at one image before: for the number of classes, and at the probe
     assert max(hungry.seen) == 8
 
 
 def test_out_of_memory_with_one_image_is_the_end(network, digits):
-    with pytest.raises(InputError, match=r"Out of memory .* single image; use --device cpu"):
+    with pytest.raises(InputError, match=r"Out of memory .* single image; use `device` cpu"):
         measure(Hungry(network, most=0), digits, shifts="clean", batch_size=1)
 
 
@@ -336,7 +337,7 @@ def test_stored_arrays_give_the_rows_of_shifts_made_on_the_fly(network, digits, 
     options = CorruptionOptions(seed=5)
     made = measure(network, digits, shifts=shifts, options=options)
     write_corrupted(
-        digits, conditions(shifts, [1, 2, 3, 4, 5], {}), tmp_path, layout="arrays", options=options, device=CPU
+        digits, conditions(resolve(shifts), [1, 2, 3, 4, 5]), tmp_path, layout="arrays", options=options, device=CPU
     )
     stored = measure(network, f"cifar-c:{tmp_path}", shifts=shifts)
     assert stored.rows == made.rows
@@ -356,11 +357,11 @@ def test_a_stored_tree_gives_the_rows_of_reencoded_shifts(network, tmp_path, lim
     data = load_data("digits", limit=limit)
     shifts, severities = ["contrast", "shot_noise"], [2, 4]
     write_corrupted(
-        data, conditions(shifts, severities, {}), tmp_path, layout="jpeg", options=CorruptionOptions(), device=CPU
+        data, conditions(resolve(shifts), severities), tmp_path, layout="jpeg", options=CorruptionOptions(), device=CPU
     )
     stored = measure(network, f"imagenet-c:{tmp_path}", shifts=shifts, severities=severities)
     clean, order = pixels_of(data), np.argsort(data.labels, kind="stable")
-    for row, condition in zip(stored.rows, conditions(shifts, severities, {}), strict=True):
+    for row, condition in zip(stored.rows, conditions(resolve(shifts), severities), strict=True):
         images = corrupt(clean, condition.shift, condition.severity, indices=torch.from_numpy(data.indices))
         read_again = torch.stack([jpeg(image, tmp_path / "one.jpg") for image in images])
         assert told(row) == expected_row(logits_of(network, read_again[order]), data.labels[order])
@@ -571,7 +572,7 @@ def test_labels_must_be_among_the_models_classes(network, digits, tmp_path):
             return network(images)[:, :7]
 
     with pytest.raises(
-        InputError, match=r"the model's 7 classes, but the largest label in digits is 9; .* --class-map"
+        InputError, match=r"the model's 7 classes, but the largest label in digits is 9; .* `class_map`"
     ):
         measure(Few(), digits, shifts="clean", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -612,7 +613,7 @@ def test_there_may_be_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert find_device("auto") == CPU
     for name in ("cuda", "cuda:1"):
-        with pytest.raises(InputError, match=f"Device '{name}' .* no CUDA GPU; use --device cpu"):
+        with pytest.raises(InputError, match=f"Device '{name}' .* no CUDA GPU; use `device` cpu"):
             find_device(name)
 
 

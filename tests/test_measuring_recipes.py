@@ -17,13 +17,13 @@ from sklearn.metrics import silhouette_score
 import training_jobs
 from statshift import load_data, load_model, measure
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.rectify import rectified
 from statshift.cli.published import over_lines, result_document, result_text
 from statshift.cli.recipes import listing
 from statshift.hardening.from_scratch import build
 from statshift.making.extraction import KINDS, ExtractionOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import cosine_similarities, extract_features, statistic_distances
 from statshift.models import save_weights
 from statshift.norms.divergence import divergence

@@ -5,17 +5,16 @@ import pytest
 import torch
 
 from statshift._core.errors import InputError
+from statshift.metrics.alexnet import ALEXNET, ALEXNET_CLEAN
 from statshift.metrics.classification import (
-    ALEXNET,
-    ALEXNET_CLEAN,
     calibration_bins,
     calibration_error,
     corruption_error,
-    image_statistics,
     mean_corruption_error,
     relative_corruption_error,
     relative_mean_corruption_error,
 )
+from statshift.tasks.statistics import image_statistics
 
 RESNET50_CE = (80, 82, 83, 75, 89, 78, 80, 78, 75, 66, 57, 71, 85, 77, 77)  # percent; Hendrycks et al., AugMix
 

@@ -18,7 +18,9 @@ from statshift.adapting.online import RectifiedStream
 from statshift.adapting.rectify import rectify
 from statshift.models import PixelModel, Preprocessing, load_model
 from statshift.models.cifar import ZOO
-from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD, extract_logits
+from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD, class_logits, extract_logits
+
+pytestmark = pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -204,7 +206,14 @@ def test_logits_are_found_in(output):
 )
 def test_output_without_logits_is_refused(output, told):
     with pytest.raises(InputError, match=told):
-        extract_logits(output)
+        class_logits(output)
+
+
+def test_logits_of_several_answers_an_image_are_logits():
+    maps = torch.zeros(2, 3, 4, 4)
+    assert extract_logits({"out": maps}) is maps
+    with pytest.raises(InputError, match=r"shape \(4,\)"):
+        extract_logits(torch.zeros(4))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +293,7 @@ def test_failed_download_says_what_to_get_by_hand(spec, builder, place, monkeypa
         raise URLError("no network")
 
     monkeypatch.setattr(builder, fail)
-    with pytest.raises(InputError, match=f"weights of {spec}; get {place} by hand and give --weights FILE"):
+    with pytest.raises(InputError, match=f"weights of {spec}; get {place} by hand and give the file as `weights`"):
         load_model(spec)
 
 

@@ -7,13 +7,14 @@ from scipy.special import log_softmax
 from torch.nn import functional as F
 
 from statshift._core.randomness import Draws
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.methods import advbn, auxiliary
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.auxiliary import PixelAT
 from statshift.hardening.methods.moex import MoEx, exchange_moments
 from statshift.hardening.methods.standard import Standard
 from statshift.shifts.attacks import HALF_SCALE, FeatureAttack, PixelAttack
+from statshift.tasks.targets import Targets
 from training_jobs import branches_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

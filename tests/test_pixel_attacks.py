@@ -17,16 +17,16 @@ from statshift import Branches, load_model, rectified, rectify
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.shifts.attacks import (
-    ATTACKS,
     AutoAttack,
     PixelAttack,
     attack_images,
+    attack_named,
     cross_entropy,
-    is_attack,
     parse_attack,
     random_offset,
 )
 from statshift.shifts.attacks.pixels import margin
+from statshift.shifts.registry import family_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -111,7 +111,7 @@ EPSILONS = {"linf": 8 / 255, "l2": 0.5}
 def test_fgsm_is_foolbox_s_and_torchattacks_s(epsilon):
     foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
     model, images = Network(), pixels()
-    found = attack_images(model, images, LABELS, ATTACKS["fgsm"](epsilon))
+    found = attack_images(model, images, LABELS, attack_named("fgsm")(epsilon))
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     theirs = foolbox.attacks.FGSM(random_start=False).run(wrapped, images, LABELS, epsilon=epsilon)
     torch.testing.assert_close(found, theirs, rtol=0, atol=1e-12)
@@ -373,7 +373,7 @@ def unlike(model):
 ONE_OF_EACH = [
     PixelAttack(8 / 255, steps=3),
     PixelAttack(0.5, norm="l2", loss="cw", target="random", steps=3),
-    ATTACKS["fgsm"](0.1),
+    attack_named("fgsm")(0.1),
 ]
 
 
@@ -446,7 +446,7 @@ def test_steps_are_all_that_is_computed():
     for attack, targets in (
         (PixelAttack(), 0),
         (PixelAttack(target="random", norm="l2"), 1),
-        (ATTACKS["fgsm"](0.1), 0),
+        (attack_named("fgsm")(0.1), 0),
     ):
         model.forwards.clear()
         model.backwards.clear()
@@ -612,7 +612,7 @@ def test_steps_that_are_none_or_not_asked_for_are_told(spec):
     ],
 )
 def test_a_mistyped_attack_is_told_the_nearest(spec, nearest):
-    assert not is_attack(spec)
+    assert family_of(spec) == "own"
     with pytest.raises(InputError, match="Unknown attack") as error:
         parse_attack(spec)
     assert f"Did you mean '{nearest}" in told(error)

@@ -11,10 +11,10 @@ from torch import nn
 import statshift
 from statshift import corrupt, diagnose, load_data, load_model, read_run
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import draw_images
+from statshift.adapting.drawing import draw_images
 from statshift.measuring import probes as readouts
 from statshift.measuring.probes import highest_conditions
-from statshift.shifts.conditions import Condition
+from statshift.shifts.conditions import Condition, resolve
 
 measure = partial(statshift.measure, device="cpu", examples=0)
 
@@ -46,7 +46,7 @@ def under(data, condition, images=32, seed=0):
     name, _, severity = condition.partition(" ")
     if not severity:
         return 1 - clean if name == "negative" else clean
-    positions = statshift.adapting.protocols.adaptation_positions(data.indices, images, seed, 0)
+    positions = statshift.adapting.drawing.adaptation_positions(data.indices, images, seed, 0)
     return corrupt(clean, name, int(severity), seed=seed, indices=torch.from_numpy(data.indices[positions]))
 
 
@@ -100,7 +100,8 @@ def test_models_without_running_norms_have_none(digits, tmp_path):
 
 def test_the_highest_severity_is_read_out():
     wanted = [*(Condition("fog", severity) for severity in (3, 5, 1)), Condition("pgd-linf:1/255", 0)]
-    assert highest_conditions(wanted) == [Condition("clean", 0), Condition("fog", 5)]
+    shifts = {one.name: one for one in resolve(["fog", "pgd-linf:1/255"])}
+    assert highest_conditions(wanted, shifts) == [Condition("clean", 0), Condition("fog", 5)]
 
 
 def test_a_later_sitting_adds_what_is_missing(model, digits, tmp_path, monkeypatch):

@@ -8,9 +8,9 @@ import yaml
 
 import training_jobs
 from statshift._core.errors import InputError
+from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes import (
     RECIPES,
     AnalysisRecipe,

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from statshift._core.errors import InputError
-from statshift.adapting.rectify import rectified, rectify, select_layers
+from statshift.adapting.rectify import rectified, rectify
 from statshift.models import load_model
 from statshift.norms.layers import batch_norms
+from statshift.norms.selection import select_layers
 from statshift.norms.statistics import channel_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike

@@ -24,7 +24,7 @@ from report_runs import (
 )
 from statshift._core.errors import InputError
 from statshift.measuring.compare import compare
-from statshift.metrics.classification import ALEXNET
+from statshift.metrics.alexnet import ALEXNET
 from statshift.metrics.uncertainty import wilson_interval
 from statshift.report import build_report, write_report
 from statshift.report.content import Fold

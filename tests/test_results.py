@@ -14,7 +14,7 @@ from scipy import stats
 from statshift._core.errors import InputError
 from statshift._core.storage import append_line
 from statshift.measuring.compare import compare
-from statshift.metrics.classification import ALEXNET, ALEXNET_CLEAN, ImageStatistics, image_statistics
+from statshift.metrics.alexnet import ALEXNET, ALEXNET_CLEAN
 from statshift.metrics.uncertainty import mean_interval
 from statshift.results import (
     RunResult,
@@ -29,6 +29,7 @@ from statshift.results import (
     write_json_atomically,
 )
 from statshift.results.means import mean_name
+from statshift.tasks.statistics import ImageStatistics, image_statistics
 from synthetic_runs import (
     CLASSES,
     COMMON,

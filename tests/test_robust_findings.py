@@ -25,19 +25,19 @@ from statshift import load_data, load_model, measure
 from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.from_scratch import build
 from statshift.hardening.harden import harden
 from statshift.hardening.methods.ligs import LigsRegularised
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.hardening.validation import Validation
-from statshift.measuring.evaluate import describe_attack
 from statshift.measuring.ligs import LigsOptions
 from statshift.models import exchange_norm, weights_hash
 from statshift.norms.synchronisation import synchronised
 from statshift.results.provenance import describe_model
-from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, parse_attack
+from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, describe_attack, parse_attack
+from statshift.tasks.targets import Targets
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -416,7 +416,7 @@ def test_robust_accuracies_that_are_not_all_or_nothing_stay_too(monkeypatch):
         if wanted:
             raise NoGradientError("Expected an image whose input gradient is neither zero nor infinite.")
 
-    monkeypatch.setattr("statshift.measuring.measure.measure_ligs", undefined)
+    monkeypatch.setattr("statshift.measuring.run.measure_ligs", undefined)
     network, validation, name = training_jobs.build(), load_data("digits", limit=40), "fgsm:2/255"
     shifts = {"shifts": ("clean", name), "ligs": ["gaussian"]}
     found = validated(network, validation, **shifts)

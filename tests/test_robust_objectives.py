@@ -13,7 +13,7 @@ from statshift import corrupt, load_data
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws, keys
 from statshift.hardening.augmentation import augmentation_for
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.batches import Batches
 from statshift.hardening.methods import adversarial, corrupted
 from statshift.hardening.methods.adversarial import Adversarial
@@ -25,6 +25,7 @@ from statshift.models import PixelModel
 from statshift.models.pixel import Preprocessing
 from statshift.shifts.attacks import HALF_SCALE, PixelAttack, attack_pixels
 from statshift.splitting.branches import Branches
+from statshift.tasks.targets import Targets
 from training_jobs import branches_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")

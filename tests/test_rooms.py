@@ -19,6 +19,7 @@ LEVELS = (
     "norms",
     "splitting",
     "shifts",
+    "tasks",
     "results",
     "adapting",
     "measuring",
@@ -33,8 +34,9 @@ LEVELS = (
 
 SHARED_NAMES = {
     *("T", "section"),  # a type variable, and what each part of a report is
-    *("Array", "Condition", "KINDS", "NORMS", "PARTS", "PERTURBATIONS", "Step", "TARGETS", "Table"),
-    *("alone", "bits", "gaussian_blur", "join", "measure", "motion_blur"),
+    *("Array", "Batch", "Condition", "Figure", "KINDS", "Loss", "PARTS", "PERTURBATIONS", "Source", "Step"),
+    *("TARGETS", "Table", "USUAL", "alone", "bits", "find", "gaussian_blur", "join", "listed", "measure"),
+    *("motion_blur", "option_names", "percent"),
 }
 """Names that stand in several modules all the same."""
 

@@ -17,7 +17,7 @@ from torch import nn
 import training_jobs
 from statshift import load_data, load_model, measure, train_from_scratch
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.hardening.choosing import find, made
 from statshift.hardening.from_scratch import (
     ADVERSARIAL,

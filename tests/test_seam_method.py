@@ -13,13 +13,14 @@ from torch.nn import functional as F
 import training_jobs
 from statshift import AdvBN, FeatureAttack, HardenOptions, InputError, Method, TrainingOptions, harden, load_data
 from statshift._core.randomness import Draws
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
 from statshift.hardening.choosing import chosen_method, find, made
 from statshift.hardening.method import option_names
 from statshift.hardening.methods.moex import MoEx
 from statshift.hardening.registry import FINE_TUNED, METHODS, TRAINED, defaults
 from statshift.models import source_hash
 from statshift.report.subjects import _made
+from statshift.tasks.targets import Targets
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from statshift._core.errors import InputError
-from statshift.shifts.conditions import Condition, CorruptionOptions, apply, conditions, resolve
+from statshift.shifts.conditions import Condition, CorruptionOptions, conditions, resolve
 from statshift.shifts.corruptions import COMMON, HOLDOUT, corrupt
+from statshift.shifts.shift import under
+from statshift.shifts.stored import StoredShift
 
 IMAGES = torch.randint(0, 251, (3, 3, 32, 32), generator=torch.Generator().manual_seed(0)) / 255
 INDICES = torch.tensor([5, 0, 902])
@@ -21,6 +23,12 @@ def flip(images):
 
 def darken(images, severity):
     return images * (1 - severity / 10)
+
+
+def apply(images, condition, indices, options, functions):
+    """Return images under a condition of a shift that ships or of one of these functions."""
+    (shift,) = resolve([functions or condition.shift], options)
+    return under(shift, images, condition.severity, seed=options.seed, indices=indices)
 
 
 # Names
@@ -40,9 +48,10 @@ def darken(images, severity):
     ],
 )
 def test_names_come_in_order_and_once(shifts, names):
-    found, functions = resolve(shifts)
-    assert found == names
-    assert functions == {name: globals()[name] for name in names if name in ("flip", "darken")}
+    found = resolve(shifts)
+    assert [one.name for one in found] == names
+    own = {one.name: one.code() for one in found if one.code() is not None}
+    assert own == {name: globals()[name] for name in names if name in ("flip", "darken")}
 
 
 def test_the_groups_are_the_benchmarks():
@@ -52,13 +61,13 @@ def test_the_groups_are_the_benchmarks():
 
 
 def test_stored_shifts_take_the_place_of_those_that_are_made():
-    stored = ["snow", "rain", "fog"]
-    assert resolve("common", stored)[0] == ["snow", "fog"]
-    assert resolve(["clean", "rain"], stored)[0] == ["clean", "rain"]
+    stored = {name: StoredShift(name, "cifar-c:somewhere", (1, 2)) for name in ("snow", "rain", "fog")}
+    assert resolve("common", offered=stored) == [stored["snow"], stored["fog"]]
+    assert resolve(["rain", "snow"], offered=stored) == [stored["rain"], stored["snow"]]
     with pytest.raises(
         InputError, match=r"Unknown shift 'frost'.*Choose from: clean, common, holdout, snow, rain, fog"
     ):
-        resolve("frost", stored)
+        resolve("frost", offered=stored)
 
 
 @pytest.mark.parametrize(
@@ -84,20 +93,20 @@ def test_names_that_cannot_be_are_refused(shifts, told):
 
 
 def test_every_shift_comes_at_every_severity_it_has():
-    names, functions = resolve(["clean", "fog", {"flip": flip, "darken": darken}])
-    found = [str(condition) for condition in conditions(names, [4, 2, 2], functions)]
+    shifts = resolve(["clean", "fog", {"flip": flip, "darken": darken}])
+    found = [str(condition) for condition in conditions(shifts, [4, 2, 2])]
     assert found == ["clean", "fog 2", "fog 4", "flip", "darken 2", "darken 4"]
 
 
 @pytest.mark.parametrize("severity", [0, 6, -1, 2.0, "3", True, None])
 def test_a_severity_is_an_integer_from_1_to_5(severity):
     with pytest.raises(InputError, match=f"an integer from 1 to 5, but got {severity!r}"):
-        conditions(["fog"], [1, severity], {})
+        conditions(resolve("fog"), [1, severity])
 
 
 def test_there_is_a_severity():
     with pytest.raises(InputError, match="at least one severity"):
-        conditions(["clean"], [], {})
+        conditions(resolve("clean"), [])
 
 
 # Images
@@ -145,10 +154,9 @@ def test_a_function_gets_what_it_names():
     ids=["function", "lambda", "partial", "built-in", "module"],
 )
 def test_anything_callable_is_a_function(function):
-    names, functions = resolve([{"mine": function}])
-    (condition,) = conditions(names, [1, 2], functions)
+    (condition,) = conditions(resolve([{"mine": function}]), [1, 2])
     assert condition == Condition("mine", 0)
-    assert torch.equal(apply(IMAGES, condition, INDICES, OPTIONS, functions), function(IMAGES))
+    assert torch.equal(apply(IMAGES, condition, INDICES, OPTIONS, {"mine": function}), function(IMAGES))
 
 
 @pytest.mark.parametrize(("levels", "kept"), [(0.3, 0), (0.9, 0), (1.2, 1), (4.9, 4)])

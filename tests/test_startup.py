@@ -15,7 +15,7 @@ from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS
 from statshift.making import extraction
 from statshift.making.choices import KINDS
 from statshift.shifts.attacks import catalogue
-from statshift.shifts.choices import ATTACKS
+from statshift.shifts.registry import ATTACKS
 
 PACKAGE = Path(statshift.__file__).parent
 HEAVY = ("torch", "torchvision", "timm", "numpy", "PIL", "sklearn", "matplotlib", "transformers", "jinja2", "yaml")
@@ -26,7 +26,7 @@ PUBLIC = {
     *("AdaptationOptions", "AdvBN", "AdvProp", "Adversarial", "Branches", "COMMON", "CORRUPTIONS", "Comparison"),
     *("Corrupted", "CorruptionOptions", "Diagnosis", "ExtractionOptions", "FeatureAttack", "HOLDOUT"),
     *("HardenOptions", "Hardened", "ImageData", "InputError", "Landscape", "Ligs", "LigsOptions", "LigsRegularised"),
-    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "RectifiedStream", "Split"),
+    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "RectifiedStream", "Shift", "Split"),
     *("TrainingOptions", "advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm"),
     *("extract", "find_cuts", "foolbox_model", "frozen", "harden", "ligs", "load_data", "load_model", "measure"),
     *("read_run", "rectified", "rectify", "split", "sweep", "train_from_scratch", "write_adversarial"),
@@ -69,7 +69,7 @@ print(len(cases))
 
 def test_names_of_what_ships_come_without_torch():
     names = [module_of(path) for path in LIGHT]
-    assert "statshift.shifts.choices" in names
+    assert "statshift.shifts.registry" in names
     done = python(
         f"import statshift, importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"

@@ -7,7 +7,10 @@ import torch
 from torch import nn
 
 from statshift._core.errors import InputError
-from statshift.adapting.online import RectifiedStream, batch, running
+from statshift.adapting.online import RectifiedStream
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.protocols.batch import Batch
+from statshift.adapting.protocols.running import Running
 from statshift.adapting.rectify import rectify
 from statshift.norms.layers import batch_norms
 
@@ -60,7 +63,7 @@ def in_training_mode(network, images):
 @pytest.mark.parametrize("training", [False, True])
 def test_a_batch_is_normalised_as_in_training_mode_and_leaves_no_trace(network, training):
     model = deepcopy(network).train(training)
-    before, step = state(model), batch(model)
+    before, step = state(model), Batch()(model)
     for images in stream_of(3):
         torch.testing.assert_close(step(images), in_training_mode(network, images), rtol=1e-9, atol=1e-9)
         assert same(state(model), before)
@@ -73,7 +76,8 @@ def test_a_batch_is_normalised_as_in_training_mode_and_leaves_no_trace(network, 
 def test_a_batch_in_one_place_takes_the_options_of_rectified(network):
     images = pictures(8, 1)
     expected = rectify(network, images, "replace", where="4", statistics="mean")(images)
-    assert torch.equal(batch(deepcopy(network), where="4", statistics="mean")(images), expected)
+    step = Batch().begin(deepcopy(network), AdaptationOptions(where="4", statistics="mean"))
+    assert torch.equal(step(images), expected)
 
 
 def averaged(network, batches, momentum):
@@ -105,7 +109,7 @@ def averaged(network, batches, momentum):
 def test_running_is_an_exponential_average_that_the_batch_itself_has_moved(network, momentum):
     model, gains = deepcopy(network), (1, 0.5, 0.4, 0.8)
     batches = [gain * images for gain, images in zip(gains, stream_of(4), strict=True)]
-    step = running(model, momentum=momentum)
+    step = Running(momentum)(model)
     logits, statistics = averaged(network, batches, momentum)
     for images, expected in zip(batches, logits, strict=True):
         torch.testing.assert_close(step(images), expected, rtol=1e-10, atol=1e-10)
@@ -115,29 +119,29 @@ def test_running_is_an_exponential_average_that_the_batch_itself_has_moved(netwo
 
 
 def test_running_begins_at_the_source_and_ends_at_the_batch(network):
-    still, restless = running(deepcopy(network), momentum=0), running(deepcopy(network), momentum=1)
+    still, restless = Running(0)(deepcopy(network)), Running(1)(deepcopy(network))
     for images in stream_of(3, gain=0.5):
         assert torch.equal(still(images), network(images))
-        assert torch.equal(restless(images), batch(deepcopy(network))(images))
+        assert torch.equal(restless(images), Batch()(deepcopy(network))(images))
 
 
 @pytest.mark.parametrize("momentum", [-0.1, 1.5, float("nan")])
 def test_momentum_is_from_zero_to_one(network, momentum):
     with pytest.raises(InputError, match=rf"Expected `momentum` in \[0,1\], but got {momentum}\."):
-        running(network, momentum=momentum)
+        Running(momentum)(network)
 
 
 def test_a_batch_that_cannot_be_does_not_end_the_running_average(network):
     first, second = stream_of(2)
     model = deepcopy(network)
-    step = running(model, momentum=0.3)
+    step = Running(0.3)(model)
     step(first)
     before, unspoilt = state(model), deepcopy(model)
     for bad in (second * float("nan"), second[:, :2]):
         with pytest.raises(InputError):
             step(bad)
         assert same(state(model), before)
-    assert torch.equal(step(second), running(unspoilt, momentum=0.3)(second))
+    assert torch.equal(step(second), Running(0.3)(unspoilt)(second))
 
 
 # Names that are no protocol of `rectify`

@@ -110,7 +110,11 @@ def test_an_error_in_one_s_own_shift_is_told_alike(run, here):
 @pytest.mark.parametrize(
     ("target", "arguments", "told"),
     [
-        ("needs", {}, "mine.py:needs cannot be called: missing a required argument: 'width'. Arguments are given as"),
+        (
+            "needs",
+            {},
+            "mine.py:needs cannot be called: missing a required argument: 'width'. Its arguments are",
+        ),
         ("build", {"width": 2}, r"does not take the model arguments {'width': 2}: got an unexpected keyword argument"),
         ("nothing", {}, "Expected py:.*mine.py:nothing to return a torch.nn.Module, but got None"),
     ],

@@ -12,7 +12,7 @@ from statshift import corrupt, load_data
 from statshift._core.errors import InputError
 from statshift.data import stored_shifts
 from statshift.making.corrupted import contact_sheet, write_corrupted
-from statshift.shifts.conditions import Condition, CorruptionOptions, conditions
+from statshift.shifts.conditions import Condition, CorruptionOptions, conditions, resolve
 from statshift.shifts.corruptions import COMMON
 
 ALL = (1, 2, 3, 4, 5)
@@ -37,7 +37,7 @@ def sparse(tmp_path_factory):
 
 
 def write(data, out, shifts=SHIFTS, severities=ALL, *, layout="arrays", options=OPTIONS, **rest):
-    wanted = conditions(shifts, severities, {})
+    wanted = conditions(resolve(shifts), severities)
     write_corrupted(data, wanted, out, layout=layout, options=options, device=torch.device("cpu"), **rest)
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from statshift import load_data
+from statshift._core.errors import DefaultPreprocessingWarning
 from statshift._core.processes import join
 from statshift.hardening.harden import harden
 from statshift.hardening.methods import advbn
@@ -148,5 +149,6 @@ def _uneven():
 
 if __name__ == "__main__":
     warnings.simplefilter("error")
+    warnings.simplefilter("ignore", DefaultPreprocessingWarning)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     {"together": _together, "uneven": _uneven, "harden": harden_until}[sys.argv[1]](*sys.argv[2:])

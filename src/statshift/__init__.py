@@ -8,9 +8,14 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift._core.errors import InputError as InputError
     from statshift.adapting.diagnose import Diagnosis as Diagnosis
     from statshift.adapting.diagnose import diagnose as diagnose
+    from statshift.adapting.families import Adapter as Adapter
+    from statshift.adapting.families import Rule as Rule
+    from statshift.adapting.families import Stream as Stream
     from statshift.adapting.frozen import foolbox_model as foolbox_model
     from statshift.adapting.frozen import frozen as frozen
     from statshift.adapting.online import RectifiedStream as RectifiedStream
+    from statshift.adapting.options import AdaptationOptions as AdaptationOptions
+    from statshift.adapting.protocol import Protocol as Protocol
     from statshift.adapting.rectify import rectified as rectified
     from statshift.adapting.rectify import rectify as rectify
     from statshift.adapting.sweep import sweep as sweep
@@ -33,15 +38,14 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
     from statshift.making.extraction import extract as extract
-    from statshift.measuring.adapted import AdaptationOptions as AdaptationOptions
     from statshift.measuring.compare import Comparison as Comparison
     from statshift.measuring.compare import compare as compare
     from statshift.measuring.ligs import Ligs as Ligs
     from statshift.measuring.ligs import LigsOptions as LigsOptions
     from statshift.measuring.ligs import ligs as ligs
-    from statshift.measuring.measure import Measurement as Measurement
-    from statshift.measuring.measure import Progress as Progress
     from statshift.measuring.measure import measure as measure
+    from statshift.measuring.run import Measurement as Measurement
+    from statshift.measuring.run import Progress as Progress
     from statshift.models import PixelModel as PixelModel
     from statshift.models import exchange_norm as exchange_norm
     from statshift.models import load_model as load_model
@@ -49,11 +53,12 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.shifts.attacks import FeatureAttack as FeatureAttack
     from statshift.shifts.attacks import PixelAttack as PixelAttack
     from statshift.shifts.attacks import attack_images as attack_images
-    from statshift.shifts.conditions import CorruptionOptions as CorruptionOptions
     from statshift.shifts.corruptions import COMMON as COMMON
     from statshift.shifts.corruptions import CORRUPTIONS as CORRUPTIONS
     from statshift.shifts.corruptions import HOLDOUT as HOLDOUT
     from statshift.shifts.corruptions import corrupt as corrupt
+    from statshift.shifts.shift import CorruptionOptions as CorruptionOptions
+    from statshift.shifts.shift import Shift as Shift
     from statshift.splitting.branches import Branches as Branches
     from statshift.splitting.cuts import find_cuts as find_cuts
     from statshift.splitting.parts import Split as Split
@@ -63,7 +68,8 @@ else:
         __name__,
         {
             # Measure
-            "statshift.measuring.measure": ("Measurement", "Progress", "measure"),
+            "statshift.measuring.measure": ("measure",),
+            "statshift.measuring.run": ("Measurement", "Progress"),
             "statshift.measuring.compare": ("Comparison", "compare"),
             "statshift.measuring.ligs": ("Ligs", "LigsOptions", "ligs"),
             "statshift.results": ("read_run",),
@@ -73,7 +79,9 @@ else:
             "statshift.adapting.online": ("RectifiedStream",),
             "statshift.adapting.frozen": ("foolbox_model", "frozen"),
             "statshift.adapting.sweep": ("sweep",),
-            "statshift.measuring.adapted": ("AdaptationOptions",),
+            "statshift.adapting.options": ("AdaptationOptions",),
+            "statshift.adapting.protocol": ("Protocol",),
+            "statshift.adapting.families": ("Adapter", "Rule", "Stream"),
             # Harden
             "statshift.hardening.harden": ("Hardened", "harden"),
             "statshift.hardening.options": ("HardenOptions",),
@@ -92,7 +100,7 @@ else:
             "statshift.splitting.split": ("split",),
             # Shifts
             "statshift.shifts.corruptions": ("COMMON", "CORRUPTIONS", "HOLDOUT", "corrupt"),
-            "statshift.shifts.conditions": ("CorruptionOptions",),
+            "statshift.shifts.shift": ("CorruptionOptions", "Shift"),
             "statshift.shifts.attacks": ("FeatureAttack", "PixelAttack", "attack_images"),
             # Make
             "statshift.making.adversarial": ("write_adversarial",),

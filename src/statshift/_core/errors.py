@@ -1,4 +1,4 @@
-"""Bad input, told in one line."""
+"""Bad input, told in one line; and what is told without stopping, each kind by a class of its own."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -20,8 +20,44 @@ class NoGradientError(InputError):
     """A model whose loss does not depend on its pixels, so that gradients say nothing of it."""
 
 
-class FewImagesWarning(UserWarning):
+class StatshiftWarning(UserWarning):
+    """What goes on all the same but should be known; every warning of the library is one, so filters go by class."""
+
+
+class FewImagesWarning(StatshiftWarning):
     """Images that are copies of one another, or nearly, and so tell next to nothing of a shift."""
+
+
+class SkippedLayerWarning(StatshiftWarning):
+    """Norm layers that are not rectified, beside others that are."""
+
+
+class ProbabilitiesWarning(StatshiftWarning):
+    """A model that answers probabilities where logits are expected."""
+
+
+class RandomAnswersWarning(StatshiftWarning):
+    """A model that answers the same image differently each time."""
+
+
+class DefaultPreprocessingWarning(StatshiftWarning):
+    """A user's own model that is taken to want ImageNet's mean and deviation, since none were given."""
+
+
+class ClassesWarning(StatshiftWarning):
+    """Labels that may mean other classes than the model's, or a model near chance."""
+
+
+class DataWarning(StatshiftWarning):
+    """Files passed by, fewer images than asked for, or stand-ins for what is not there."""
+
+
+class MemoryWarning(StatshiftWarning):
+    """Memory that ran out, so that batches are smaller from then on."""
+
+
+class ReportWarning(StatshiftWarning):
+    """What a report or a directory of examples lacks."""
 
 
 MOST = 30

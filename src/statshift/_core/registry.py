@@ -20,6 +20,7 @@ class Entry:
         title: what a report calls it; the name where there is none.
         options: names of the fields that it takes, in order.
         flags: of the command line that are its own, each with what it is by default, in words.
+        groups: names by which it is asked for, or told of, with others of its family.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Entry:
     title: str = ""
     options: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """Import and return the value."""
@@ -42,6 +44,11 @@ Registry = Mapping[str, Entry]
 def registry(*entries: Entry) -> dict[str, Entry]:
     """Return entries by name, in the order given."""
     return {entry.name: entry for entry in entries}
+
+
+def members(entries: Registry, group: str) -> tuple[str, ...]:
+    """Return the names of the entries of a group, or of a family, in order."""
+    return tuple(name for name, entry in entries.items() if group in (entry.family, *entry.groups))
 
 
 def look_up(entries: Registry, kind: str, name: str) -> Entry:

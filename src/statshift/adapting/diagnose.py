@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from statshift._core.tables import short_table
 from statshift.models import check_input
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import select_layers
@@ -39,6 +40,13 @@ class Diagnosis:
     persisting: float
     effective: float
     untrained: bool = False
+
+    def __repr__(self) -> str:
+        """Return the sentence, and a table of the first and last layers."""
+        rows = [["layer", "shift", "noise", "ratio"]]
+        values = zip(self.layers, self.shift, self.noise, self.ratios, strict=True)
+        rows += [[name, f"{shift:.3f}", f"{noise:.3f}", f"{ratio:.1f}"] for name, shift, noise, ratio in values]
+        return f"Diagnosis of {self.images} images: {self.sentence}\n{short_table(rows)}"
 
     @property
     def ratios(self) -> NDArray[np.float64]:

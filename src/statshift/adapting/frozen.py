@@ -5,7 +5,6 @@ and afterwards puts all of it into the mode of its root; foolbox leaves gradient
 frozen model stays the one that was adapted.
 """
 
-from copy import deepcopy
 from importlib import import_module
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError
 from statshift.adapting.online import RectifiedStream
 from statshift.data.checks import check_images
@@ -25,7 +25,7 @@ class Frozen(PixelModel):
 
     def __init__(self, model: PixelModel) -> None:
         super().__init__(
-            deepcopy(model.network).requires_grad_(False),
+            copied(model.network).requires_grad_(False),
             model.preprocessing,
             spec=model.spec,
             num_classes=model.num_classes,

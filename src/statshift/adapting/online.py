@@ -1,59 +1,15 @@
-"""Statistics that move with a stream: each batch by its own, a running average, or a window that is rectified anew.
+"""A stream that is answered by a window of its newest images, to which the model is rectified anew."""
 
-`batch` and `running` are protocols of a stream: from a model that is theirs to change they make the function that
-answers one batch after another.
-"""
-
-from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError
-from statshift.adapting.rectify import rewrite
+from statshift.adapting.rectify import By, rewrite
 from statshift.models import check_input
 from statshift.norms.layers import alone, batch_norms, evaluating, keeping_statistics, run
-from statshift.norms.selection import select_layers
-from statshift.norms.statistics import ChannelStatistics, Observed, mix
-
-Step = Callable[[Tensor], Tensor]
-"""From a batch of images (B,3,H,W) to its logits (B,K)."""
-
-
-def batch(model: nn.Module, **options: Any) -> Step:
-    """Normalise each batch by its own statistics.
-
-    Reference:
-        Nado et al., "Evaluating prediction-time batch normalization", 2020.
-    """
-
-    def step(images: Tensor) -> Tensor:
-        with keeping_statistics(select_layers(model, images)):
-            return rewrite(model, images, "replace", **options)
-
-    return step
-
-
-def running(model: nn.Module, *, momentum: float = 0.1, **options: Any) -> Step:
-    """Normalise each batch by an exponential average, from the source on, that the batch itself has moved.
-
-    Args:
-        model: the source; it is changed.
-        momentum: weight of the newest batch, in [0,1], in mean and in variance.
-        **options: of `rectified`.
-    """
-    if not 0 <= momentum <= 1:
-        raise InputError(f"Expected `momentum` in [0,1], but got {momentum}.")
-
-    def move(stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
-        return mix(stored, observed, 1 - momentum)
-
-    return lambda images: rewrite(model, images, move, **options)
-
-
-STREAM_PROTOCOLS: dict[str, Callable[..., Step]] = {"batch": batch, "running": running}
 
 
 class RectifiedStream(nn.Module):
@@ -71,13 +27,13 @@ class RectifiedStream(nn.Module):
         **options: of `rectified`.
     """
 
-    def __init__(self, model: nn.Module, window: int = 32, every: int = 32, protocol: Any = "auto", **options: Any):
+    def __init__(self, model: nn.Module, window: int = 32, every: int = 32, protocol: By = "auto", **options: Any):
         super().__init__()
         if window < 1 or every < 1:
             raise InputError(f"Expected `window` and `every` to be at least 1, but got {window} and {every}.")
-        self.model = deepcopy(model).eval()
+        self.model = copied(model).eval()
         self.window, self.every = window, every
-        self._options = {"protocol": protocol} | options
+        self._options: dict[str, Any] = {"protocol": protocol} | options
         self._source = {name: value.clone() for name, value in self.model.state_dict().items() if "running_" in name}
         self._newest: Tensor | None = None
         self._waiting = 0

@@ -6,8 +6,9 @@ import signal
 import sys
 import threading
 from collections import UserDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from inspect import getdoc
 from pathlib import Path
@@ -18,6 +19,7 @@ from typer.core import TyperGroup
 
 from statshift._core.errors import InputError
 from statshift._core.memory import keep_freed_memory
+from statshift.cli.flags import in_flags
 from statshift.cli.output import deliver, only_documents, print_any_name, say, show_warnings_in_one_line
 from statshift.models.usercode import error_text
 
@@ -137,14 +139,19 @@ def _root(
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed or not read to the end, 2 bad input, 130 interrupted."""
-    print_any_name()
-    show_warnings_in_one_line()
-    keep_freed_memory()
     words = sys.argv[1:] or ["--help"]
+    print_any_name()
+    show_warnings_in_one_line(partial(in_flags, _asked(words)))
+    keep_freed_memory()
     with _ended_as_interrupted(words), only_documents() if "--json" in words else nullcontext():
         code = _run(words)
         code = deliver() or code
     sys.exit(code)
+
+
+def _asked(words: list[str]) -> Callable[[], Any]:
+    """Return what finds the command that the words name; None where they name none."""
+    return lambda: typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
 
 
 def _run(words: list[str]) -> int:
@@ -167,7 +174,7 @@ def _call(words: list[str]) -> int:
     except InputError as error:
         if error_text(error) is not None:
             raise
-        say(f"statshift: error: {error.lines}")
+        say(f"statshift: error: {in_flags(_asked(words), error.lines)}")
     except (KeyboardInterrupt, typer.Abort):
         say(f"statshift: interrupted{_resumed_by(words)}")
         return INTERRUPTED

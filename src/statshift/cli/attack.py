@@ -10,7 +10,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MakingReport, progress_bar
 from statshift.cli.target import load_model_on
-from statshift.shifts.choices import ATTACKS, STEPPED
+from statshift.shifts.registry import ATTACKS
 
 
 def attack_command(
@@ -56,17 +56,18 @@ def attack_command(
         "random_start": False if no_random_start else None,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if given and attack not in STEPPED:
-        raise InputError(f"Expected no {', '.join(given)} for {attack}, which has no such option.")
     from statshift.making.adversarial import write_adversarial
-    from statshift.shifts import attacks
+    from statshift.shifts.attacks import attack_named
 
+    chosen = attack_named(attack)
+    if excess := [name for name in given if name not in chosen.options]:
+        raise InputError(f"Expected no {', '.join(excess)} for {attack}, which has no such option.")
     with progress_bar() as bar:
         report = MakingReport(bar, "attack")
         made = write_adversarial(
             load_model_on(device, model, weights, mean, std, model_args),
             data,
-            attacks.ATTACKS[attack](radius, **given),
+            chosen(radius, **given),
             out=out,
             batch_size=batch_size,
             seed=seed,

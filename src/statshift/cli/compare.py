@@ -19,6 +19,7 @@ def compare_command(
     protocols: Annotated[
         str, typer.Option(help="Protocols of the first and of the second run, separated by a comma.")
     ] = "source,source",
+    task: o.OwnTask = None,
     as_json: o.Json = False,
 ) -> None:
     """Compare two runs, or two protocols, condition by condition: paired intervals and McNemar's test, Holm-corrected.
@@ -36,7 +37,7 @@ def compare_command(
     from statshift.results import read_run
 
     runs = read_run(first), read_run(second or first)
-    found = compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"))
+    found = compare(*runs, protocols=(names[0], names[1]), table=runs[0].record.get("alexnet"), task=task)
     if as_json:
         print_json(found)
     else:

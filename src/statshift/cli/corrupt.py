@@ -43,14 +43,15 @@ def corrupt_command(
     if out is None and sheet is None:
         raise InputError("Nothing to write: give --out DIR, --sheet FILE.png, or both.")
     from statshift.data import load_data
-    from statshift.making.corrupted import contact_sheet, write_corrupted
+    from statshift.making.corrupted import contact_sheet, graded, write_corrupted
     from statshift.measuring.loading import find_device
-    from statshift.shifts.conditions import CorruptionOptions, conditions, resolve
+    from statshift.shifts.conditions import conditions, resolve
     from statshift.shifts.corruptions import CORRUPTIONS, table_for
+    from statshift.shifts.shift import CorruptionOptions
 
     options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
-    names, functions = resolve(o.parse_functions(shifts or "clean,common"))
-    wanted = conditions(names, o.parse_severities(severities), functions)
+    chosen = resolve(o.parse_shifts(shifts or "clean,common"), options)
+    wanted = conditions(chosen, o.parse_severities(severities))
     images = load_data(
         data,
         resize=resize,
@@ -63,7 +64,7 @@ def corrupt_command(
         workers=workers or 0,
     )
     if sheet is not None:
-        contact_sheet(images, image, [name for name in names if name in CORRUPTIONS] or CORRUPTIONS, options, sheet)
+        contact_sheet(images, image, graded(chosen) or CORRUPTIONS, options, sheet)
         say(f"Contact sheet written to {sheet}.")
     if out is None:
         if as_json:
@@ -79,7 +80,7 @@ def corrupt_command(
             layout=layout,
             options=options,
             device=find_device(device),
-            functions=functions,
+            shifts=chosen,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     spec = f"{'cifar-c' if layout == 'arrays' else 'imagenet-c'}:{out}"

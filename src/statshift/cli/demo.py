@@ -1,18 +1,20 @@
 """`statshift demo`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
 from statshift.cli.output import print_out, say
 from statshift.cli.progress import MeasurementReport, TrainingReport, progress_bar
-from statshift.cli.tables import summary_text, table
+from statshift.cli.tables import summary_text
 
 if TYPE_CHECKING:
     from statshift.hardening.options import HardenOptions
-    from statshift.measuring.measure import Measurement
+    from statshift.measuring.run import Measurement
     from statshift.models import PixelModel
 
 DEMO_IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
@@ -49,7 +51,7 @@ def demo_command(
         say("Training a ResNet-20 on 1,200 handwritten digits (real ones, from scikit-learn, as 32 px RGB).")
         save_weights(_train().network, weights)
     source = _measure(load_model("cifar:resnet20", weights=weights), out / "run")
-    print_out(f"{summary_text(source.summary)}\n\n{_conclusion(source.summary['protocols']['source'])}\n")
+    print_out(f"{summary_text(source.summary)}\n\n{_conclusion(source.summary)}\n")
     say("Hardening it with AdvBN.")
     with progress_bar() as bar:
         hardened = harden(
@@ -84,8 +86,8 @@ def _hardening() -> "HardenOptions":
 def _measure(model: "PixelModel", out: Path) -> "Measurement":
     from statshift.data import load_data
     from statshift.measuring.measure import measure
-    from statshift.shifts.conditions import CorruptionOptions
     from statshift.shifts.corruptions.frost import PROCEDURAL
+    from statshift.shifts.shift import CorruptionOptions
 
     with progress_bar() as bar:
         return measure(
@@ -103,7 +105,7 @@ def _four_rows(source: "Measurement", hardened: "Measurement") -> str:
     """Return the table of both networks, each as it is and rectified."""
     rows = [["accuracy in %", "clean", "mean of the 15 x 5"]]
     for name, found in (("source", source), ("hardened", hardened)):
-        protocols = found.summary["protocols"]
+        protocols: Mapping[str, Any] = found.summary["protocols"]
         for label, one in ((name, protocols["source"]), (f"{name} and rectified", protocols["auto"])):
             rows.append([label, *(f"{100 * one[key]:.1f}" for key in ("clean_accuracy", "mean_accuracy"))])
     return table([rows[0], *sorted(rows[1:], key=lambda row: row[0].count(" "))])
@@ -138,7 +140,8 @@ def _train() -> "PixelModel":
     return model
 
 
-def _conclusion(source: dict[str, Any]) -> str:
+def _conclusion(summary: Mapping[str, Any]) -> str:
+    source = summary["protocols"]["source"]
     shifts = source["per_shift"]
     worst = min(shifts, key=lambda name: shifts[name]["accuracy"])
     return (

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
-from statshift.cli.tables import table
 from statshift.cli.target import load_model_on, load_target
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ def diagnose_command(
     robust.safetensors --plot divergence.png
     """
     from statshift.adapting.diagnose import diagnose
+    from statshift.adapting.drawing import draw_images
     from statshift.adapting.plots import check_plot
-    from statshift.adapting.protocols import draw_images
     from statshift.norms.divergence import divergence
 
     if plot is not None:
@@ -120,7 +120,7 @@ def _print_divergences(found: "dict[str, Divergence]", pair: tuple[str, str], pl
 
 def _drawn(model: "PixelModel", data: "ImageData", samples: int, seed: int) -> "Iterator[Tensor]":
     """Yield the images of `draw_images` batch by batch, on the model's device."""
-    from statshift.adapting.protocols import adaptation_positions, full_batches
+    from statshift.adapting.drawing import adaptation_positions, full_batches
 
     positions = adaptation_positions(data.indices, samples, seed, 0)
     for images, _ in data.groups([positions[batch] for batch in full_batches(samples)]):

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from statshift._core.errors import InputError
+from statshift._core.tables import table
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import TrainingReport, progress_bar
-from statshift.cli.tables import table
 from statshift.cli.target import load_model_on
 from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
 
@@ -55,6 +55,7 @@ def harden_command(
     accumulate: Annotated[int, typer.Option(help="Parts that a step is cut into, where memory is short.")] = 1,
     learning_rate: Annotated[float, o.learning_rate("divided by 10 half-way")] = 1e-3,
     weight_decay: o.WeightDecay = 1e-4,
+    task: o.Task = "classification",
     validation: o.Validation = None,
     shifts: Annotated[str | None, o.shifts(", of the validation images", "clean")] = None,
     severities: o.Severities = "1,3,5",
@@ -93,7 +94,7 @@ def harden_command(
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
-    from statshift.shifts.conditions import CLEAN
+    from statshift.shifts.shift import CLEAN
 
     flags = {
         "steps": steps,
@@ -127,8 +128,9 @@ def harden_command(
             data,
             options,
             out=out,
+            task=task,
             validation=validation,
-            shifts=o.parse_functions(shifts or CLEAN),
+            shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             device=device,
             compiled=compiled,

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
+from statshift._core.tables import table
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
-from statshift.cli.tables import table
 from statshift.cli.target import load_model_on
 
 PHOTOGRAPH_SIDE = 224
@@ -16,6 +16,8 @@ def layers_command(
     model: o.Model,
     weights: o.Weights = None,
     size: Annotated[int | None, typer.Option(help="Side of the images, px; default the model's own, or 224.")] = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -29,7 +31,7 @@ def layers_command(
 
     from statshift.splitting.cuts import find_cuts
 
-    found = load_model_on("cpu", model, weights, None, None, model_args)
+    found = load_model_on("cpu", model, weights, mean, std, model_args)
     side = size or found.preprocessing.input_size or PHOTOGRAPH_SIDE
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
     if as_json:

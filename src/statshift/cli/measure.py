@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from statshift._core.errors import InputError
+from statshift.adapting.registry import spelled
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
@@ -26,8 +27,7 @@ def measure_command(
         str | None,
         typer.Option(
             "--rectify",
-            help="Protocols to measure beside the source: auto, replace, prior[:COUNT], batch, running[:MOMENTUM], "
-            "full, py:FILE:FUNCTION.",
+            help=f"Protocols to measure beside the source: {spelled()}, py:FILE:NAME.",
         ),
     ] = None,
     samples: o.Samples = 32,
@@ -42,6 +42,7 @@ def measure_command(
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
     ] = None,
     ligs: o.Ligs = None,
+    task: o.Task = "classification",
     examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[
@@ -85,10 +86,10 @@ def measure_command(
     --out runs/r50
     """
     from statshift._core.processes import join
-    from statshift.measuring.adapted import AdaptationOptions
+    from statshift.adapting.options import AdaptationOptions
     from statshift.measuring.measure import measure
     from statshift.models import load_model
-    from statshift.shifts.conditions import CorruptionOptions
+    from statshift.shifts.shift import CorruptionOptions
 
     adaptation = AdaptationOptions(
         samples=samples,
@@ -111,7 +112,7 @@ def measure_command(
                 model_args=o.parse_model_args(model_args),
             ),
             data,
-            shifts=None if shifts is None else o.parse_functions(shifts),
+            shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
             protocols=o.parse_functions(rectify or ""),
             adaptation=adaptation,
@@ -136,6 +137,7 @@ def measure_command(
             alexnet=alexnet,
             ligs=o.split(ligs or ""),
             examples=examples,
+            task=task,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

@@ -12,6 +12,7 @@ from statshift._core.errors import InputError
 from statshift.hardening.choices import AUGMENTATIONS
 from statshift.measuring.choices import PERTURBATIONS
 from statshift.models.usercode import import_function
+from statshift.tasks.registry import TASKS
 
 
 def out(what: str, place: str = "Folder") -> Any:
@@ -21,7 +22,7 @@ def out(what: str, place: str = "Folder") -> Any:
 
 def shifts(more: str, default: str) -> Any:
     """Return the option `--shifts`."""
-    names = "clean, common (the 15), holdout (the 4), names, py:FILE:FUNCTION"
+    names = "clean, common (the 15), holdout (the 4), names, py:FILE:NAME"
     return typer.Option(help=f"Shifts, with commas: {names}{more}; default {default}.", show_default=False)
 
 
@@ -117,6 +118,14 @@ Ligs = Annotated[
     str | None,
     typer.Option(help=f"Local Input Gradient Similarity too, under {', '.join(PERTURBATIONS)}.", show_default=False),
 ]
+Task = Annotated[
+    str,
+    typer.Option(help=f"What labels are of: {', '.join(TASKS)} or py:FILE:NAME."),
+]
+OwnTask = Annotated[
+    str | None,
+    typer.Option(help="What labels are of, in runs of a task of your own: py:FILE:NAME.", show_default=False),
+]
 Epochs = Annotated[int, typer.Option(help="Passes over the images.")]
 StepImages = Annotated[int, typer.Option(help="Images in a step, over all processes.")]
 WeightDecay = Annotated[float, typer.Option(help="Of all parameters.")]
@@ -152,6 +161,13 @@ def parse_functions(text: str) -> list[Any]:
     return [
         {part.rpartition(":")[2]: import_function(part[3:])} if part.startswith("py:") else part for part in split(text)
     ]
+
+
+def parse_shifts(text: str) -> list[Any]:
+    """Return names as they are, and py:FILE:NAME as the function or shift that it names."""
+    from statshift.shifts.conditions import import_shift
+
+    return [import_shift(part) if part.startswith("py:") else part for part in split(text)]
 
 
 def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:

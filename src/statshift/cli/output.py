@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -90,8 +90,12 @@ def deliver() -> int:
     return 0
 
 
-def show_warnings_in_one_line() -> None:
-    """Make `warnings.warn` print its message alone, once, and on the first of several processes only."""
+def show_warnings_in_one_line(worded: Callable[[str], str] = str) -> None:
+    """Make `warnings.warn` print its message alone, once, and on the first of several processes only.
+
+    Args:
+        worded: returns a message in the command's own words.
+    """
 
     def show(
         message: Warning | str,
@@ -101,7 +105,7 @@ def show_warnings_in_one_line() -> None:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        say(f"statshift: warning: {message}")
+        say(f"statshift: warning: {worded(str(message))}")
 
     warnings.showwarning = show
     warnings.filterwarnings("ignore", module=r"(?!statshift)" if os.environ.get("RANK", "0") == "0" else "")

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from statshift.hardening.trainer import Step
-    from statshift.measuring.measure import Progress as Measured
+    from statshift.measuring.run import Progress as Measured
 
 
 @contextmanager

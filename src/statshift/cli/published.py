@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from statshift.cli.tables import table
+from statshift._core.tables import table
 from statshift.recipes import RECIPES, Found, Recipe, describe, recipe
 
 

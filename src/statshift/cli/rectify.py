@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.registry import WRITABLE, spelled
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
 from statshift.cli.tables import layers_text
@@ -16,7 +18,7 @@ def rectify_command(
     data: o.TargetData,
     out: Annotated[Path, o.out("weights, .safetensors", "File")],
     weights: o.Weights = None,
-    protocol: Annotated[str, typer.Option(help="auto, replace, prior[:COUNT], full, or py:FILE:FUNCTION.")] = "auto",
+    protocol: Annotated[str, typer.Option(help=f"{spelled(*WRITABLE)}, or py:FILE:NAME.")] = "auto",
     samples: o.Samples = 32,
     statistics: o.Statistics = "both",
     where: o.Where = "all",
@@ -29,6 +31,7 @@ def rectify_command(
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
     skip_bad: o.SkipBad = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -39,7 +42,6 @@ def rectify_command(
     Example: statshift rectify --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --out night.safetensors
     """
     from statshift.making.rectified import write_rectified
-    from statshift.measuring.adapted import AdaptationOptions
 
     source = load_model_on(device, model, weights, mean, std, model_args)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
@@ -50,10 +52,15 @@ def rectify_command(
         protocol=o.parse_functions(protocol),
         options=AdaptationOptions(samples, statistics=statistics, where=where, unbiased=unbiased),
         seed=seed,
+        overwrite=overwrite,
     )
     if as_json:
         print_json(record)
         return
+    images = record["data"]["images"]
+    few = record["protocol"].get("samples", images)
+    more = "; --samples takes more" if few < images else ""
+    print_out(f"Rectified to {few:,} of {images:,} images{more}.")
     if not record["changed"]:
         print_out("Nothing was changed: the images show no shift beyond noise. These are the source's weights.")
     elif "layers" in record["protocol"]:

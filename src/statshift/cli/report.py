@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from statshift._core.errors import unknown
+from statshift.cli import options as o
 from statshift.cli.output import print_out
 
 PAGE = Path("report.html")
@@ -32,6 +33,7 @@ def report_command(
             "condition; or markdown, the page's tables.",
         ),
     ] = "html",
+    task: o.OwnTask = None,
     title: Annotated[str | None, typer.Option(help="Of the page; by default the models' names.")] = None,
 ) -> None:
     """Make a page of one or several runs: a summary, what changed and how sure that is, images, what to do next.
@@ -54,12 +56,17 @@ def report_command(
     )
 
     if format_ == "html":
-        print_out(f"Written to {write_report(runs, PAGE if out is None else out, title=title)}: open it in a browser.")
+        page = write_report(runs, PAGE if out is None else out, title=title, task=task)
+        print_out(f"Written to {page}: open it in a browser.")
         return
     if format_ == "csv" and out is not None and is_folder(out):
-        print_out(f"Written to {write_tables(runs, out)}.")
+        print_out(f"Written to {write_tables(runs, out, task=task)}.")
         return
-    text = tidy_csv(runs) if format_ == "csv" else as_markdown(tables(build_report(runs, title=title)))
+    text = (
+        tidy_csv(runs, task=task)
+        if format_ == "csv"
+        else as_markdown(tables(build_report(runs, title=title, task=task)))
+    )
     if out is None:
         sys.stdout.write(text)
     else:

@@ -120,7 +120,7 @@ def run_command(
             data,
             out,
             validation=validation,
-            shifts=None if shifts is None else o.parse_functions(shifts),
+            shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=None if severities is None else o.parse_severities(severities),
             against=against,
             batch_size=rest.get("batch_size"),

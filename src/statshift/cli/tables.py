@@ -1,27 +1,24 @@
 """Tables in plain text: of a run, of a comparison, and of any rows of cells."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from statshift._core.tables import table
+
 if TYPE_CHECKING:
-    from statshift.measuring.compare import Comparison, Difference
+    from statshift.measuring.compare import Comparison
+    from statshift.tasks.figures import Difference
 
 
-def table(rows: list[list[str]]) -> str:
-    """Return rows of cells as aligned text: the first column to the left, a rule under the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
-        for row in rows
-    ]
-    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def summary_text(summary: dict[str, Any]) -> str:
+def summary_text(found: Mapping[str, Any]) -> str:
     """Return the tables of a run, one for each protocol, and one that puts the protocols beside the source."""
+    from statshift.results.worded import as_accuracy, reworded
+
+    headline = found.get("headline", "accuracy")
+    summary = as_accuracy(found, headline)
     texts = [_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items()]
-    return "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    text = "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    return reworded(text, headline)
 
 
 def layers_text(names: list[str], most: int = 6) -> str:
@@ -174,7 +171,9 @@ def comparison_text(comparison: "Comparison") -> str:
         if figure is not None:
             first, second, difference, interval = _difference_cells(figure)
             lines.append(f"{name}: {first} -> {second}, difference {difference} {interval}")
-    return "\n".join([*lines, _verdict(comparison)])
+    from statshift.results.worded import reworded
+
+    return reworded("\n".join([*lines, _verdict(comparison)]), comparison.headline)
 
 
 def _verdict(comparison: "Comparison") -> str:

@@ -93,7 +93,7 @@ def train_command(
     from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
     from statshift.measuring.loading import find_device
-    from statshift.shifts.conditions import CLEAN
+    from statshift.shifts.shift import CLEAN
 
     flags = {
         "attack": attack,
@@ -131,7 +131,7 @@ def train_command(
             options,
             out=out,
             validation=images,
-            shifts=o.parse_functions(shifts or CLEAN),
+            shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             ligs=o.split(ligs or ""),
             walk=landscape,

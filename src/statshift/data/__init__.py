@@ -2,7 +2,6 @@
 
 from statshift.data.classes import imagenet_indices as imagenet_indices
 from statshift.data.images import ImageData as ImageData
-from statshift.data.images import check_labels as check_labels
 from statshift.data.images import fit_labels as fit_labels
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from statshift._core.errors import InputError
+from statshift._core.errors import DataWarning, InputError
 
 INTEGERS = "integers"
 """The order of class folders whose names are integers, where sorted as text they would have another."""
@@ -43,6 +43,7 @@ class Listing:
             warnings.warn(
                 f"{len(self.shown)} hidden, system or run files or folders with images in {root} are passed by, such "
                 f"as {first}.",
+                DataWarning,
                 stacklevel=4,
             )
 

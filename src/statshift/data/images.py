@@ -13,26 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from statshift._core.errors import InputError
+from statshift._core.errors import ClassesWarning, InputError
 from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
 from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
-
-
-def check_labels(data: "ImageData", num_classes: int | None) -> None:
-    """Check that the labels are among the model's classes; unknown labels or classes pass.
-
-    Raises:
-        InputError: a label is `num_classes` or more.
-    """
-    if data.labels is None or num_classes is None:
-        return
-    largest = int(data.labels.max())
-    if largest >= num_classes:
-        raise InputError(
-            f"Expected labels below the model's {num_classes} classes, but the largest label in {data.spec} is "
-            f"{largest}; map class folders to the model's classes with --class-map."
-        )
 
 
 def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
@@ -47,6 +31,7 @@ def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
     warnings.warn(
         f"The {len(indices)} class folders of {data.spec} are WordNet ids of ImageNet's 1,000 classes: their labels "
         f"are ImageNet's, from {indices.min()} for {names[indices.min()]}.",
+        ClassesWarning,
         stacklevel=3,
     )
     return replace(data, labels=indices[data.labels], class_names=names, class_order="imagenet")
@@ -65,7 +50,7 @@ class ImageData:
         spec: what was loaded.
         source: where the images lie.
         indices: (N,) int64, ascending, the images' places in the whole data set; these address randomness.
-        labels: (N,) int64, or None.
+        labels: (N,) int64, or (N,...) of a task with more labels an image, or None.
         class_names: by label, or None.
         shape: (3,H,W) after preprocessing.
         preprocessing: `resize`, `crop` (px or None) and `interpolation`, as applied.
@@ -172,7 +157,7 @@ class ImageData:
             yield images, group
 
     def tensors(self) -> tuple[Tensor, Tensor]:
-        """Return all images, float32 (N,3,H,W) in [0,1], and their labels (N,), on the CPU.
+        """Return all images, float32 (N,3,H,W) in [0,1], and their labels (N,...), on the CPU.
 
         Raises:
             InputError: there are no labels, or an image is damaged.

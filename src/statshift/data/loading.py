@@ -10,7 +10,7 @@ from warnings import warn
 import numpy as np
 from torch.utils.data import Dataset
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import DataWarning, InputError, unknown
 from statshift.data.images import ImageData
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
@@ -54,7 +54,7 @@ def load_data(
 
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`, `npz:FILE`,
-            `cifar-c:DIR`, `imagenet-c:DIR`, or a torch `Dataset` of (PIL image or tensor (3,H,W), label);
+            `cifar-c:DIR`, `imagenet-c:DIR`, or a torch `Dataset` of (PIL image or tensor (3,H,W), label or labels);
             floats in [0,1] are rounded to 8 bits.
         shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.
         split: "train" or "test" of the data sets that have them; default "test".
@@ -79,7 +79,11 @@ def load_data(
     indices = np.arange(len(source), dtype=np.int64)
     if limit is not None:
         if limit > len(source):
-            warn(f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.", stacklevel=2)
+            warn(
+                f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.",
+                DataWarning,
+                stacklevel=2,
+            )
         labels = np.zeros_like(indices) if source.labels is None else source.labels
         indices = balanced_subset(labels, limit, seed)
     headers = read_headers(source, indices.tolist(), decode=skip_bad, workers=workers)
@@ -174,7 +178,7 @@ def _check_source(source: Source, name: str) -> None:
     labels = source.labels
     if labels is None:
         return
-    if labels.shape != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape[:1] != (len(source),) or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"Expected {len(source)} integer labels in {name}, but got {labels.dtype} of shape {labels.shape}."
         )

@@ -67,12 +67,12 @@ def check_sizes(names: Sequence[str], sizes: Sequence[tuple[int, int]], how: dic
     for name, size, result in zip(names, sizes, results, strict=True):
         if min(result) < least:
             raise InputError(
-                f"Expected images of at least {least} px, but {name} is {size[0]}x{size[1]}; enlarge with --resize."
+                f"Expected images of at least {least} px, but {name} is {size[0]}x{size[1]}; enlarge with `resize`."
             )
         if how["crop"] is None and result != results[0]:
             raise InputError(
                 f"Expected images of one size, but {names[0]} is {sizes[0][0]}x{sizes[0][1]} and {name} is "
-                f"{size[0]}x{size[1]}; make them equal with --resize and --crop."
+                f"{size[0]}x{size[1]}; make them equal with `resize` and `crop`."
             )
     return (how["crop"], how["crop"]) if how["crop"] else results[0]
 

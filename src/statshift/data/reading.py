@@ -72,7 +72,7 @@ def _attempt(source: Source, index: int, read: Callable[[int], T]) -> T | InputE
         return error
     except DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        return InputError(f"Cannot read {source.name(index)} ({reason}); remove it or give --skip-bad.")
+        return InputError(f"Cannot read {source.name(index)} ({reason}); remove it or give `skip_bad`.")
 
 
 def _load(

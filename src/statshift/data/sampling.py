@@ -12,7 +12,7 @@ def balanced_subset(labels: NDArray[np.int64], limit: int, seed: int = 0) -> NDA
     A smaller subset lies in every larger one of the same seed. A class with too few images gives all it has.
 
     Args:
-        labels: (N,).
+        labels: (N,...); images with the same are of one class.
         limit: number of images; N where it is larger.
         seed: of the draw.
 
@@ -21,6 +21,7 @@ def balanced_subset(labels: NDArray[np.int64], limit: int, seed: int = 0) -> NDA
     """
     if limit < 1:
         raise InputError(f"Expected `limit` to be at least 1, but got {limit}.")
+    labels = np.unique(labels.reshape(len(labels), -1), axis=0, return_inverse=True)[1].reshape(-1)
     order = np.random.default_rng(seed % 2**64).permutation(len(labels))
     by_class = np.argsort(labels[order], kind="stable")
     grouped = labels[order][by_class]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import ClassesWarning, DataWarning, InputError, unknown
 from statshift._core.files import user_cache
 from statshift.data.classes import read_class_map
 from statshift.data.files import channels_last, existing_file, existing_folder, load_array
@@ -72,7 +72,9 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
         raise InputError(f"Expected images in {root} or in its class folders, but found none.")
     others: dict[str, Any] = {"ignored": listing.others, "passed_by": len(listing.passed_by)}
     if listing.others > len(flat or paths) / 10:  # a list of labels beside the images is no cause for alarm
-        warnings.warn(f"{listing.others} files in {root} are ignored: their extensions are no images'.", stacklevel=2)
+        warnings.warn(
+            f"{listing.others} files in {root} are ignored: their extensions are no images'.", DataWarning, stacklevel=2
+        )
     if flat:
         return Files(str(root), paths=flat, **others)
     if class_map is None:
@@ -82,6 +84,7 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
             warnings.warn(
                 f"The class folders of {root} are sorted as integers: {names[0]} is class 0, {names[-1]} is class "
                 f"{len(names) - 1}.",
+                ClassesWarning,
                 stacklevel=2,
             )
     else:

@@ -42,7 +42,7 @@ def read_items(dataset: Dataset[Any], place: str) -> "Items":
         headers.append((image.size, image.mode))
         hashes.append(_pixels_hash(image))
         if isinstance(item, Sequence) and len(item) > 1:
-            labels.append(int(item[1]))
+            labels.append(_label(item[1]))
     if labels and len(labels) != len(headers):
         raise InputError(f"Expected every item of {place} to have a label, but {len(headers) - len(labels)} have none.")
     again = [_pixels_hash(item_image(dataset[index], place)) for index in range(min(len(dataset), LOOKED_AT_TWICE))]
@@ -51,8 +51,25 @@ def read_items(dataset: Dataset[Any], place: str) -> "Items":
         dataset=dataset,
         headers=headers,
         hashes=hashes if again == hashes[: len(again)] else None,
-        labels=np.array(labels, np.int64) if labels else None,
+        labels=_stacked(labels, place) if labels else None,
     )
+
+
+def _label(label: Any) -> NDArray[np.int64]:
+    """Return an item's label: one integer as an array (), several as (L,)."""
+    return np.asarray(int(label) if np.ndim(label) == 0 else label, np.int64)
+
+
+def _stacked(labels: Sequence[NDArray[np.int64]], place: str) -> NDArray[np.int64]:
+    """Return the labels of all items, (N,) or (N,L).
+
+    Raises:
+        InputError: some items have more than others.
+    """
+    shapes = sorted({label.shape for label in labels})
+    if len(shapes) > 1:
+        raise InputError(f"Expected every label of {place} to have one shape, but got {shapes[0]} and {shapes[-1]}.")
+    return np.stack(labels)
 
 
 def _pixels_hash(image: Image.Image) -> str:
@@ -84,7 +101,7 @@ class Source(ABC):
 
     Attributes:
         place: where they lie, as an error says it.
-        labels: (N,) int64, where they are known.
+        labels: (N,...) int64, where they are known.
         class_names: by label, where they are known.
         mapped_names: by label too, where a map of classes names some of them.
         ignored: how many files beside the images are none, by their extension.

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData
 from statshift.hardening.augmentation import MIXING, WINDOWS, Augmentation, cutmix, sent, windowed
-from statshift.hardening.batch import Batch, Targets
+from statshift.hardening.batch import Batch
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 DECODED = 256  # images at once
 
@@ -37,6 +38,7 @@ class Batches:
         device: where the batches are wanted.
         dtype: what the model runs in.
         channels_last: whether the images lie channels last.
+        task: what the labels are of.
 
     Raises:
         InputError: no labels, or a batch that cannot be shared out.
@@ -50,9 +52,10 @@ class Batches:
     device: torch.device
     dtype: torch.dtype = torch.float32
     channels_last: bool = True
+    task: Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
-        if self.data.labels is None:
+        if self.task.labels_of(self.data) is None:
             raise InputError(f"Expected labels to train on, but {self.data.spec} has none.")
         self.size = min(self.size, len(self.data))
         self._rank, self._world = processes.join()
@@ -97,9 +100,8 @@ class Batches:
             start + (part * self._world + self._rank) * self._part for start in starts for part in range(self.parts)
         ]
         groups = [order[place : place + self._part] for place in places]
-        assert self.data.labels is not None
         chosen = np.concatenate(groups)
-        labels = sent(torch.from_numpy(self.data.labels[chosen]), self.device).chunk(len(groups))
+        labels = sent(self.task.labels(self.data, chosen), self.device).chunk(len(groups))
         images = self._from_held(chosen, epoch) if self.holds else self._from_source(groups, epoch)
         for positions, views, own in zip(groups, images, labels, strict=True):
             yield self._batch(views, own, positions, epoch), positions
@@ -142,5 +144,5 @@ class Batches:
         draws = Draws(self.augmentation.seed, everyone, f"training epoch {epoch}")
         soft = None
         if self.augmentation.name in MIXING:
-            pixels, soft = cutmix(pixels, F.one_hot(labels, self.classes).to(pixels.dtype), draws)
-        return Batch(pixels, Targets(labels, soft, views), draws, self.dtype)
+            pixels, soft = cutmix(pixels, self.task.soft(labels, self.classes).to(pixels.dtype), draws)
+        return Batch(pixels, self.task.targets(labels, soft, views), draws, self.dtype)

@@ -10,14 +10,16 @@ from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
-from statshift.data import ImageData, check_labels, load_data
-from statshift.hardening.batch import Batch, Targets, takes_channels_last
+from statshift.data import ImageData, load_data
+from statshift.hardening.batch import Batch, takes_channels_last
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.trainer import Objective
 from statshift.measuring.evaluate import DTYPES
 from statshift.measuring.loading import find_device, fit_to_model
 from statshift.models import PixelModel, load_model
 from statshift.splitting.branches import Branches
+from statshift.tasks.classification import check_labels
+from statshift.tasks.targets import Targets
 
 
 def step_costs(

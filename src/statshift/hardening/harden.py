@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.identity import ANSWERS
+from statshift._core.tables import short_table
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.trainer import Step, train
@@ -22,9 +23,12 @@ from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
 from statshift.results import alone, write_json_atomically
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
-from statshift.shifts.conditions import CLEAN, Shifts
+from statshift.shifts.conditions import Shifts
+from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
+from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.task import Task
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -45,6 +49,14 @@ class Hardened:
     record: dict[str, Any]
     path: Path | None
 
+    def __repr__(self) -> str:
+        """Return a table of the epochs' losses."""
+        history = self.record["history"]
+        losses = list(history[-1]["losses"]) if history else []
+        rows = [["epoch", *(f"loss {name}" for name in losses)]]
+        rows += [[str(one["epoch"]), *(f"{one['losses'][name]:.4f}" for name in losses)] for one in history]
+        return f"Hardened {self.record['model']['spec']}, written to {self.path}\n{short_table(rows)}"
+
 
 def harden(
     model: str | nn.Module,
@@ -62,6 +74,7 @@ def harden(
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
+    task: str | Task = "classification",
 ) -> Hardened:
     """Train or fine-tune a model in place, against shifts or plainly.
 
@@ -86,6 +99,7 @@ def harden(
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
+        task: what the labels are of, as in `measure`.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -93,11 +107,12 @@ def harden(
     Reference:
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
-    where = find_device(device)
+    where, task = find_device(device), resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
+    task = task.fitted(images)
     looking = prepare(
         validation,
         pixel_model,
@@ -107,8 +122,9 @@ def harden(
         ligs=ligs,
         walk=walk,
         device=device,
+        task=task,
     )
-    record = _described(pixel_model, images, options, where, compiled) | looking.describe()
+    record = _described(pixel_model, images, options, where, compiled, task) | looking.describe()
     identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
     example, _ = next(images.batches(2, which=[0]))
     branches = Branches(
@@ -128,14 +144,15 @@ def harden(
 
 
 def _described(
-    model: PixelModel, images: ImageData, options: HardenOptions, device: torch.device, compiled: bool
+    model: PixelModel, images: ImageData, options: HardenOptions, device: torch.device, compiled: bool, task: Task
 ) -> dict[str, Any]:
     """Return what a record says before anything is trained."""
     record: dict[str, Any] = {
         "model": describe_model(model),
         "answers": answers_of(model, images.shape),
-        "data": describe_data(images, images.labels),
+        "data": describe_data(images, images.labels, task),
         "hardening": options.describe(),
+        **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
     if options.by_process:
@@ -166,6 +183,7 @@ def _trained(
         images,
         options.chosen,
         options.training,
+        task=looking.task,
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity={**identity, "model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
         validate=(lambda epoch: looking.look(branches, images, options.training)) if looking.looks else None,

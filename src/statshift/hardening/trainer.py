@@ -18,7 +18,7 @@ from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift._core.randomness import keys
 from statshift._core.resumption import Checkpoint, Stateful, interruptible
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData
 from statshift.hardening.augmentation import augmentation_for
 from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
@@ -30,6 +30,8 @@ from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
 from statshift.splitting.branches import Branches
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
 
@@ -68,6 +70,7 @@ def train(
     method: Callable[[Branches, Batch], Losses],
     options: TrainingOptions,
     *,
+    task: Task = CLASSIFICATION,
     checkpoint: Path | None = None,
     identity: Mapping[str, Any] | None = None,
     validate: Callable[[int], Mapping[str, Any]] | None = None,
@@ -84,6 +87,7 @@ def train(
         data: with labels.
         method: a `Method`, or another function of the branches and a batch to the losses.
         options: how.
+        task: what the labels are of, as it is `fitted` to the data.
         checkpoint: file to keep the state in, replaced atomically; if it is there, training goes on from it.
         identity: what the checkpoint must have been made with.
         validate: called with the number of epochs done after each; what it returns goes into the history.
@@ -96,7 +100,7 @@ def train(
         InputError: labels that do not fit, a batch that cannot be shared out, a loss that is not finite, a checkpoint
             that is another training's or cannot be written. The last checkpoint is kept.
     """
-    training = _Training(branches, data, method, options, checkpoint, identity or {})
+    training = _Training(branches, data, method, options, task, checkpoint, identity or {})
     norms = [module for module in branches.modules() if isinstance(module, _BatchNorm)]
     generators = [training.device] if training.device.type == "cuda" else []
     with interruptible() as stop, torch.random.fork_rng(generators), synchronised(norms):
@@ -138,6 +142,7 @@ class _Training:
         data: ImageData,
         method: Callable[[Branches, Batch], Losses],
         options: TrainingOptions,
+        task: Task,
         checkpoint: Path | None,
         identity: Mapping[str, Any],
     ) -> None:
@@ -151,10 +156,11 @@ class _Training:
             augmentation_for(options.augment, self.data, options.seed),
             options.batch_size,
             options.accumulate,
-            _count_classes(branches, self.data),
+            _count_classes(branches, self.data, task),
             self.device,
             DTYPES[options.dtype],
             self.channels_last,
+            task,
         )
         if self.channels_last:
             branches.to(memory_format=torch.channels_last)
@@ -274,17 +280,17 @@ class _Training:
         return self.state.history
 
 
-def _count_classes(branches: Branches, data: ImageData) -> int:
+def _count_classes(branches: Branches, data: ImageData, task: Task) -> int:
     """Return K, the width of the logits.
 
     Raises:
-        InputError: a label is K or more.
+        InputError: the labels are not what the logits are of.
     """
     images, _ = next(data.batches(1, which=[0]))
     device = next(branches.parameters()).device
     with torch.no_grad(), evaluating(branches.clean):
-        classes = extract_logits(run(branches.clean, images.to(device).float() / 255)).shape[1]
-    check_labels(data, classes)
+        classes = task.width(extract_logits(run(branches.clean, images.to(device).float() / 255)))
+    task.check_labels(data, classes)
     return classes
 
 

@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from statshift._core.errors import InputError, NoGradientError
-from statshift.adapting.protocols import adaptation_positions
-from statshift.data import ImageData, load_data, loading_options, stored_shifts
+from statshift.adapting.drawing import adaptation_positions
+from statshift.data import ImageData, load_data, loading_options
 from statshift.hardening.landscape import landscape, step_sizes_around
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.loading import fit_to_model
@@ -19,9 +20,11 @@ from statshift.measuring.measure import measure
 from statshift.models import PixelModel
 from statshift.results import Row
 from statshift.results.provenance import describe_data
-from statshift.shifts.attacks import is_attack
-from statshift.shifts.conditions import CLEAN, Shifts, conditions, resolve
+from statshift.shifts.conditions import Shifts, conditions, resolve
+from statshift.shifts.shift import CLEAN, Shift, of_clean_images
+from statshift.shifts.stored import offered
 from statshift.splitting.branches import Branches
+from statshift.tasks.task import Task
 
 LIGS = "LIGS"
 """What the name of a measured similarity begins with, in a history; the other names are of accuracies."""
@@ -38,6 +41,7 @@ class Validation:
         ligs: perturbations with which LIGS is measured.
         walk: whether the landscape is walked.
         device: as of `measure`.
+        task: what the labels are of.
         described: what a record says of the images and shifts.
     """
 
@@ -47,6 +51,7 @@ class Validation:
     ligs: Sequence[str]
     walk: bool
     device: str | torch.device
+    task: Task
     described: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -69,18 +74,20 @@ class Validation:
         if self.data is not None:
             measured = {branch: self._measured(one.model) for branch, one in branches.splits.items()}
         if self.walk:
-            measured["landscape"] = _walk(branches, images, training)
+            measured["landscape"] = _walk(branches, images, training, self.task)
         return measured
 
     def _measured(self, model: torch.nn.Module) -> dict[str, Any]:
-        """Return the accuracy under each condition, and LIGS under each perturbation.
+        """Return the score under each condition, and LIGS under each perturbation.
 
         None is what cannot be measured of a network that is dead: attacks and LIGS, which need a gradient.
         """
-        parts = [self.shifts] if isinstance(self.shifts, str | Mapping) else list(self.shifts)
-        attacks = [part for part in parts if isinstance(part, str) and is_attack(part)]
-        others = [part for part in parts if part not in attacks] or [CLEAN]
-        look = partial(measure, model, self.data, severities=self.severities, device=self.device)
+        parts = [self.shifts] if isinstance(self.shifts, str | Mapping | Shift) else list(self.shifts)
+        asked = [resolve(part, offered=offered(self.data)) for part in parts]
+        attacks = [shift.name for shifts in asked for shift in shifts if shift.needs_model]
+        others = [part for part, made in zip(parts, asked, strict=True) if not all(one.needs_model for one in made)]
+        others = others or [CLEAN]
+        look = partial(measure, model, self.data, severities=self.severities, device=self.device, task=self.task)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
             try:
@@ -90,9 +97,9 @@ class Validation:
             similar: dict[str, Any] = {}
             with suppress(NoGradientError):
                 similar = look(shifts=CLEAN, ligs=self.ligs).summary["ligs"] if self.ligs else {}
-        accuracy = {_condition(row): row["correct"] / row["images"] for row in measured.rows}
-        accuracy |= {attack: None for attack in attacks if attack not in accuracy}
-        return accuracy | {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in self.ligs}
+        scores: dict[str, Any] = {_condition(row): self.task.measures(row)[self.task.headline] for row in measured.rows}
+        scores |= {attack: None for attack in attacks if attack not in scores}
+        return scores | {f"{LIGS} {name}": similar.get(name, {}).get("mean") for name in self.ligs}
 
 
 def prepare(
@@ -105,6 +112,7 @@ def prepare(
     ligs: Sequence[str],
     walk: bool,
     device: str | torch.device,
+    task: Task,
 ) -> Validation:
     """Return how to look at a training; images are loaded once, unless they store shifts.
 
@@ -114,19 +122,22 @@ def prepare(
     if data is None:
         if ligs:
             raise InputError("Expected validation images to measure LIGS on.")
-        return Validation(None, shifts, severities, ligs, walk, device)
+        return Validation(None, shifts, severities, ligs, walk, device, task)
     loading = loading_options(data, _preprocessing(data_options), model.loading_options, split=None)
-    stored = stored_shifts(data) if isinstance(data, str) else {}
-    names, functions = resolve(shifts, list(stored) or None)
-    conditions(names, severities, functions, stored)
-    described: dict[str, Any] = {"data": data, "shifts": names, "severities": list(severities)}
-    if not stored:
+    chosen = resolve(shifts, offered=offered(data))
+    conditions(chosen, severities)
+    described: dict[str, Any] = {
+        "data": data,
+        "shifts": [shift.name for shift in chosen],
+        "severities": list(severities),
+    }
+    if of_clean_images(chosen):
         data = data if isinstance(data, ImageData) else load_data(data, **loading)
         data = fit_to_model(model, data, model.mean.device)
         if data.labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
-        described["data"] = describe_data(data, data.labels)
-    return Validation(data, shifts, severities, ligs, walk, device, described)
+        described["data"] = describe_data(data, data.labels, task)
+    return Validation(data, shifts, severities, ligs, walk, device, task, described)
 
 
 def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -135,15 +146,19 @@ def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (given or {}).items() if name in names}
 
 
-def _walk(branches: Branches, data: ImageData, training: TrainingOptions) -> dict[str, Any]:
+def _walk(branches: Branches, data: ImageData, training: TrainingOptions, task: Task) -> dict[str, Any]:
     """Return the landscape where a training is, on as many of the images as a batch has, always the same ones."""
-    assert data.labels is not None
     device = next(branches.parameters()).device
     drawn = adaptation_positions(data.indices, min(training.batch_size, len(data)), training.seed, 0)
     ((pixels, _),) = data.groups([drawn])
-    labels = torch.from_numpy(data.labels[drawn]).to(device)
+    labels = task.labels(data, drawn).to(device)
     sizes = step_sizes_around(training.learning_rate)
-    return landscape(branches.clean, pixels.to(device).float() / 255, labels, step_sizes=sizes).describe()
+    inputs = pixels.to(device).float() / 255
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return task.targets(labels).loss(logits)
+
+    return landscape(branches.clean, inputs, labels, step_sizes=sizes, loss=loss).describe()
 
 
 def _condition(row: Row) -> str:

@@ -10,12 +10,20 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData
 from statshift.making.shards import Arrays, Written, write_in_parts
-from statshift.measuring.evaluate import describe_attack
 from statshift.measuring.loading import find_device, load
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
-from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, logits_of, parse_attack
+from statshift.shifts.attacks import (
+    AutoAttack,
+    PixelAttack,
+    attack_images,
+    attackable,
+    describe_attack,
+    logits_of,
+    parse_attack,
+)
+from statshift.tasks.classification import check_labels
 
 
 def write_adversarial(

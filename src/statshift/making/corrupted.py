@@ -15,10 +15,11 @@ from torch import Tensor
 from statshift._core.errors import InputError, unknown
 from statshift._core.files import replacing
 from statshift.data import ImageData
-from statshift.results import alone, settle_record
-from statshift.results.provenance import describe_corruption, describe_data, describe_functions
-from statshift.shifts.conditions import CLEAN, Condition, CorruptionOptions, ShiftFunction, apply
+from statshift.results import alone, settle_record, write_json_atomically
+from statshift.results.provenance import describe_corruption, describe_data, describe_own
+from statshift.shifts.conditions import Condition, resolve
 from statshift.shifts.corruptions import REENCODE_QUALITY, SEVERITIES
+from statshift.shifts.shift import CLEAN, CorruptionOptions, Shift, under
 
 BATCH = 64
 LAYOUTS = ("arrays", "jpeg")
@@ -34,7 +35,7 @@ def write_corrupted(
     layout: str,
     options: CorruptionOptions,
     device: torch.device,
-    functions: Mapping[str, ShiftFunction] | None = None,
+    shifts: Sequence[Shift] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write every condition of `wanted`, and `record.json`; what an earlier call of the same finished is kept.
@@ -44,10 +45,11 @@ def write_corrupted(
         wanted: shifts and severities; "arrays" needs all five severities of a shift.
         out: folder, made if need be.
         layout: "arrays" (CIFAR-C: NAME.npy, uint8 (5 N,H,W,3), severity by severity, and labels.npy) or "jpeg"
-            (ImageNet-C: NAME/SEVERITY/CLASS/*.JPEG of quality 85). Clean images go to clean.npy or clean/.
+            (ImageNet-C: NAME/SEVERITY/CLASS/*.JPEG of quality 85). Clean images go to clean.npy or clean/. Of images
+            in files, names.json holds the source's path by the image's number, in the order of the arrays.
         options: how corruptions are made.
         device: where they are made.
-        functions: a user's own shifts by name.
+        shifts: of the conditions, where there are others than those that ship.
         progress: called with (images done, images in all) after each batch.
 
     Raises:
@@ -64,13 +66,17 @@ def write_corrupted(
         if layout == "arrays" and name != CLEAN and tuple(found) != SEVERITIES:
             raise InputError(f"The layout of CIFAR-C holds five severities, but {name} would have {found}; use jpeg.")
     out, count = Path(out), 0
+    made = {one.name: one for one in (resolve([*levels], options) if shifts is None else shifts)}
+    for shift in made.values():
+        _check_writable(shift)
 
     def corrupted(condition: Condition) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         nonlocal count
         for images, positions in data.batches(BATCH):
             pixels = images.to(device).float() / 255
             indices = torch.from_numpy(data.indices[positions]).to(device)
-            yield to_bytes(apply(pixels, condition, indices, options, functions or {})), positions
+            shifted = under(made[condition.shift], pixels, condition.severity, seed=options.seed, indices=indices)
+            yield to_bytes(shifted), positions
             count += len(images)
             if progress:
                 progress(count, len(wanted) * len(data))
@@ -80,12 +86,13 @@ def write_corrupted(
         "corruption": describe_corruption(options, data.shape, "benchmark"),
         "layout": layout,
         "shifts": list(levels),
-        "functions": describe_functions(functions or {}),
+        "functions": describe_own([*made.values()]),
         "seed": options.seed,
     }
     try:
         with alone(out):
             settle_record(out, record)
+            _write_names(data, out)
             {"arrays": _write_arrays, "jpeg": _write_jpegs}[layout](data, levels, out, corrupted)
     except OSError as error:
         raise InputError(
@@ -93,9 +100,28 @@ def write_corrupted(
         ) from error
 
 
+def graded(shifts: Sequence[Shift]) -> list[Shift]:
+    """Return those that have five severities and are made of clean images alone, as a contact sheet shows them."""
+    return [one for one in shifts if one.severities == SEVERITIES and not one.needs_model and not one.reads]
+
+
+def _check_writable(shift: Shift) -> None:
+    if shift.needs_model or shift.reads:
+        raise InputError(f"Expected shifts that are made of clean images alone, but got {shift.name}.")
+
+
 def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     """Return (B,3,H,W) images in [0,1], multiples of 1/255, as uint8 (B,H,W,3)."""
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _write_names(data: ImageData, out: Path) -> None:
+    """Write of images in files which is which: the source's path by the number that the image has here."""
+    paths = getattr(data.source, "paths", None)
+    if paths is not None:
+        write_json_atomically(
+            out / "names.json", {f"{index:08d}": str(paths[index]) for index in data.indices.tolist()}
+        )
 
 
 def _write_arrays(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: CorruptedImages) -> None:
@@ -143,9 +169,9 @@ def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path
 
 
 def contact_sheet(
-    data: ImageData, position: int, names: Sequence[str], options: CorruptionOptions, path: str | Path
+    data: ImageData, position: int, shifts: Sequence[str | Shift], options: CorruptionOptions, path: str | Path
 ) -> None:
-    """Write a PNG of one image: a row for each corruption, the clean image and severities 1 to 5 across.
+    """Write a PNG of one image: a row for each shift, the clean image and severities 1 to 5 across.
 
     Raises:
         InputError: there is no such image, or the file cannot be written.
@@ -157,20 +183,21 @@ def contact_sheet(
     (images, positions), *_ = data.batches(1, which=[position])
     clean, indices = images.float() / 255, torch.from_numpy(data.indices[positions])
     height, width = data.shape[1:]
+    made = resolve(shifts, options)
     scale = max(1, 96 // min(height, width))
     cell = (width * scale + 4, height * scale + 4)
     size = max(16, cell[1] // 8)  # px; letters that are read beside the pictures
     font = ImageFont.load_default(size)
-    label, top = 8 + math.ceil(max(font.getlength(name) for name in names)), size + 8
-    sheet = Image.new("RGB", (label + 6 * cell[0], top + len(names) * cell[1]), "white")
+    label, top = 8 + math.ceil(max(font.getlength(shift.name) for shift in made)), size + 8
+    sheet = Image.new("RGB", (label + 6 * cell[0], top + len(made) * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(["clean", *map(str, SEVERITIES)]):
         draw.text((label + column * cell[0] + 4, 3), title, fill="black", font=font)
-    for row, name in enumerate(names):
-        draw.text((4, top + row * cell[1] + (cell[1] - size) // 2), name, fill="black", font=font)
+    for row, shift in enumerate(made):
+        draw.text((4, top + row * cell[1] + (cell[1] - size) // 2), shift.name, fill="black", font=font)
         for column, severity in enumerate((0, *SEVERITIES)):
-            condition = Condition(name, severity) if severity else Condition(CLEAN, 0)
-            picture = Image.fromarray(to_bytes(apply(clean, condition, indices, options, {}))[0])
+            shown = under(shift, clean, severity, seed=options.seed, indices=indices) if severity else clean
+            picture = Image.fromarray(to_bytes(shown)[0])
             picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
             sheet.paste(picture, (label + column * cell[0], top + row * cell[1]))
     try:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, check_labels
+from statshift.data import ImageData
 from statshift.making import choices
 from statshift.making.features import draw_starts, feature_distance, find_head, match_features, row_distances
 from statshift.making.shards import Arrays, Make, Written, write_in_parts
@@ -33,6 +33,7 @@ from statshift.shifts.attacks import (
     cross_entropy,
     logits_of,
 )
+from statshift.tasks.classification import check_labels
 
 
 @dataclass(frozen=True)

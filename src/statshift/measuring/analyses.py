@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.rectify import rectified
 from statshift.data import ImageData
-from statshift.measuring.adapted import AdaptationOptions
-from statshift.measuring.measure import Measurement, measure
+from statshift.measuring.measure import measure
+from statshift.measuring.run import Measurement
 from statshift.models import check_input, extract_logits
 from statshift.norms.layers import before_forward, evaluating, run
 from statshift.norms.selection import PARTS, THIRDS, select_layers

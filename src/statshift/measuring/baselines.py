@@ -6,23 +6,38 @@ from typing import Any
 
 from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData
-from statshift.metrics.classification import ALEXNET
+from statshift.metrics.alexnet import ALEXNET
 from statshift.results import RunResult, read_run
 from statshift.shifts.corruptions import table_for
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 
 def read_baseline(path: str | Path, record: Mapping[str, Any]) -> RunResult:
     """Return the run whose errors CE divides by, which must be over as many classes, corrupted alike."""
     baseline = read_run(path)
-    for section, name in (("data", "classes"), ("corruption", "table"), ("corruption", "stored")):
-        here, there = record[section].get(name), baseline.record[section].get(name)
+    for section, name in (("data", "classes"), ("task", "name"), ("corruption", "table"), ("corruption", "stored")):
+        here, there = ((one.get(section) or {}).get(name) for one in (record, baseline.record))
         if here != there:
             raise InputError(f"The baseline {path} is no baseline here: its {section}.{name} is {there}, not {here}.")
     return baseline
 
 
-def alexnet_for(choice: str, model: str, data: ImageData, classes: int) -> str | None:
-    """Return which AlexNet's errors CE divides by; "auto" goes by the specs, the images' size and the classes."""
+def alexnet_for(choice: str, model: str, data: ImageData, classes: int, task: Task = CLASSIFICATION) -> str | None:
+    """Return which AlexNet's errors CE divides by, if the task's may be.
+
+    "auto" goes by the specs, the images' size and the classes.
+
+    Raises:
+        InputError: one is named that there is not, or that has no errors at the task.
+    """
+    found = _alexnet_for(choice, model, data, classes)
+    if choice == "auto" or found in (None, *task.alexnets):
+        return found if found in task.alexnets else None
+    raise InputError(f"Expected no `alexnet` for the task {task.name}, whose errors AlexNet has not, but got {choice}.")
+
+
+def _alexnet_for(choice: str, model: str, data: ImageData, classes: int) -> str | None:
     if choice not in ("auto", "none", *ALEXNET):
         raise unknown("AlexNet", choice, ["auto", "none", *ALEXNET])
     if choice != "auto":

@@ -5,24 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from statshift._core.errors import InputError, unknown
+from statshift.measuring.showing import difference_text
 from statshift.metrics.classification import SEVERITIES
-from statshift.metrics.uncertainty import holm, mcnemar, paired_interval, paired_test
-from statshift.results import Row, RunResult, bits, read_run, restrict
+from statshift.metrics.uncertainty import holm
+from statshift.results import Row, RunResult, read_run, restrict
 from statshift.results.conditions import (
     Conditions,
     by_condition,
-    image_errors,
-    image_means,
     mce_weights,
+    mean_score,
     mean_weights,
     missing_conditions,
+    summed_errors,
 )
 from statshift.results.means import BENCHMARK, chosen, mean_name
 from statshift.results.summary import alexnet_errors
+from statshift.tasks.choice import task_of
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.figures import Difference
+from statshift.tasks.task import Task
 
 SIGNIFICANT = 0.05
 """Below this adjusted p-value a difference is called one."""
@@ -36,6 +38,8 @@ COMPARABLE = (
     "data.content_hash",
     "data.bytes_hash",
     "seed",
+    "task.name",
+    "task.options",
     "corruption.at",
     "corruption.table",
     "corruption.quantise",
@@ -54,6 +58,7 @@ def compare(
     *,
     protocols: tuple[str, str] = ("source", "source"),
     table: str | None = None,
+    task: str | Task | None = None,
 ) -> "Comparison":
     """Compare two runs condition by condition, image by image; differences are second less first.
 
@@ -62,6 +67,7 @@ def compare(
         second: a run or its directory, over the same images under the same corruptions.
         protocols: of the first and of the second run.
         table: the AlexNet that mCE divides by: a key of `ALEXNET`; without one there is no mCE.
+        task: for runs of a task of your own, the task itself or py:FILE:NAME.
 
     Raises:
         InputError: if the runs' images or corruptions differ (the fields are named), a protocol has no rows,
@@ -69,9 +75,12 @@ def compare(
     """
     runs = [run if isinstance(run, RunResult) else read_run(run) for run in (first, second)]
     _require_comparable(runs[0].record, runs[1].record)
+    own = task_of(runs[0].record, task)
     rows = [_rows_of(run, protocol) for run, protocol in zip(runs, protocols, strict=True)]
     shared = [condition for condition in rows[0] if condition in rows[1]]
-    pairs = {condition: pair for condition in shared if (pair := pair_rows(rows[0][condition], rows[1][condition]))}
+    pairs = {
+        condition: pair for condition in shared if (pair := pair_rows(rows[0][condition], rows[1][condition], own))
+    }
     if not pairs:
         raise InputError(f"{runs[0].path} and {runs[1].path} share no condition: nothing to compare.")
     before = {condition: [first for first, _ in draws] for condition, draws in pairs.items()}
@@ -79,37 +88,24 @@ def compare(
     complete, divisor = not missing_conditions(before, BENCHMARK), alexnet_errors(table)
     some = [] if complete else [one for one in pairs if one[0] in BENCHMARK and one[1] in SEVERITIES]
     return Comparison(
-        images=next(iter(before.values()))[0]["images"],
+        images=before[min(before, key=lambda one: "set" in rows[0][one][0])][0]["images"],
         protocols=protocols,
-        conditions=_compare_conditions(pairs),
-        mean_accuracy=accuracy_difference(before, after, mean_weights(BENCHMARK)) if complete else None,
-        mce=_mce(before, after, divisor) if complete and divisor else None,
-        measured_mean=accuracy_difference(chosen(before, some)[0], *chosen(after, some)) if some else None,
+        conditions=_compare_conditions(pairs, own),
+        mean_accuracy=accuracy_difference(before, after, mean_weights(BENCHMARK), own) if complete else None,
+        mce=_mce(before, after, divisor, own) if complete and divisor else None,
+        measured_mean=accuracy_difference(chosen(before, some)[0], *chosen(after, some), own) if some else None,
         measured_over=mean_name(some) if some else "",
+        headline=own.headline,
     )
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A figure of both runs, and a 95 % interval for second less first."""
-
-    first: float
-    second: float
-    low: float
-    high: float
-
-    @property
-    def difference(self) -> float:
-        """Second less first."""
-        return self.second - self.first
-
-
-@dataclass(frozen=True)
 class ConditionComparison:
-    """One condition: accuracies, how often one run alone is right over all draws, and a paired test over images.
+    """One condition: scores, how often one run alone is right over all draws, and a paired test over images.
 
-    The test is McNemar's of one draw. Draws share their images and are no further evidence: of several each image has
-    one value, its mean over them, and the test is `paired_test`.
+    The score is the accuracy, or of another task its headline, and "right" then is the higher score of an image. The
+    test is the task's; that of classification is McNemar's of one draw. Draws share their images and are no further
+    evidence: of several each image has one value, its mean over them, and the test is `paired_test`.
     """
 
     shift: str
@@ -143,6 +139,15 @@ class Comparison:
     """Of the common conditions that both measured, where these are some and not all of the 75; else None."""
     measured_over: str = ""
     """What it is over: "mean of the 15 at severity 3"."""
+    headline: str = "accuracy"
+    """What the score is called that stands where the accuracy of classification does."""
+
+    def __repr__(self) -> str:
+        """Return a table of the differences in %: the means, and the first and last conditions."""
+        means = {"mean of 15 x 5": self.mean_accuracy, self.measured_over: self.measured_mean, "mCE": self.mce}
+        conditions = {f"{one.shift} {one.severity or ''}".strip(): one.accuracy for one in self.conditions}
+        shown = {name: one for name, one in means.items() if one is not None} | conditions
+        return difference_text(self.images, self.protocols, shown)
 
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -182,69 +187,47 @@ def _rows_of(run: RunResult, protocol: str) -> Conditions:
     return rows
 
 
-def pair_rows(first: Sequence[Row], second: Sequence[Row]) -> list[tuple[Row, Row]]:
+def pair_rows(first: Sequence[Row], second: Sequence[Row], task: Task = CLASSIFICATION) -> list[tuple[Row, Row]]:
     """Pair rows by draw, each over the images that both have; what draws no images goes with every draw."""
     if any(len(side) == 1 and "adapted_on" not in side[0] for side in (first, second)):
         pairs = [(a, b) for a in first for b in second]
     else:
         by_draw = {row["draw"]: row for row in second}
         pairs = [(row, by_draw[row["draw"]]) for row in first if row["draw"] in by_draw]
-    return [(restrict(a, b.get("left_out", [])), restrict(b, a.get("left_out", []))) for a, b in pairs]
+    return [
+        (restrict(a, b.get("left_out", []), task), restrict(b, a.get("left_out", []), task))
+        for a, b in pairs
+        if a.get("set") == b.get("set")
+    ]
 
 
 def _compare_conditions(
-    pairs: Mapping[tuple[str, int], Sequence[tuple[Row, Row]]],
+    pairs: Mapping[tuple[str, int], Sequence[tuple[Row, Row]]], task: Task
 ) -> tuple[ConditionComparison, ...]:
-    counts = [
-        mcnemar(*(np.concatenate([bits(row) for row in side]) for side in zip(*draws, strict=True)))
-        for draws in pairs.values()
-    ]
-    values = [_by_image(draws) for draws in pairs.values()]
-    p_values = [
-        count[2] if len(draws) == 1 else paired_test(*sides)
-        for draws, count, sides in zip(pairs.values(), counts, values, strict=True)
-    ]
+    found = {condition: task.paired(draws) for condition, draws in pairs.items()}
+    adjusted = holm([one.p_value for one in found.values()])
     return tuple(
         ConditionComparison(
-            shift, severity, len(draws), difference(*sides), *count[:2], p_value=p_value, adjusted_p_value=adjusted
+            *condition, len(pairs[condition]), one.difference, one.only_first, one.only_second, one.p_value, p_value
         )
-        for ((shift, severity), draws), sides, count, p_value, adjusted in zip(
-            pairs.items(), values, counts, p_values, holm(p_values), strict=True
-        )
+        for (condition, one), p_value in zip(found.items(), adjusted, strict=True)
     )
 
 
-def _by_image(draws: Sequence[tuple[Row, Row]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return for each side one value an image: right or wrong, or how often over the draws."""
-    first, second = (
-        image_means([(row, bits(row), 1 / len(draws)) for row in side]) for side in zip(*draws, strict=True)
-    )
-    return first, second
-
-
-def accuracy_difference(before: Conditions, after: Conditions, weights: Mapping[str, float]) -> Difference:
-    """Return the difference of two mean accuracies over the same images.
+def accuracy_difference(
+    before: Conditions, after: Conditions, weights: Mapping[str, float], task: Task = CLASSIFICATION
+) -> Difference:
+    """Return the difference of two mean scores over the same images.
 
     Args:
         before: rows by condition, draw by draw over the images of `after`'s.
         after: likewise.
         weights: of each condition of a shift, all together 1.
+        task: what the rows are of.
     """
-    return difference(1 - image_errors(before, weights), 1 - image_errors(after, weights))
+    return task.difference(mean_score(before, weights), mean_score(after, weights))
 
 
-def _mce(before: Conditions, after: Conditions, divisor: Mapping[str, float]) -> Difference:
+def _mce(before: Conditions, after: Conditions, divisor: Mapping[str, float], task: Task) -> Difference:
     weights = mce_weights(BENCHMARK, divisor)
-    most = len(SEVERITIES) * sum(weights.values())
-    return difference(image_errors(before, weights), image_errors(after, weights), most)
-
-
-def difference(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64], most: float = 1.0) -> Difference:
-    """Return the means of two values an image (N,) and what sets them apart: the one interval of every difference.
-
-    Args:
-        first: of the first run.
-        second: of the second run, the same images.
-        most: the largest difference that an image can have.
-    """
-    return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second, most=most))
+    return task.difference(summed_errors(before, weights), summed_errors(after, weights))

@@ -1,12 +1,8 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
-import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
-from dataclasses import asdict
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,23 +10,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from statshift._core import processes
-from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, check_labels
-from statshift.metrics.classification import ImageStatistics, image_statistics
+from statshift._core.copying import copied
+from statshift._core.errors import unknown
+from statshift.data import ImageData
+from statshift.measuring.memory import AtOnce, Kept
 from statshift.models import PixelModel
 from statshift.norms.layers import run
-from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, attackable, check_gradient
+from statshift.shifts.attacks import attackable, check_gradient
 from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import Shift, under
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Results, Task
 
-KEPT_BYTES = 2 << 30
 CHECKED = 16  # images: whether a model has an input gradient
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def describe_attack(attack: PixelAttack | AutoAttack, batch_size: int) -> dict[str, Any]:
-    """Return an attack's numbers for a record: the step size in force, or of AutoAttack the batch that it draws by."""
-    own = {"step_size": attack.length} if isinstance(attack, PixelAttack) else {"batch_size": batch_size}
-    return asdict(attack) | own
+def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
+    """Return fields as a tuple of the type of others, named or not."""
+    made: Results = getattr(type(results), "_make", tuple)(fields)
+    return made
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Return named tuples of tensors (B,...) as one, end to end."""
+    return of_type(parts[0], map(torch.cat, zip(*parts, strict=True)))
 
 
 class Evaluator:
@@ -41,16 +45,13 @@ class Evaluator:
         device: where images are shifted and classified.
         dtype: name of the type the model runs in, by autocast unless "float32".
         compiled: run the model through `torch.compile`.
-        shift: takes images (B,3,H,W) in [0,1], a condition and the images' indices (B,), and returns the images under
-            that condition.
+        shifts: by name; of those that need a model, against the model as it is now, which is copied.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
-        attacks: the conditions' shifts that are attacks, by name; against the model as it is now, which is copied.
-        seed: of the attacks.
+        seed: of the shifts' draws.
+        task: what the labels are of.
 
     Attributes:
-        model: as given.
-        device: as given.
-        batch_size: as given.
+        model, device, batch_size: as given.
         keeping: keep the shifted images of the condition at work, since it will be asked for again.
     """
 
@@ -61,10 +62,10 @@ class Evaluator:
         *,
         dtype: str,
         compiled: bool,
-        shift: Callable[[Tensor, Condition, Tensor], Tensor],
+        shifts: Mapping[str, Shift],
         batch_size: int,
-        attacks: Mapping[str, PixelAttack | AutoAttack] | None = None,
         seed: int = 0,
+        task: Task = CLASSIFICATION,
     ) -> None:
         if dtype not in DTYPES:
             raise unknown("dtype", dtype, DTYPES)
@@ -73,15 +74,13 @@ class Evaluator:
         self.model = model
         self._classify = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype]
-        self._shift = shift
-        self._attacks = attacks or {}
+        self._shifts = shifts
         self._seed = seed
-        self._source = deepcopy(model) if self._attacks else model
-        self._at_once = batch_size
+        self._task = task
+        self._source = copied(model) if any(shift.needs_model for shift in shifts.values()) else model
+        self._at_once = AtOnce(device, batch_size)
         self.keeping = False
-        self._kept_of: tuple[ImageData, Condition] | None = None
-        self._kept: Tensor | None = None
-        self._is_kept = np.zeros(0, bool)
+        self._kept = Kept(device)
 
     @torch.no_grad()
     def count_classes(self, data: ImageData) -> int:
@@ -93,10 +92,10 @@ class Evaluator:
         images, _ = next(data.batches(1, which=[0]))
         try:
             with self.autocast():
-                classes = int(run(self.model, self._send(images).float() / 255).shape[1])
+                classes = self._task.width(run(self.model, self._send(images).float() / 255))
         except torch.OutOfMemoryError:
-            raise self._no_memory(1) from None
-        check_labels(data, classes)
+            raise self._at_once.no_memory(1) from None
+        self._task.check_labels(data, classes)
         return classes
 
     def __call__(
@@ -109,8 +108,8 @@ class Evaluator:
         attacked: nn.Module | None = None,
         groups: Sequence[NDArray[np.int64]] | None = None,
         in_order: bool = False,
-    ) -> ImageStatistics:
-        """Return five tensors (N,) on the CPU, in image order, on every process.
+    ) -> Results:
+        """Return what the task keeps of each image, tensors (N,...) on the CPU, in image order, on every process.
 
         Processes share out whole batches, so that each batch is the one that a single process would see.
 
@@ -132,15 +131,14 @@ class Evaluator:
         mine, finished = [], 0
         for images, positions in batches:
             parts = self._in_parts(data, condition, images, positions, classify, attacked, cut=groups is None)
-            mine.append((positions, ImageStatistics(*map(torch.cat, zip(*parts, strict=True)))))
+            mine.append((positions, joined(parts)))
             finished += len(images)
             on_batch(min(finished * world, len(data)))
-        found = [(positions, ImageStatistics(*(field.cpu() for field in one))) for positions, one in mine]
+        found = [(positions, of_type(one, [field.cpu() for field in one])) for positions, one in mine]
         ordered = found if in_order else processes.in_turn(processes.gather(found))
         everyone = torch.from_numpy(np.concatenate([positions for positions, _ in ordered])).argsort()
-        return ImageStatistics(
-            *(torch.cat(field)[everyone] for field in zip(*(one for _, one in ordered), strict=True))
-        )
+        whole = joined([one for _, one in ordered])
+        return of_type(whole, [field[everyone] for field in whole])
 
     @torch.no_grad()
     def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:
@@ -162,22 +160,24 @@ class Evaluator:
             data: with labels.
             function: of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
         """
-        assert data.labels is not None
         rank, world = processes.join()
         mine = []
         for images, positions in data.batches(
             self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
         ):
-            labels, indices = (self._send(torch.from_numpy(one[positions])) for one in (data.labels, data.indices))
+            labels, indices = (
+                self._send(one)
+                for one in (self._task.labels(data, positions), torch.from_numpy(data.indices[positions]))
+            )
             pixels, start = self._send(images).float().div_(255), 0
             while start < len(images):
-                part = slice(start, start + self._at_once)
+                part = slice(start, start + self._at_once.images)
                 try:
                     with self._with_gradients():
                         mine.append(function(pixels[part], labels[part], indices[part]))
                     start = part.stop
                 except torch.OutOfMemoryError:
-                    self._take_fewer(len(images))
+                    self._at_once.take_fewer(len(images))
         return torch.cat(processes.in_turn(processes.gather([one.cpu() for one in mine])))
 
     def _in_parts(
@@ -190,33 +190,21 @@ class Evaluator:
         attacked: nn.Module | None,
         *,
         cut: bool,
-    ) -> list[ImageStatistics]:
+    ) -> list[Results]:
         """Return the statistics of a batch, in as few parts as memory allows if it may be cut."""
-        parts: list[ImageStatistics] = []
+        parts: list[Results] = []
         start = 0
         while start < len(images):
-            part = slice(start, start + self._at_once if cut else len(images))
+            part = slice(start, start + self._at_once.images if cut else len(images))
             found = self._statistics(data, condition, images[part], positions[part], classify, attacked)
             if found is not None:
                 parts.append(found)
                 start = part.stop
             elif not cut:
-                raise self._no_memory(len(images))
+                raise self._at_once.no_memory(len(images))
             else:
-                self._take_fewer(len(images))
+                self._at_once.take_fewer(len(images))
         return parts
-
-    def _take_fewer(self, images: int) -> None:
-        """Cut batches of so many images in halves from now on, and say so.
-
-        Raises:
-            InputError: there is no less than one image at once.
-        """
-        if self._at_once == 1:
-            raise self._no_memory(1)
-        self._at_once = (min(self._at_once, images) + 1) // 2
-        torch.cuda.empty_cache()
-        warnings.warn(f"Out of memory on {self.device}: going on with {self._at_once} at once.", stacklevel=2)
 
     @torch.no_grad()
     def _statistics(
@@ -227,51 +215,44 @@ class Evaluator:
         positions: NDArray[np.int64],
         classify: Callable[[Tensor], Tensor],
         attacked: nn.Module | None,
-    ) -> ImageStatistics | None:
+    ) -> Results | None:
         """Return the statistics of some images, or None where memory runs out."""
-        assert data.labels is not None
         try:
-            if attacked is not None and condition.shift in self._attacks:
+            if attacked is not None and self.attacks(condition):
                 shifted = self._made(data, condition, images, positions, attacked)
             else:
                 shifted = self._shifted(data, condition, images, positions)
             with self.autocast():
                 logits = classify(shifted)
-            return image_statistics(logits, self._send(torch.from_numpy(data.labels[positions])))
+            return self._task.per_image(logits, self._send(self._task.labels(data, positions)))
         except torch.OutOfMemoryError:
             return None
 
     def _shifted(self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64]) -> Tensor:
         """Return images under a condition; of the condition at work they are made once, where memory allows."""
-        places = torch.from_numpy(positions).to(self.device)
-        if self._kept_of != (data, condition):
-            few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES
-            self._kept_of, self._is_kept = (data, condition), np.zeros(len(data), bool)
-            if not (few and self.keeping):
-                self._kept = None
-            elif self._kept is None or self._kept.shape != (len(data), *data.shape):
-                self._kept = torch.empty((len(data), *data.shape), device=self.device)
-        if self._kept is not None and self._is_kept[positions].all():
-            return self._kept[places]
+        self._kept.turn_to(data, condition, self.keeping)
+        if (kept := self._kept.get(positions)) is not None:
+            return kept
         shifted = self._made(data, condition, images, positions, self._source)
-        if self._kept is not None:
-            self._kept[places] = shifted
-            self._is_kept[positions] = True
+        self._kept.put(positions, shifted)
         return shifted
 
     def _made(
         self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64], model: nn.Module
     ) -> Tensor:
-        """Return images under a condition; those of an attack are against a model."""
+        """Return images under a condition; those of a shift that needs a model are against this one."""
         pixels = self._send(images).float().div_(255)
         indices = self._send(torch.from_numpy(data.indices[positions]))
-        if condition.shift not in self._attacks:
-            return self._shift(pixels, condition, indices)
-        assert data.labels is not None
-        labels = self._send(torch.from_numpy(data.labels[positions]))
-        with self._with_gradients():
-            attack = self._attacks[condition.shift]
-            return attack_images(model, pixels, labels, attack, seed=self._seed, indices=indices, check=False)
+        labels = self._send(self._task.labels(data, positions))
+        make = partial(under, self._shifts[condition.shift], pixels, condition.severity, seed=self._seed)
+        if not self.attacks(condition):
+            return make(indices=indices, labels=labels)
+        with attackable(model), self._with_gradients():
+            return make(indices=indices, labels=labels, model=model)
+
+    def attacks(self, condition: Condition) -> bool:
+        """Return whether the images of a condition are made against a model."""
+        return self._shifts[condition.shift].needs_model
 
     def check_attackable(self, data: ImageData) -> None:
         """Check on every process alike that the model has an input gradient on the first images.
@@ -293,7 +274,3 @@ class Evaluator:
 
     def _send(self, tensor: Tensor) -> Tensor:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def _no_memory(self, images: int) -> InputError:
-        many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")

@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, ReportWarning
 from statshift.data import ImageData
 from statshift.data.sampling import balanced_subset
 from statshift.measuring.evaluate import Evaluator
 from statshift.results import read_json, write_bytes_atomically, write_json_atomically
-from statshift.shifts.conditions import CLEAN, Condition
+from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import CLEAN
 
 T = TypeVar("T")
 
@@ -108,7 +109,7 @@ def attempt(what: str, function: Callable[[], T]) -> T | None:
         return function()
     except (InputError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
-        warnings.warn(f"Cannot {what}: {reason}", stacklevel=4)
+        warnings.warn(f"Cannot {what}: {reason}", ReportWarning, stacklevel=4)
         return None
 
 

@@ -1,7 +1,6 @@
 """What every verb begins with: a device, a model on it, and images as the model's authors load them."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from statshift._core import processes
+from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData, fit_labels, imagenet_indices, load_data, loading_options
 from statshift.models import PixelModel, extract_logits, load_model
@@ -30,7 +30,7 @@ def find_device(name: str | torch.device) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise InputError(f"Device {name!r} was asked for, but torch finds no CUDA GPU; use --device cpu or auto.")
+        raise InputError(f"Device {name!r} was asked for, but torch finds no CUDA GPU; use `device` cpu or auto.")
     index = int(number) if number else processes.local_rank() % torch.cuda.device_count()
     if index >= torch.cuda.device_count():
         raise InputError(f"Device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs, from cuda:0.")
@@ -48,7 +48,7 @@ def place(model: str | nn.Module, device: torch.device, *, in_place: bool = Fals
     if isinstance(model, nn.Module) and not in_place:
         inner = model.network if isinstance(model, PixelModel) else model
         if any(tensor.device != device for tensor in [*inner.parameters(), *inner.buffers()]):
-            model = deepcopy(model)
+            model = copied(model)
     return (model if isinstance(model, PixelModel) else load_model(model)).to(device)
 
 

@@ -1,6 +1,6 @@
 """What is read out of the source beside its rows: the shift at each layer, and LIGS."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift.adapting.diagnose import Diagnosis, diagnose
-from statshift.adapting.protocols import adaptation_positions
+from statshift.adapting.drawing import adaptation_positions
 from statshift.data import ImageData
 from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.examples import Examples, attempt, middle_conditions
@@ -18,19 +18,19 @@ from statshift.measuring.ligs import LigsOptions, checked, similarities
 from statshift.models import PixelModel
 from statshift.norms.layers import running_norms
 from statshift.results import read_json, write_json_atomically
-from statshift.shifts.attacks import is_attack
-from statshift.shifts.conditions import CLEAN, Condition
+from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 
 IMAGES = 32
 """With so many images a layer's shift is read out."""
 
 
-def highest_conditions(conditions: Iterable[Condition]) -> list[Condition]:
-    """Return the clean images, and each shift but attacks at its highest severity."""
+def highest_conditions(conditions: Iterable[Condition], shifts: Mapping[str, Shift]) -> list[Condition]:
+    """Return the clean images, and each shift that needs no model at its highest severity."""
     highest = {CLEAN: Condition(CLEAN, 0)}
     for condition in conditions:
         before = highest.get(condition.shift)
-        if not is_attack(condition.shift) and (before is None or before.severity < condition.severity):
+        if not shifts[condition.shift].needs_model and (before is None or before.severity < condition.severity):
             highest[condition.shift] = condition
     return list(highest.values())
 
@@ -41,15 +41,15 @@ class LayerShifts:
     Args:
         path: what an earlier sitting found is kept.
         model: the source.
-        data: from which the images are drawn that a protocol's first draw adapts on too.
-        seed: of the draw.
+        data: the run's images.
+        seed: of the draw of images, which a protocol's first draw adapts on too.
     """
 
     def __init__(self, path: Path, model: PixelModel, data: ImageData, seed: int) -> None:
         self._path = path
-        self._positions = adaptation_positions(data.indices, min(IMAGES, len(data)), seed, 0)
+        self._seed = seed
         self._kept = read_json(path) or {}
-        self._possible = len(self._positions) > 1 and bool(running_norms(model.network))
+        self._possible = len(data) > 1 and bool(running_norms(model.network))
 
     def lack(self, condition: Condition) -> bool:
         """Return whether a condition can be read out and is not."""
@@ -57,9 +57,10 @@ class LayerShifts:
 
     def add(self, evaluate: Evaluator, data: ImageData, condition: Condition) -> None:
         """Read out the shift of a condition; where that fails, a warning says why and nothing is kept."""
+        positions = adaptation_positions(data.indices, min(IMAGES, len(data)), self._seed, 0)
 
         def describe() -> dict[str, Any]:
-            return describe_diagnosis(diagnose(evaluate.model, evaluate.shifted(data, condition, self._positions)))
+            return describe_diagnosis(diagnose(evaluate.model, evaluate.shifted(data, condition, positions)))
 
         found = attempt("read out the layers' shift", describe)
         if found is None:
@@ -71,15 +72,19 @@ class LayerShifts:
         write_json_atomically(self._path, self._kept)
 
 
+Looks = dict[Condition, list[Examples | LayerShifts]]
+"""By condition, what is looked at beside the rows."""
+
+
 def unfinished_looks(
     path: Path,
     model: PixelModel,
     data: ImageData,
     conditions: Sequence[Condition],
+    shifts: Mapping[str, Shift],
     seed: int,
     examples: Examples | None,
-    clean: bool,
-) -> dict[Condition, list[Examples | LayerShifts]]:
+) -> Looks:
     """Return by condition what a run directory lacks yet beside the rows.
 
     Args:
@@ -87,15 +92,15 @@ def unfinished_looks(
         model: the source.
         data: the images, or those of the first condition where data store shifts.
         conditions: of the run.
+        shifts: of the conditions, by name; where they are made, the clean images are there, measured or not.
         seed: of the choice of images.
         examples: the run's, if it has any.
-        clean: whether the clean images are there, be they measured or not.
     """
     looks: list[tuple[Examples | LayerShifts, list[Condition]]]
-    looks = [(LayerShifts(path / "layers.json", model, data, seed), highest_conditions(conditions))]
+    looks = [(LayerShifts(path / "layers.json", model, data, seed), highest_conditions(conditions, shifts))]
     if examples:
-        looks.append((examples, middle_conditions(conditions)))
-    there = [*([Condition(CLEAN, 0)] if clean else []), *conditions]
+        looks.append((examples, middle_conditions(one for one in conditions if shifts[one.shift].paired)))
+    there = [*([Condition(CLEAN, 0)] if of_clean_images(shifts.values()) else []), *conditions]
     lacking = {one: [look for look, places in looks if one in places and look.lack(one)] for one in there}
     return {condition: found for condition, found in lacking.items() if found}
 

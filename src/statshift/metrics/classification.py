@@ -1,122 +1,15 @@
-"""From a model's outputs to counts, and from counts to error, CE, mCE and calibration error."""
+"""From counts to error, CE, mCE and calibration error."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from statshift._core.errors import InputError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 CALIBRATION_BINS = 15
-
-ALEXNET: dict[str, dict[str, float]] = {
-    "imagenet": {
-        "gaussian_noise": 0.886428,
-        "shot_noise": 0.894468,
-        "impulse_noise": 0.922640,
-        "defocus_blur": 0.819880,
-        "glass_blur": 0.826268,
-        "motion_blur": 0.785948,
-        "zoom_blur": 0.798360,
-        "snow": 0.866816,
-        "frost": 0.826572,
-        "fog": 0.819324,
-        "brightness": 0.564592,
-        "contrast": 0.853204,
-        "elastic_transform": 0.646056,
-        "pixelate": 0.717840,
-        "jpeg_compression": 0.606500,
-    },
-    "cifar10": {
-        "gaussian_noise": 0.2584,
-        "shot_noise": 0.25102,
-        "impulse_noise": 0.30084,
-        "defocus_blur": 0.30662,
-        "glass_blur": 0.30328,
-        "motion_blur": 0.37378,
-        "zoom_blur": 0.34576,
-        "snow": 0.30212,
-        "frost": 0.32398,
-        "fog": 0.37776,
-        "brightness": 0.26932,
-        "contrast": 0.51958,
-        "elastic_transform": 0.3035,
-        "pixelate": 0.25248,
-        "jpeg_compression": 0.24516,
-    },
-    "cifar100": {
-        "gaussian_noise": 0.61448,
-        "shot_noise": 0.6007,
-        "impulse_noise": 0.66594,
-        "defocus_blur": 0.61368,
-        "glass_blur": 0.61268,
-        "motion_blur": 0.65894,
-        "zoom_blur": 0.63438,
-        "snow": 0.66192,
-        "frost": 0.68484,
-        "fog": 0.68874,
-        "brightness": 0.62692,
-        "contrast": 0.75924,
-        "elastic_transform": 0.6183,
-        "pixelate": 0.57462,
-        "jpeg_compression": 0.58216,
-    },
-}
-"""AlexNet's top-1 error under each common corruption, averaged over the five severities.
-
-Reference: ImageNet, Hendrycks & Dietterich (ICLR 2019); CIFAR, the AlexNets of Benz et al. (WACV 2021).
-"""
-
-ALEXNET_CLEAN: dict[str, float] = {"imagenet": 0.43478}
-"""AlexNet's top-1 error without corruption, where it is published."""
-
-
-class ImageStatistics(NamedTuple):
-    """What is kept of a batch's logits: five tensors of shape (B,), one value per image."""
-
-    correct: Tensor
-    """bool: the label has the highest logit."""
-    correct_top5: Tensor
-    """bool: the label is among the five highest logits (among all, where there are fewer)."""
-    cross_entropy: Tensor
-    """float32, in nats."""
-    confidence: Tensor
-    """float32 in [0,1]: the highest softmax probability."""
-    predicted: Tensor
-    """int64: the class of the highest logit."""
-
-
-def image_statistics(logits: Tensor, labels: Tensor) -> ImageStatistics:
-    """Reduce logits (B,K) of any float type and labels (B,) to per-image statistics on the same device.
-
-    Equal logits rank by class, the lower first, on every device; a NaN ranks before everything and is never
-    correct. Computed in float32, without a transfer to the host.
-
-    Raises:
-        InputError: if the shapes are not (B,K) and (B,).
-    """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise InputError(
-            "Expected `logits` of shape (B, K) and `labels` of shape (B,), "
-            f"but got {tuple(logits.shape)} and {tuple(labels.shape)}."
-        )
-    logits, own = logits.float(), labels[:, None]
-    classes = logits.shape[1]
-    value = logits.gather(1, own)
-    not_ahead = (logits < value) | ((logits == value) & (torch.arange(classes, device=logits.device) >= own))
-    rank = classes - not_ahead.sum(1)
-    log_probabilities = logits.log_softmax(1)
-    return ImageStatistics(
-        correct=rank < 1,
-        correct_top5=rank < min(5, classes),
-        cross_entropy=-log_probabilities.gather(1, own).squeeze(1),
-        confidence=log_probabilities.amax(1).exp(),
-        predicted=logits.argmax(1),
-    )
 
 
 def corruption_error(errors: Sequence[float], baseline_error: float) -> float:

@@ -1,7 +1,7 @@
 """How sure a figure is: intervals for proportions, means and differences, and paired tests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -95,11 +95,30 @@ def bootstrap_interval(
         raise InputError("Expected `values` of at least one image, but got none.")
     generator = np.random.default_rng(seed % 2**64)
     means = [values[..., generator.integers(images, size=images)].mean(-1) for _ in range(draws)]
+    return expanded_percentiles(np.asarray(means), images, level)
+
+
+def expanded_percentiles(replicates: Array, images: int, level: float = 0.95) -> tuple[Array, Array]:
+    """Return the ends (low, high) of the expanded percentile interval from replicates (R,...) over so many images.
+
+    Reference: Hesterberg (The American Statistician 2015, 69:371); see `bootstrap_interval`.
+    """
     tail = (1 - level) / 2
     if images > 1:
         tail = NormalDist().cdf(-math.sqrt(images / (images - 1)) * _t_quantile(level, images - 1))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    low, high = np.quantile(replicates, [tail, 1 - tail], axis=0)
     return low, high
+
+
+def resamples(images: int, draws: int = 1000, seed: int = 0, block: int = 100) -> Iterator[Array]:
+    """Yield (R,N), so many resamples at once: how often each image is in each; those of `bootstrap_interval`."""
+    generator = np.random.default_rng(seed % 2**64)
+    for start in range(0, draws, block):
+        counts = [
+            np.bincount(generator.integers(images, size=images), minlength=images)
+            for _ in range(min(block, draws - start))
+        ]
+        yield np.asarray(counts, np.float64)
 
 
 def paired_interval(

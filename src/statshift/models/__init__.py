@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from statshift.models.pixel import PixelModel as PixelModel
     from statshift.models.pixel import Preprocessing as Preprocessing
     from statshift.models.pixel import check_input as check_input
+    from statshift.models.pixel import class_logits as class_logits
     from statshift.models.pixel import extract_logits as extract_logits
     from statshift.models.sources import source_hash as source_hash
     from statshift.models.usercode import import_function as import_function
+    from statshift.models.usercode import import_value as import_value
 else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
@@ -29,8 +31,8 @@ else:
             "statshift.models.exchange": ("NORMS", "exchange_norm", "make_norm"),
             "statshift.models.loading": ("load_model",),
             "statshift.models.origin": ("made_by", "read_made_by"),
-            "statshift.models.pixel": ("PixelModel", "Preprocessing", "check_input", "extract_logits"),
+            "statshift.models.pixel": ("PixelModel", "Preprocessing", "check_input", "class_logits", "extract_logits"),
             "statshift.models.sources": ("source_hash",),
-            "statshift.models.usercode": ("import_function",),
+            "statshift.models.usercode": ("import_function", "import_value"),
         },
     )

@@ -7,10 +7,12 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 from torch import nn
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.copying import check_initialised
+from statshift._core.errors import DefaultPreprocessingWarning, InputError, unknown
 from statshift.models.checkpoints import load_weights
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
@@ -37,7 +39,8 @@ def load_model(
         spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights), `cifar:NAME`,
             `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
         weights: a checkpoint to load instead of the pretrained weights.
-        mean: of the three channels in [0,1]; default the model's own, else ImageNet's.
+        mean: of the three channels in [0,1]; default the model's own, else ImageNet's, with a
+            `DefaultPreprocessingWarning` for a model of one's own.
         std: likewise.
         model_args: keyword arguments for whatever builds the network, such as `num_classes`; for timm and torchvision
             `norm` exchanges the batch norms, see `exchange_norm`.
@@ -51,6 +54,8 @@ def load_model(
     exchanged = isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision") and "norm" in args
     try:
         rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
+        if isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision"):
+            pretrained = _pretrained(rest.pop("pretrained", pretrained))
         network, preprocessing, num_classes = _build(spec, pretrained and weights is None, rest)
     except (TypeError, ValueError) as error:
         if not args or isinstance(error, InputError):
@@ -60,12 +65,22 @@ def load_model(
         exchange_norm(network, args["norm"])
     if weights is not None:
         load_weights(network, weights)
+    check_initialised(network)
     preprocessing = replace(
         preprocessing,
         mean=preprocessing.mean if mean is None else tuple(mean),
         std=preprocessing.std if std is None else tuple(std),
         input_size=preprocessing.input_size if resize_input else None,
     )
+    own = not isinstance(spec, PixelModel) and (not isinstance(spec, str) or spec.startswith("py:"))
+    if own and (mean is None or std is None):
+        lacking = " and ".join(f"`{name}`" for name, value in (("mean", mean), ("std", std)) if value is None)
+        warn(
+            f"Without {lacking}, {_name(spec)} is taken to want images normalised by ImageNet's values: give those of "
+            "its training, or `mean=(0, 0, 0), std=(1, 1, 1)` if it takes pixels in [0,1].",
+            DefaultPreprocessingWarning,
+            stacklevel=2,
+        )
     model = PixelModel(
         network,
         preprocessing,
@@ -81,6 +96,12 @@ def load_model(
         model.mark(spec.made_by)
         model.weights_file = spec.weights_file
     return model if isinstance(spec, nn.Module) else model.eval()
+
+
+def _pretrained(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"Expected `pretrained` to be True or False, but got {value!r}.")
+    return value
 
 
 def _name(spec: Any) -> str:
@@ -153,7 +174,7 @@ def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Bui
     if not tag and pretrained:
         raise InputError(
             f"Expected {spec} to name its pretrained weights, as {spec}@TAG; choose from: {', '.join(tags)}, "
-            "none (random), or give a file with --weights."
+            "none (random), or give a file as `weights`."
         )
     chosen: Any = tags.get(tag)
     try:
@@ -185,7 +206,7 @@ def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
 
 def _no_download(spec: str, place: str) -> InputError:
     place = place if place.startswith("http") else f"https://huggingface.co/{place}"
-    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give --weights FILE.")
+    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give the file as `weights`.")
 
 
 MODEL_SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {

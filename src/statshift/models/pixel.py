@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,15 @@ from statshift._core.errors import InputError
 from statshift.data.checks import check_images
 from statshift.models.checkpoints import weights_hash
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+ONE_LOGIT = "give two logits an image, such as torch.stack([torch.zeros_like(z), z], 1) of the one logit z (B,)"
+"""The remedy of a binary model."""
 
 
 def extract_logits(output: Any) -> Tensor:
@@ -25,7 +32,8 @@ def extract_logits(output: Any) -> Tensor:
             tuple or list (its first element); nested as they like.
 
     Returns:
-        Logits (B,K), also of a network that returns (B,K,1,1).
+        Logits (B,K), or (B,K,...) of a task with several answers an image; (B,K) of a network that returns
+            (B,K,1,1).
 
     Raises:
         InputError: there are none in it.
@@ -40,11 +48,29 @@ def extract_logits(output: Any) -> Tensor:
         elif isinstance(found, Sequence) and not isinstance(found, str) and found:
             found = found[0]
         else:
-            raise InputError(f"Expected the model to return logits, but got {_describe(output)}.")
+            what = f"{_describe(output)}: statshift measures classifiers"
+            raise InputError(f"Expected the model to return logits, but got {what}.")
     if found.ndim == 4 and found.shape[2:] == (1, 1):  # of a convolution as the head
         found = found[:, :, 0, 0]
-    if found.ndim != 2:
+    if found.ndim < 2:
         raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
+    return found
+
+
+def class_logits(output: Any) -> Tensor:
+    """Return the logits (B,K) in what a network returned, as `extract_logits`.
+
+    Raises:
+        InputError: there are none in it, or they are of several answers an image.
+    """
+    found = extract_logits(output)
+    if found.ndim != 2:
+        what = f"shape {tuple(found.shape)}"
+        if found.ndim == 4:
+            what += ", as of segmentation: statshift measures classifiers"
+        if found.ndim == 1:
+            what += f": {ONE_LOGIT}"
+        raise InputError(f"Expected the model to return logits (B,K), but got {what}.")
     return found
 
 
@@ -144,6 +170,14 @@ class PixelModel(nn.Module):
         if size is None:
             return {}
         return {"interpolation": wishes.interpolation, "resize": wishes.resize or size, "crop": size}
+
+    def train(self, mode: bool = True) -> "Self":
+        """Put it into training or evaluation mode; an exported network (torch.export) stays in the one it has."""
+        try:
+            return super().train(mode)
+        except NotImplementedError:
+            self.training = mode
+            return self
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return what the network takes, at its own size, for images (B,3,H,W) in [0,1]."""

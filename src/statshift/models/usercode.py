@@ -22,22 +22,40 @@ IMPORTED: dict[str, str] = {}
 
 
 def import_function(target: str) -> Callable[..., Any]:
-    r"""Return the function that `FILE_OR_MODULE:FUNCTION` names; this runs the file or module.
+    """Return the function that `FILE_OR_MODULE:FUNCTION` names; see `import_value`."""
+    module, value = _imported(target, "FUNCTION")
+    if not callable(value):
+        raise unknown(f"function of {target.rpartition(':')[0]},", target.rpartition(":")[2], _names_of(module))
+    function: Callable[..., Any] = value
+    return function
+
+
+def import_value(target: str) -> Any:
+    r"""Return what `FILE_OR_MODULE:NAME` names, a function or not; this runs the file or module.
 
     Split at the last colon, so that `C:\models\mine.py:build` works. A file may import its neighbours.
 
     Raises:
-        InputError: the target is malformed, or there is no such file, module or function.
+        InputError: the target is malformed, or there is no such file, module or name.
     """
+    module, value = _imported(target, "NAME")
+    if value is None:
+        raise unknown(f"name of {target.rpartition(':')[0]},", target.rpartition(":")[2], _names_of(module))
+    return value
+
+
+def _imported(target: str, what: str) -> tuple[ModuleType, Any]:
+    """Return a module and what it has of a name, None where it has nothing."""
     place, _, name = target.rpartition(":")
     if not place or not name.isidentifier():
-        raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION, but got 'py:{target}'.")
+        raise InputError(f"Expected py:FILE_OR_MODULE:{what}, but got 'py:{target}'.")
     module = _module_of(place)
-    function: Callable[..., Any] | None = getattr(module, name, None)
-    if not callable(function):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        raise unknown(f"function of {place},", name, own)
-    return function
+    return module, getattr(module, name, None)
+
+
+def _names_of(module: ModuleType) -> list[str]:
+    """Return the names that a module defines itself."""
+    return [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
 
 
 def check_arguments(spec: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
@@ -54,7 +72,7 @@ def check_arguments(spec: str, function: Callable[..., Any], arguments: Mapping[
         signature.bind(**arguments)
     except TypeError as error:
         given = f"does not take the model arguments {dict(arguments)}" if arguments else "cannot be called"
-        raise InputError(f"{spec} {given}: {error}. Arguments are given as --model-args NAME=VALUE.") from None
+        raise InputError(f"{spec} {given}: {error}. Its arguments are those in `model_args`.") from None
 
 
 def error_text(error: BaseException) -> str | None:

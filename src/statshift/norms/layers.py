@@ -1,8 +1,10 @@
 """The normalization layers of a model, and the guards that every reading of a model runs under."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from statshift._core.copying import check_initialised
 from statshift._core.errors import InputError
+from statshift.norms.kinds import COMPILED, keeps_statistics, no_statistics
 
 
 @contextmanager
@@ -30,36 +34,21 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 def running_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return the batch norms that keep running statistics, by name, in the order of the model's modules; maybe none."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
+    return {name.replace(COMPILED, ""): module for name, module in model.named_modules() if keeps_statistics(module)}
 
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Return the batch norms that keep running statistics, by name, of a model that must have some.
 
-    BatchNorm1d, 2d, 3d, SyncBatchNorm and what is derived from them (timm's BatchNormAct2d) count; a module that the
-    model uses under several names counts once.
+    What counts is told by `keeps_statistics`; a module that the model uses under several names counts once.
 
     Raises:
         InputError: there is none; the norms that the model has are named.
     """
+    check_initialised(model)
     found = running_norms(model)
     if not found:
-        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
-            raise InputError(
-                "Expected a model whose norm layers can be reached, but it is scripted or traced (torch.jit): give "
-                "the module that it was made from."
-            )
-        others = sorted(
-            {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}
-        )
-        raise InputError(
-            "Expected a model with batch normalization and running statistics, but its norms are: "
-            f"{', '.join(others) or 'none'}."
-        )
+        raise no_statistics(model)
     return found
 
 
@@ -87,25 +76,37 @@ class _FromHookError(Exception):
 
 @contextmanager
 def before_forward(layers: dict[str, _BatchNorm], hook: Callable[[str, _BatchNorm, Tensor], None]) -> Iterator[None]:
-    """Call `hook(name, layer, features)` before each layer's forward while the context lasts; no hook survives it."""
+    """Call `hook(name, layer, features)` before each layer's forward while the context lasts; nothing of it survives.
 
-    def call(name: str) -> Callable[[_BatchNorm, tuple[Tensor]], None]:
-        def before(layer: _BatchNorm, inputs: tuple[Tensor]) -> None:
+    It is called however the layer is: by its module, by keyword or as `layer.forward(features)`, which torch's own
+    hooks pass by. Compiled models run as written meanwhile.
+    """
+
+    def call(name: str, layer: _BatchNorm, forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        @wraps(forward)
+        def met(*inputs: Tensor, **named: Tensor) -> Tensor:
             try:
-                hook(name, layer, inputs[0])
+                features = next(iter([*inputs, *named.values()]))
+                hook(name, layer, features.dequantize() if features.is_quantized else features)
             except Exception as error:  # not the model's: `run` shall not take it for one
                 raise _FromHookError(error) from error
+            return forward(*inputs, **named)
 
-        return before
+        return met
 
-    handles = [layer.register_forward_pre_hook(call(name)) for name, layer in layers.items()]
+    before = {name: vars(layer).get("forward") for name, layer in layers.items()}
+    for name, layer in layers.items():
+        vars(layer)["forward"] = call(name, layer, layer.forward)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext():
+            yield
     except _FromHookError as wrapped:
         raise wrapped.error from wrapped.error.__cause__
     finally:
-        for handle in handles:
-            handle.remove()
+        for name, own in before.items():
+            vars(layers[name]).pop("forward")
+            if own is not None:
+                vars(layers[name])["forward"] = own
 
 
 @torch.no_grad()
@@ -203,7 +204,7 @@ def run(model: nn.Module, images: Tensor) -> Any:
         return model(images)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         if isinstance(error, InputError):
             raise
         reason = str(error).partition("\n")[0]

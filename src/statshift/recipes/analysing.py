@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-from statshift._core.errors import unknown
+from statshift._core.errors import InputError, unknown
 from statshift._core.registry import Entry
-from statshift.adapting.rectify import STREAMS
+from statshift.adapting.choosing import find
 from statshift.hardening.options import HardenOptions
 from statshift.models import PixelModel
 from statshift.recipes.analyses.analysis import Analysis
@@ -129,7 +129,7 @@ class AnalysisRecipe(Recipe):
         return super().faults() + [
             f"protocols: Expected one that writes statistics, by name, for {self.analysis}, but got {name!r}."
             for name in self.protocols
-            if name.startswith("py:") or name.partition(":")[0] in STREAMS
+            if not _writes_at_once(name)
         ]
 
     def _faults_of_labels(self) -> list[str]:
@@ -137,3 +137,11 @@ class AnalysisRecipe(Recipe):
 
     def _faults_of_figures(self) -> Sequence[str]:
         return []  # their names are the analysis's
+
+
+def _writes_at_once(name: str) -> bool:
+    """Return whether a protocol rewrites statistics in one forward; an unknown name is another fault's to tell."""
+    try:
+        return not name.startswith("py:") and find(name).at_once is not None
+    except InputError:
+        return True

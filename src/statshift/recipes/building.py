@@ -9,10 +9,10 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.networks import Network
 from statshift.recipes.strict import shown_value
 from statshift.recipes.writing import ADAPTATION, TRAINING

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from statshift.recipes.sources import DATA_SETS, RECTIFIED
+from statshift.recipes.tables import family_in
 from statshift.results.means import BENCHMARK
-from statshift.shifts.attacks import is_attack
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 if TYPE_CHECKING:
     from statshift.recipes.configuration import Found, Recipe
@@ -53,9 +53,11 @@ def _over_data(chosen: "Recipe", found: "Found", data: str | None, named: "Recip
         return f"{variants}: not the same data."
     if not told and any(_differ(chosen, named, label, by_branch) for label, by_branch in found.items()):
         return f"{variants}, under other conditions."
-    stored = scheme.endswith("-c")
-    corrupted = any(name != "clean" and not is_attack(name) for one in every for name, _ in one.get("conditions", ()))
-    if corrupted and not stored:
+    on_disk = scheme.endswith("-c")
+    corrupted = any(
+        family_in(one, name) not in ("clean", "attack") for one in every for name, _ in one.get("conditions", ())
+    )
+    if corrupted and not on_disk:
         return f"{variants}, corrupted beforehand and stored; ours are corrupted here."
     return f"{variants}."
 

@@ -7,17 +7,18 @@ from functools import partial
 from typing import Any, ClassVar
 
 from statshift._core.errors import unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.data.loading import check_scheme
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.models import PixelModel
 from statshift.recipes import description
 from statshift.recipes.description import Rows
-from statshift.recipes.faults import RecipeError, check_protocol, check_shift, names_a_folder, refused
+from statshift.recipes.faults import RecipeError, check_protocol_name, check_shift, names_a_folder, refused
 from statshift.recipes.networks import Network
 from statshift.recipes.options import RunOptions
 from statshift.recipes.sources import DATA_SETS, PAPERS, Figures, faults_of_names, faults_of_size
-from statshift.shifts.conditions import CLEAN, Condition, conditions, resolve
+from statshift.shifts.conditions import Condition, conditions, resolve
 from statshift.shifts.corruptions import SEVERITIES, check_severity
+from statshift.shifts.shift import CLEAN
 
 Found = Mapping[str, Any]
 """What a recipe found by label; see `run_recipe`."""
@@ -191,7 +192,7 @@ class Recipe(ABC):
         """Return what a label is measured under, a user's own shifts but by their names."""
         names = self.shifts.get(label, (CLEAN, "common"))
         own = dict.fromkeys(name for name in names if name.startswith("py:"))
-        shifts, _ = resolve([name for name in names if name not in own] or [CLEAN])
+        shifts = resolve([name for name in names if name not in own] or [CLEAN])
         found = list(conditions(shifts, self.severities))
         return [*found, *(Condition(name, severity) for name in own for severity in self.severities)]
 
@@ -205,7 +206,7 @@ class Recipe(ABC):
             *self._faults_of_shifts(),
             *refused("severities", self.severities, check_severity),
             *([] if self.severities else ["severities: Expected at least one from 1 to 5."]),
-            *refused("protocols", self.protocols, check_protocol),
+            *refused("protocols", self.protocols, check_protocol_name),
             *(f"source: {unknown('paper', paper, PAPERS)}" for paper in self.source if paper not in PAPERS),
             *self._faults_of_data(),
             *faults_of_size(self.published),

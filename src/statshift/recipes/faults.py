@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from statshift._core.errors import InputError
-from statshift.adapting.rectify import parse_protocol
+from statshift.adapting.choosing import find
 from statshift.shifts.conditions import resolve
 
 
@@ -52,10 +52,10 @@ def check_shift(name: str) -> None:
         resolve([name])
 
 
-def check_protocol(name: str) -> None:
+def check_protocol_name(name: str) -> None:
     """Check the name of a protocol, if it is not a file's."""
     if not name.startswith("py:"):
-        parse_protocol(name)
+        find(name)
 
 
 def names_a_folder(label: str) -> bool:

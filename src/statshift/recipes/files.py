@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from statshift._core.errors import InputError, unknown
+from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.recipes.analyses.registry import ANALYSES
 from statshift.recipes.analysing import AnalysisRecipe
 from statshift.recipes.building import WRONG, Faults, Merged, build_value, fields_of, is_known, tell_wrong

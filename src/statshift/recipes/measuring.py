@@ -7,9 +7,10 @@ from statistics import fmean
 from typing import Any, ClassVar
 
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.protocols import SOURCE
+from statshift.adapting.registry import SOURCE
 from statshift.measuring.ligs import PERTURBATIONS
-from statshift.measuring.measure import Measurement, measure
+from statshift.measuring.measure import measure
+from statshift.measuring.run import Measurement
 from statshift.models import PixelModel, import_function
 from statshift.recipes.comparison import other_rectifying, ours_and_theirs
 from statshift.recipes.configuration import Found, Recipe
@@ -18,7 +19,9 @@ from statshift.recipes.faults import refused
 from statshift.recipes.options import RunOptions
 from statshift.recipes.sources import DATA_SETS
 from statshift.recipes.tables import network_rows, shift_rows
-from statshift.shifts.conditions import CorruptionOptions
+from statshift.shifts.conditions import import_shift
+from statshift.shifts.registry import averaged, family_of
+from statshift.shifts.shift import CorruptionOptions, Shift
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class MeasuringRecipe(Recipe):
         found = measure(
             model,
             images,
-            shifts=functions_of(run.shifts) or functions_of(self.shifts.get(label)) or default,
+            shifts=shifts_of(run.shifts) or shifts_of(self.shifts.get(label)) or default,
             severities=self.severities if run.severities is None else run.severities,
             protocols=run.protocols or functions_of(self.protocols) or (),
             adaptation=self.adaptation.get(label),
@@ -146,6 +149,13 @@ def check_files(recipe: Recipe, make: Callable[[str], PixelModel]) -> None:
         raise InputError(" ".join(faults))
 
 
+def shifts_of(names: Any) -> Any:
+    """Return names as they are, but for each py:FILE:NAME the function or shift that it names."""
+    if names is None or isinstance(names, str | Mapping | Shift):
+        return names
+    return tuple(import_shift(one) if isinstance(one, str) and one.startswith("py:") else one for one in names)
+
+
 def functions_of(names: Any) -> Any:
     """Return names as they are, but for each py:FILE:FUNCTION a mapping from the function's name to the function."""
     if names is None or isinstance(names, str | Mapping):
@@ -165,16 +175,19 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
     """Return by protocol what a measurement found, and over what."""
     conditions = list(dict.fromkeys((row["shift"], row["severity"]) for row in found.rows))
     similar = {name: one["mean"] for name, one in found.summary.get("ligs", {}).items()}
-    figures = {}
+    figures, families = {}, found.record.get("families", {})
+    own = {name: family for name, family in families.items() if family != family_of(name)}
     for protocol, one in found.summary["protocols"].items():
         shifts = {name: shift["accuracy"] for name, shift in one["per_shift"].items()}
+        counted = averaged({name: families.get(name, family_of(name)) for name in shifts})
         figures[protocol] = {
             "clean_accuracy": one["clean_accuracy"],
-            "mean_of_shifts": fmean(shifts.values()) if shifts else None,
+            "mean_of_shifts": fmean(shifts[name] for name in counted) if counted else None,
             "mce": one["mce"],
             "shifts": shifts,
             "ligs": similar if protocol == SOURCE else {},
             "images": one.get("images", found.summary["images"]),
             "conditions": conditions,
+            **({"families": own} if own else {}),
         }
     return figures

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from statshift.adapting.protocols import Protocols
+from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
 from statshift.hardening.trainer import Step
-from statshift.measuring.measure import Progress
+from statshift.measuring.run import Progress
 from statshift.models import PixelModel
 from statshift.shifts.conditions import Shifts
 
 Makes = str | Callable[[], PixelModel]
 """A model's spec, or what makes a fresh one."""
 
-Images = str | Dataset[Any] | ImageData
+DataOrSpec = str | Dataset[Any] | ImageData
 """Data, or their spec."""
 
 
@@ -27,9 +27,9 @@ class RunOptions:
     """What a recipe is run with; see `run_recipe`, whose arguments these are."""
 
     model: Makes | None = None
-    data: Images | None = None
+    data: DataOrSpec | None = None
     out: str | Path | None = None
-    validation: Images | None = None
+    validation: DataOrSpec | None = None
     shifts: Shifts | None = None
     severities: Sequence[int] | None = None
     protocols: Protocols | None = None

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.protocols import Protocols
+from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
 from statshift.data.loading import check_scheme
 from statshift.hardening.trainer import Step
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.measure import Progress
+from statshift.measuring.run import Progress
 from statshift.recipes.catalogue import recipe
 from statshift.recipes.configuration import Recipe
-from statshift.recipes.options import Images, Makes, RunOptions
+from statshift.recipes.options import DataOrSpec, Makes, RunOptions
 from statshift.shifts.conditions import Shifts
 
 REFUSABLE = (
@@ -29,10 +29,10 @@ REFUSABLE = (
 def run_recipe(
     name: str | Recipe,
     model: Makes | None,
-    data: Images | None,
+    data: DataOrSpec | None,
     out: str | Path | None,
     *,
-    validation: Images | None = None,
+    validation: DataOrSpec | None = None,
     training: TrainingOptions | None = None,
     at: Sequence[str] | None = None,
     shifts: Shifts | None = None,

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from statshift._core.errors import unknown
-from statshift.shifts.attacks import is_attack
+from statshift.shifts.registry import family_of
 
 Figures = Mapping[str, float]
 
@@ -87,7 +87,7 @@ def faults_of_names(
     names = [name + one for name in (*COLUMNS, "corrupted", "smoothness") for one in behind]
     for label, figures in published.items():
         for name in figures or {}:
-            own = name.startswith("LIGS ") or is_attack(name.partition(",")[0])
+            own = name.startswith("LIGS ") or family_of(name.partition(",")[0]) == "attack"
             if name not in names and not own:
                 faults.append(f"published.{label}.{name}: {unknown('figure', name, names)}")
     return faults

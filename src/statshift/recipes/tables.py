@@ -8,7 +8,7 @@ from statshift.hardening.validation import LIGS
 from statshift.recipes.analyses.analysis import theirs
 from statshift.recipes.description import Rows, in_percent, name_of
 from statshift.recipes.sources import BASE, COLUMNS, RECTIFIED
-from statshift.shifts.attacks import is_attack
+from statshift.shifts.registry import averaged, family_of
 
 if TYPE_CHECKING:
     from statshift.recipes.configuration import Found, Recipe
@@ -58,11 +58,18 @@ def own_figures(by_branch: Mapping[str, Mapping[str, Any]]) -> dict[str, float |
     return {name + behind: figures[name] for name in every for behind, figures in columns.items() if name in figures}
 
 
+def family_in(one: Mapping[str, Any], shift: str) -> str:
+    """Return a shift's family: what the figures say of it, else what ships by its name."""
+    return str(one.get("families", {}).get(shift) or family_of(shift))
+
+
 def _plain_figures(one: Mapping[str, Any]) -> dict[str, float | None]:
-    corruptions = [accuracy for shift, accuracy in one["shifts"].items() if not is_attack(shift)]
+    families = {shift: family_in(one, shift) for shift in one["shifts"]}
+    counted = averaged({shift: family for shift, family in families.items() if family != "attack"})
+    corruptions = [one["shifts"][shift] for shift in counted]
     figures = {
         **({} if one["clean_accuracy"] is None else {"clean": one["clean_accuracy"]}),
-        **{shift: accuracy for shift, accuracy in one["shifts"].items() if is_attack(shift)},
+        **{shift: accuracy for shift, accuracy in one["shifts"].items() if families[shift] == "attack"},
         **({"corrupted": fmean(corruptions)} if corruptions else {}),
         **({} if one["mce"] is None else {"mce": one["mce"]}),
         **{f"LIGS {name}": value for name, value in one["ligs"].items()},

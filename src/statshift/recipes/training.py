@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from statshift._core.errors import InputError
-from statshift.adapting.protocols import SOURCE
+from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData, load_data
 from statshift.data.loading import check_scheme
 from statshift.data.sampling import balanced_subset
@@ -17,11 +17,11 @@ from statshift.recipes.comparison import other_epochs, other_rectifying, ours_an
 from statshift.recipes.configuration import Found, Recipe
 from statshift.recipes.description import Rows, counted
 from statshift.recipes.faults import check_shift, refused
-from statshift.recipes.measuring import MeasuringRecipe, check_files, functions_of
+from statshift.recipes.measuring import MeasuringRecipe, check_files, shifts_of
 from statshift.recipes.options import RunOptions
 from statshift.recipes.sources import BASE, DATA_SETS
 from statshift.recipes.tables import branch_rows
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 TREND_IMAGES = 1000
 """Measured after each epoch: Benz et al., ICLR 2021 submission, appendix B.2."""
@@ -138,7 +138,7 @@ class TrainingRecipe(MeasuringRecipe):
             self.options[label],
             out=options.folder / label,
             validation=sample,
-            shifts=functions_of(self.trend) or (CLEAN,),
+            shifts=shifts_of(self.trend) or (CLEAN,),
             ligs=self.ligs if self.trend else (),
             walk=self.walk,
             device=options.device,

@@ -4,16 +4,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 
+from statshift.adapting.registry import WRITTEN_KINDS
 from statshift.hardening.registry import METHODS
-from statshift.measuring.compare import Difference
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
 from statshift.report.cautions import missing, near_chance, one_draw
 from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
-from statshift.report.subjects import FAMILIES, Group, Subject, family
+from statshift.report.subjects import Group, Subject
 from statshift.report.words import amount, interval, listed, percent, points, short
+from statshift.shifts.registry import KINDS
+from statshift.tasks.figures import Difference
 
 MOST_ADVICE = 5
 WIDE = 0.01
@@ -129,7 +131,7 @@ def _protocol(found: Change, source: Subject) -> str:
     )
     protocols = source.record.get("protocols")
     described = protocols.get(found.after.protocol, {}) if isinstance(protocols, Mapping) else {}
-    if described.get("kind", "layers") not in ("layers", "full"):
+    if described.get("kind", "layers") not in WRITTEN_KINDS:
         return text  # nothing that could be written as weights
     protocol = commands.OWN if "function" in described else found.after.protocol
     words = [
@@ -197,8 +199,8 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     if hardened or drop is None or drop <= DROP or near_chance(source):
         return
     means = {}
-    for name in FAMILIES:
-        found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts if family(one) == name]
+    for name, members in KINDS.items():
+        found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts if one in members]
         if found:
             means[name] = sum(found) / len(found)
     if not means:
@@ -318,7 +320,7 @@ def has_batch_norms(subject: Subject) -> bool:
 
 def _drop(subject: Subject) -> float | None:
     """Return by how much the accuracy falls from clean to shifted images, in the mean."""
-    clean, shifts = subject.summary["clean_accuracy"], subject.shifts
+    clean, shifts = subject.summary["clean_accuracy"], subject.averaged
     if clean is None or not shifts:
         return None
     return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)

@@ -41,7 +41,7 @@ def _attacks(subjects: Sequence[Subject]) -> Table:
         Column("subject", numeric=False),
         Column("images"),
         Column("clean", shade="accuracy"),
-        *(Column(short(name), shade="accuracy", note=_steps(name, subjects)) for name in names),
+        *(Column(_title(name, subjects), shade="accuracy", note=_steps(name, subjects)) for name in names),
     )
     rows = []
     for subject in subjects:
@@ -56,6 +56,10 @@ def _attacks(subjects: Sequence[Subject]) -> Table:
             )
         )
     return Table("attacks", "Accuracy under attack, %", columns, tuple(rows))
+
+
+def _title(name: str, subjects: Sequence[Subject]) -> str:
+    return next(one.title(name) for one in subjects if name in one.attacks)
 
 
 def _steps(name: str, subjects: Sequence[Subject]) -> str:

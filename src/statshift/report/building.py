@@ -6,7 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from warnings import warn
 
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, ReportWarning
 from statshift._core.files import replacing
 from statshift.report import attacks, changes, layers, pictures, records, severities, trainings
 from statshift.report.advice import advice
@@ -20,6 +20,8 @@ from statshift.report.subjects import Group, group, short_spec
 from statshift.report.tables import as_csv, tables
 from statshift.report.tidy import tidy
 from statshift.report.words import listed
+from statshift.results.worded import reworded
+from statshift.tasks.task import Task
 
 TITLE = "Accuracy under shift: "
 
@@ -33,60 +35,67 @@ class Survey:
     changes: Changes
 
 
-def build_report(runs: str | Path | Iterable[str | Path], *, title: str | None = None) -> Page:
+def build_report(
+    runs: str | Path | Iterable[str | Path], *, title: str | None = None, task: str | Task | None = None
+) -> Page:
     """Return the page of one or several runs; the same runs make the same page.
 
     Args:
         runs: directories of runs, folders that hold such, or folders of trainings. The first run as it came is what
             the others are compared with, where they are over the same images.
         title: of the page; by default the models' names.
+        task: of runs of a task of your own, the task itself or py:FILE:NAME.
 
     What is damaged below a folder that holds more, and copies of a run, are left out with a warning.
 
     Raises:
         InputError: a path that holds neither, no finished condition at all, or damaged files.
     """
-    return _build(runs, title)[0]
+    return _build(runs, title, task)[0]
 
 
-def tidy_csv(runs: str | Path | Iterable[str | Path]) -> str:
+def tidy_csv(runs: str | Path | Iterable[str | Path], *, task: str | Task | None = None) -> str:
     """Return one table of one or several runs as CSV, as `tidy` makes it.
 
     Args:
         runs: as in `build_report`.
+        task: as in `build_report`.
 
     Raises:
         InputError: as in `build_report`.
     """
-    survey = _survey(_read(runs))
+    survey = _survey(_read(runs, task))
     _warn(survey.material)
     return tidy(survey.groups, survey.changes)
 
 
-def write_tables(runs: str | Path | Iterable[str | Path], folder: str | Path) -> Path:
+def write_tables(
+    runs: str | Path | Iterable[str | Path], folder: str | Path, *, task: str | Task | None = None
+) -> Path:
     """Write all tables of one or several runs into a folder, which is made if need be, and return its path.
 
     Args:
         runs: as in `build_report`.
         folder: for `conditions.csv`, as `tidy_csv` returns it, and each of the page's tables as NAME.csv.
+        task: as in `build_report`.
 
     Raises:
         InputError: as in `build_report`, or a file that cannot be written.
     """
     path = Path(folder)
-    page, survey = _build(runs, None)
+    page, survey = _build(runs, None, task)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another folder with --out.") from error
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another `out`.") from error
     write_text(tidy(survey.groups, survey.changes), path / "conditions.csv")
     for table in tables(page):
         write_text(as_csv(table), path / f"{table.name}.csv")
     return path
 
 
-def _build(runs: str | Path | Iterable[str | Path], title: str | None) -> tuple[Page, Survey]:
-    material = _read(runs)
+def _build(runs: str | Path | Iterable[str | Path], title: str | None, task: str | Task | None) -> tuple[Page, Survey]:
+    material = _read(runs, task)
     while True:  # what lies beside the rows is found damaged only where it is shown
         try:
             survey = _survey(material)
@@ -98,11 +107,11 @@ def _build(runs: str | Path | Iterable[str | Path], title: str | None) -> tuple[
             return page, survey
 
 
-def _read(runs: str | Path | Iterable[str | Path]) -> Material:
+def _read(runs: str | Path | Iterable[str | Path], task: str | Task | None) -> Material:
     paths = [runs] if isinstance(runs, str | Path) else list(runs)
     if not paths:
         raise InputError("Expected at least one run to report, but got none.")
-    return read(paths)
+    return read(paths, task)
 
 
 def _survey(material: Material) -> Survey:
@@ -112,7 +121,7 @@ def _survey(material: Material) -> Survey:
 
 def _warn(material: Material) -> None:
     for note in material.notes:
-        warn(note, stacklevel=2)
+        warn(note, ReportWarning, stacklevel=2)
 
 
 def _page(survey: Survey, title: str | None) -> Page:
@@ -127,21 +136,28 @@ def _page(survey: Survey, title: str | None) -> Page:
         trainings.section(survey.material.trainings, groups),
         records.section(measured, groups),
     )
-    taken = best(groups[0], compared)
-    return Page(
+    taken, tasks = best(groups[0], compared), [one.task for found in groups for one in found.subjects]
+    words = dict.fromkeys(task.headline for task in tasks)
+    told = all(task.counts_images for task in tasks)
+    page = Page(
         title=title or TITLE + listed(models, 3),
         lead=lead(groups),
         verdicts=verdicts(groups, compared, taken.after if taken else None),
-        advice=advice(groups, compared),
+        advice=advice(groups, compared) if told else (),
         warnings=(*survey.material.notes, *warnings(measured, groups)),
         sections=tuple(section for section in sections if section),
         made_by=f"statshift {version('statshift')}",
-        headline=headline(groups[0], compared),
+        headline=headline(groups[0], compared) if told else "",
     )
+    return reworded(page, " or ".join(words))
 
 
 def write_report(
-    runs: str | Path | Iterable[str | Path], out: str | Path = "report.html", *, title: str | None = None
+    runs: str | Path | Iterable[str | Path],
+    out: str | Path = "report.html",
+    *,
+    title: str | None = None,
+    task: str | Task | None = None,
 ) -> Path:
     """Write the page of one or several runs as one HTML file that needs no other, and return its path.
 
@@ -149,13 +165,14 @@ def write_report(
         runs: as in `build_report`.
         out: file to write; it is there whole or not at all.
         title: as in `build_report`.
+        task: as in `build_report`.
 
     Raises:
         InputError: as in `build_report`, or a file that cannot be written.
     """
     from statshift.report.page import render
 
-    return write_text(render(build_report(runs, title=title)), out)
+    return write_text(render(build_report(runs, title=title, task=task)), out)
 
 
 def is_folder(out: str | Path) -> bool:
@@ -171,10 +188,10 @@ def write_text(text: str, out: str | Path) -> Path:
     """
     path = Path(out)
     if path.is_dir():
-        raise InputError(f"Cannot write to {path}: it is a folder. Name a file with --out.")
+        raise InputError(f"Cannot write to {path}: it is a folder. Name a file as `out`.")
     try:
         with replacing(path) as partial:
             partial.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
-        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another file with --out.") from error
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another `out`.") from error
     return path

@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from statshift.adapting.registry import DRAWN_KINDS, FEW_KINDS
 from statshift.metrics.uncertainty import wilson_interval
 from statshift.report.findings import no_mce
 from statshift.report.reading import Measured
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import listed, percent, plural, short
-from statshift.shifts.attacks import is_attack
 from statshift.shifts.corruptions import REENCODE_QUALITY
 from statshift.shifts.corruptions.frost import PROCEDURAL
+from statshift.shifts.registry import family_of
+from statshift.shifts.stored import read_shifted
 
 FEWER_THAN_A_RUN = 1000
 """Fewer images than these make wide intervals."""
@@ -21,6 +23,28 @@ BENCHMARKS = {
     "cifar100": ("CIFAR-100-C", 10_000),
 }
 """By AlexNet's table, the benchmark that published figures are of, and its number of images."""
+
+
+OF_CORRUPTION = (
+    (
+        "stored",
+        True,
+        "The shifted images were read as they are stored; ImageNet-C's are JPEGs, from which images made on the fly "
+        "differ.",
+    ),
+    (
+        "at",
+        "model",
+        "Images were corrupted at the model's own input size, not at 224 px: another test than the benchmark's.",
+    ),
+    (
+        "reencode",
+        True,
+        f"Corrupted images were made JPEGs of quality {REENCODE_QUALITY} and read again, as ImageNet-C's files.",
+    ),
+    ("quantise", False, "Corrupted pixels were not rounded to 8 bits, as the benchmark's are."),
+)
+"""What is to be known where a record's corruption has a value in a field."""
 
 
 def warnings(measured: Sequence[Measured], groups: Sequence[Group]) -> tuple[str, ...]:
@@ -45,11 +69,12 @@ def missing(subject: Subject) -> tuple[int, int]:
     severities = record.get("severities") or [0]
     wanted = 0
     for shift in record.get("shifts") or []:
-        single = (
-            shift == "clean" or is_attack(shift) or any(row["shift"] == shift and not row["severity"] for row in rows)
-        )
-        wanted += 1 if single else len(severities)
-    if record["corruption"].get("stored"):  # data may store fewer severities than were asked for
+        family = (record.get("families") or {}).get(shift) or family_of(shift)
+        graded = family not in ("clean", "attack")
+        own = (record.get("own_severities") or {}).get(shift, severities)
+        single = not graded or not own or any(row["shift"] == shift and not row["severity"] for row in rows)
+        wanted += 1 if single else sum(level in own for level in severities)
+    if read_shifted(record["corruption"]):  # data may store fewer severities than were asked for
         wanted = len({(row["shift"], row["severity"]) for row in rows if row["protocol"] == "source"})
     passes = sum(
         max([row["draw"] + 1 for row in rows if row["protocol"] == protocol], default=1)
@@ -135,17 +160,7 @@ def _frost(subject: Subject, _: Group) -> Iterator[str]:
 
 def _corruption(subject: Subject, _: Group) -> Iterator[str]:
     made = subject.record["corruption"]
-    if made.get("stored"):
-        yield (
-            "The shifted images were read as they are stored; ImageNet-C's are JPEGs, from which images made on the "
-            "fly differ."
-        )
-    if made.get("at") == "model":
-        yield "Images were corrupted at the model's own input size, not at 224 px: another test than the benchmark's."
-    if made.get("reencode"):
-        yield f"Corrupted images were made JPEGs of quality {REENCODE_QUALITY} and read again, as ImageNet-C's files."
-    if made.get("quantise") is False:
-        yield "Corrupted pixels were not rounded to 8 bits, as the benchmark's are."
+    yield from (text for name, value, text in OF_CORRUPTION if made.get(name) == value)
 
 
 def _dtype(subject: Subject, _: Group) -> Iterator[str]:
@@ -178,7 +193,7 @@ def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
         one.protocol
         for one in own
         if str(described.get(one.protocol, {}).get("evaluated_on", "")).startswith("all")
-        and described[one.protocol].get("kind") in ("layers", "model")
+        and described[one.protocol].get("kind") in FEW_KINDS
     ]
     if seen:
         yield f"Evaluated on the images adapted on, too: {listed([short(name, 40) for name in seen])}."
@@ -187,7 +202,7 @@ def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
 def one_draw(subject: Subject, described: Mapping[str, Any]) -> bool:
     """Return whether a protocol adapted on a few images, chosen once."""
     kind = described.get(subject.protocol, {}).get("kind", "")
-    return kind in ("layers", "model", "stream") and subject.summary.get("draws", 1) == 1
+    return kind in DRAWN_KINDS and subject.summary.get("draws", 1) == 1
 
 
 def _samples(described: Any) -> int:

@@ -1,14 +1,15 @@
 """The section on what changed: each protocol beside its source, each run beside the first, on the same images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from statshift.measuring.compare import SIGNIFICANT, ConditionComparison, Difference
+from statshift.measuring.compare import SIGNIFICANT, ConditionComparison
 from statshift.report.content import Block, Cell, Column, Fold, Section, Table
 from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.severities import ordered
-from statshift.report.subjects import Group, condition_name, family
-from statshift.report.words import accuracy_cell, count_cell, p_value, points_cell, short
+from statshift.report.subjects import Group, condition_name, told_family
+from statshift.report.words import accuracy_cell, count_cell, p_value, points_cell
+from statshift.tasks.figures import Difference
 
 TEST = (
     "Differences are in points: the subject less what it is against, over the same images, with 95 % intervals. A "
@@ -95,11 +96,19 @@ def _by_shift(change: Change, name: str) -> Table:
     )
     rows = []
     names = [shift for shift in change.shifts if shift != "clean"]
-    for shift in [*(["clean"] if "clean" in change.shifts else []), *_attacks_last(names)]:
+    families = change.after.families
+    for shift in [*(["clean"] if "clean" in change.shifts else []), *_attacks_last(names, families)]:
         found = change.shifts[shift]
         cells = accuracy_cell(found.first), accuracy_cell(found.second), _cell(found)
         sure = [_levels([one for one in side if one.shift == shift]) for side in (change.gained, change.lost)]
-        rows.append((Cell(short(shift)), Cell("" if shift == "clean" else family(shift)), *cells, *map(Cell, sure)))
+        rows.append(
+            (
+                Cell(change.after.title(shift)),
+                Cell("" if shift == "clean" else told_family(shift, families)),
+                *cells,
+                *map(Cell, sure),
+            )
+        )
     return Table(name, f"{_against(change)}, by corruption", columns, tuple(rows))
 
 
@@ -131,6 +140,6 @@ def _levels(conditions: Sequence[ConditionComparison]) -> str:
     return ", ".join(str(level) if level else "yes" for level in sorted(one.severity for one in conditions))
 
 
-def _attacks_last(names: Sequence[str]) -> list[str]:
-    shifts = [name for name in names if family(name) != "attack"]
-    return [*ordered(shifts), *(name for name in names if name not in shifts)]
+def _attacks_last(names: Sequence[str], families: Mapping[str, str]) -> list[str]:
+    shifts = [name for name in names if families[name] != "attack"]
+    return [*ordered(shifts, families), *(name for name in names if name not in shifts)]

@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from statshift.adapting.registry import FEW_KINDS
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.report.subjects import Subject
-from statshift.shifts.corruptions import COMMON, HOLDOUT
 from statshift.shifts.corruptions.frost import PROCEDURAL
+from statshift.shifts.registry import GROUPS
+from statshift.shifts.stored import read_shifted
 
 WEIGHTS = "WEIGHTS"
 TRAIN = "folder:TRAIN"
@@ -29,7 +31,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     asked = record.get("asked") or {}
     wanted = int(record["data"]["images"] if limit is None else limit)
     parts += ["--limit", wanted] if wanted < asked.get("available", math.inf) else []
-    if "--shifts" not in words and not corruption.get("stored"):
+    if "--shifts" not in words and not read_shifted(corruption):
         parts += _shifts(record)
     severities = sorted(record.get("severities") or [])
     parts += ["--severities", ",".join(map(str, severities))] if severities not in ([], [1, 2, 3, 4, 5]) else []
@@ -37,7 +39,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
         parts += ["--corrupt-at", "model"]
     elif not asked and (preprocessing.get("resize"), preprocessing.get("crop")) not in BY_AUTHORS:
         parts += _given(preprocessing, "resize", "crop")
-    parts += [*loading(record), *_given(asked, "table", "baseline", "alexnet", "ligs")]
+    parts += [*loading(record), *_given(asked, "task", "table", "baseline", "alexnet", "ligs")]
     parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
     parts += ["--reencode"] if corruption.get("reencode") else []
     parts += ["--no-quantise"] if corruption.get("quantise") is False else []
@@ -85,7 +87,7 @@ def adapting(record: Mapping[str, Any], protocols: Sequence[str], draws: int = 0
     parts += ["--unbiased"] if first.get("unbiased") else []
     draws = draws or asked.get("draws", 1)
     parts += [*(["--draws", draws] if draws > 1 else []), *_given(asked, "reset_every")]
-    held_out = [one for one in described.values() if one.get("kind") in ("layers", "model")]
+    held_out = [one for one in described.values() if one.get("kind") in FEW_KINDS]
     seen = held_out and str(held_out[0].get("evaluated_on", "")).startswith("all")
     return parts + (["--include-adaptation"] if seen else [])
 
@@ -116,10 +118,11 @@ def join(*words: object) -> str:
 
 
 def _shifts(record: Mapping[str, Any]) -> Words:
-    """Return the option for the shifts of a record; a user's function of which no file is known is left out."""
-    own, places = record.get("functions") or {}, (record.get("asked") or {}).get("functions") or {}
+    """Return the option for the shifts of a record; a user's own of which no file is known is left out."""
+    own = {**(record.get("functions") or {}), **{name.rpartition(" ")[0] or name: 0 for name in record.get("sets", {})}}
+    places = (record.get("asked") or {}).get("functions") or {}
     names = [str(places.get(name, name)) for name in record.get("shifts") or [] if name not in own or name in places]
-    for group, members in (("common", COMMON), ("holdout", HOLDOUT)):
+    for group, members in GROUPS.items():
         if set(members) <= set(names):
             place = names.index(members[0])
             names = [name for name in names if name not in members]

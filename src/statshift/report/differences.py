@@ -7,7 +7,6 @@ from statshift._core.errors import InputError
 from statshift.measuring.compare import (
     Comparison,
     ConditionComparison,
-    Difference,
     accuracy_difference,
     compare,
     pair_rows,
@@ -15,6 +14,8 @@ from statshift.measuring.compare import (
 from statshift.report.subjects import Group, Subject, condition_name
 from statshift.results.conditions import Condition, Conditions
 from statshift.results.means import chosen, mean_name
+from statshift.tasks.figures import Difference
+from statshift.tasks.task import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,26 +126,34 @@ def _change(before: Subject, after: Subject, over: tuple[Condition, ...]) -> Cha
             after.measured.run,
             protocols=(before.protocol, after.protocol),
             table=tables.pop() if by_alexnet else None,
+            task=before.task,
         )
     except InputError:  # they share no draw
         return None
     first, second = _over_the_same(before, after)
-    shifts = {name: _of(first, second, [one for one in second if one[0] == name]) for name, _ in second}
-    partial = _of(first, second, over) if over and all(one in second for one in over) else None
+    by_shift = {name: [one for one in second if one[0] == name] for name, _ in second}
+    of_one_set = {name: of for name, of in by_shift.items() if len({_set(second, one) for one in of}) == 1}
+    shifts = {name: _of(first, second, of, after.task) for name, of in of_one_set.items()}
+    partial = _of(first, second, over, after.task) if over and all(one in second for one in over) else None
     return Change(before, after, comparison, partial, over, shifts)
 
 
-def _of(first: Conditions, second: Conditions, wanted: Sequence[Condition]) -> Difference:
-    """Return the difference of the mean accuracies over conditions, each counted alike."""
+def _of(first: Conditions, second: Conditions, wanted: Sequence[Condition], task: Task) -> Difference:
+    """Return the difference of the mean scores over conditions, each counted alike."""
     (before, weights), (after, _) = chosen(first, wanted), chosen(second, wanted)
-    return accuracy_difference(before, after, weights)
+    return accuracy_difference(before, after, weights, task)
+
+
+def _set(conditions: Conditions, condition: Condition) -> str | None:
+    """Return which images a condition is over: those of the run, or a set of its own."""
+    return conditions[condition][0].get("set")
 
 
 def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditions]:
     """Return the rows of the conditions that both have, by draw and over the images that both rows have."""
     sides: tuple[Conditions, Conditions] = {}, {}
     for condition, draws in after.conditions.items():
-        pairs = pair_rows(before.conditions.get(condition, []), draws)
+        pairs = pair_rows(before.conditions.get(condition, []), draws, after.task)
         if pairs:
             for side, rows in zip(sides, zip(*pairs, strict=True), strict=True):
                 side[condition] = list(rows)

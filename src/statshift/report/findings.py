@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from statshift.measuring.compare import Difference
 from statshift.report.content import Cell, Column, Figure, Table, Verdict
 from statshift.report.differences import Change, Changes
 from statshift.report.subjects import Group, Subject, kind, short_spec
@@ -21,9 +20,10 @@ from statshift.report.words import (
 )
 from statshift.results.conditions import Condition
 from statshift.results.means import mean_name, mean_over
+from statshift.tasks.figures import Difference
 
 CLEAN_ACCURACY = "clean accuracy"
-WHOLE = "mean accuracy, 15 x 5"
+WHOLE_BENCHMARK = "mean accuracy, 15 x 5"
 MCE = "mCE"
 
 MOST_NAMES = 5
@@ -52,7 +52,7 @@ def _lead(group: Group) -> str:
 def _under(group: Group) -> str:
     """Return which conditions were measured, in words."""
     shifts = list(dict.fromkeys(name for one in group.subjects for name in one.shifts))
-    common = sum(kind(name) == "common" for name in shifts)
+    common = sum(kind(name, group.families) == "common" for name in shifts)
     others = len(shifts) - common
     attacks = list(dict.fromkeys(name for one in group.subjects for name in one.attacks))
     parts = [
@@ -123,7 +123,7 @@ def partial_mean(subject: Subject, wanted: Sequence[Condition]) -> tuple[float, 
     """Return the mean accuracy over conditions and its interval; None where a subject lacks one, or there is none."""
     if not wanted or any(one not in subject.conditions for one in wanted):
         return None
-    return mean_over(subject.conditions, wanted)
+    return mean_over(subject.conditions, wanted, subject.task)
 
 
 def sentence(change: Change, *, named: bool = False) -> str:
@@ -195,7 +195,7 @@ def _clean(subject: Subject, change: Change | None) -> Figure:
 def _mean(subject: Subject, change: Change | None) -> Figure:
     note = "Accuracy averaged over the 15 common corruptions at 5 severities each; every condition counts alike."
     mean = change.comparison.mean_accuracy if change else None
-    return _figure(WHOLE, subject.summary["mean_accuracy"], subject.summary["mean_interval"], note, mean)
+    return _figure(WHOLE_BENCHMARK, subject.summary["mean_accuracy"], subject.summary["mean_interval"], note, mean)
 
 
 def _partial(subject: Subject, change: Change | None, wanted: tuple[Condition, ...]) -> Figure:

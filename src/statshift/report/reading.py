@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -11,9 +12,12 @@ from statshift._core.errors import InputError
 from statshift._core.storage import read_json
 from statshift.metrics.classification import SEVERITIES
 from statshift.report.words import short
-from statshift.results import RunResult, find_runs, read_run, summarise
-from statshift.results.rows import bits
-from statshift.shifts.corruptions import COMMON
+from statshift.results import Row, RunResult, find_runs, read_run, summarise
+from statshift.results.worded import as_accuracy
+from statshift.shifts.registry import COMMON
+from statshift.tasks.choice import task_of
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,16 @@ class Measured:
 
     Attributes:
         run: as it lies on the disk.
-        summary: as `statshift.results.summarise` returns it; with no protocol where there is no row.
+        summary: as `statshift.results.summarise` returns it, but the task's score is named as the accuracy is; with no
+            protocol where there is no row.
         reference: what CE and mCE are relative to, in words; "" where they are not.
+        task: what the rows are of.
     """
 
     run: RunResult
     summary: dict[str, Any]
     reference: str
+    task: Task = CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -89,8 +96,10 @@ class Material:
         return Material(runs, trainings, rest, (*self.notes, _left_out(place, error)))
 
 
-def read(paths: Iterable[str | Path]) -> Material:
+def read(paths: Iterable[str | Path], task: str | Task | None = None) -> Material:
     """Read the runs and trainings at some paths or below them, each once, in order; copies of a run are left out.
+
+    Runs of a task of the user's own are read by `task`.
 
     Raises:
         InputError: a path that is not there or holds neither, no finished condition at all, or damaged files where a
@@ -105,7 +114,7 @@ def read(paths: Iterable[str | Path]) -> Material:
             raise InputError(f"Expected a run directory, but {path} is not there.")
         faults: dict[Path, DamagedError] = {}
         sound = 0
-        for place, load in _places(path):
+        for place, load in _places(path, task):
             key = place.resolve()
             if key in found:
                 sound += 1
@@ -139,16 +148,16 @@ def read(paths: Iterable[str | Path]) -> Material:
     return Material(tuple(kept), trainings, below, (*dict.fromkeys([*notes, *copies]),))
 
 
-def _places(path: Path) -> list[tuple[Path, Callable[[Path], "Measured | Training | None"]]]:
+def _places(path: Path, task: str | Task | None) -> list[tuple[Path, Callable[[Path], "Measured | Training | None"]]]:
     """Return where runs and trainings may be, at a path or below it, each with what reads it."""
     runs = find_runs(path)
     others = sorted(file.parent for file in path.rglob("record.json") if not (file.parent / "rows.jsonl").exists())
-    return [*((one, _measured) for one in runs), *((one, _training) for one in others)]
+    return [*((one, partial(_measured, task=task)) for one in runs), *((one, _training) for one in others)]
 
 
-def _measured(path: Path) -> Measured:
+def _measured(path: Path, task: str | Task | None) -> Measured:
     with damaged(path):
-        return _add_up(read_run(path))
+        return _add_up(read_run(path), task)
 
 
 def _training(path: Path) -> Training | None:
@@ -207,29 +216,37 @@ def damaged(path: Path) -> Iterator[None]:
         raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}.", path) from error
 
 
-def _add_up(run: RunResult) -> Measured:
+def _images_of(row: Row, record: Mapping[str, Any]) -> int:
+    """Return how many images a row's condition has: the run's, or those of a set of its own."""
+    name = f"{row['shift']} {row['severity']}" if row["severity"] else row["shift"]
+    data = record["sets"][name] if "set" in row else record["data"]
+    return int(data["images"])
+
+
+def _add_up(run: RunResult, given: str | Task | None) -> Measured:
     with damaged(run.path):
         check_record(run.record)
+        task = task_of(run.record, given)
         for row in run.rows:
             check_row(row)
-            over, images = row["images"] + len(row.get("left_out", [])), run.record["data"]["images"]
+            over, images = row["images"] + len(row.get("left_out", [])), _images_of(row, run.record)
             if over != images:
                 raise ValueError(
                     f"in the row of {row['shift']} {row['severity']}: it is over {over} images, "
                     f"the record over {images}"
                 )
-            if int(bits(row).sum()) != row["correct"]:
-                raise ValueError(f"in the row of {row['shift']} {row['severity']}: its bits are not its count")
+            task.check_row(row)
         baseline, reference = _divisor(run)
         if not run.rows:
-            return Measured(run, {"images": run.record["data"]["images"], "protocols": {}}, reference)
+            return Measured(run, {"images": run.record["data"]["images"], "protocols": {}}, reference, task)
         summary = summarise(
             run.rows,
             table=run.record.get("alexnet"),
             baseline=baseline,
             class_counts=run.record["data"].get("class_counts"),
+            task=task,
         )
-        return Measured(run, summary, reference)
+        return Measured(run, as_accuracy(summary, task.headline), reference, task)
 
 
 COUNTED_AS: dict[str, tuple[type, ...]] = {
@@ -246,6 +263,9 @@ COUNTED_AS: dict[str, tuple[type, ...]] = {
     "model.preprocessing.mean": (list, NoneType),
     "model.preprocessing.std": (list, NoneType),
     "data.counts": (dict, NoneType),
+    "task": (dict, NoneType),
+    "task.name": (str, NoneType),
+    "task.options": (dict, NoneType),
     "data.counts.skipped": (int, NoneType),
     "data.preprocessing": (dict, NoneType),
     "corruption": (dict,),
@@ -284,7 +304,7 @@ def check_record(record: dict[str, Any]) -> None:
             raise TypeError("in record.json, in `protocols` or `attacks`")
 
 
-def check_row(row: dict[str, Any]) -> None:
+def check_row(row: Row) -> None:
     """Check what a row is the result of.
 
     Raises:

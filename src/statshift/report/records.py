@@ -11,6 +11,8 @@ from statshift.report.subjects import Group
 from statshift.report.words import short
 
 LONGEST_VALUE = 200
+TOLD = ("families", "own_severities", "titles")
+"""What a record says of shifts, which differs where they do."""
 
 
 def section(measured: Sequence[Measured], groups: Sequence[Group]) -> Section:
@@ -55,7 +57,8 @@ def flattened(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
 
 
 def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
-    fields = [dict(flattened(one.run.record)) for one in measured]
+    records = [{key: value for key, value in one.run.record.items() if key not in TOLD} for one in measured]
+    fields = [dict(flattened(one)) for one in records]
     rows = []
     for name in dict.fromkeys(key for one in fields for key in one):
         values = [one.get(name) for one in fields]

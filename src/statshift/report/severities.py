@@ -1,19 +1,20 @@
 """The section by corruption and severity: accuracies, CE, and small multiples."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from statshift.metrics.classification import SEVERITIES
 from statshift.report.best import telling
 from statshift.report.content import Block, Cell, Chart, Column, Panel, Section, Series, Table
 from statshift.report.differences import Changes
 from statshift.report.findings import no_mce, summary_table
-from statshift.report.subjects import FAMILIES, Group, Subject, family, kind
-from statshift.report.words import ABSENT, accuracy_cell, listed, short
+from statshift.report.subjects import Group, Subject, kind, told_family
+from statshift.report.words import ABSENT, accuracy_cell, listed
+from statshift.shifts.registry import KINDS
 
 MOST_CHARTS = 5
 """Subjects in a chart."""
 
-ORDER = (*FAMILIES, "own")
+ORDER = (*KINDS, "corruption", "filter", "style", "natural", "own")
 MEAN_OF_COMMON = "mean of the 15"
 
 
@@ -38,14 +39,24 @@ def section(groups: Sequence[Group], changes: Changes) -> Section:
     return Section("corruptions", "By corruption and severity", (text,), tuple(blocks))
 
 
-def ordered(shifts: Sequence[str]) -> list[str]:
+def ordered(shifts: Sequence[str], families: Mapping[str, str]) -> list[str]:
     """Return shifts family by family, in the benchmark's order; the user's own last."""
-    return sorted(shifts, key=lambda name: (kind(name) != "common", ORDER.index(family(name))))
+
+    def place(name: str) -> tuple[bool, int]:
+        told = told_family(name, families)
+        return kind(name, families) != "common", ORDER.index(told) if told in ORDER else len(ORDER)
+
+    return sorted(shifts, key=place)
+
+
+def _names(group: Group) -> list[str]:
+    shifts = dict.fromkeys(name for subject in group.subjects for name in subject.shifts)
+    return ordered(list(shifts), group.families)
 
 
 def _overview(group: Group, several: bool) -> list[Block]:
     """Return the table of shifts by subject."""
-    names = ordered(list(dict.fromkeys(name for subject in group.subjects for name in subject.shifts)))
+    names = _names(group)
     if not names or len(group.subjects) < 2:
         return []
     columns = (
@@ -56,7 +67,8 @@ def _overview(group: Group, several: bool) -> list[Block]:
     rows = []
     for name in names:
         found = [subject.summary["per_shift"].get(name) for subject in group.subjects]
-        rows.append((Cell(short(name)), Cell(family(name)), *(accuracy_cell(one and one["accuracy"]) for one in found)))
+        cells = [accuracy_cell(one and one["accuracy"]) for one in found]
+        rows.append((Cell(group.title(name)), Cell(told_family(name, group.families)), *cells))
     sums = [one.summary for one in group.subjects]
     means, errors = [one["mean_accuracy"] for one in sums], [one["mce"] for one in sums]
     summed = (
@@ -71,21 +83,24 @@ def _overview(group: Group, several: bool) -> list[Block]:
 
 def _charts(group: Group, drawn: Sequence[Subject], several: bool) -> list[Block]:
     """Return small multiples over severity: of the common corruptions, and of what else has severities."""
-    names = ordered(list(dict.fromkeys(name for subject in group.subjects for name in subject.shifts)))
+    names = _names(group)
     found: list[Block] = []
     left_out = [one.label for one in group.subjects if one not in drawn]
     note = f"Left out for legibility, but in the tables: {listed(left_out, 8)}." if left_out else ""
     for place, (wanted, what) in enumerate(
         ((("common",), "Common corruptions"), (("holdout", "other"), "Other shifts"))
     ):
-        chosen = [name for name in names if kind(name) in wanted]
+        chosen = [name for name in names if kind(name, group.families) in wanted]
         levels = sorted({level for one in drawn for shift, level in one.conditions if shift in chosen and level})
         graded = [name for name in chosen if any((name, level) in one.conditions for one in drawn for level in levels)]
         if len(levels) < 2 or not graded:
             continue
         over = f" over {group.data}" if several else ""
         panels = tuple(
-            Panel(short(name), tuple(_series(one, name, levels) for one in drawn if name in one.summary["per_shift"]))
+            Panel(
+                group.title(name),
+                tuple(_series(one, name, levels) for one in drawn if name in one.summary["per_shift"]),
+            )
             for name in graded
         )
         title = f"{what}: accuracy by severity{over}, with 95 % intervals"
@@ -124,7 +139,7 @@ def _chart_table(
         found = [_levels(subject, shift) for subject in drawn]
         for level in levels:
             cells = [accuracy_cell(values[level - 1], bounds[level - 1]) for values, bounds in found]
-            rows.append((Cell(short(shift)), Cell(str(level), float(level)), *cells))
+            rows.append((Cell(drawn[0].title(shift)), Cell(str(level), float(level)), *cells))
     return Table(name, title, columns, tuple(rows), folded=True)
 
 
@@ -138,7 +153,7 @@ def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
         Column("mean accuracy", shade="accuracy", note="over the severities measured"),
         *([Column("CE", shade="error", note=f"error relative to {subject.measured.reference}")] if with_ce else []),
     )
-    rows = [_row(subject, shift, with_ce) for shift in ordered(subject.shifts)]
+    rows = [_row(subject, shift, with_ce) for shift in ordered(subject.shifts, subject.families)]
     means = _means(subject, with_ce)
     title = f"{subject.label}, by corruption and severity{over}"
     draws = summary.get("draws", 1)
@@ -157,7 +172,13 @@ def _row(subject: Subject, shift: str, with_ce: bool) -> tuple[Cell, ...]:
     if len(found["by_severity"]) == 1:
         cells[0] = Cell(ABSENT, None, "It has no severities.")
     ce = [accuracy_cell(found["ce"])] if with_ce else []
-    return Cell(short(shift)), Cell(family(shift)), *cells, accuracy_cell(found["accuracy"]), *ce
+    return (
+        Cell(subject.title(shift)),
+        Cell(told_family(shift, subject.families)),
+        *cells,
+        accuracy_cell(found["accuracy"]),
+        *ce,
+    )
 
 
 def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
@@ -165,7 +186,7 @@ def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
     summary = subject.summary
     if summary["mean_accuracy"] is None:
         return []
-    common = [name for name in subject.shifts if kind(name) == "common"]
+    common = [name for name in subject.shifts if kind(name, subject.families) == "common"]
     by_level = [
         sum(summary["per_shift"][name]["by_severity"][place] for name in common) / len(common) for place in range(5)
     ]

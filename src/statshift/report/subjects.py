@@ -7,26 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from statshift.adapting.protocols import SOURCE
+from statshift.adapting.registry import SOURCE
 from statshift.hardening.registry import METHODS
 from statshift.measuring.compare import comparable_fields, differing_fields
 from statshift.report.reading import Measured
 from statshift.report.words import short
 from statshift.results.conditions import Condition, Conditions, by_condition
-from statshift.shifts.attacks import is_attack
-from statshift.shifts.conditions import CLEAN
-from statshift.shifts.corruptions import COMMON, HOLDOUT
-
-FAMILIES = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"),
-    "weather": ("snow", "frost", "fog", "brightness", "spatter"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression", "saturate"),
-}
-"""The common corruptions and the hold-out ones by family.
-
-Reference: Hendrycks & Dietterich (ICLR 2019), section 3.2 and appendix B.
-"""
+from statshift.shifts.registry import COMMON, HOLDOUT, KINDS, averaged, family_of
+from statshift.tasks.task import Task
 
 ORIGINAL = "original"
 
@@ -70,6 +58,11 @@ class Subject:
         return self.protocol != SOURCE
 
     @property
+    def task(self) -> Task:
+        """What the run's rows are of."""
+        return self.measured.task
+
+    @property
     def record(self) -> dict[str, Any]:
         """The run's."""
         return self.measured.run.record
@@ -91,14 +84,30 @@ class Subject:
         return by_condition(self.measured.run.rows, self.protocol)
 
     @property
+    def families(self) -> dict[str, str]:
+        """The family of each shift measured; a record that tells none is of shifts that ship, or of functions."""
+        told = self.record.get("families") or {}
+        return {name: str(told.get(name) or family_of(name)) for name, _ in self.conditions}
+
+    def title(self, shift: str) -> str:
+        """Return what a shift is called in a table."""
+        return short(str((self.record.get("titles") or {}).get(shift) or shift))
+
+    @property
     def shifts(self) -> list[str]:
         """The shifts measured that are neither none nor an attack."""
-        return [name for name in self.summary["per_shift"] if not is_attack(name)]
+        return [name for name in self.summary["per_shift"] if self.families[name] != "attack"]
+
+    @property
+    def averaged(self) -> list[str]:
+        """Those of `shifts` that a mean may be over: of one family, and of the same images."""
+        alone = {name for (name, _), draws in self.conditions.items() if "set" in draws[0]}
+        return averaged({name: self.families[name] for name in self.shifts if name not in alone})
 
     @property
     def attacks(self) -> list[str]:
         """The attacks measured."""
-        return [name for name in self.summary["per_shift"] if is_attack(name)]
+        return [name for name in self.summary["per_shift"] if self.families[name] == "attack"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,15 @@ class Group:
         return self.subjects[0]
 
     @property
+    def families(self) -> dict[str, str]:
+        """The family of each shift that any of them was measured under."""
+        return {name: family for one in self.subjects for name, family in one.families.items()}
+
+    def title(self, shift: str) -> str:
+        """Return what a shift is called in a table."""
+        return next((told for one in self.subjects if (told := one.title(shift)) != short(shift)), short(shift))
+
+    @property
     def sources(self) -> tuple[Subject, ...]:
         """The models as they came."""
         return tuple(subject for subject in self.subjects if not subject.adapted)
@@ -133,9 +151,10 @@ class Group:
         """
         shifted = [subject for subject in self.subjects if subject.shifts]
         for wanted in ("common", "holdout", "other"):
-            first, *others = [[one for one in subject.conditions if kind(one[0]) == wanted] for subject in shifted] or [
-                []
+            of_kind = [
+                [one for one in subject.conditions if kind(one[0], subject.families) == wanted] for subject in shifted
             ]
+            first, *others = of_kind or [[]]
             found = tuple(one for one in first if all(one in other for other in others))
             if found and (wanted != "other" or len({shift for shift, _ in found}) == 1):
                 return found
@@ -176,19 +195,15 @@ def group(measured: Sequence[Measured]) -> list[Group]:
     return groups
 
 
-def family(shift: str) -> str:
-    """Return to which family a shift belongs: one of `FAMILIES`, "attack" or "own"."""
-    if is_attack(shift):
-        return "attack"
-    return next((name for name, shifts in FAMILIES.items() if shift in shifts), "own")
+def told_family(shift: str, families: Mapping[str, str]) -> str:
+    """Return what a table says of a shift's family: of a corruption that ships its kind, as "noise"."""
+    return next((kind for kind, names in KINDS.items() if shift in names), families[shift])
 
 
-def kind(shift: str) -> str:
+def kind(shift: str, families: Mapping[str, str]) -> str:
     """Return "common", "holdout", "attack", "clean" or "other"."""
-    if shift == CLEAN:
-        return CLEAN
-    if is_attack(shift):
-        return "attack"
+    if families[shift] in ("attack", "clean"):
+        return families[shift]
     return "common" if shift in COMMON else "holdout" if shift in HOLDOUT else "other"
 
 

@@ -3,13 +3,11 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
 
-from statshift.measuring.compare import Difference
-from statshift.metrics.uncertainty import wilson_interval
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject
 from statshift.results.conditions import average_draws
+from statshift.tasks.figures import Difference
 
 TIDY_COLUMNS = (
     *("run", "model", "protocol", "shift", "severity", "images", "draws", "accuracy", "low", "high", "error"),
@@ -22,7 +20,7 @@ TidyRow = Mapping[str, str | int | float | None]
 
 
 def tidy(groups: Sequence[Group], changes: Changes) -> str:
-    """Return CSV with `TIDY_COLUMNS` as its head, draws averaged.
+    """Return CSV with `TIDY_COLUMNS` as its head, draws averaged; of another task the accuracy has its score's name.
 
     Fractions are in [0,1] with six significant digits, and intervals 95 %; a cell is empty where there is no such
     figure. What has no severities has severity 0, as in rows.jsonl. Differences are to the same run's source, over the
@@ -30,7 +28,9 @@ def tidy(groups: Sequence[Group], changes: Changes) -> str:
     """
     file = io.StringIO()
     writer = csv.DictWriter(file, TIDY_COLUMNS, lineterminator="\n")
-    writer.writeheader()
+    names = {subject.task.headline for group in groups for subject in group.subjects}
+    word = names.pop() if len(names) == 1 else "score"
+    writer.writerow({name: name.replace("accuracy", word) for name in TIDY_COLUMNS})
     for group in groups:
         for subject in group.subjects:
             for row in _rows(subject, group, changes):
@@ -45,12 +45,12 @@ def _rows(subject: Subject, group: Group, changes: Changes) -> Iterator[TidyRow]
     change = changes.of(source, subject) if source else None
     found = {(one.shift, one.severity): one.accuracy for one in change.comparison.conditions} if change else {}
     for (shift, severity), draws in subject.conditions.items():
-        measures, images = average_draws(draws), draws[0]["images"]
-        low, high = wilson_interval(fmean(row["correct"] for row in draws), images)
+        task, images = subject.task, draws[0]["images"]
+        score = average_draws(draws, task)[task.headline]
         yield {
             **run,
             **{"shift": shift, "severity": severity, "images": images, "draws": len(draws)},
-            **_accuracy(measures["accuracy"], (float(low), float(high))),
+            **_accuracy(score, task.condition_interval(draws)),
             **_difference(found.get((shift, severity))),
         }
     summary = subject.summary

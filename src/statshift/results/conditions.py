@@ -1,22 +1,20 @@
-"""One protocol's rows by condition: averages, and the errors by image behind every mean."""
+"""One protocol's rows by condition: averages, and the figures behind every mean."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
+from typing import cast
 
-import numpy as np
-import numpy.typing as npt
-
-from statshift.metrics.classification import SEVERITIES, calibration_error
-from statshift.results.rows import Row, bits, everywhere
+from statshift.metrics.classification import SEVERITIES
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.figures import Figure
+from statshift.tasks.row import Row
+from statshift.tasks.task import Task
 
 Condition = tuple[str, int]
 """Shift and severity."""
 
 Conditions = dict[Condition, list[Row]]
 """The rows of each condition, one per draw."""
-
-MEASURES = ("accuracy", "error", "top5_accuracy", "cross_entropy", "calibration_error")
-"""What is averaged over draws, severities and shifts alike."""
 
 
 def by_condition(rows: Iterable[Row], protocol: str) -> Conditions:
@@ -30,11 +28,11 @@ def by_condition(rows: Iterable[Row], protocol: str) -> Conditions:
 
 def paired_source(conditions: Conditions) -> Conditions:
     """Return rows of the source over exactly the images of an adapted protocol's rows."""
-    places = ("shift", "severity", "draw", "left_out", "class_images")
-    return {
-        condition: [{key: row[key] for key in places if key in row} | row["paired_source"] for row in draws]
-        for condition, draws in conditions.items()
-    }
+    return {condition: [_paired_source(row) for row in draws] for condition, draws in conditions.items()}
+
+
+def _paired_source(row: Row) -> Row:
+    return cast(Row, {**row, **row["paired_source"]})
 
 
 def missing_conditions(conditions: Conditions, common: Iterable[str]) -> list[Condition]:
@@ -43,19 +41,19 @@ def missing_conditions(conditions: Conditions, common: Iterable[str]) -> list[Co
     return [condition for condition in wanted if condition not in conditions]
 
 
-def average_draws(draws: Iterable[Row]) -> dict[str, float]:
-    """Return the mean of each of `MEASURES` over the draws of one condition."""
-    return average([_measures(row) for row in draws])
+def average_draws(draws: Iterable[Row], task: Task = CLASSIFICATION) -> dict[str, float]:
+    """Return the mean of each of the task's measures over the draws of one condition."""
+    return average([task.measures(row) for row in draws])
 
 
 def average(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return the plain mean of each of `MEASURES`."""
-    return {name: fmean(part[name] for part in parts) for name in MEASURES}
+    """Return the plain mean of each measure."""
+    return {name: fmean(part[name] for part in parts) for name in parts[0]}
 
 
-def error_by_severity(conditions: Conditions, shift: str) -> list[float]:
+def error_by_severity(conditions: Conditions, shift: str, task: Task = CLASSIFICATION) -> list[float]:
     """Return the five errors under a shift that was measured at every severity."""
-    return [average_draws(conditions[shift, severity])["error"] for severity in SEVERITIES]
+    return [average_draws(conditions[shift, severity], task)["error"] for severity in SEVERITIES]
 
 
 def mean_weights(common: Sequence[str]) -> dict[str, float]:
@@ -68,46 +66,25 @@ def mce_weights(common: Sequence[str], divisor: Mapping[str, float]) -> dict[str
     return {name: weight / divisor[name] for name, weight in mean_weights(common).items()}
 
 
-def image_errors(conditions: Conditions, weights: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """Return (M,), one value per image, whose mean is the weighted sum of the conditions' errors.
+def mean_score(conditions: Conditions, weights: Mapping[str, float]) -> Figure:
+    """Return the figure that is the weighted mean of the conditions' scores.
 
     Args:
-        conditions: all over the same N images; draws are averaged. Images that every row leaves out have no value, so
-            that M is the number of images of which anything is known.
-        weights: of each condition of a shift; a shift without a weight does not count.
+        conditions: all over the same N images; draws are averaged.
+        weights: of each condition of a shift, all together 1; a shift without a weight does not count.
     """
-    counted = [
+    return Figure(_parts(conditions, weights))
+
+
+def summed_errors(conditions: Conditions, weights: Mapping[str, float]) -> Figure:
+    """Return the figure that is the weighted sum of the errors of conditions at the five severities, as mCE is."""
+    return Figure(_parts(conditions, weights), len(SEVERITIES) * sum(weights.values()), errors=True)
+
+
+def _parts(conditions: Conditions, weights: Mapping[str, float]) -> tuple[tuple[Row, float], ...]:
+    return tuple(
         (row, weights[shift] / len(draws))
         for (shift, _), draws in conditions.items()
         if shift in weights
         for row in draws
-    ]
-    return image_means([(row, ~bits(row), weight) for row, weight in counted])
-
-
-def image_means(parts: Iterable[tuple[Row, npt.NDArray[np.bool_], float]]) -> npt.NDArray[np.float64]:
-    """Return (M,), one value per image, whose mean is the weighted sum of what rows say of their images.
-
-    Args:
-        parts: a row, a value for each of its images, and the weight of their mean.
-    """
-    total, known = np.zeros(0), np.zeros(0, bool)
-    for row, values, weight in parts:
-        spread = everywhere(row, values) * weight
-        if not len(total):
-            total, known = np.zeros(len(spread)), np.zeros(len(spread), bool)
-        total += spread
-        known |= everywhere(row, np.ones_like(values)) > 0
-    return np.asarray(total[known] * (known.sum() / max(1, len(known))), np.float64)
-
-
-def _measures(row: Row) -> dict[str, float]:
-    images, bins = row["images"], row["calibration"]
-    values = (
-        row["correct"] / images,
-        (images - row["correct"]) / images,
-        row["correct_top5"] / images,
-        row["cross_entropy_sum"] / images,
-        calibration_error(bins["counts"], bins["correct"], bins["confidence_sums"]),
     )
-    return dict(zip(MEASURES, values, strict=True))

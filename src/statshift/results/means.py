@@ -4,9 +4,11 @@ from collections.abc import Collection, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from statshift.metrics.classification import ALEXNET, SEVERITIES
-from statshift.metrics.uncertainty import mean_interval, paired_interval
-from statshift.results.conditions import Condition, Conditions, average_draws, image_errors
+from statshift.metrics.alexnet import ALEXNET
+from statshift.metrics.classification import SEVERITIES
+from statshift.results.conditions import Condition, Conditions, average_draws, mean_score
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 BENCHMARK = tuple(ALEXNET["imagenet"])
 """The corruptions over which mean error and mCE are defined."""
@@ -50,16 +52,17 @@ def chosen(conditions: Conditions, wanted: Iterable[Condition]) -> tuple[Conditi
     return some, dict.fromkeys((shift for shift, _ in some), 1 / max(1, len(some)))
 
 
-def mean_over(conditions: Conditions, wanted: Collection[Condition]) -> tuple[float, list[float]]:
-    """Return the mean accuracy over the conditions wanted and its 95 % interval, the images shared by all of them."""
+def mean_over(
+    conditions: Conditions, wanted: Collection[Condition], task: Task = CLASSIFICATION
+) -> tuple[float, list[float]]:
+    """Return the mean score over the conditions wanted and its 95 % interval, the images shared by all of them."""
     some, weights = chosen(conditions, wanted)
-    return fmean(average_draws(draws)["accuracy"] for draws in some.values()), list(
-        mean_interval(1 - image_errors(some, weights))
-    )
+    mean = fmean(average_draws(draws, task)[task.headline] for draws in some.values())
+    return mean, list(task.interval(mean_score(some, weights)))
 
 
 def measured_mean(
-    conditions: Conditions, common: Sequence[str], paired: Conditions | None = None
+    conditions: Conditions, common: Sequence[str], paired: Conditions | None = None, task: Task = CLASSIFICATION
 ) -> dict[str, Any] | None:
     """Return the mean over the common conditions that were measured; None where these are all 75, or none.
 
@@ -67,19 +70,19 @@ def measured_mean(
         conditions: a protocol's rows.
         common: names of the benchmark's corruptions.
         paired: the source's rows over the same images; adds `gain`.
+        task: what the rows are of.
     """
     wanted = [(name, level) for name in common for level in SEVERITIES if (name, level) in conditions]
     if len(wanted) in (0, len(common) * len(SEVERITIES)):
         return None
-    accuracy, interval = mean_over(conditions, wanted)
+    mean, interval = mean_over(conditions, wanted, task)
     found: dict[str, Any] = {
         "over": mean_name(wanted),
         "conditions": len(wanted),
-        "accuracy": accuracy,
+        task.headline: mean,
         "interval": interval,
     }
     if paired is None:
         return found
-    before, after = (1 - image_errors(*chosen(side, wanted)) for side in (paired, conditions))
-    gain = {"accuracy": float(after.mean() - before.mean()), "interval": list(paired_interval(before, after))}
-    return found | {"gain": gain}
+    change = task.difference(*(mean_score(*chosen(side, wanted)) for side in (paired, conditions)))
+    return found | {"gain": {task.headline: change.difference, "interval": [change.low, change.high]}}

@@ -1,5 +1,7 @@
 """What goes into a record: enough to know whether two figures are of the same thing."""
 
+import hashlib
+import json
 import math
 import platform
 import re
@@ -18,8 +20,12 @@ from statshift._core import randomness as streams
 from statshift.data import ImageData, integers_hash
 from statshift.models import PixelModel, source_hash, weights_hash
 from statshift.norms.layers import evaluating
-from statshift.shifts.conditions import CorruptionOptions, ShiftFunction
+from statshift.results.answering import warn_of_answers
 from statshift.shifts.corruptions import frost_source, table_for
+from statshift.shifts.functions import ShiftFunction
+from statshift.shifts.shift import CorruptionOptions, Shift
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
@@ -40,19 +46,21 @@ def answers_of(model: PixelModel, shape: Sequence[int]) -> list[float] | None:
 
     They are four projections of the logits of each; a model that is the same to the last weight and computes otherwise
     has others. None stands for a model whose answers are left to chance, or are not finite. The model and the random
-    numbers are left as they were.
+    numbers are left as they were. Probabilities and answers left to chance are warned of.
     """
     device = model.mean.device
     images = streams.uniform(streams.keys(0, torch.arange(2), "probe"), *shape)
     images[1] = 0.25 + images[1] / 2  # of less contrast
-    answers = []
+    answers, all_logits = [], []
     with evaluating(model), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for seed, image in enumerate(images[[0, 1, 0]]):  # the first twice
             torch.manual_seed(seed)
             logits = model(image[None].to(device)).double().cpu().flatten()
+            all_logits.append(logits)
             places = torch.arange(1, len(logits) + 1).double()
             answers.append(torch.stack([(wave * places).cos() @ logits for wave in range(1, 5)]) / len(logits) ** 0.5)
     found, again = torch.cat(answers[:2]), answers[2]
+    warn_of_answers(all_logits[:2], all_logits[2])
     largest = float(found.abs().max())
     if not math.isfinite(largest) or not torch.allclose(answers[0], again, rtol=0, atol=1e-3 * largest):
         return None
@@ -64,17 +72,9 @@ def _describe_norm(norm: Any) -> str:
     return f"{type(norm).__name__}{groups}, eps {getattr(norm, 'eps', None)}"
 
 
-def describe_data(data: ImageData, labels: NDArray[np.int64] | None) -> dict[str, Any]:
+def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task = CLASSIFICATION) -> dict[str, Any]:
     """Return which images of which data, with which labels if any, how they were loaded, and what was left out."""
-    labelled = (
-        {}
-        if labels is None
-        else {
-            "labels_hash": integers_hash(labels),
-            "classes": data.classes or int(labels.max()) + 1,
-            "class_counts": np.bincount(labels, minlength=data.classes or 0).tolist(),
-        }
-    )
+    labelled = {} if labels is None else task.describe_labels(data)
     return {
         "spec": data.spec,
         "images": len(data),
@@ -127,6 +127,25 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
 def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:
     """Return for each function of the user's own its name, the hash of its file and what arguments are bound to it."""
     return {name: _describe_function(function) for name, function in functions.items()}
+
+
+def describe_own(shifts: Sequence[Shift]) -> dict[str, str]:
+    """Return the same for each shift that is the user's own code, with the numbers of a dataclass."""
+    return {shift.name: _describe_own(shift) for shift in shifts if shift.code() is not None}
+
+
+def _describe_own(shift: Shift) -> str:
+    numbers = getattr(shift, "__dataclass_fields__", {}) if shift.code() is type(shift) else {}
+    bound = ", ".join(f"{name}={getattr(shift, name)!r}" for name, one in numbers.items() if one.repr)
+    told = _describe_function(shift.code())
+    return re.sub(r" at 0x\w+", "", f"{told}({bound})") if bound else told
+
+
+def set_hash(data: ImageData) -> str:
+    """Return 16 hexadecimal characters that two sets of images share if these, their order and labels are the same."""
+    told = describe_data(data, data.labels)
+    names = ("indices_hash", "content_hash", "bytes_hash", "labels_hash", "preprocessing")
+    return hashlib.sha256(json.dumps([told[name] for name in names]).encode()).hexdigest()[:16]
 
 
 def _describe_function(function: Any) -> str:

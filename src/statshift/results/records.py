@@ -15,7 +15,7 @@ FREE = ("environment", "model.made_by", "asked")
 """Fields of a record that may differ between two sittings: versions, device, batch size, workers; who made the
 weights, whose hash must be the same; and the words in which it was asked for, by which a report repeats it."""
 
-GROWING = ("shifts", "attacks", "severities", "protocols")
+GROWING = ("shifts", "families", "own_severities", "titles", "attacks", "sets", "severities", "protocols")
 """Keys whose lists or mappings a later sitting may extend; the record keeps the union."""
 
 
@@ -70,7 +70,7 @@ def _require_same(directory: Path, there: dict[str, Any], now: dict[str, Any]) -
             for name in names[:3]
         )
         more = f"; and {len(names) - 3} more" if len(names) > 3 else ""
-        raise InputError(f"{directory} holds another run ({told}{more}): choose another directory.")
+        raise InputError(f"{directory} holds another run ({told}{more}): choose another directory, or delete this one.")
 
 
 def _union(directory: Path, kept: Any, new: Any) -> Any:

@@ -1,31 +1,20 @@
-"""A row: one finished condition, reduced to counts, sums and a bit per image."""
+"""From per-image results to a row, and from a row to the same over fewer images."""
 
-import base64
-import math
 from collections.abc import Iterable
-from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from statshift._core.errors import InputError
-from statshift.metrics.classification import ImageStatistics, calibration_bins
-
-Row = dict[str, Any]
-"""A JSON object with the keys that `make_row` gives it."""
-
-Key = tuple[str, str, int, int]
-"""Protocol, shift, severity and draw: no two rows of a run share them."""
-
-
-def row_key(row: Row) -> Key:
-    """Return the protocol, shift, severity and draw that `row` is the result of."""
-    return row["protocol"], row["shift"], row["severity"], row["draw"]
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.row import Row, kept_positions, row_key
+from statshift.tasks.task import Results, Task
 
 
 def make_row(
-    statistics: ImageStatistics,
+    results: Results,
     labels: npt.ArrayLike,
     classes: int,
     *,
@@ -35,14 +24,15 @@ def make_row(
     draw: int = 0,
     adapted_on: npt.NDArray[np.int64] | None = None,
     held_out: bool = False,
-    source: ImageStatistics | None = None,
+    source: Results | None = None,
     examples: npt.NDArray[np.int64] | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Row:
-    """Reduce per-image statistics, in image order, to a row; the same images give the same bytes.
+    """Reduce per-image results, in image order, to a row; the same images give the same bytes.
 
     Args:
-        statistics: five tensors (N,) on any device, as `image_statistics` returns them.
-        labels: (N,) classes from 0.
+        results: a named tuple of tensors (N,...) on any device, as the task's `per_image` returns it.
+        labels: (N,...).
         classes: number of classes of the data.
         shift: the shift's name; "clean" is none.
         severity: 1 to 5, or 0 for "clean" and for a shift that has no severities.
@@ -50,15 +40,14 @@ def make_row(
         draw: which draw of the protocol's random choices.
         adapted_on: positions of the few images that the protocol adapted on, if it did on few.
         held_out: whether the row is of the other images only.
-        source: the statistics (N,) of the source model, for a row of another protocol.
+        source: the results (N,...) of the source model, for a row of another protocol.
         examples: positions of images of which the row says what is predicted.
+        task: what the labels are of.
 
     Returns:
-        Counts (`images`, `correct`, `correct_top5`), `cross_entropy_sum` in nats, `class_correct` by class,
-        `calibration` by bin of confidence, and `bits`: base64 of one bit per image, the first image highest. A row
-        that was adapted on few images has `adapted_on`, and `left_out`, those of them that it is not over;
-        `paired_source` holds the same counts of the source over exactly the row's images. `examples` holds the
-        `predicted` class and the `confidence` of each example image, None of one left out.
+        What the task's `count` returns, beside what the row is the result of. A row that was adapted on few images has
+        `adapted_on`, and `left_out`, those of them that it is not over; `paired_source` holds the same counts of the
+        source over exactly the row's images, and `examples` what the task says of each example image.
 
     Raises:
         InputError: if the model's output is not finite for some image.
@@ -66,14 +55,10 @@ def make_row(
     labels = np.asarray(labels)
     left_out = adapted_on if held_out and adapted_on is not None else np.empty(0, np.int64)
     kept = np.setdiff1d(np.arange(len(labels)), left_out)
+    row: dict[str, Any] = {"protocol": protocol, "shift": shift, "severity": severity, "draw": draw}
     try:
-        row = {
-            "protocol": protocol,
-            "shift": shift,
-            "severity": severity,
-            "draw": draw,
-            **_count(statistics, labels, classes, kept),
-        }
+        row |= task.count(_at(results, kept), labels[kept], classes)
+        paired = {} if source is None else {"paired_source": task.count(_at(source, kept), labels[kept], classes)}
     except FloatingPointError as error:
         raise InputError(
             f"The model's output is not finite for {error} images of {shift} at severity {severity}: check its "
@@ -82,86 +67,22 @@ def make_row(
     if adapted_on is not None:
         row |= {"adapted_on": adapted_on.tolist(), "left_out": left_out.tolist()}
     if len(left_out):
-        row["class_images"] = np.bincount(labels[kept], minlength=classes).tolist()
+        row |= task.left(labels[kept], classes)
     if examples is not None and len(examples):
-        row["examples"] = _predictions(statistics, examples, left_out)
-    return row if source is None else row | {"paired_source": _count(source, labels, classes, kept)}
+        shown = task.shown(_at(results, np.arange(len(labels))), examples, ~np.isin(examples, left_out))
+        row |= {"examples": shown} if shown else {}
+    return cast(Row, row | paired)
 
 
-def _count(
-    statistics: ImageStatistics, labels: npt.NDArray[Any], classes: int, kept: npt.NDArray[np.int64]
-) -> dict[str, Any]:
-    """Return the counts over the images kept."""
-    correct, correct_top5, cross_entropy, confidence = (field.cpu().numpy()[kept] for field in statistics[:4])
-    broken = len(kept) - int(np.isfinite(cross_entropy).sum())
-    if broken:
-        raise FloatingPointError(f"{broken} of {len(kept)}")
-    bin_counts, bin_correct, confidence_sums = calibration_bins(confidence, correct)
-    return {
-        "images": len(kept),
-        "correct": int(correct.sum()),
-        "correct_top5": int(correct_top5.sum()),
-        "cross_entropy_sum": math.fsum(cross_entropy),
-        "class_correct": np.bincount(labels[kept][correct], minlength=classes).tolist(),
-        "calibration": {
-            "counts": bin_counts.tolist(),
-            "correct": bin_correct.tolist(),
-            "confidence_sums": confidence_sums.tolist(),
-        },
-        "bits": base64.b64encode(np.packbits(correct).tobytes()).decode("ascii"),
-    }
+def _at(results: Results, kept: npt.NDArray[np.int64]) -> Results:
+    """Return the results of the images kept, as arrays."""
+    return tuple((one.cpu().numpy() if isinstance(one, Tensor) else np.asarray(one))[kept] for one in results)
 
 
-def _predictions(
-    statistics: ImageStatistics, examples: npt.NDArray[np.int64], left_out: npt.NDArray[np.int64]
-) -> dict[str, Any]:
-    """Return predicted class and confidence of example images, None of those left out.
-
-    Confidence is rounded: its last digits depend on the batch.
-    """
-    predicted, confidence = (field.cpu().numpy()[examples] for field in (statistics.predicted, statistics.confidence))
-    shown = ~np.isin(examples, left_out)
-    return {
-        "predicted": [int(one) if seen else None for one, seen in zip(predicted, shown, strict=True)],
-        "confidence": [round(float(one), 4) if seen else None for one, seen in zip(confidence, shown, strict=True)],
-    }
-
-
-def bits(row: Row) -> npt.NDArray[np.bool_]:
-    """Return for each image of `row`, in order and without those left out, whether it was right: bool (N,).
-
-    Raises:
-        InputError: the bits are not of so many images.
-    """
-    text, images = row["bits"], row["images"]
-    packed = b""
-    if isinstance(text, str) and isinstance(images, int) and len(text) == 4 * math.ceil(math.ceil(images / 8) / 3):
-        with suppress(ValueError):
-            packed = base64.b64decode(text, validate=True)
-    if not packed or len(packed) != math.ceil(images / 8):
-        raise InputError(f"A row is damaged: expected its `bits` to be base64 of a bit for each of {images} images.")
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=images).astype(bool)
-
-
-def everywhere(row: Row, right: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Return what is right (M,) at the places of all N images, weighted so that the mean over N is that over the M.
-
-    Images left out are 0.
-    """
-    left_out = row.get("left_out", [])
-    images = len(right) + len(left_out)
-    kept = np.setdiff1d(np.arange(images), left_out)
-    values = np.zeros(images)
-    values[kept] = right * (images / len(right))
-    return values
-
-
-def restrict(row: Row, left_out: Iterable[int]) -> Row:
-    """Return what `bits` and `everywhere` need of a row, without the images at the positions `left_out`."""
-    before = row.get("left_out", [])
-    kept = np.setdiff1d(np.arange(row["images"] + len(before)), before)
-    without = np.union1d(before, np.asarray(list(left_out), np.int64)).astype(int)
-    right = bits(row)[~np.isin(kept, without)]
-    key = {name: row[name] for name in ("protocol", "shift", "severity", "draw")}
-    packed = base64.b64encode(np.packbits(right).tobytes()).decode("ascii")
-    return key | {"images": len(right), "left_out": without.tolist(), "bits": packed}
+def restrict(row: Row, left_out: Iterable[int], task: Task = CLASSIFICATION) -> Row:
+    """Return what intervals and tests need of a row, without the images at the positions `left_out`."""
+    without = np.union1d(row.get("left_out", []), np.asarray(list(left_out), np.int64)).astype(int)
+    kept = ~np.isin(kept_positions(row), without)
+    protocol, shift, severity, draw = row_key(row)
+    key: Row = {"protocol": protocol, "shift": shift, "severity": severity, "draw": draw, "images": int(kept.sum())}
+    return cast(Row, {**key, "left_out": without.tolist(), **task.restricted(row, kept)})

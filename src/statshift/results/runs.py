@@ -11,7 +11,8 @@ from statshift._core.files import remove_partials
 from statshift._core.parsing import parse_json
 from statshift._core.storage import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
 from statshift.results.records import read_record, settle_record
-from statshift.results.rows import Key, Row, bits, row_key
+from statshift.tasks.classification import bits
+from statshift.tasks.row import Key, Row, row_key
 
 BESIDE = ("layers.json", "ligs.json", "examples/examples.json")
 """What a later sitting goes on with, beside the rows."""

@@ -8,7 +8,6 @@ Reference: Xie et al., "Adversarial Examples Improve Image Recognition" (CVPR 20
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
 from statshift.models import extract_logits
 from statshift.norms.layers import batch_norms, evaluating, run
@@ -168,7 +168,7 @@ def twin(model: nn.Module, norms: dict[str, _BatchNorm]) -> nn.Module:
     """
     own = {id(t) for norm in norms.values() for t in chain(norm.parameters(), norm.buffers())}
     tensors = chain(model.parameters(), model.buffers())
-    return deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
+    return copied(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in own})
 
 
 def export(branches: Branches, branch: str) -> dict[str, Tensor]:

@@ -59,7 +59,7 @@ class Split:
             InputError: torch.fx could not trace the model.
         """
         if self.graph is None:
-            raise InputError("Cannot compile the model: torch.fx cannot trace it. Leave out --compile.")
+            raise InputError("Cannot compile the model: torch.fx cannot trace it. Leave out `compiled`.")
         return replace(self, _suffix=torch.compile(self._suffix))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
+from statshift.norms.kinds import keeps_statistics
 from statshift.splitting.cuts import Cut, network_of
 from statshift.splitting.parts import Split, as_network_takes, generator_states, set_generator_states
 
@@ -30,8 +31,10 @@ class _Tracer(fx.Tracer):
         self.outputs: dict[str, list[Any]] = {}
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        kinds = (_BatchNorm, nn.modules.conv._ConvNd, nn.Linear)
-        return isinstance(module, kinds) or bool(super().is_leaf_module(module, name))
+        kinds = (nn.modules.conv._ConvNd, nn.Linear)
+        if isinstance(module, (_BatchNorm, *kinds)) or keeps_statistics(module):
+            return True
+        return bool(super().is_leaf_module(module, name))
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         found = super().call_module(m, forward, args, kwargs)

@@ -9,13 +9,14 @@ from torch import Tensor
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data.checks import check_images, checked_labels
-from statshift.hardening.batch import Batch, Losses, Targets
+from statshift.hardening.batch import Batch, Losses
 from statshift.hardening.method import Flag, Method
 from statshift.hardening.passes import attacked
 from statshift.hardening.registry import FINE_TUNING
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack, attack_features, batch_moments, perturb
 from statshift.splitting.branches import Branches
+from statshift.tasks.targets import Targets
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def _read(typed: str) -> Mapping[str, Any]:
     """Return the attack of a name such as "pgd-linf:8/255:7"."""
     attack = parse_attack(typed)
     if not isinstance(attack, PixelAttack):
-        raise InputError(f"Expected --attack to train against to be PGD, but got {typed!r}.")
+        raise InputError(f"Expected `attack` to train against to be PGD, but got {typed!r}.")
     return {"attack": PAPERS_ATTACK if typed == SPEC else attack}
 
 

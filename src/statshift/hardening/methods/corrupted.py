@@ -21,7 +21,7 @@ def _read(typed: str) -> Mapping[str, Any]:
     try:
         return {"corruption": name} | ({"severity": int(severity)} if colon else {})
     except ValueError:
-        raise InputError(f"Expected --corruption as NAME or NAME:SEVERITY, but got {typed!r}.") from None
+        raise InputError(f"Expected `corruption` as NAME or NAME:SEVERITY, but got {typed!r}.") from None
 
 
 @dataclass(frozen=True)

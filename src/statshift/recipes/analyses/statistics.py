@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from statshift._core.errors import InputError
+from statshift.adapting.drawing import adaptation_positions, draw_images, full_batches
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_distances, plot_divergence, plot_embeddings, plot_similarities
-from statshift.adapting.protocols import adaptation_positions, draw_images, full_batches
 from statshift.adapting.rectify import rectified
 from statshift.data import ImageData
-from statshift.measuring.adapted import AdaptationOptions
 from statshift.measuring.analyses import cosine_similarities, embed, extract_features, statistic_distances
 from statshift.models import PixelModel
 from statshift.norms.divergence import Divergence
@@ -22,7 +22,8 @@ from statshift.norms.layers import batch_norms, execution_order
 from statshift.recipes.analyses.analysis import Analysis
 from statshift.recipes.analyses.studying import LOOKED_AT, Look, Plot, Setting, one_by_one, study
 from statshift.recipes.options import RunOptions
-from statshift.shifts.conditions import Condition, CorruptionOptions, apply, resolve
+from statshift.shifts.conditions import resolve
+from statshift.shifts.shift import CorruptionOptions, under
 
 if TYPE_CHECKING:
     from statshift.recipes.analysing import AnalysisRecipe
@@ -40,8 +41,8 @@ def _clean(model: PixelModel, data: ImageData, setting: Setting) -> tuple[Tensor
 
 
 def _shifted(images: Tensor, severity: int, indices: Tensor, setting: Setting) -> Tensor:
-    (name,), functions = resolve(setting.shifts)
-    return apply(images, Condition(name, severity), indices, CorruptionOptions(setting.seed), functions)
+    (shift,) = resolve(setting.shifts, CorruptionOptions(setting.seed))
+    return under(shift, images, severity, seed=setting.seed, indices=indices)
 
 
 def _few(images: Tensor, setting: Setting, label: str) -> tuple[Tensor, dict[str, Any]]:

@@ -11,11 +11,11 @@ import torch
 
 from statshift._core import processes
 from statshift._core.errors import InputError
-from statshift.data import ImageData, load_data, loading_options, stored_shifts
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions
+from statshift.data import ImageData, load_data, loading_options
 from statshift.measuring.loading import find_device, fit_to_model
 from statshift.models import PixelModel
-from statshift.recipes.measuring import check_files, functions_of
+from statshift.recipes.measuring import check_files, shifts_of
 from statshift.recipes.options import RunOptions
 from statshift.results import alone, settle_record, write_json_atomically
 from statshift.results.provenance import (
@@ -23,10 +23,12 @@ from statshift.results.provenance import (
     describe_corruption,
     describe_data,
     describe_environment,
-    describe_functions,
     describe_model,
+    describe_own,
 )
-from statshift.shifts.conditions import CorruptionOptions, resolve
+from statshift.shifts.conditions import resolve
+from statshift.shifts.shift import CorruptionOptions
+from statshift.shifts.stored import offered
 
 if TYPE_CHECKING:
     from statshift.recipes.analysing import AnalysisRecipe
@@ -85,7 +87,7 @@ class Setting:
         """Return the clean images, as the model's authors load them."""
         data = self.data if data is None else data
         if not isinstance(data, ImageData):
-            if stored_shifts(data):
+            if offered(data):
                 raise InputError(f"Expected clean images, which are then shifted, but {data} stores shifted ones.")
             data = load_data(data, **loading_options(data, self.data_options, model.loading_options, split=None))
         return fit_to_model(model, data, model.mean.device)
@@ -115,8 +117,10 @@ def study(
     make = recipe.maker(options)
     check_files(recipe, make)
     setting = _setting(recipe, options)
-    if len(resolve(setting.shifts)[0]) != 1:
-        raise InputError(f"Expected one shift, but got {', '.join(resolve(setting.shifts)[0])}.")
+    if len(chosen := resolve(setting.shifts)) != 1:
+        raise InputError(f"Expected one shift, but got {', '.join(one.name for one in chosen)}.")
+    if chosen[0].needs_model or chosen[0].reads:
+        raise InputError(f"Expected a shift that is made of clean images alone, but got {chosen[0].name}.")
     if (world := processes.join()[1]) > 1:
         raise InputError(f"Expected one process, but got {world}: a study is not shared out. Start it by itself.")
     found = each({label: partial(make, label) for label in recipe.labels}, setting)
@@ -125,7 +129,7 @@ def study(
 
 def _setting(recipe: "AnalysisRecipe", options: RunOptions) -> Setting:
     """Return what a recipe's study is over."""
-    shifts = [functions_of(one) for one in (options.shifts, *recipe.shifts.values())]
+    shifts = [shifts_of(one) for one in (options.shifts, *recipe.shifts.values())]
     return Setting(
         recipe.images(options.data, None)[0],
         options.folder,
@@ -174,14 +178,14 @@ def one_by_one(models: Models, setting: Setting, look: Look, plot: Plot) -> Any:
 def _identity(model: PixelModel, data: ImageData, setting: Setting, label: str, look: Look) -> dict[str, Any]:
     adaptation = setting.adaptation.get(label)
     against = None if setting.against is None else setting.load(model, setting.against)
-    (name,), functions = resolve(setting.shifts)
+    (shift,) = resolve(setting.shifts)
     return {
         "model": describe_model(model),
         "answers": answers_of(model, data.shape),
         "data": describe_data(data, data.labels),
         "study": look.__name__.strip("_"),
-        "shift": name,
-        "functions": describe_functions(functions),
+        "shift": shift.name,
+        "functions": describe_own([shift]),
         "corruption": describe_corruption(CorruptionOptions(setting.seed), data.shape, "benchmark"),
         "levels": sorted(setting.severities),
         "protocol": setting.protocol,

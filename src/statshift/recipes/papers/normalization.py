@@ -22,7 +22,7 @@ from statshift.recipes.papers.training import (
 from statshift.recipes.papers.trends import factors, fixup, landscapes, perturbations, regulariser, shortcut, trend
 from statshift.recipes.sources import fraction
 from statshift.recipes.training import TrainingRecipe
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 CORRUPTED = {
     "gaussian_noise": 0.8755,

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions
 from statshift.recipes.measuring import MeasuringRecipe
 from statshift.recipes.networks import Network
 from statshift.recipes.sources import RECTIFIED, Figures, fraction

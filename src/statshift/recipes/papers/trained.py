@@ -15,9 +15,9 @@ from statshift.recipes.networks import Network
 from statshift.recipes.papers.rectifying import AS_THE_PAPER, PROTOCOL, SUPPLIED
 from statshift.recipes.papers.training import ATTACKED
 from statshift.recipes.sources import BASE, RECTIFIED, Figures, fraction
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
-FGSM = "fgsm:4/255"
+FGSM_OF_4 = "fgsm:4/255"
 TRAINED_BY_NORMS = "`statshift run norms` trains these networks: LABEL/clean.safetensors of its folder are the files."
 TRAINED_ROBUSTLY = (
     "Train the files by `statshift train --method adversarial --model cifar:vgg16 --model-args norm=NORM`."
@@ -124,9 +124,9 @@ def fast_gradient() -> Recipe:
         "with and without batch norm under FGSM",
         {"ligs": "appendix G, Table 8"},
         networks,
-        {label: {CLEAN: fraction(clean), FGSM: fraction(robust)} for label, (clean, robust) in rows.items()},
+        {label: {CLEAN: fraction(clean), FGSM_OF_4: fraction(robust)} for label, (clean, robust) in rows.items()},
         note=TRAINED_BY_NORMS,
-        shifts=dict.fromkeys(rows, (CLEAN, FGSM)),
+        shifts=dict.fromkeys(rows, (CLEAN, FGSM_OF_4)),
     )
 
 

@@ -13,7 +13,7 @@ from statshift.models import NORMS
 from statshift.recipes.networks import Network
 from statshift.recipes.sources import Figures
 from statshift.recipes.training import TrainingRecipe
-from statshift.shifts.conditions import CLEAN
+from statshift.shifts.shift import CLEAN
 
 Numbers = Callable[[TrainingOptions, TrainingOptions], TrainingOptions]
 """From the paper's numbers and those of one cycle to those that are trained with."""

@@ -1,9 +1,10 @@
 """Worst cases, found by projected ascent: of a batch's feature statistics, and of its pixels."""
 
+from statshift.shifts.attacks.attack import Attack as Attack
+from statshift.shifts.attacks.attack import describe_attack as describe_attack
 from statshift.shifts.attacks.autoattack import AutoAttack as AutoAttack
-from statshift.shifts.attacks.catalogue import ATTACKS as ATTACKS
-from statshift.shifts.attacks.catalogue import STEPPED as STEPPED
-from statshift.shifts.attacks.catalogue import is_attack as is_attack
+from statshift.shifts.attacks.balls import Ball as Ball
+from statshift.shifts.attacks.catalogue import attack_named as attack_named
 from statshift.shifts.attacks.catalogue import parse_attack as parse_attack
 from statshift.shifts.attacks.features import FeatureAttack as FeatureAttack
 from statshift.shifts.attacks.features import attack_features as attack_features
@@ -22,3 +23,4 @@ from statshift.shifts.attacks.whitebox import attackable as attackable
 from statshift.shifts.attacks.whitebox import check_gradient as check_gradient
 from statshift.shifts.attacks.whitebox import logits_of as logits_of
 from statshift.shifts.attacks.whitebox import targets_of as targets_of
+from statshift.shifts.registry import ATTACKS as ATTACKS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from statshift._core.errors import InputError, unknown
-from statshift.models import extract_logits
+from statshift.models import class_logits
 from statshift.norms.layers import run
 
 NAMES = {"linf": "Linf", "l2": "L2"}
@@ -24,7 +24,7 @@ class _Logits(nn.Module):
         self.training = model.training
 
     def forward(self, images: Tensor) -> Tensor:
-        return extract_logits(run(self.model, images))
+        return class_logits(run(self.model, images))
 
 
 @dataclass(frozen=True)

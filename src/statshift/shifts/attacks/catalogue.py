@@ -1,13 +1,15 @@
-"""The pixel attacks by name, and as they are written on a command line."""
+"""The pixel attacks that ship, and as they are written on a command line."""
 
-from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 
-from statshift._core.errors import InputError, unknown
-from statshift.shifts import choices
+from statshift._core.errors import unknown
+from statshift.shifts.attacks.attack import Attack, How
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.pixels import PixelAttack
+from statshift.shifts.registry import ATTACKS, SHIFTS
+
+STEPPED = ("epsilon", "steps", "step_size", "target", "random_start")
+"""The numbers of projected ascent that a user may give."""
 
 
 def fgsm(epsilon: float) -> PixelAttack:
@@ -19,40 +21,33 @@ def fgsm(epsilon: float) -> PixelAttack:
     return PixelAttack(epsilon, epsilon or 1.0, 1, random_start=False)
 
 
-ATTACKS: dict[str, Callable[..., PixelAttack | AutoAttack]] = {
-    "fgsm": fgsm,
-    "pgd-linf": PixelAttack,
-    "pgd-l2": partial(PixelAttack, norm="l2"),
-    "cw-linf": partial(PixelAttack, loss="cw"),
-    "cw-l2": partial(PixelAttack, norm="l2", loss="cw"),
-    "autoattack-linf": AutoAttack,
-    "autoattack-l2": partial(AutoAttack, norm="l2"),
-}
-"""The attacks by name; each takes `epsilon`, those of `STEPPED` what else `PixelAttack` has."""
+FGSM = Attack("fgsm", build=fgsm)
+PGD_LINF = Attack("pgd-linf", build=PixelAttack, options=STEPPED)
+PGD_L2 = Attack("pgd-l2", build=partial(PixelAttack, norm="l2"), options=STEPPED)
+CW_LINF = Attack("cw-linf", build=partial(PixelAttack, loss="cw"), options=STEPPED)
+CW_L2 = Attack("cw-l2", build=partial(PixelAttack, norm="l2", loss="cw"), options=STEPPED)
+AUTOATTACK_LINF = Attack("autoattack-linf", build=AutoAttack)
+AUTOATTACK_L2 = Attack("autoattack-l2", build=partial(AutoAttack, norm="l2"))
 
 
-STEPPED = choices.STEPPED
+def attack_named(name: str) -> Attack:
+    """Return the attack of a name, which lacks its numbers.
+
+    Raises:
+        InputError: an unknown name.
+    """
+    if name not in ATTACKS:
+        raise unknown("attack", name, ATTACKS)
+    found: Attack = SHIFTS[name].load()
+    return found
 
 
-def parse_attack(spec: str) -> PixelAttack | AutoAttack:
-    """Return the attack of "NAME:EPSILON" or "NAME:EPSILON:STEPS", as in "pgd-linf:1/255".
+def parse_attack(spec: str) -> How:
+    """Return the numbers of "NAME:EPSILON" or "NAME:EPSILON:STEPS", as in "pgd-linf:1/255".
 
     Raises:
         InputError: an unknown name, or no such numbers.
     """
-    name, *numbers = spec.split(":")
-    if name not in ATTACKS:
-        raise unknown("attack", name, ATTACKS)
-    try:
-        epsilon, steps = float(Fraction(numbers[0].strip())), [int(number) for number in numbers[1:]]
-        if len(steps) > (name in STEPPED):
-            raise ValueError
-    except (ValueError, IndexError, ArithmeticError):
-        shape = f"{name}:EPSILON[:STEPS]" if name in STEPPED else f"{name}:EPSILON"
-        raise InputError(f"Expected the attack as {shape}, such as {name}:1/255, but got {spec!r}.") from None
-    return ATTACKS[name](epsilon, **({"steps": steps[0]} if steps else {}))
-
-
-def is_attack(name: str) -> bool:
-    """Tell whether the name of a shift is that of an attack."""
-    return name.partition(":")[0] in ATTACKS
+    how = attack_named(spec.partition(":")[0]).configured(spec).how
+    assert how is not None
+    return how

@@ -10,11 +10,9 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError, unknown
 from statshift._core.randomness import Draws
-from statshift.shifts.attacks.ascent import Map, ascend, directions, l2_ball, linf_ball, signs
+from statshift.shifts.attacks.ascent import Map, ascend
+from statshift.shifts.attacks.balls import BALLS, Ball, ball_of
 from statshift.shifts.attacks.gradients import Loss, gradient_of
-
-NORMS = {"linf": (linf_ball, signs), "l2": (l2_ball, directions)}
-"""The ball and the steepest direction of each norm."""
 
 TARGETS = ("none", "random", "next")
 CONFIDENCE = 50.0
@@ -53,7 +51,7 @@ class PixelAttack:
         epsilon: radius of the ball, in the units of pixels in [0,1].
         step_size: of each step; default 2.5 * epsilon / steps.
         steps: how many.
-        norm: of the ball and the steps, "linf" or "l2".
+        norm: of the ball and the steps, "linf" or "l2", or a `Ball` of your own.
         loss: what rises, "cross-entropy" or "cw", the margin of Carlini and Wagner, up to 50.
         target: a class to which each image is driven instead of only away from its own: "random", another one drawn for
             it, or "next", the one after its own; "none" is no target.
@@ -71,7 +69,7 @@ class PixelAttack:
     epsilon: float = 1 / 255
     step_size: float | None = None
     steps: int = 20
-    norm: str = "linf"
+    norm: str | Ball = "linf"
     loss: str = "cross-entropy"
     target: str = "none"
     random_start: bool = True
@@ -83,15 +81,18 @@ class PixelAttack:
             faults.append(f"Expected `steps` to be an integer of at least 1, but got {self.steps}.")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             faults.append(f"Expected `step_size` above 0, but got {self.step_size}.")
-        greatest = 1 if self.norm == "linf" else math.inf
+        known = isinstance(self.norm, Ball) or self.norm in BALLS
+        greatest = ball_of(self.norm).bound if known else math.inf
         if not 0 <= self.epsilon <= greatest or math.isinf(self.epsilon):
             faults.append(
                 f"Expected `epsilon` in [0,1], but got {self.epsilon:g}: pixels are in [0,1], so 8 of 255 levels is "
                 "8/255."
-                if self.norm == "linf"
+                if math.isfinite(greatest)
                 else f"Expected `epsilon` to be at least 0, but got {self.epsilon:g}."
             )
-        for name, choices in (("norm", NORMS), ("loss", LOSSES), ("target", TARGETS)):
+        if not known:
+            faults.append(str(unknown("norm", str(self.norm), BALLS)))
+        for name, choices in (("loss", LOSSES), ("target", TARGETS)):
             if getattr(self, name) not in choices:
                 faults.append(str(unknown(name, getattr(self, name), choices)))
         if faults:
@@ -102,9 +103,14 @@ class PixelAttack:
         """The step size in force."""
         return 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
 
+    @property
+    def geometry(self) -> Ball:
+        """The ball's geometry."""
+        return ball_of(self.norm)
+
     def ball(self, images: Tensor) -> Map:
         """Return the projection to the ball around images (B,3,H,W)."""
-        return NORMS[self.norm][0](images, self.epsilon, *((0.0, 1.0) if self.clip else ()))
+        return self.geometry.project(images, self.epsilon, *((0.0, 1.0) if self.clip else ()))
 
 
 def attack_pixels(images: Tensor, loss: Loss, attack: PixelAttack, draws: Draws, *, loss_scale: float = 1.0) -> Tensor:
@@ -125,14 +131,10 @@ def attack_pixels(images: Tensor, loss: Loss, attack: PixelAttack, draws: Draws,
         ball,
         steps=attack.steps,
         step_size=attack.length,
-        steepest=NORMS[attack.norm][1],
+        steepest=attack.geometry.steepest,
     )
 
 
 def random_offset(images: Tensor, attack: PixelAttack, draws: Draws) -> Tensor:
-    """Return offsets (B,3,H,W), uniform in the ball around zero."""
-    shape = images.shape[1:]
-    if attack.norm == "linf":
-        return draws.uniform("start", *shape, low=-attack.epsilon, high=attack.epsilon).to(images.dtype)
-    radius = draws.uniform("radius", 1, 1, 1).pow(1 / math.prod(shape))
-    return (directions(draws.normal("start", *shape)) * radius * attack.epsilon).to(images.dtype)
+    """Return offsets (B,3,H,W), drawn from the ball around zero as its norm says."""
+    return attack.geometry.offset(tuple(images.shape[1:]), attack.epsilon, draws).to(images.dtype)

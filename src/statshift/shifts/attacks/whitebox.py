@@ -1,6 +1,5 @@
 """Attacks on a model as it is now, which is left as it was found."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,9 +9,10 @@ from torch import Tensor, nn
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
 from statshift.data.checks import check_classes, check_images, checked_labels
-from statshift.models import extract_logits
+from statshift.models import class_logits
 from statshift.norms.layers import check_changeable, evaluating, run
 from statshift.shifts.attacks.autoattack import AutoAttack
+from statshift.shifts.attacks.balls import ball_of
 from statshift.shifts.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
 
 
@@ -48,9 +48,10 @@ def attack_images(
     """
     check_images(images)
     labels = checked_labels(labels, images)
-    if attack.norm == "l2" and attack.epsilon > math.sqrt(images[0].numel()):
+    ball = ball_of(attack.norm)
+    if attack.epsilon > (largest := ball.largest(images[0].numel())):
         raise InputError(
-            f"Expected `epsilon` below {math.sqrt(images[0].numel()):.1f}, the greatest L2 distance of images of shape "
+            f"Expected `epsilon` below {largest:.1f}, the greatest {ball.title} distance of images of shape "
             f"{tuple(images.shape[1:])} with pixels in [0,1], but got {attack.epsilon:g}."
         )
     if check:
@@ -96,7 +97,7 @@ def attackable(model: nn.Module) -> Iterator[None]:
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Return logits (B,K) in float32, or float64 where the model's are."""
-    logits = extract_logits(run(model, images))
+    logits = class_logits(run(model, images))
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

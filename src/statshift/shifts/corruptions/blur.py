@@ -8,14 +8,17 @@ from torch import Tensor
 
 from statshift._core.randomness import Draws
 from statshift.shifts.corruptions import filters
+from statshift.shifts.corruptions.corruption import corruption
 from statshift.shifts.corruptions.filters import Array, on_device, quantise_
 
 
+@corruption
 def gaussian_blur(images: Tensor, draws: Draws, *, sigma: float) -> Tensor:
     """Smooth by a Gaussian truncated at 4 sigma, nearest-edge borders."""
     return filters.gaussian_blur(images, sigma)
 
 
+@corruption
 def defocus_blur(images: Tensor, draws: Draws, *, radius: float, alias_sigma: float) -> Tensor:
     """Correlate with a disk smoothed by a small Gaussian, mirrored borders."""
     kernel = _disk(images.device, radius, alias_sigma)
@@ -39,6 +42,7 @@ def _disk(radius: float, alias_sigma: float) -> Array:
     return np.asarray(kernel[None, None, support, support])
 
 
+@corruption
 def glass_blur(images: Tensor, draws: Draws, *, sigma: float, delta: int, iterations: int) -> Tensor:
     """Blur, copy pixels from near positions in a fixed order, blur again.
 
@@ -89,12 +93,14 @@ def _doublings(delta: int) -> int:
     return math.ceil(math.log2(math.log(1e-12) / math.log(p))) if p > 0 else 0
 
 
+@corruption
 def motion_blur(images: Tensor, draws: Draws, *, radius: int, sigma: float) -> Tensor:
     """Blur along a one-sided line at an angle uniform in [-45, 45] degrees."""
     angles = draws.uniform("angle", low=-math.pi / 4, high=math.pi / 4)
     return filters.motion_blur(images, radius, sigma, angles, "right")
 
 
+@corruption
 def zoom_blur(images: Tensor, draws: Draws, *, stop: float, step: float) -> Tensor:
     """Average the image with its centre zooms of np.arange(1, stop, step)."""
     factors = np.arange(1, stop, step).tolist()

@@ -4,9 +4,10 @@ Reference: Hendrycks & Dietterich, ICLR 2019, and the authors' generation script
 CIFAR-10-C (32 px). Each entry lists severities 1 to 5.
 """
 
-from typing import Any, Literal
+from typing import Any
 
-Table = Literal["imagenet", "cifar"]
+from statshift.shifts.shift import Table
+
 Constants = dict[str, Any]
 
 

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from statshift._core.randomness import Draws
 from statshift.shifts.corruptions import filters
+from statshift.shifts.corruptions.corruption import corruption
 from statshift.shifts.corruptions.jpeg import compress
 
 
+@corruption
 def brightness(images: Tensor, draws: Draws, *, added: float) -> Tensor:
     """Add to the value of HSV and clip it: hue and saturation stay, so the colour is scaled."""
     value = images.amax(dim=1, keepdim=True)
@@ -16,6 +18,7 @@ def brightness(images: Tensor, draws: Draws, *, added: float) -> Tensor:
     return torch.where(value > 0, scaled, added)
 
 
+@corruption
 def saturate(images: Tensor, draws: Draws, *, factor: float, offset: float) -> Tensor:
     """Map the saturation of HSV to factor * S + offset, clipped; a grey pixel has the hue of red."""
     value, low = images.amax(dim=1, keepdim=True), images.amin(dim=1, keepdim=True)
@@ -28,12 +31,14 @@ def saturate(images: Tensor, draws: Draws, *, factor: float, offset: float) -> T
     return value - share.mul_(target).mul_(value)
 
 
+@corruption
 def contrast(images: Tensor, draws: Draws, *, factor: float) -> Tensor:
     """Pull every channel towards its mean over the image."""
     means = images.mean(dim=(2, 3), keepdim=True)
     return (images - means).mul_(factor).add_(means)
 
 
+@corruption
 def pixelate(images: Tensor, draws: Draws, *, scale: float) -> Tensor:
     """Shrink by a box filter and enlarge again, on 8-bit values as Pillow does (columns first, then rows)."""
     height, width = images.shape[-2:]
@@ -47,6 +52,7 @@ def pixelate(images: Tensor, draws: Draws, *, scale: float) -> Tensor:
     return levels.div_(255)
 
 
+@corruption
 def elastic_transform(images: Tensor, draws: Draws, *, alpha: float, sigma: float, affine: float) -> Tensor:
     """Warp by a random affine map of three points, then displace by smoothed uniform fields.
 
@@ -93,6 +99,7 @@ def _inverse_affine(moved: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tenso
     return inverse.float(), shift.float()
 
 
+@corruption
 def jpeg_compression(images: Tensor, draws: Draws, *, quality: int) -> Tensor:
     """Compress as Pillow does at this quality and decompress."""
     return compress(images, quality)

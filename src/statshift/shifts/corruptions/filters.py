@@ -115,10 +115,15 @@ def correlate(images: Tensor, kernels: Tensor, pads: tuple[int, int, int, int], 
     height, width = images.shape[-2:]
     padded = F.pad(images, pads, mode=mode)
     sides = (_fft_side(padded.shape[-2]), _fft_side(padded.shape[-1]))
-    spectrum = torch.fft.rfft2(padded, s=sides)
-    spectrum *= torch.fft.rfft2(kernels, s=sides).conj_physical()
+    image, kernel = torch.fft.rfft2(padded, s=sides), torch.fft.rfft2(kernels, s=sides)
+    spectrum = torch.complex(  # part by part: the rounding of torch's complex product depends on the place in memory
+        (image.real * kernel.real).add_(image.imag * kernel.imag),
+        (image.imag * kernel.real).sub_(image.real * kernel.imag),
+    )
+    if spectrum.shape[:2].numel() == 1:  # a single plane goes through code of its own, which rounds otherwise
+        spectrum = torch.cat([spectrum, spectrum])
     filtered: Tensor = torch.fft.irfft2(spectrum, s=sides)
-    return filtered[..., :height, :width]
+    return filtered[: len(images), :, :height, :width]
 
 
 def motion_blur(images: Tensor, radius: int, sigma: float, angles: Tensor, towards: Literal["right", "up"]) -> Tensor:

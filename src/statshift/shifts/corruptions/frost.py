@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from statshift._core.errors import InputError
+from statshift._core.errors import DataWarning, InputError
 from statshift._core.files import user_cache
 from statshift._core.randomness import Draws, keys, normal
 
@@ -101,6 +101,7 @@ def _warn_once() -> None:
     warnings.warn(
         "No frost photographs found: a procedural texture stands in for them. `statshift data frost` downloads the "
         "benchmark's; STATSHIFT_FROST names a folder that holds them.",
+        DataWarning,
         stacklevel=3,
     )
 

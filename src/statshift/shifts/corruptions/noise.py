@@ -7,25 +7,30 @@ import torch
 from torch import Tensor
 
 from statshift._core.randomness import Draws, bits
+from statshift.shifts.corruptions.corruption import corruption
 from statshift.shifts.corruptions.filters import Array, on_device
 
 
+@corruption
 def gaussian_noise(images: Tensor, draws: Draws, *, sigma: float) -> Tensor:
     """Add N(0, sigma) to every value."""
     return draws.normal("noise", *images.shape[1:]).mul_(sigma).add_(images)
 
 
+@corruption
 def speckle_noise(images: Tensor, draws: Draws, *, sigma: float) -> Tensor:
     """Add N(0, sigma) times the value itself."""
     return draws.normal("noise", *images.shape[1:]).mul_(sigma).add_(1).mul_(images)
 
 
+@corruption
 def impulse_noise(images: Tensor, draws: Draws, *, amount: float) -> Tensor:
     """Replace a share `amount` of the values, half of them by 1 and half by 0."""
     field = draws.uniform("noise", *images.shape[1:])
     return torch.where(field < amount / 2, 1.0, torch.where(field < amount, 0.0, images))
 
 
+@corruption
 def shot_noise(images: Tensor, draws: Draws, *, photons: float) -> Tensor:
     """Replace every value x by a Poisson(x * photons) count / photons.
 

@@ -6,12 +6,14 @@ from torch.nn import functional as F
 
 from statshift._core.randomness import Draws
 from statshift.shifts.corruptions import filters
+from statshift.shifts.corruptions.corruption import corruption
 
 _WATER = (175, 238, 238)
 _MUD = (63, 42, 20)
 _FARTHEST = 20  # distances to an edge are capped here, in pixels
 
 
+@corruption
 def spatter(
     images: Tensor,
     draws: Draws,

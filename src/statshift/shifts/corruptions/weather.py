@@ -1,16 +1,20 @@
 """Snow, frost and fog."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from statshift._core.randomness import Draws
 from statshift.shifts.corruptions import filters
+from statshift.shifts.corruptions.corruption import Corruption, corruption
 from statshift.shifts.corruptions.filters import quantise_
-from statshift.shifts.corruptions.frost import Photographs
+from statshift.shifts.corruptions.frost import Photographs, find_photographs, photographs, warn_without_photographs
+from statshift.shifts.shift import Table
 
 
+@corruption
 def snow(
     images: Tensor,
     draws: Draws,
@@ -36,13 +40,33 @@ def snow(
     return white.add_(images * keep).add_(layer).add_(layer.flip(-2, -1))
 
 
-def frost(
+def _frost(
     images: Tensor, draws: Draws, photographs: Photographs, *, image_weight: float, frost_weight: float
 ) -> Tensor:
     """Blend in a random crop of one of five photographs of frost."""
     return photographs.crops(draws).mul_(frost_weight).add_(images * image_weight)
 
 
+class Frost(Corruption):
+    """Frost, which needs photographs beside its constants."""
+
+    def check(self) -> None:
+        """Warn where there are none."""
+        warn_without_photographs(self.how.frost)
+
+    def arguments(self, severity: int, size: tuple[int, int], table: Table, device: torch.device) -> dict[str, Any]:
+        """Return the constants, and the photographs."""
+        self.check()
+        folder = find_photographs(self.how.frost)
+        found = photographs(folder, size, table == "cifar", device)
+        return super().arguments(severity, size, table, device) | {"photographs": found}
+
+
+frost = Frost("frost", _frost)
+"""A random crop of one of five photographs of frost, blended in."""
+
+
+@corruption
 def fog(images: Tensor, draws: Draws, *, amount: float, decay: float) -> Tensor:
     """Add a plasma cloud and scale by max / (max + amount), max over the image."""
     height, width = images.shape[-2:]

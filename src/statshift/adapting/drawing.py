@@ -1,0 +1,58 @@
+"""Which images a measurement adapts on, draw by draw, and in which batches a stream and a whole set come."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from statshift._core.errors import InputError
+from statshift._core.randomness import keys, uniform
+from statshift.data import ImageData
+
+
+def adaptation_positions(indices: NDArray[np.int64], samples: int, seed: int, draw: int) -> NDArray[np.int64]:
+    """Return the ascending positions of the images that a draw adapts on; a smaller sample lies in every larger one.
+
+    Args:
+        indices: (N,), the images' places in the whole data set.
+        samples: how many, at most N.
+        seed: of the run.
+        draw: its number, from 0.
+
+    Raises:
+        InputError: fewer images than samples.
+    """
+    if not 1 <= samples <= len(indices):
+        raise InputError(f"Expected `samples` from 1 to the {len(indices)} images, but got {samples}.")
+    return np.sort(_order(indices, seed, f"adaptation draw {draw}")[:samples])
+
+
+def draw_images(data: ImageData, samples: int, seed: int = 0, draw: int = 0) -> Tensor:
+    """Return the images (n,3,H,W) in [0,1] that a draw adapts on; see `adaptation_positions`."""
+    ((images, _),) = data.groups([adaptation_positions(data.indices, samples, seed, draw)])
+    return images.float() / 255
+
+
+def full_batches(images: int, size: int = 64) -> list[NDArray[np.int64]]:
+    """Return the positions of each batch in which "full" goes through all images; a short last one joins its like."""
+    return np.split(np.arange(images), np.arange(size, images - size + 1, size))
+
+
+def shuffled_batches(indices: NDArray[np.int64], size: int, seed: int, draw: int) -> list[NDArray[np.int64]]:
+    """Return the positions of each batch of a shuffled stream; a short last batch joins the one before.
+
+    Args: as in `adaptation_positions`.
+
+    Raises:
+        InputError: fewer images than one batch.
+    """
+    if not 1 <= size <= len(indices):
+        raise InputError(f"Expected batches of 1 to the {len(indices)} images, but got {size}.")
+    order = _order(indices, seed, f"stream draw {draw}")
+    starts = np.arange(size, len(order) - size + 1, size)
+    return np.split(order, starts)
+
+
+def _order(indices: NDArray[np.int64], seed: int, purpose: str) -> NDArray[np.int64]:
+    draws = uniform(keys(seed, torch.from_numpy(indices), purpose), 1)
+    return draws[:, 0].argsort(stable=True).numpy()

@@ -1,0 +1,204 @@
+"""What will be measured: the model, the images and the shifts, all of it checked, and the record that says so."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from statshift._core.errors import InputError
+from statshift.adapting.choosing import resolve_protocols
+from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.protocol import Protocol
+from statshift.adapting.registry import SOURCE
+from statshift.data import ImageData
+from statshift.measuring.adapted import check_attacked, describe_protocols
+from statshift.measuring.baselines import alexnet_for, read_baseline
+from statshift.measuring.evaluate import Evaluator
+from statshift.measuring.images import Images, read_images
+from statshift.measuring.ligs import LigsOptions
+from statshift.measuring.loading import find_device, fit_to_model, place
+from statshift.measuring.record import describe_plan
+from statshift.measuring.settings import Setup, Wanted
+from statshift.models import PixelModel
+from statshift.norms.layers import evaluating
+from statshift.results import RunResult
+from statshift.shifts.clean import CLEAN_IMAGES
+from statshift.shifts.conditions import Condition, conditions, resolve
+from statshift.shifts.shift import CLEAN, Shift, of_clean_images
+from statshift.shifts.stored import offered, usual
+from statshift.tasks.choice import resolve_task
+from statshift.tasks.task import Task
+
+PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A measurement that can begin.
+
+    Attributes:
+        evaluate: with the model.
+        images: of all conditions.
+        shifts: by name, and the clean images.
+        conditions: to be measured, in order.
+        protocols: by name, beside the source.
+        adaptation: for all of them.
+        task: what the labels are of.
+        ligs: perturbations.
+        examples: how many images are shown.
+        seed: of everything drawn.
+        classes: the width of the model's logits.
+        record: that says all this.
+        reference: the run whose errors CE divides by, if any.
+    """
+
+    evaluate: Evaluator
+    images: Images
+    shifts: Mapping[str, Shift]
+    conditions: Sequence[Condition]
+    protocols: Mapping[str, Protocol]
+    adaptation: AdaptationOptions
+    task: Task
+    ligs: Sequence[LigsOptions]
+    examples: int
+    seed: int
+    classes: int
+    record: dict[str, Any] = field(repr=False)
+    reference: RunResult | None = None
+
+    def repeats(self) -> list[tuple[str, int]]:
+        """Return what each condition is measured by: protocol and draw, the source first."""
+        adapted = [(name, k) for name, one in self.protocols.items() for k in range(one.repeats(self.adaptation))]
+        return [(SOURCE, 0), *adapted]
+
+
+def make_plan(
+    model: str | nn.Module,
+    data: str | Dataset[Any] | ImageData,
+    wanted: Wanted,
+    setup: Setup,
+    baseline: str | Path | None,
+    alexnet: str,
+) -> Plan:
+    """Return the plan of a measurement; see `measure`.
+
+    Raises:
+        InputError: something that cannot be used, told in one line.
+    """
+    protocols = resolve_protocols(wanted.protocols)
+    device, ligs = find_device(setup.device), [LigsOptions(name) for name in dict.fromkeys(wanted.ligs)]
+    there = offered(data)
+    asked = usual(data) if wanted.shifts is None else wanted.shifts
+    chosen = resolve(asked, wanted.options, there)
+    if ligs and not of_clean_images(chosen):
+        raise InputError(f"Expected clean images to measure LIGS on, but {data} stores shifted ones.")
+    todo = conditions(chosen, wanted.severities)
+    pixel_model = place(model, device)
+    fit = partial(fit_to_model, pixel_model, device=device)
+    task = resolve_task(wanted.task)
+    images = read_images(data, chosen, todo, _loading_options(wanted, pixel_model, device), fit, task)
+    task = task.fitted(images.base)
+    shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one for one in chosen}}
+    evaluate = Evaluator(
+        pixel_model,
+        device,
+        dtype=setup.dtype,
+        compiled=setup.compiled,
+        shifts=shifts,
+        batch_size=setup.batch_size or _usual_batch_size(device, images.base),
+        seed=wanted.options.seed,
+        task=task,
+    )
+    with evaluating(pixel_model):
+        classes = evaluate.count_classes(images.base)
+    images.check(classes)
+    _check_gradients(evaluate, images.base, chosen, protocols, wanted.ligs, task)
+    described = _describe_protocols(evaluate, images, todo[0], protocols, wanted.adaptation)
+    table = alexnet_for(alexnet, pixel_model.spec, images.base, classes, task)
+    record = describe_plan(
+        evaluate,
+        images,
+        chosen,
+        wanted,
+        setup,
+        task,
+        {"alexnet": table, "protocols": described},
+        {"baseline": baseline, "alexnet": alexnet},
+    )
+    reference = None if baseline is None else read_baseline(baseline, record)
+    for shift in chosen:
+        shift.check()
+    return Plan(
+        evaluate,
+        images,
+        shifts,
+        todo,
+        protocols,
+        wanted.adaptation,
+        task,
+        ligs,
+        wanted.examples,
+        wanted.options.seed,
+        classes,
+        record,
+        reference,
+    )
+
+
+def _usual_batch_size(device: torch.device, data: ImageData) -> int:
+    return 256 if device.type == "cuda" else 16 if min(data.shape[1:]) >= PHOTOGRAPH else 128
+
+
+def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) -> dict[str, Any]:
+    """Add to the options of `load_data` what the caller leaves open: for `at="model"` what the model's authors do.
+
+    Decoding gets processes of its own where the model runs on a GPU.
+    """
+    given = {name: value for name, value in wanted.data_options.items() if value is not None}
+    given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
+    if wanted.at == "benchmark" or {"resize", "crop"} & given.keys():
+        return given
+    if not model.loading_options:
+        raise InputError(
+            f"{model.spec} does not tell its input size: give --resize and --crop, or --corrupt-at benchmark."
+        )
+    return model.loading_options | given
+
+
+def _check_gradients(
+    evaluate: Evaluator,
+    data: ImageData,
+    shifts: Sequence[Shift],
+    protocols: Mapping[str, Protocol],
+    ligs: Sequence[str],
+    task: Task,
+) -> None:
+    """Check that what needs a gradient finds a task that has one, and a model that stands still."""
+    attacks = [shift.name for shift in shifts if shift.needs_model]
+    for what in [*attacks, *(f"LIGS under {name}" for name in dict.fromkeys(ligs))]:
+        task.check_gradients(what)
+    check_attacked(protocols, attacks)
+    if attacks:
+        evaluate.check_attackable(data)
+
+
+def _describe_protocols(
+    evaluate: Evaluator,
+    images: Images,
+    first: Condition,
+    protocols: Mapping[str, Protocol],
+    adaptation: AdaptationOptions,
+) -> dict[str, Any]:
+    """Return what a record says of the protocols, which must have images enough of every set."""
+    if not protocols:
+        return {}
+    evaluate.keeping = True
+    one_image = evaluate.shifted(images.sets.get(first, images.base), first, np.zeros(1, np.int64))
+    fewest = min(len(data) for data in (images.base, *images.sets.values()))
+    return describe_protocols(protocols, adaptation, evaluate.model, one_image, fewest)

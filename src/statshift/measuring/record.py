@@ -1,0 +1,93 @@
+"""What a measurement's record says of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from statshift.adapting.registry import SOURCE
+from statshift.data import ImageData
+from statshift.measuring.evaluate import Evaluator
+from statshift.measuring.images import Images, labels_of
+from statshift.measuring.settings import Setup, Wanted
+from statshift.results.provenance import (
+    REPEATED,
+    answers_of,
+    describe_corruption,
+    describe_data,
+    describe_environment,
+    describe_model,
+    describe_own,
+    describe_request,
+    places_of,
+)
+from statshift.shifts.registry import family_of
+from statshift.shifts.shift import Shift
+from statshift.tasks.choice import describe_task
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
+
+
+def describe_plan(
+    evaluate: Evaluator,
+    images: Images,
+    shifts: Sequence[Shift],
+    wanted: Wanted,
+    setup: Setup,
+    task: Task,
+    found: Mapping[str, Any],
+    asked: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the record; `found` is the AlexNet and what the protocols are, `asked` what of either was given."""
+    base, size = images.base, evaluate.batch_size
+    sections: dict[str, dict[str, Any]] = {}
+    for shift in shifts:
+        for section, told in shift.describe(size).items():
+            sections.setdefault(section, {}).update(told)
+    if images.sets:
+        sections["sets"] = {str(one): describe_data(data, data.labels, task) for one, data in images.sets.items()}
+    corruption = sections.pop("corruption", None) or describe_corruption(wanted.options, base.shape, wanted.at)
+    return {
+        "model": describe_model(evaluate.model),
+        "answers": answers_of(evaluate.model, base.shape),
+        "data": describe_data(base, labels_of(base, task), task),
+        "corruption": corruption,
+        "alexnet": found["alexnet"],
+        "shifts": [shift.name for shift in shifts],
+        "families": {shift.name: shift.family for shift in shifts},
+        **_of_own(shifts),
+        "functions": describe_own(shifts),
+        **sections,
+        "severities": sorted(set(wanted.severities)),
+        "protocols": {SOURCE: {}} | found["protocols"],
+        "seed": wanted.options.seed,
+        "dtype": setup.dtype,
+        **describe_task(task),
+        "asked": _request(evaluate, base, shifts, wanted, asked),
+        "environment": describe_environment(evaluate.device) | {"batch_size": size, "compiled": setup.compiled},
+    }
+
+
+def _request(
+    evaluate: Evaluator, base: ImageData, shifts: Sequence[Shift], wanted: Wanted, asked: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what a command needs to ask for the same again."""
+    return describe_request(
+        {
+            **{name: value for name, value in wanted.data_options.items() if name in REPEATED},
+            **{name: getattr(wanted.options, name) for name in ("table", "frost")},
+            **{name: getattr(wanted.adaptation, name) for name in ("draws", "reset_every")},
+            "weights": evaluate.model.weights_file,
+            "baseline": asked["baseline"],
+            "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
+            "ligs": ",".join(dict.fromkeys(wanted.ligs)),
+            "functions": places_of({shift.name: shift.code() for shift in shifts}),
+            "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
+            "available": len(base.source),
+        }
+    )
+
+
+def _of_own(shifts: Sequence[Shift]) -> dict[str, dict[str, Any]]:
+    """Return what no registry tells: the severities of a user's own shifts, and titles."""
+    levels = {shift.name: [*shift.severities] for shift in shifts if family_of(shift.name) == "own"}
+    titles = {shift.name: shift.title for shift in shifts if shift.title}
+    return {name: told for name, told in (("own_severities", levels), ("titles", titles)) if told}

@@ -1,0 +1,53 @@
+"""What a caller asks of a measurement, checked as far as it can be without model and images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from statshift._core.errors import InputError, unknown
+from statshift.adapting.choosing import Protocols
+from statshift.adapting.options import AdaptationOptions
+from statshift.shifts.conditions import Shifts
+from statshift.shifts.shift import CorruptionOptions
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
+
+MOST_EXAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked for, beside model and data; the arguments of `measure` by these names."""
+
+    shifts: Shifts | None
+    severities: Sequence[int]
+    protocols: Protocols
+    adaptation: AdaptationOptions
+    options: CorruptionOptions
+    at: str
+    data_options: Mapping[str, Any]
+    ligs: Sequence[str]
+    examples: int
+    task: str | Task = CLASSIFICATION
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.examples <= MOST_EXAMPLES:
+            raise InputError(f"Expected `examples` from 0 to {MOST_EXAMPLES}, but got {self.examples}.")
+        if self.at not in ("benchmark", "model"):
+            raise unknown("place of corruption", self.at, ["benchmark", "model"])
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How the model runs; the arguments of `measure` by these names."""
+
+    batch_size: int | None
+    device: str | torch.device
+    dtype: str
+    compiled: bool
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"Expected `batch_size` to be at least 1, but got {self.batch_size}.")

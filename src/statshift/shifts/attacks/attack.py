@@ -1,0 +1,92 @@
+"""An attack as a shift: images made against the model that is measured."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+from torch import Tensor, nn
+
+from statshift._core.errors import InputError
+from statshift.shifts.attacks.autoattack import AutoAttack
+from statshift.shifts.attacks.balls import Ball, ball_of
+from statshift.shifts.attacks.pixels import PixelAttack
+from statshift.shifts.attacks.whitebox import attack_images
+from statshift.shifts.shift import CorruptionOptions, Shift
+
+How = PixelAttack | AutoAttack
+
+
+@dataclass(frozen=True, eq=False)
+class Attack(Shift):
+    """An attack on pixels, of which a spec tells the numbers: "NAME:EPSILON" or "NAME:EPSILON:STEPS".
+
+    Attributes:
+        name: with the numbers, as rows call it.
+        how: the numbers in force; None of an attack that still lacks them.
+        build: makes `how` of `epsilon` and the others of `options`.
+        options: names of the numbers; a spec tells the first, and the second where it is "steps".
+        title: in a report.
+    """
+
+    name: str
+    how: How | None = None
+    build: Callable[..., How] = field(default=PixelAttack, repr=False)
+    options: tuple[str, ...] = ("epsilon",)
+    title: str = ""
+    family = "attack"
+    needs_model = True
+
+    def __call__(self, epsilon: float, **numbers: Any) -> How:
+        """Return the numbers of an attack of this radius."""
+        return self.build(epsilon, **numbers)
+
+    def configured(self, spec: str, how: CorruptionOptions | None = None) -> "Attack":
+        """Return the attack with the numbers of a spec, as in "pgd-linf:1/255:20".
+
+        Raises:
+            InputError: no such numbers.
+        """
+        name, *numbers = spec.split(":")
+        stepped = "steps" in self.options
+        try:
+            epsilon, steps = float(Fraction(numbers[0].strip())), [int(number) for number in numbers[1:]]
+            if len(steps) > stepped:
+                raise ValueError
+        except (ValueError, IndexError, ArithmeticError):
+            shape = f"{name}:EPSILON[:STEPS]" if stepped else f"{name}:EPSILON"
+            raise InputError(f"Expected the attack as {shape}, such as {name}:1/255, but got {spec!r}.") from None
+        return replace(self, name=spec, how=self.build(epsilon, **({"steps": steps[0]} if steps else {})))
+
+    def make(
+        self,
+        images: Tensor,
+        severity: int,
+        *,
+        seed: int,
+        indices: Tensor,
+        labels: Tensor | None = None,
+        model: nn.Module | None = None,
+    ) -> Tensor:
+        """Return adversarial images against the model as it is, never rounded; see `attack_images`."""
+        assert self.how is not None
+        assert labels is not None
+        assert model is not None
+        return attack_images(model, images, labels, self.how, seed=seed, indices=indices, check=False)
+
+    def describe(self, batch_size: int) -> Mapping[str, Mapping[str, Any]]:
+        """Return the attack's numbers."""
+        assert self.how is not None
+        return {"attacks": {self.name: describe_attack(self.how, batch_size)}}
+
+    def code(self) -> Any:
+        """Return a user's own norm ball, or what else is their own."""
+        ball = ball_of(self.how.norm) if self.how else None
+        own = isinstance(ball, Ball) and not type(ball).__module__.startswith("statshift.")
+        return type(ball) if own else super().code()
+
+
+def describe_attack(attack: How, batch_size: int) -> dict[str, Any]:
+    """Return an attack's numbers for a record: the step size in force, or of AutoAttack the batch that it draws by."""
+    own = {"step_size": attack.length} if isinstance(attack, PixelAttack) else {"batch_size": batch_size}
+    return asdict(attack) | {"norm": ball_of(attack.norm).name} | own

@@ -1,0 +1,22 @@
+"""The tasks that ship, told without importing them."""
+
+from statshift._core.registry import Entry, registry
+
+TASKS = registry(
+    Entry(
+        "classification",
+        "classification",
+        "one class an image: top-1 and top-5 accuracy, cross-entropy, calibration",
+        "statshift.tasks.classification:Classification",
+        "Classification",
+    ),
+    Entry(
+        "subset",
+        "classification",
+        "classification among the classes that a data set has: the logits of all others are masked",
+        "statshift.tasks.subset:ClassSubset",
+        "Classification among a subset of the classes",
+        ("classes",),
+    ),
+)
+"""The tasks by name; the first is the default."""
