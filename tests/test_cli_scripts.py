@@ -239,8 +239,8 @@ def test_what_json_does_not_know_is_null_or_text(capsys):
         "scalar": 0.25,
         "path": str(Path("a/ü")),
         "surrogate": "\udcff",
-        "3": {"images": 1, "protocols": ["a", "b"], "conditions": []}
-        | {"mean_accuracy": None, "mce": None, "measured_mean": None, "measured_over": ""},
+        "3": {"images": 1, "protocols": ["a", "b"], "conditions": [], "measured_over": "", "headline": "accuracy"}
+        | dict.fromkeys(("mean_accuracy", "mce", "measured_mean")),
     }
 
 

@@ -24,6 +24,7 @@ COMMANDS = [
 
 
 @pytest.mark.filterwarnings("ignore:No frost photographs", "ignore:Clean accuracy is")
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # of drawn weights, not of the demo's
 def test_the_python_block_does_what_its_comments_say(tmp_path, monkeypatch, capsys):
     (block,) = PYTHON
     monkeypatch.chdir(tmp_path)

@@ -18,8 +18,8 @@ from statshift import load_data, load_model
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift._core.registry import Entry, members, registry
-from statshift.adapting.protocols import adaptation_positions
-from statshift.measuring.adapted import AdaptationOptions
+from statshift.adapting.drawing import adaptation_positions
+from statshift.adapting.options import AdaptationOptions
 from statshift.measuring.compare import compare
 from statshift.models import import_value
 from statshift.results import bits, summarise

@@ -23,10 +23,21 @@ LAZY = sorted(path for path in PACKAGE.rglob("__init__.py") if "lazy(" in path.r
 LIGHT = sorted(path for pattern in ("*/registry.py", "*/choices.py") for path in PACKAGE.glob(pattern))
 
 PUBLIC = {
-    *("AdaptationOptions", "AdvBN", "AdvProp", "Adversarial", "Branches", "COMMON", "CORRUPTIONS", "Comparison"),
+    *(
+        "AdaptationOptions",
+        "Adapter",
+        "AdvBN",
+        "AdvProp",
+        "Adversarial",
+        "Branches",
+        "COMMON",
+        "CORRUPTIONS",
+        "Comparison",
+    ),
     *("Corrupted", "CorruptionOptions", "Diagnosis", "ExtractionOptions", "FeatureAttack", "HOLDOUT"),
     *("HardenOptions", "Hardened", "ImageData", "InputError", "Landscape", "Ligs", "LigsOptions", "LigsRegularised"),
-    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "RectifiedStream", "Shift", "Split"),
+    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "Protocol", "RectifiedStream"),
+    *("Rule", "Shift", "Split", "Stream"),
     *("TrainingOptions", "advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm"),
     *("extract", "find_cuts", "foolbox_model", "frozen", "harden", "ligs", "load_data", "load_model", "measure"),
     *("read_run", "rectified", "rectify", "split", "sweep", "train_from_scratch", "write_adversarial"),

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.registry import WRITABLE, spelled
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
@@ -41,6 +40,7 @@ def rectify_command(
 
     Example: statshift rectify --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --out night.safetensors
     """
+    from statshift.adapting.options import AdaptationOptions
     from statshift.making.rectified import write_rectified
 
     source = load_model_on(device, model, weights, mean, std, model_args)
