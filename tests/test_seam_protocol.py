@@ -29,7 +29,7 @@ from statshift.models import import_function
 from statshift.norms.layers import batch_norms
 from statshift.norms.statistics import mix
 from statshift.report.building import build_report
-from test_protocols import build_report as network_of_digits
+from test_protocols import build as network_of_digits
 from test_protocols import pixels_of
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Clean accuracy")]
