@@ -427,9 +427,9 @@ def test_an_edited_file_is_what_runs(run, tmp_path):
         (["mine.yaml", "--at", "layer1"], "Expected no --at with a file: change mine.yaml instead."),
         (
             ["rectify-cifar10", "--epochs", "3"],
-            "Expected no `epochs` for the recipe rectify-cifar10, which trains nothing.",
+            "Expected no --epochs for the recipe rectify-cifar10, which trains nothing.",
         ),
-        (["position", "--samples", "3"], "Expected no `samples` for the recipe position, which trains"),
+        (["position", "--samples", "3"], "Expected no --samples for the recipe position, which trains"),
         (["samples", "--file", "resnet18"], "Expected --file NAME=PATH, but got 'resnet18'."),
         (
             ["samples", "--file", "resnet19=x"],

@@ -407,7 +407,7 @@ def test_the_command_times_steps(run):
         (["position"], "Expected --data, --validation, --out for the recipe position."),
         (["cost"], "Expected --data for the recipe cost."),
         (["gamma", "--at", "layer1,layer2"], "one layer for the recipe gamma"),
-        (["gamma", "--epochs", "0"], "`epochs` to be an integer of at least 1"),
+        (["gamma", "--epochs", "0"], "--epochs to be an integer of at least 1"),
     ],
 )
 def test_bad_input_is_told_in_one_line(run, words, named):
