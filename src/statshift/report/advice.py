@@ -9,7 +9,7 @@ from statshift.hardening.registry import METHODS
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
 from statshift.report.cautions import missing, near_chance, one_draw
-from statshift.report.differences import Change, Changes, describe
+from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
 from statshift.report.subjects import Group, Subject
@@ -17,11 +17,11 @@ from statshift.report.words import amount, interval, listed, percent, points, sh
 from statshift.shifts.registry import KINDS
 from statshift.tasks.figures import Difference
 
-MOST = 5
+MOST_ADVICE = 5
 WIDE = 0.01
 """Half an interval wider than this asks for more images."""
 
-BROKEN = 0.1
+BROKEN_BELOW = 0.1
 """An attack that leaves less than this share right has broken a model."""
 
 AGAINST_SHIFTS, PLAIN, AGAINST_ATTACKS = (METHODS[name] for name in ("advbn", "standard", "adversarial"))
@@ -34,9 +34,9 @@ DROP = 0.02
 def advice(groups: Sequence[Group], changes: Changes) -> tuple[str, ...]:
     """Return at most five pieces of advice on the runs of the first group, the most useful first."""
     group, found = groups[0], list[str]()
-    for rule in RULES:
+    for rule in ADVICE_RULES:
         found += rule(group, changes)
-    return tuple(found[:MOST])
+    return tuple(found[:MOST_ADVICE])
 
 
 def _then(text: str, command: str) -> str:
@@ -91,7 +91,7 @@ def _level(found: Change, group: Group, changes: Changes) -> str:
     direct = changes.of(found.after, level[0].after) if level else None
     if direct and direct.mean and direct.mean.difference > 0:
         mean, lost = direct.mean, level[0].lost
-        but = "not significantly" if mean.low <= 0 else f"but is significantly worse under {describe(lost)}"
+        but = "not significantly" if mean.low <= 0 else f"but is significantly worse under {conditions_in_words(lost)}"
         text = f" {level.pop(0).after.label} is higher by {amount(mean.low, mean.difference, mean.high)}, {but}."
     return f"{text} Statistically tied: {listed([one.after.label for one in level])}." if level else text
 
@@ -109,7 +109,7 @@ def _rectify(group: Group, changes: Changes) -> Iterator[str]:
     if taken:
         yield _protocol(taken, source)
         yield from _harmful(told)
-    elif not own and batch_norms(source) and not near_chance(source):
+    elif not own and has_batch_norms(source) and not near_chance(source):
         yield from _try_rectifying(source)
 
 
@@ -125,7 +125,7 @@ def _protocol(found: Change, source: Subject) -> str:
         return f"Rectifying {source.the_model} is not worth it so far: {name} changes the mean by {gained}."
     text = (
         f"Rectify {source.the_model} by {name} only while a shift lasts: it gains {gained} in the mean, but is "
-        f"significantly worse under {describe(found.lost)}."
+        f"significantly worse under {conditions_in_words(found.lost)}."
         if found.lost
         else f"Rectify {source.the_model} by {name}: it gains {gained} in the mean, and {_nowhere_worse(found)}."
     )
@@ -151,7 +151,7 @@ def _nowhere_worse(found: Change) -> str:
     if not found.gained:
         return f"each of the {len(conditions)} conditions alone is undecided"
     lowest = min(conditions, key=lambda one: one.accuracy.difference)
-    least = f"; the least is {describe([lowest])}" if lowest.accuracy.difference < 0 else ""
+    least = f"; the least is {conditions_in_words([lowest])}" if lowest.accuracy.difference < 0 else ""
     return f"no condition is significantly worse{least}"
 
 
@@ -209,7 +209,7 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     model = commands.model(source.record)
     text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
-    if batch_norms(source):
+    if has_batch_norms(source):
         words = [
             "--data",
             commands.TRAIN,
@@ -243,7 +243,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
     source = group.reference
     for name in source.attacks:
         found = source.summary["per_shift"][name]
-        if found["intervals"][0][1] < BROKEN:
+        if found["intervals"][0][1] < BROKEN_BELOW:
             model = commands.model(source.record)
             words = [
                 "--data",
@@ -312,7 +312,7 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
         )
 
 
-def batch_norms(subject: Subject) -> bool:
+def has_batch_norms(subject: Subject) -> bool:
     """Return whether the model has batch norms; a record of old does not tell and is taken to say so."""
     norms = subject.record["model"].get("norms")
     return norms is None or any("BatchNorm" in str(name) for name in norms)
@@ -326,7 +326,7 @@ def _drop(subject: Subject) -> float | None:
     return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)
 
 
-RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (
+ADVICE_RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (
     _check_weights,
     _finish,
     _take_the_best,

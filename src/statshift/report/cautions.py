@@ -14,7 +14,7 @@ from statshift.shifts.corruptions.frost import PROCEDURAL
 from statshift.shifts.registry import family_of
 from statshift.shifts.stored import read_shifted
 
-FEW = 1000
+FEWER_THAN_A_RUN = 1000
 """Fewer images than these make wide intervals."""
 
 BENCHMARKS = {
@@ -50,7 +50,7 @@ OF_CORRUPTION = (
 def warnings(measured: Sequence[Measured], groups: Sequence[Group]) -> tuple[str, ...]:
     """Return the warnings of a report; what holds of several runs is said once."""
     found: dict[str, list[str]] = {}
-    for rule in RULES:
+    for rule in CAUTION_RULES:
         for group in groups:
             for source in group.sources:
                 for text in rule(source, group):
@@ -120,7 +120,7 @@ def _chance(subject: Subject, _: Group) -> Iterator[str]:
 
 def _few_images(subject: Subject, _: Group) -> Iterator[str]:
     images = subject.measured.summary["images"]
-    if images < FEW:
+    if images < FEWER_THAN_A_RUN:
         low, high = wilson_interval(images / 2, images)
         yield (
             f"{images:,} images are few: the 95 % interval of one condition is up to ± {50 * float(high - low):.1f} "
@@ -236,7 +236,7 @@ COMPARED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "version of torch": _version_of("torch"),
 }
 
-RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
+CAUTION_RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _incomplete,
     _chance,
     _few_images,

@@ -249,7 +249,7 @@ def _add_up(run: RunResult, given: str | Task | None) -> Measured:
         return Measured(run, as_accuracy(summary, task.headline), reference, task)
 
 
-KINDS: dict[str, tuple[type, ...]] = {
+COUNTED_AS: dict[str, tuple[type, ...]] = {
     "model": (dict,),
     "model.spec": (str,),
     "model.arguments": (dict, NoneType),
@@ -287,7 +287,7 @@ def check_record(record: dict[str, Any]) -> None:
     Raises:
         TypeError: one is of another type.
     """
-    for name, kinds in KINDS.items():
+    for name, kinds in COUNTED_AS.items():
         value: Any = record
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
