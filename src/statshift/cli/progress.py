@@ -9,7 +9,7 @@ from statshift.cli.output import console, say
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from statshift.hardening.trainer import Step
+    from statshift.hardening.training import Step
     from statshift.measuring.run import Progress as Measured
 
 

@@ -23,7 +23,7 @@ from statshift.hardening.augmentation import augmentation_for
 from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
 from statshift.hardening.optimisation import optimizer_of
-from statshift.hardening.training import TrainingOptions
+from statshift.hardening.training import Step, TrainingOptions
 from statshift.measuring.evaluate import DTYPES
 from statshift.measuring.loading import fit_to_model
 from statshift.models import extract_logits
@@ -34,17 +34,6 @@ from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
 CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far a training is: `step` of `steps` is done, in `epoch` of `epochs`; `losses` are its last known."""
-
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    losses: Mapping[str, float]
 
 
 class Objective(nn.Module):

@@ -1,7 +1,7 @@
 """How to train: epochs, batch, learning rate, augmentation and so on, and what is wrong with them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -127,3 +127,14 @@ class TrainingOptions:
         steps = self.epochs * per_epoch
         decays = [-(-steps // 2)] if self.decay_epochs is None else [epoch * per_epoch for epoch in self.decay_epochs]
         return rate_at(self.schedule, step, steps, self.learning_rate, decays=decays, factor=self.decay_factor)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a training is: `step` of `steps` is done, in `epoch` of `epochs`; `losses` are its last known."""
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    losses: Mapping[str, float]

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
-from statshift.hardening.trainer import Step
+from statshift.hardening.training import Step
 from statshift.measuring.run import Progress
 from statshift.models import PixelModel
 from statshift.shifts.conditions import Shifts

@@ -11,8 +11,7 @@ from statshift._core.errors import InputError, unknown
 from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
 from statshift.data.loading import check_scheme
-from statshift.hardening.trainer import Step
-from statshift.hardening.training import TrainingOptions
+from statshift.hardening.training import Step, TrainingOptions
 from statshift.measuring.run import Progress
 from statshift.recipes.catalogue import recipe
 from statshift.recipes.configuration import Recipe

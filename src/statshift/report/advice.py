@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import fmean
 
 from statshift.adapting.registry import WRITTEN_KINDS
 from statshift.hardening.registry import METHODS
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
-from statshift.report.cautions import missing, near_chance, one_draw
+from statshift.report.cautions import drop_of, has_batch_norms, missing, near_chance, one_draw
 from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
@@ -134,15 +133,8 @@ def _protocol(found: Change, source: Subject) -> str:
     if described.get("kind", "layers") not in WRITTEN_KINDS:
         return text  # nothing that could be written as weights
     protocol = commands.OWN if "function" in described else found.after.protocol
-    words = [
-        "--data",
-        commands.TARGET,
-        *commands.loading(source.record, labelled=False),
-        "--protocol",
-        protocol,
-        "--out",
-        "rectified.safetensors",
-    ]
+    data = ["--data", commands.TARGET, *commands.loading(source.record, labelled=False)]
+    words = [*data, "--protocol", protocol, "--out", "rectified.safetensors"]
     return _then(text, commands.join("rectify", *commands.model(source.record), *words))
 
 
@@ -182,7 +174,7 @@ def _try_rectifying(source: Subject) -> Iterator[str]:
         )
         yield _then(text, command)
         return
-    drop = _drop(source)
+    drop = drop_of(source)
     if not source.measured.run.layers and drop is not None and drop > DROP:
         yield _then(
             f"Try rectifying {source.the_model}: accuracy falls by {points(drop).lstrip('+')} from clean to shifted "
@@ -194,7 +186,7 @@ def _try_rectifying(source: Subject) -> Iterator[str]:
 def _harden(group: Group, _: Changes) -> Iterator[str]:
     """The family of corruptions that is worst, of a model that was not hardened."""
     source = group.reference
-    drop = _drop(source)
+    drop = drop_of(source)
     hardened = any((one.record["model"].get("made_by") or {}).get("verb") == "harden" for one in group.sources)
     if hardened or drop is None or drop <= DROP or near_chance(source):
         return
@@ -210,31 +202,11 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
     if has_batch_norms(source):
-        words = [
-            "--data",
-            commands.TRAIN,
-            *commands.loading(source.record),
-            "--method",
-            AGAINST_SHIFTS.name,
-            "--at",
-            "LAYER",
-            "--out",
-            "hardened",
-        ]
+        words = [*_training(source), "--method", AGAINST_SHIFTS.name, "--at", "LAYER", "--out", "hardened"]
         text += f"{AGAINST_SHIFTS.title} trains it against worst-case feature statistics; "
         text += "`statshift layers` lists where it can be cut."
     else:
-        words = [
-            "--data",
-            commands.TRAIN,
-            *commands.loading(source.record),
-            "--method",
-            PLAIN.name,
-            "--augment",
-            "augmix",
-            "--out",
-            "hardened",
-        ]
+        words = [*_training(source), "--method", PLAIN.name, "--augment", "augmix", "--out", "hardened"]
         text += "It has no batch norm to rectify: what is left is to train it on with augmentation, such as AugMix."
     yield _then(text, commands.join("harden", *model, *words))
 
@@ -245,15 +217,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
         found = source.summary["per_shift"][name]
         if found["intervals"][0][1] < BROKEN_BELOW:
             model = commands.model(source.record)
-            words = [
-                "--data",
-                commands.TRAIN,
-                *commands.loading(source.record),
-                "--method",
-                AGAINST_ATTACKS.name,
-                "--out",
-                "robust",
-            ]
+            words = [*_training(source), "--method", AGAINST_ATTACKS.name, "--out", "robust"]
             yield _then(
                 f"If attackers matter, train {source.the_model} adversarially: {short(name)} leaves "
                 f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
@@ -312,18 +276,9 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
         )
 
 
-def has_batch_norms(subject: Subject) -> bool:
-    """Return whether the model has batch norms; a record of old does not tell and is taken to say so."""
-    norms = subject.record["model"].get("norms")
-    return norms is None or any("BatchNorm" in str(name) for name in norms)
-
-
-def _drop(subject: Subject) -> float | None:
-    """Return by how much the accuracy falls from clean to shifted images, in the mean."""
-    clean, shifts = subject.summary["clean_accuracy"], subject.averaged
-    if clean is None or not shifts:
-        return None
-    return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)
+def _training(source: Subject) -> list[object]:
+    """Return the words of a command that trains a subject's model on images like its own."""
+    return ["--data", commands.TRAIN, *commands.loading(source.record)]
 
 
 ADVICE_RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (

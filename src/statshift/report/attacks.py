@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from statshift.report.content import Block, Cell, Column, Section, Table
-from statshift.report.reading import damaged
+from statshift.report.damage import damaged
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import bounded_cell, count_cell, listed, short
 

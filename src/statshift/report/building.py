@@ -13,9 +13,10 @@ from statshift.report.advice import advice
 from statshift.report.best import best, headline
 from statshift.report.cautions import warnings
 from statshift.report.content import Page
+from statshift.report.damage import DamagedError
 from statshift.report.differences import Changes
 from statshift.report.findings import lead, verdicts
-from statshift.report.reading import DamagedError, Material, read
+from statshift.report.reading import Material, read
 from statshift.report.subjects import Group, group, short_spec
 from statshift.report.tables import as_csv, tables
 from statshift.report.tidy import tidy

@@ -1,6 +1,7 @@
 """What to know before a report's numbers are quoted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from statshift.adapting.registry import DRAWN_KINDS, FEW_KINDS
@@ -248,3 +249,17 @@ CAUTION_RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _skipped,
     _adaptation,
 )
+
+
+def has_batch_norms(subject: Subject) -> bool:
+    """Return whether the model has batch norms; a record of old does not tell and is taken to say so."""
+    norms = subject.record["model"].get("norms")
+    return norms is None or any("BatchNorm" in str(name) for name in norms)
+
+
+def drop_of(subject: Subject) -> float | None:
+    """Return by how much the accuracy falls from clean to shifted images, in the mean."""
+    clean, shifts = subject.summary["clean_accuracy"], subject.averaged
+    if clean is None or not shifts:
+        return None
+    return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)

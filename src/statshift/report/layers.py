@@ -5,7 +5,8 @@ from typing import Any
 
 from statshift.adapting.diagnose import LIKELY
 from statshift.report.content import Block, Cell, Chart, Column, Fold, Panel, Section, Series, Table
-from statshift.report.reading import Measured, damaged
+from statshift.report.damage import damaged
+from statshift.report.reading import Measured
 from statshift.report.subjects import Group
 from statshift.report.words import percent, short
 

@@ -12,8 +12,8 @@ from PIL import Image, UnidentifiedImageError
 from statshift._core.errors import InputError
 from statshift.report.best import pair
 from statshift.report.content import Block, Cell, Column, Picture, Pictures, Prediction, Section, Table
+from statshift.report.damage import damaged
 from statshift.report.differences import Changes
-from statshift.report.reading import damaged
 from statshift.report.subjects import Group, Subject, condition_name
 from statshift.report.words import count_cell, listed, plural, short
 from statshift.results import Row
