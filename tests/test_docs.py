@@ -20,6 +20,7 @@ import typer
 from markdown.extensions.toc import slugify
 
 import statshift
+from statshift._core.errors import StatshiftWarning
 from statshift.cli import app
 from statshift.recipes import RECIPES
 from statshift.results import read_run
@@ -401,6 +402,11 @@ def test_methods_are_where_the_table_says():
             thing = getattr(importlib.import_module(f"statshift.{module}"), name)
             assert getattr(thing, "__module__", f"statshift.{module}") == f"statshift.{module}", shown
             assert thing.__doc__
+
+
+def test_every_warning_is_explained():
+    explained = re.findall(r"^\| `(\w+Warning)` \|", (DOCS / "questions.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(one.__name__ for one in StatshiftWarning.__subclasses__())
 
 
 def test_the_reference_has_every_public_name_once():
