@@ -179,6 +179,7 @@ def test_all_python_is_run():
 
 @pytest.mark.parametrize("page", CHECKS)
 @pytest.mark.filterwarnings("ignore:No frost photographs", "ignore:Clean accuracy is")
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # digits are alike to drawn weights
 def test_python_blocks_run_and_print_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     if page in NEEDS:
         pytest.importorskip(NEEDS[page])
