@@ -37,13 +37,14 @@ class AtOnce:
             raise self.no_memory(1)
         self.images = (min(self.images, images) + 1) // 2
         torch.cuda.empty_cache()
-        told = f"Out of memory on {self.device}: going on with {self.images} at once."
-        warnings.warn(told, MemoryWarning, stacklevel=3)
+        warnings.warn(
+            f"Out of memory on {self.device}: going on with {self.images} at once.", MemoryWarning, stacklevel=3
+        )
 
     def no_memory(self, images: int) -> InputError:
         """Return what is told where even so many images are too many."""
         many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")
+        return InputError(f"Out of memory on {self.device} with {many}; use `device` cpu.")
 
 
 class Kept:
