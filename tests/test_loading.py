@@ -70,7 +70,7 @@ def test_no_protocol_is_told_of_in_one_line():
     with pytest.raises(InputError, match="`protocol` to be a name or a function, but got None; choose from: source"):
         rectify(model, IMAGES, None)
     with pytest.raises(InputError, match=r"protocols as names or \{name: function\}, but got None; \(\) is the source"):
-        measure(model, "digits", protocols=None, adaptation=AdaptationOptions())
+        measure(model, "digits", rectify=None, adaptation=AdaptationOptions())
 
 
 def test_a_model_made_in_inference_mode_is_used_as_far_as_it_can_be():

@@ -180,7 +180,7 @@ def test_workers_are_not_part_of_the_result(of_32_px, photographs):
     ],
 )
 def test_where_photographs_are_corrupted(network, of_32_px, photographs, at, size, table):
-    found = measure(of_32_px, photographs, shifts=["defocus_blur"], severities=[4], at=at)
+    found = measure(of_32_px, photographs, shifts=["defocus_blur"], severities=[4], corrupt_at=at)
     data = load_data(photographs, **size)
     images = corrupt(pixels_of(data), "defocus_blur", 4)
     small = (
@@ -196,7 +196,7 @@ def test_where_photographs_are_corrupted(network, of_32_px, photographs, at, siz
 
 @pytest.mark.filterwarnings("ignore:Clean accuracy")
 def test_the_caller_may_choose_the_size_himself(of_32_px, photographs):
-    found = measure(of_32_px, photographs, shifts="clean", at="model", data_options={"resize": 64, "crop": 48})
+    found = measure(of_32_px, photographs, shifts="clean", corrupt_at="model", data_options={"resize": 64, "crop": 48})
     assert found.record["data"]["shape"] == [3, 48, 48]
 
 

@@ -212,7 +212,7 @@ def test_a_task_with_two_labels_is_measured(own, tmp_path):
         task=task,
         shifts=("clean", "fog"),
         severities=(3,),
-        protocols="auto",
+        rectify="auto",
         out=tmp_path / "run",
         device="cpu",
         options=None,

@@ -112,7 +112,7 @@ def measure_command(
             data,
             shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
-            protocols=o.parse_functions(rectify or ""),
+            rectify=o.parse_functions(rectify or ""),
             adaptation=adaptation,
             out=out,
             batch_size=batch_size,
@@ -120,7 +120,7 @@ def measure_command(
             dtype=dtype,
             compiled=compiled,
             options=CorruptionOptions(seed, o.parse_table(table), not no_quantise, reencode, frost),
-            at=corrupt_at,
+            corrupt_at=corrupt_at,
             data_options={
                 "resize": resize,
                 "crop": crop,

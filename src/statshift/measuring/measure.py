@@ -26,7 +26,7 @@ def measure(
     *,
     shifts: Shifts | None = None,
     severities: Sequence[int] = SEVERITIES,
-    protocols: Protocols = (),
+    rectify: Protocols = (),
     adaptation: AdaptationOptions | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
@@ -34,7 +34,7 @@ def measure(
     dtype: str = "float32",
     compiled: bool = False,
     options: CorruptionOptions | None = None,
-    at: str = "benchmark",
+    corrupt_at: str = "benchmark",
     data_options: Mapping[str, Any] | None = None,
     baseline: str | Path | None = None,
     alexnet: str = "auto",
@@ -58,7 +58,7 @@ def measure(
             default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the
             images that attack the source, and is then attacked itself.
         severities: of 1 to 5.
-        protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
+        rectify: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
             a `Protocol` value, or {"name": function} of (stored, observed, images), which returns a layer's statistics,
             of (model, images),
@@ -72,7 +72,7 @@ def measure(
         dtype: "float32", or "bfloat16" or "float16" for autocast.
         compiled: run the model through `torch.compile`.
         options: how corruptions are made, and the seed.
-        at: "benchmark" corrupts photographs at 224 px, from which a model of another size resizes; "model"
+        corrupt_at: "benchmark" corrupts photographs at 224 px, from which a model of another size resizes; "model"
             corrupts at the model's own input size, with scaled constants.
         data_options: further arguments of `load_data`, where `data` is not loaded.
         baseline: a run directory whose errors CE and mCE divide by, in AlexNet's place.
@@ -92,7 +92,7 @@ def measure(
     Reference:
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
-    how = (options or CorruptionOptions(), at, data_options or {})
-    wanted = Wanted(shifts, severities, protocols, adaptation or AdaptationOptions(), *how, ligs, examples, task)
+    how = (options or CorruptionOptions(), corrupt_at, data_options or {})
+    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
     setup = Setup(batch_size, device, dtype, compiled)
     return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)

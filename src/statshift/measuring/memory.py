@@ -42,7 +42,7 @@ class AtOnce:
     def no_memory(self, images: int) -> InputError:
         """Return what is told where even so many images are too many."""
         many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")
+        return InputError(f"Out of memory on {self.device} with {many}; use `device` cpu.")
 
 
 class Kept:

@@ -23,10 +23,10 @@ class Wanted:
 
     shifts: Shifts | None
     severities: Sequence[int]
-    protocols: Protocols
+    rectify: Protocols
     adaptation: AdaptationOptions
     options: CorruptionOptions
-    at: str
+    corrupt_at: str
     data_options: Mapping[str, Any]
     ligs: Sequence[str]
     examples: int
@@ -35,8 +35,8 @@ class Wanted:
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:
             raise InputError(f"Expected `examples` from 0 to {MOST_EXAMPLES}, but got {self.examples}.")
-        if self.at not in ("benchmark", "model"):
-            raise unknown("place of corruption", self.at, ["benchmark", "model"])
+        if self.corrupt_at not in ("benchmark", "model"):
+            raise unknown("place of corruption", self.corrupt_at, ["benchmark", "model"])
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ SHIFTED = ("distances", "similarities", "embedding")
 ELSEWHERE = {"branches": "authors_branch", "costs": "step_costs"}
 """What `run_recipe` does not do, and where it is."""
 
-MEASURING = {"batch_size": (), "dtype": (), "draws": (), "protocols": (), "shifts": SHIFTED, "severities": SHIFTED}
+MEASURING = {"batch_size": (), "dtype": (), "draws": (), "rectify": (), "shifts": SHIFTED, "severities": SHIFTED}
 """What concerns measuring, and the analyses that take it all the same."""
 
 TREND_IMAGES = 1000
@@ -59,7 +59,7 @@ def run_recipe(
     at: Sequence[str] | None = None,
     shifts: Shifts | None = None,
     severities: Sequence[int] | None = None,
-    protocols: Protocols = (),
+    rectify: Protocols = (),
     files: Mapping[str, str | Path] | None = None,
     against: str | ImageData | None = None,
     batch_size: int | None = None,
@@ -89,7 +89,7 @@ def run_recipe(
         at: layers, in the papers' place.
         shifts: to measure under, in the recipe's place: mostly the clean images and the 15, or the clean and attacked.
         severities: of these shifts, likewise.
-        protocols: to rectify by, in the recipe's place, beside the source; see `measure`.
+        rectify: protocols to adapt by, in the recipe's place, beside the source; see `measure`.
         files: weights by the names of the recipe's `files`.
         against: the second data set of the recipe "divergence".
         batch_size: of measuring networks as they are; see `measure`. That of training is in the recipe.
@@ -117,7 +117,7 @@ def run_recipe(
     if chosen.analysis in ELSEWHERE:
         raise InputError(f"The recipe {chosen.name} trains nothing: see `{ELSEWHERE[chosen.analysis]}`.")
     given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
-    given |= {"shifts": shifts, "severities": severities, "batch_size": batch_size, "protocols": protocols or None}
+    given |= {"shifts": shifts, "severities": severities, "batch_size": batch_size, "rectify": rectify or None}
     check_complete(chosen, given | {"dtype": None if dtype == "float32" else dtype})
     make = _maker_for(chosen, model, model_args, seed)
     images, validation = images_for(chosen, data, validation)
@@ -147,7 +147,7 @@ def run_recipe(
             images if validation is None else validation,
             shifts=_shifts(shifts) or _shifts(chosen.shifts.get(label)) or default,
             severities=chosen.severities if severities is None else severities,
-            protocols=protocols or _functions(chosen.protocols) or (),
+            rectify=rectify or _functions(chosen.protocols) or (),
             adaptation=chosen.adaptation.get(label),
             ligs=chosen.ligs,
             out=folder,
