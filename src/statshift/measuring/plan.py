@@ -156,7 +156,7 @@ def _usual_batch_size(device: torch.device, data: ImageData) -> int:
 
 
 def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) -> dict[str, Any]:
-    """Add to the options of `load_data` what the caller leaves open: for `corrupt_at="model"` what the model's authors do.
+    """Add to the options of `load_data` what is left open: for `corrupt_at="model"` what the model's authors do.
 
     Decoding gets processes of its own where the model runs on a GPU.
     """

@@ -203,7 +203,7 @@ def _train_all(
             validation=sample,
             shifts=_shifts(chosen.trend) or (CLEAN,),
             ligs=chosen.ligs if chosen.trend else (),
-            walk=chosen.walk,
+            landscape=chosen.walk,
             device=device,
             compiled=compiled,
             data_options=data_options,
