@@ -43,6 +43,9 @@ def test_a_device_is_taken_wherever_its_name_is(tmp_path):
     assert find_device(CPU) == find_device("cpu") == CPU
     with pytest.raises(InputError, match="Unknown device 'meta'"):
         find_device(META)
+    for mps in ("mps", torch.device("mps"), "mps:0"):
+        with pytest.raises(InputError, match=r"Device 'mps(:0)?' has no float64, .* use `device` cpu\.$"):
+            find_device(mps)
     data = load_data("digits", limit=20)
     model = load_model(network())
     named, given = (measure(model, data, shifts="clean", device=one).rows for one in ("cpu", CPU))

@@ -119,7 +119,10 @@ def measure_command(
             device=device,
             dtype=dtype,
             compiled=compiled,
-            options=CorruptionOptions(seed, o.parse_table(table), not no_quantise, reencode, frost),
+            seed=seed,
+            options=CorruptionOptions(
+                table=o.parse_table(table), quantise=not no_quantise, reencode=reencode, frost=frost
+            ),
             corrupt_at=corrupt_at,
             data_options={
                 "resize": resize,

@@ -24,8 +24,7 @@ from statshift.hardening.augmentation import AUGMENTATIONS, augmentation_for
 from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, optimizer_of, rate_at
-from statshift.measuring.evaluate import DTYPES
-from statshift.measuring.loading import fit_to_model
+from statshift.measuring.loading import DTYPES, Dtype, dtype_name, fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
@@ -55,7 +54,7 @@ class TrainingOptions:
         weight_decay: of all parameters.
         accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
         augment: one of `AUGMENTATIONS`.
-        dtype: what the model runs in, by autocast unless "float32".
+        dtype: what the model runs in, a name or a `torch.dtype`, by autocast unless float32.
         channels_last: lay the model and its features out channels last while it trains, which convolutions prefer;
             not on a CPU for a method that takes gradients of gradients, see `takes_channels_last`.
         gamma: weight of the adversarial branch's loss.
@@ -81,7 +80,7 @@ class TrainingOptions:
     weight_decay: float = 1e-4
     accumulate: int = 1
     augment: str = "standard"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     channels_last: bool = True
     gamma: float = 1.0
     seed: int = 0
@@ -108,11 +107,14 @@ class TrainingOptions:
             ("schedule", SCHEDULES),
             ("optimizer", OPTIMIZERS),
             ("augment", AUGMENTATIONS),
-            ("dtype", DTYPES),
         )
         for name, known in choices:
             if getattr(self, name) not in known:
                 faults.append(str(unknown(name, getattr(self, name), known)))
+        try:
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        except InputError as error:
+            faults.append(str(error))
         faults += self._faults_of_decay()
         if self.optimizer in OPTIMIZERS and self.optimizer not in WITH_MOMENTUM:
             faults += [
@@ -243,7 +245,7 @@ def train(
         options.accumulate,
         _count_classes(branches, data, task),
         device,
-        DTYPES[options.dtype],
+        DTYPES[dtype_name(options.dtype)],
         channels_last,
         task,
     )

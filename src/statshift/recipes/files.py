@@ -14,6 +14,7 @@ from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
+from statshift.measuring.loading import Dtype
 from statshift.recipes.configuration import Network, Recipe, RecipeError
 from statshift.recipes.strict import load, shown
 from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING
@@ -161,7 +162,7 @@ def _fields(kind: Any, given: Mapping[str, Any], place: str, faults: _Faults) ->
     return {
         name: _build(hints[name], value, _place_of(kind, given, place, name), faults)
         for name, value in given.items()
-        if _known(name, hints, place, faults) and not (value is None and hints[name] is str)  # an empty one
+        if _known(name, hints, place, faults) and not (value is None and hints[name] in (str, Dtype))  # an empty one
     }
 
 

@@ -19,6 +19,7 @@ from statshift.data.sampling import balanced_subset
 from statshift.hardening.from_scratch import build
 from statshift.hardening.harden import harden
 from statshift.hardening.training import Step, TrainingOptions
+from statshift.measuring.loading import Dtype, dtype_name
 from statshift.measuring.measure import measure
 from statshift.measuring.run import Measurement
 from statshift.measuring.run import Progress as Measured
@@ -27,7 +28,7 @@ from statshift.recipes import BASE, Recipe, recipe
 from statshift.recipes.studies import Setting, study
 from statshift.shifts.conditions import Shifts, import_shift
 from statshift.shifts.registry import averaged, family_of
-from statshift.shifts.shift import CLEAN, CorruptionOptions, Shift
+from statshift.shifts.shift import CLEAN, Shift
 
 Makes = str | Callable[[], PixelModel]
 """A model's spec, or what makes a fresh one."""
@@ -64,7 +65,7 @@ def run_recipe(
     against: str | ImageData | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     compiled: bool = False,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
@@ -118,7 +119,7 @@ def run_recipe(
         raise InputError(f"The recipe {chosen.name} trains nothing: see `{ELSEWHERE[chosen.analysis]}`.")
     given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
     given |= {"shifts": shifts, "severities": severities, "batch_size": batch_size, "rectify": rectify or None}
-    check_complete(chosen, given | {"dtype": None if dtype == "float32" else dtype})
+    check_complete(chosen, given | {"dtype": None if dtype_name(dtype) == "float32" else dtype})
     make = _maker_for(chosen, model, model_args, seed)
     images, validation = images_for(chosen, data, validation)
     _check_files(chosen, make)
@@ -162,7 +163,7 @@ def run_recipe(
         }
 
     if not chosen.trains:
-        how = {"batch_size": batch_size, "dtype": dtype, "options": CorruptionOptions(seed)}
+        how = {"batch_size": batch_size, "dtype": dtype, "seed": seed}
         return {label: measured(make(label), label, Path(out) / label, label, "", **how) for label in chosen.labels}
     return _train_all(
         chosen, make, images, validation, Path(out), measured, compiled, device, data_options, training_progress
