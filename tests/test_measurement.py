@@ -564,7 +564,7 @@ def test_without_clean_images_there_is_none(digits):
 
 def test_wrong_normalisation_is_pointed_at(network):
     model = PixelModel(network, Preprocessing(mean=(-40, 5, 6), std=(0.01, 0.02, 0.03)))
-    with pytest.warns(UserWarning, match="--mean and --std"):
+    with pytest.warns(UserWarning, match="`mean` and `std`"):
         measure(model, "digits", shifts="clean")
 
 

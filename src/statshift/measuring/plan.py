@@ -166,7 +166,7 @@ def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) ->
         return given
     if not model.loading_options:
         raise InputError(
-            f"{model.spec} does not tell its input size: give --resize and --crop, or --corrupt-at benchmark."
+            f"{model.spec} does not tell its input size: give `resize` and `crop`, or `corrupt_at` as benchmark."
         )
     return model.loading_options | given
 
