@@ -14,7 +14,7 @@ import training_jobs
 from statshift import AdvBN, FeatureAttack, HardenOptions, InputError, Method, TrainingOptions, harden, load_data
 from statshift._core.randomness import Draws
 from statshift.hardening.batch import Batch
-from statshift.hardening.choosing import chosen, find, made
+from statshift.hardening.choosing import chosen_method, find, made
 from statshift.hardening.method import option_names
 from statshift.hardening.methods.moex import MoEx
 from statshift.hardening.registry import FINE_TUNED, METHODS, TRAINED, defaults
@@ -133,7 +133,7 @@ def test_the_registry_tells_what_the_flags_are_by_default():
     special = {("advbn", "epsilon"), ("advbn", "no-clamp"), ("adversarial", "attack"), ("corrupted", "corruption")}
     for name, entry in METHODS.items():
         assert list(entry.flags) == [flag.name for flag in entry.load().flags]
-        method = chosen(name, {"corruption": "fog"} if name == "corrupted" else {})
+        method = chosen_method(name, {"corruption": "fog"} if name == "corrupted" else {})
         for flag in method.flags:
             value = attrgetter(flag.field)(method)
             if (name, flag.name) not in special:
@@ -141,15 +141,15 @@ def test_the_registry_tells_what_the_flags_are_by_default():
                 assert entry.flags[flag.name] == words.get(value, shown)
             elif flag.name in ("attack", "corruption"):
                 typed = entry.flags[flag.name].replace("NAME", "fog")
-                assert chosen(name, {flag.name: typed}) == method
+                assert chosen_method(name, {flag.name: typed}) == method
     attack = AdvBN().attack
     assert attack.bound == attack.steps * attack.step_size - 0.1
 
 
 def test_options_are_given_by_their_names():
-    assert chosen("advbn", {"steps": 3, "no-clamp": True, "form": None}) == AdvBN(FeatureAttack(3, clamp=False))
-    assert chosen("moex", {}, {"share": 0.8}) == MoEx(0.8)
-    assert chosen("adversarial", {}, {"attack.norm": "linf", "attack.steps": 2}).attack.norm == "linf"
+    assert chosen_method("advbn", {"steps": 3, "no-clamp": True, "form": None}) == AdvBN(FeatureAttack(3, clamp=False))
+    assert chosen_method("moex", {}, {"share": 0.8}) == MoEx(0.8)
+    assert chosen_method("adversarial", {}, {"attack.norm": "linf", "attack.steps": 2}).attack.norm == "linf"
     assert made(MoEx(0.5), {"probability": 0.25}) == MoEx(0.5, 0.25)
 
 

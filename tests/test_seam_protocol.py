@@ -28,7 +28,7 @@ from statshift.making.rectified import write_rectified
 from statshift.models import import_function
 from statshift.norms.layers import batch_norms
 from statshift.norms.statistics import mix
-from statshift.report.building import build
+from statshift.report.building import build_report
 from test_protocols import build as network_of_digits
 from test_protocols import pixels_of
 
@@ -382,7 +382,7 @@ def test_the_command_measures_reports_and_writes_protocols_of_a_file(run, mine, 
     described = found.record["protocols"]
     assert [described[name].get("part") for name in ("Cautious", "BOLD")] == [0.5, 1.0]
     assert described["Sinking"]["kind"] == "stream"
-    page = json.dumps([str(block) for block in vars(build([out])).values()])
+    page = json.dumps([str(block) for block in vars(build_report([out])).values()])
     assert all(name in page for name in names)
     for name, code in (("BOLD", 0), ("Settled", 0), ("Sinking", 2)):
         file = tmp_path / f"{name}.safetensors"

@@ -69,7 +69,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.splitting.branches import Branches as Branches
     from statshift.splitting.cuts import Cut as Cut
     from statshift.splitting.cuts import find_cuts as find_cuts
-    from statshift.splitting.split import Split as Split
+    from statshift.splitting.parts import Split as Split
     from statshift.splitting.split import split as split
     from statshift.tasks.classification import Classification as Classification
     from statshift.tasks.subset import ClassSubset as ClassSubset
@@ -111,7 +111,8 @@ else:
             "statshift.hardening.landscape": ("Landscape",),
             "statshift.splitting.branches": ("Branches",),
             "statshift.splitting.cuts": ("Cut", "find_cuts"),
-            "statshift.splitting.split": ("Split", "split"),
+            "statshift.splitting.parts": ("Split",),
+            "statshift.splitting.split": ("split",),
             # Corrupt and attack
             "statshift.shifts.corruptions": ("COMMON", "CORRUPTIONS", "HOLDOUT", "corrupt"),
             "statshift.shifts.shift": ("CorruptionOptions", "Shift"),

@@ -9,7 +9,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
 from statshift.cli.target import load_model_on
 
-PHOTOGRAPH = 224
+PHOTOGRAPH_SIDE = 224
 
 
 def layers_command(
@@ -32,7 +32,7 @@ def layers_command(
     from statshift.splitting.cuts import find_cuts
 
     found = load_model_on("cpu", model, weights, mean, std, model_args)
-    side = size or found.preprocessing.input_size or PHOTOGRAPH
+    side = size or found.preprocessing.input_size or PHOTOGRAPH_SIDE
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
     if as_json:
         print_json({"model": model, "side": side, "cuts": cuts})
