@@ -70,7 +70,9 @@ def test_a_callers_model_stays_where_it_is(wrap):
 
 def test_no_protocol_is_told_of_in_one_line():
     model = load_model(network())
-    with pytest.raises(InputError, match="`protocol` to be a name or a function, but got None; choose from: source"):
+    with pytest.raises(
+        InputError, match="`protocol` to be a name, a function or a Protocol, but got None; choose from: "
+    ):
         rectify(model, IMAGES, None)
     with pytest.raises(InputError, match=r"protocols as names or \{name: function\}, but got None; \(\) is the source"):
         measure(model, "digits", rectify=None, adaptation=AdaptationOptions())

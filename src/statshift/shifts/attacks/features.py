@@ -12,7 +12,7 @@ from statshift._core.processes import mean_over_ranks
 from statshift.shifts.attacks.ascent import ascend, linf_ball
 from statshift.shifts.attacks.gradients import Loss, gradient_of
 
-FORMS = ("multiplicative", "additive")
+ATTACK_FORMS = ("multiplicative", "additive")
 PARTS = ("both", "mean", "deviation")
 PERTURBATIONS = ("global", "local")
 
@@ -60,7 +60,7 @@ class FeatureAttack:
             faults.append(
                 f"Expected `epsilon`, since its default of steps * step size - 0.1 is {self.bound:.3g}, below 0."
             )
-        for name, choices in (("form", FORMS), ("part", PARTS), ("perturbation", PERTURBATIONS)):
+        for name, choices in (("form", ATTACK_FORMS), ("part", PARTS), ("perturbation", PERTURBATIONS)):
             if getattr(self, name) not in choices:
                 faults.append(str(unknown(name, getattr(self, name), choices)))
         if faults:
