@@ -486,7 +486,9 @@ def test_another_extraction_is_refused(model, data, tmp_path, monkeypatch, finis
         stored(tmp_path / "data.npz", seed=1)
     elif change != "kind":
         options = FEW | {"steps": 4, "batch_size": 8} if change == "steps" else FEW | {"seed": 1}
-    with pytest.raises(InputError, match=rf"out holds another run \(.*{field}.*choose another directory\.$") as error:
+    with pytest.raises(
+        InputError, match=rf"out holds another run \(.*{field}.*choose another directory, or delete this one\.$"
+    ) as error:
         extract(model, data, kind, ExtractionOptions(**options), out=out)
     assert "\n" not in str(error.value)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -218,6 +218,7 @@ def test_without_examples_there_is_no_section(tmp_path):
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore:Clean accuracy:UserWarning", "ignore:.*frost:UserWarning")
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # digits are alike to drawn weights
 def test_a_run_that_measure_made_is_shown_as_its_rows_say(tmp_path):
     torch.manual_seed(0)
     network = load_model("cifar:resnet20")

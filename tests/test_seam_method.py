@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from operator import attrgetter
 
 import pytest
@@ -21,6 +20,7 @@ from statshift.hardening.registry import FINE_TUNED, METHODS, TRAINED, defaults
 from statshift.models import source_hash
 from statshift.report.subjects import _made
 from statshift.tasks.targets import Targets
+from test_seams import NoisyFeatures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -167,22 +167,6 @@ def test_reports_call_weights_by_the_method_s_title():
 
 
 # A method of one's own
-
-
-@dataclass(frozen=True)
-class NoisyFeatures(Method):
-    """Train on features with noise of a share of their deviation."""
-
-    name = "noisy-features"
-    summary = "a test"
-    needs_cut = True
-
-    sigma: float = 0.1
-
-    def losses(self, branches, batch):
-        features = branches.prefix(batch.images)
-        noise = batch.draws_on_device.normal("noise", *features.shape[1:]).to(features.dtype)
-        return {"clean": batch.targets.loss(branches.suffix(features + self.sigma * features.std() * noise, "clean"))}
 
 
 def hardened(method, data, **more):
