@@ -671,7 +671,7 @@ def test_compare_refuses_runs_over_other_images(refused, tmp_path):
         with open_run(tmp_path / name, synthetic_record(data=data)) as opened:
             opened.append(synthetic_row("clean", 0))
     told = refused("compare", tmp_path / "a", tmp_path / "b")
-    assert "`data.indices_hash` is 'x' in the first and 'y' in the second" in told
+    assert "The runs cannot be compared image by image: they used different images (indices differ)." in told
 
 
 # The frost photographs

@@ -152,12 +152,18 @@ class Comparison:
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     there, here = comparable_fields(first), comparable_fields(second)
-    differing = [
+    differing = differing_fields(there, here)
+    hashes = [name.partition(".")[2].removesuffix("_hash") for name in differing if name.endswith("_hash")]
+    others = [
         f"`{name}` is {there[name]!r} in the first and {here[name]!r} in the second"
-        for name in differing_fields(there, here)
+        for name in differing
+        if not name.endswith("_hash")
     ]
-    if differing:
-        raise InputError(f"The runs cannot be compared image by image: {'; '.join(differing)}.")
+    if hashes:
+        verb = "differs" if hashes == ["content"] else "differ"
+        others.insert(0, f"they used different images ({' and '.join(hashes)} {verb})")
+    if others:
+        raise InputError(f"The runs cannot be compared image by image: {'; '.join(others)}.")
 
 
 def comparable_fields(record: Mapping[str, Any]) -> dict[str, Any]:
