@@ -68,7 +68,8 @@ def load_data(
         class_map: file that maps class folders to class indices: JSON {"folder": index}, lines `folder index`, one
             name a line, or as Keras and Hugging Face write it; see `read_class_map`.
         workers: processes that decode.
-        cache_bytes: decoded images stay in memory if all of them take no more.
+        cache_bytes: as many decoded images stay in memory as take no more, the first ones; the others are decoded
+            in every pass.
 
     Raises:
         InputError: what is named is not there, cannot be read, or cannot be used.
