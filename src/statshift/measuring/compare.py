@@ -65,7 +65,7 @@ def compare(
     Args:
         first: a run or its directory.
         second: a run or its directory, over the same images under the same corruptions.
-        protocols: of the first and of the second run.
+        protocols: one of the first and one of the second run.
         table: the AlexNet that mCE divides by: a key of `ALEXNET`; without one there is no mCE.
         task: for runs of a task of your own, the task itself or py:FILE:NAME.
 
@@ -228,7 +228,7 @@ def accuracy_difference(
     Args:
         before: rows by condition, draw by draw over the images of `after`'s.
         after: likewise.
-        weights: of each condition of a shift, all together 1.
+        weights: weight of each condition of a shift, all together 1.
         task: what the rows are of.
     """
     return task.difference(mean_score(before, weights), mean_score(after, weights))

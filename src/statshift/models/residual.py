@@ -40,9 +40,9 @@ class Block(nn.Module):
     """Convolutions, each behind the next a norm and an activation, and a shortcut that joins before the last one.
 
     Args:
-        convs: of the branch, in order: conv1, conv2, ...
-        style: of its norms (bn1, bn2, ... whatever they are) and its activation.
-        downsample: of the shortcut; None for the identity.
+        convs: convolutions of the branch, in order: conv1, conv2, ...
+        style: style of its norms (bn1, bn2, ... whatever they are) and its activation.
+        downsample: layers of the shortcut; None for the identity.
         shortcut: False leaves it out.
         fixup: scalars before and behind convolutions instead of norms: shift1, conv1, bn1, ...
     """
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
     Keys: conv1, bn1 (whatever the norm), layer1.0.conv1, layer1.0.bn1, layer2.0.downsample.0, ...; then the head.
 
     Args:
-        blocks: of each stage.
+        blocks: numbers of blocks, one for each stage.
         stem: channels of the stem and, but for a bottleneck's expansion, of the first stage.
         num_classes: K.
         norm: one of `NORMS`; at each place where batch norm would be.
@@ -109,9 +109,9 @@ class ResNet(nn.Module):
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, fourfold wider at their end; else of two 3x3.
         cardinality: groups of a bottleneck's 3x3 convolution.
         base_width: channels of such a group in the first stage.
-        option: of He et al.'s shortcuts where shapes differ: "A" subsamples and pads, "B" projects.
+        option: one of He et al.'s shortcuts where shapes differ: "A" subsamples and pads, "B" projects.
         head: what the linear layer is called.
-        fan: of the initialisation, see `Style.initialise`.
+        fan: fan of the initialisation, see `Style.initialise`.
 
     Raises:
         InputError: an unknown norm or activation, a number that makes no network, or Fixup with a norm or without

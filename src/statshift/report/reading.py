@@ -51,7 +51,7 @@ class DamagedError(InputError):
 
     Args:
         message: one line that names the path and the reason.
-        path: of what is damaged.
+        path: path of what is damaged.
     """
 
     def __init__(self, message: str, path: Path) -> None:
@@ -66,7 +66,7 @@ class Material:
     Attributes:
         measured: the runs, in order.
         trainings: in order.
-        below: of runs and trainings that no path named, the folder they were found below, by their own path.
+        below: folder that a run or training was found below which no path named, by its own path.
         notes: what was left out, and why.
     """
 

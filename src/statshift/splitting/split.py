@@ -36,7 +36,7 @@ class Split:
     Attributes:
         model: whose parts these are.
         cut: where; None for the input, where the prefix only normalises, if that.
-        graph: of the suffix in evaluation mode, where torch.fx could trace it; None where it is replayed.
+        graph: the suffix in evaluation mode as torch.fx traced it; None where it could not and the suffix is replayed.
         copies: whether the suffix changes its input in evaluation mode, so that it is given a copy.
     """
 
@@ -241,8 +241,8 @@ class _Record:
 
     Attributes:
         images: as the network takes them.
-        states: of the random generators at its start.
-        outputs: of the modules that came to their end, and not inside another that did, by name; one a call.
+        states: states of the random generators at its start.
+        outputs: outputs of the modules that came to their end, and not inside another that did, by name; one a call.
     """
 
     images: Tensor
