@@ -28,7 +28,7 @@ from gpu_sizes import SIZES, Row, Size
 from reporting import best, once, start
 from statshift import COMMON, CORRUPTIONS, corrupt, load_data
 from statshift.hardening.augmentation import sent
-from statshift.measuring.evaluate import find_device
+from statshift.measuring.loading import find_device
 
 ROOT = Path(__file__).parents[1]
 

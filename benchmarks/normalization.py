@@ -21,6 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from reporting import RESULTS, machine, report, start
+from spectrum import high_frequency_share
 from statshift import COMMON, corrupt, load_data, load_model, measure, rectified
 from statshift.adapting.drawing import adaptation_positions
 from statshift.hardening.from_scratch import ONE_CYCLE, train_from_scratch
@@ -29,7 +30,6 @@ from statshift.hardening.options import HardenOptions
 from statshift.making.extraction import ExtractionOptions, extract
 from statshift.measuring.ligs import PERTURBATIONS, ligs
 from statshift.measuring.loading import find_device
-from statshift.metrics.spectrum import high_frequency_share
 from statshift.models import NORMS
 from statshift.shifts.attacks import attack_images, cross_entropy, parse_attack
 

@@ -20,19 +20,19 @@ import torch
 
 from reporting import machine, report, start
 from statshift import load_model
-from statshift.cli.published import conditions_text, own_figures
 from statshift.hardening.costs import step_costs
 from statshift.models import PixelModel
 from statshift.recipes import (
-    ABSENT,
-    NOT_TRAINED,
+    NOT_PRINTED,
     RECIPES,
     RECTIFIED,
     Network,
     Recipe,
     changed,
+    conditions_text,
+    in_percent,
     name_of,
-    percent,
+    own_figures,
     recipe,
 )
 from statshift.recipes.running import run_recipe
@@ -180,23 +180,23 @@ def measured(bench: Bench, name: str, scale: Scale) -> tuple[Recipe, Any, str]:
 def trained(bench: Bench, name: str, label: str) -> tuple[Recipe, Any, str]:
     """Return a recipe that trains one label for an epoch, what it found, and on what."""
     photographs = name == "norms-imagenet"
-    more = {"at": ["layer1.0"]} if recipe(name).model else {}
+    more = {"at": ["layer1.0"]} if recipe(name).spec else {}
     chosen = recipe(name, labels=[label], **SMALL, **more)
     images = 10 if photographs else FEW
     if photographs:
         chosen = changed(chosen, batch_size=5)
     found = run_recipe(
         chosen,
-        bench.resnet20 if recipe(name).model else None,
+        bench.resnet20 if recipe(name).spec else None,
         bench.photographs if photographs else f"npz:{bench.data / 'cifar10_train_4000.npz'}",
         bench.runs / name,
         validation=bench.photographs if photographs else bench.cifar,
         severities=(3,),
         device="cpu",
-        model_args=None if photographs or recipe(name).model else {"width": 0.25},
+        model_args=None if photographs or recipe(name).spec else {"width": 0.25},
         data_options={"limit": images},
     )
-    what = "the ResNet-20 fine-tuned" if recipe(name).model else "trained from random weights"
+    what = "the ResNet-20 fine-tuned" if recipe(name).spec else "trained from random weights"
     return chosen, found, f"{what}, 1 epoch of {images} images"
 
 
@@ -206,7 +206,7 @@ def costs(bench: Bench) -> Iterator[list[str]]:
     found = step_costs(bench.resnet20, f"npz:{bench.data / 'cifar10_train_4000.npz'}", options, device="cpu", repeats=3)
     bench.results["cost"] = found
     for label, one in found.items():
-        yield ["cost", label, f"{one['ratio']:.2f} times standard fine-tuning", ABSENT, "the ResNet-20, 50 images"]
+        yield ["cost", label, f"{one['ratio']:.2f} times standard fine-tuning", NOT_PRINTED, "the ResNet-20, 50 images"]
 
 
 def rows_of(name: str, chosen: Recipe, found: Any, on: str) -> Iterator[list[str]]:
@@ -217,7 +217,7 @@ def rows_of(name: str, chosen: Recipe, found: Any, on: str) -> Iterator[list[str
             ours = by_branch["analysis"]["figures"]
             shares = chosen.analysis.startswith("transfer")
             told = ", ".join(
-                f"{name_of(key)} {percent(value) if shares else f'{value:.3g}'}" for key, value in ours.items()
+                f"{name_of(key)} {in_percent(value) if shares else f'{value:.3g}'}" for key, value in ours.items()
             )
             under = ""
         else:
@@ -225,7 +225,7 @@ def rows_of(name: str, chosen: Recipe, found: Any, on: str) -> Iterator[list[str
             ours = own_figures(by_branch) if chosen.networks else _branches(by_branch)
             told = _figures(ours)
             under = f", {conditions_text(first['conditions'])}"
-        printed = ABSENT if theirs is None else _figures(theirs) if theirs else "-"
+        printed = NOT_PRINTED if theirs is None else _figures(theirs) if theirs else "-"
         yield [name, label, told, printed, f"{on}{under}"]
 
 
@@ -243,7 +243,7 @@ def _figures(figures: Mapping[str, float | None]) -> str:
         if key.endswith(RECTIFIED) and key.removesuffix(RECTIFIED) in figures:
             continue
         after = figures.get(key + RECTIFIED)
-        number = (lambda one: f"{one:.3g}") if key.startswith(("LIGS", "smooth")) else percent
+        number = (lambda one: f"{one:.3g}") if key.startswith(("LIGS", "smooth")) else in_percent
         parts.append(f"{name_of(key)} {number(value)}{'' if after is None else f' -> {number(after)}'}")
     return ", ".join(parts)
 
@@ -278,7 +278,7 @@ def main() -> None:
     bench = Bench(arguments.shared / "data", arguments.runs)
     parts = plan(bench)
     rows = [row for name in arguments.names or parts for row in parts[name]()]
-    left = [name for name in RECIPES if name not in parts and name not in NOT_TRAINED]
+    left = [name for name in RECIPES if name not in parts and recipe(name).requires]
     head = ["recipe", "label", "ours, %", "published, %", "ours are of"]
     if arguments.names:
         for row in rows:

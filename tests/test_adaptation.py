@@ -684,7 +684,7 @@ def test_the_command_takes_a_share_of_the_layers(run, tmp_path):
         (["--rectify", "replce"], "Did you mean 'replace'"),
         (["--rectify", "auto:3"], "Expected no number for the protocol auto, but got 'auto:3'"),
         (["--rectify", "replace", "--samples", "20"], "at most 19 samples of the 20 images for replace, but got 20"),
-        (["--rectify", "replace", "--draws", "0"], "Expected `draws` to be an integer of at least 1, but got 0"),
+        (["--rectify", "replace", "--draws", "0"], "Expected --draws to be an integer of at least 1, but got 0"),
         (["--rectify", "replace", "--where", "layer9.*"], "Unknown place or pattern of layers 'layer9.*'"),
         (["--rectify", "replace", "--statistics", "deviation"], "Unknown statistics 'deviation'"),
     ],

@@ -17,7 +17,8 @@ from PIL import Image
 from statshift import InputError, load_data, load_model, read_run
 from statshift._core.tables import table
 from statshift.cli import options
-from statshift.cli.output import duration, summary_text
+from statshift.cli.progress import duration
+from statshift.cli.tables import summary_text
 from statshift.results import open_run, summarise
 from statshift.shifts.attacks import PixelAttack, parse_attack
 from statshift.shifts.corruptions import CORRUPTIONS
@@ -341,7 +342,7 @@ def test_a_gpu_that_is_not_there(refused, inputs, tmp_path):
 @pytest.mark.parametrize("command", ["measure", "corrupt", "demo"])
 def test_places_that_cannot_be_written(refused, inputs, tmp_path, monkeypatch, command, place):
     monkeypatch.setattr(
-        "statshift.hardening.training.train", lambda *args, **options: pytest.fail("a minute was wasted")
+        "statshift.hardening.trainer.train", lambda *args, **options: pytest.fail("a minute was wasted")
     )
     (tmp_path / "file").write_text("mine")
     words = {"measure": [*MODEL, *DATA, "--shifts", "clean"], "corrupt": [*DATA, "--shifts", "contrast"], "demo": []}

@@ -10,7 +10,7 @@ import pytest
 from statshift import InputError, read_run
 from statshift._core.parsing import parse_json
 from statshift.recipes.files import parse_recipe
-from statshift.report import build
+from statshift.report import build_report
 from statshift.results import bits
 from synthetic_runs import benchmark_rows, per_image, synthetic_record, synthetic_row
 
@@ -83,7 +83,7 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, change):
     rows = [synthetic_row("clean", 0), synthetic_row("fog", 1), synthetic_row("fog", 2)]
     rows[1] = change(rows[1])
     path = write_run(tmp_path / "run", synthetic_record(), rows)
-    for read in (read_run, build):
+    for read in (read_run, build_report):
         with pytest.raises(InputError, match="line 2 of 3 is not a row") as told:
             read(path)
         assert "\n" not in str(told.value)
@@ -101,7 +101,7 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, change):
 )
 def test_a_record_that_nobody_wrote_is_damaged(tmp_path, change):
     path = write_run(tmp_path / "run", synthetic_record(**change), [synthetic_row("clean", 0)])
-    for read in (read_run, build):
+    for read in (read_run, build_report):
         with pytest.raises(InputError, match=r"record\.json is damaged: it is not a JSON object"):
             read(path)
 
@@ -114,7 +114,7 @@ def test_numbers_beyond_memory_are_told_of_in_one_line(tmp_path):
         InputError,
         match=r"damaged: .* in the row of clean 0: it is over 50 images, the record over 1000000000000000000",
     ):
-        build(path)
+        build_report(path)
 
 
 RECIPE = "name: x\ntitle: X\ndata: digits\n"

@@ -15,7 +15,8 @@ from statshift._core.errors import InputError
 from statshift.adapting.drawing import draw_images
 from statshift.adapting.plots import plot_divergence
 from statshift.hardening.methods.standard import Standard
-from statshift.hardening.training import TrainingOptions, train
+from statshift.hardening.trainer import train
+from statshift.hardening.training import TrainingOptions
 from statshift.models import save_weights
 from statshift.norms.divergence import Divergence, divergence, symmetric_divergence
 from statshift.norms.statistics import ChannelStatistics

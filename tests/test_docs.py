@@ -20,6 +20,7 @@ import typer
 from markdown.extensions.toc import slugify
 
 import statshift
+from statshift._core.errors import StatshiftWarning
 from statshift.cli import app
 from statshift.recipes import RECIPES
 from statshift.results import read_run
@@ -73,6 +74,26 @@ def check_corrupt(names, out):
 def check_data(names, out):
     assert torch.equal(names["own"].tensors()[0], names["images"])
     assert sorted(names["labels"].tolist()) == list(range(10))
+
+
+def check_extending(names, out):
+    """Each of one's own is what it says, by hand."""
+    images, labels = names["digits"].tensors()
+    assert [(row["shift"], row["severity"]) for row in names["dotted"].rows] == [("clean", 0), ("dots", 1), ("dots", 3)]
+    assert names["dotted"].record["families"] == {"clean": "clean", "dots": "corruption"}
+    torch.manual_seed(0)
+    source = statshift.load_model("cifar:resnet20", model_args={"width": 0.5})  # as it was before it was trained
+    persisting = statshift.diagnose(source, names["foggy"]).persisting
+    before, after = (one.network.bn1.running_mean for one in (source, names["adapted"]))
+    with torch.no_grad():
+        observed = source.network.conv1(source.normalise(names["foggy"])).mean((0, 2, 3))
+    assert 0 < persisting <= 1
+    torch.testing.assert_close(after, before + 0.25 * persisting * (observed - before))
+    assert names["trained"].record["hardening"]["sigma"] == 0.1
+    with torch.no_grad():
+        right = (names["model"].eval()(images).argmax(1) < 5) == (labels < 5)
+    score = names["halves"].summary["protocols"]["source"]["clean_right_half"]
+    assert score == pytest.approx(float(right.double().mean()))
 
 
 def check_harden(names, out):
@@ -129,6 +150,7 @@ def printed(names, out):
 
 
 CHECKS = {
+    "extending.md": check_extending,
     "howto/attack.md": check_attack,
     "howto/compare.md": check_compare,
     "howto/corrupt.md": check_corrupt,
@@ -157,6 +179,7 @@ def test_all_python_is_run():
 
 @pytest.mark.parametrize("page", CHECKS)
 @pytest.mark.filterwarnings("ignore:No frost photographs", "ignore:Clean accuracy is")
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # digits are alike to drawn weights
 def test_python_blocks_run_and_print_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     if page in NEEDS:
         pytest.importorskip(NEEDS[page])
@@ -380,6 +403,11 @@ def test_methods_are_where_the_table_says():
             thing = getattr(importlib.import_module(f"statshift.{module}"), name)
             assert getattr(thing, "__module__", f"statshift.{module}") == f"statshift.{module}", shown
             assert thing.__doc__
+
+
+def test_every_warning_is_explained():
+    explained = re.findall(r"^\| `(\w+Warning)` \|", (DOCS / "questions.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(one.__name__ for one in StatshiftWarning.__subclasses__())
 
 
 def test_the_reference_has_every_public_name_once():

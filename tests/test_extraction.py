@@ -26,12 +26,9 @@ from statshift.making import shards as parts
 from statshift.making.extraction import (
     KINDS,
     ExtractionOptions,
-    draw_starts,
     extract,
-    features_of,
-    find_head,
-    match_features,
 )
+from statshift.making.features import draw_starts, find_head, head_features, match_features
 from statshift.models import PixelModel, Preprocessing
 from statshift.shifts.attacks import PixelAttack, attack_images
 
@@ -152,7 +149,7 @@ def test_matching_pixels_goes_straight_to_the_image():
     found = match_features(network, network.network[1], images, starts, steps=7, step_size=0.1)
     way = (images - starts).flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     torch.testing.assert_close(found, starts + (images - starts) * 0.7 / way, rtol=0, atol=1e-12)
-    left = (features_of(network, network.network[1], found) - (images.flatten(1) - 0.5) / 0.25).norm(dim=1)
+    left = (head_features(network, network.network[1], found) - (images.flatten(1) - 0.5) / 0.25).norm(dim=1)
     torch.testing.assert_close(left, (way.flatten() - 0.7) / 0.25, rtol=0, atol=1e-12)
 
 
@@ -340,7 +337,7 @@ def test_features_are_what_the_last_layer_takes(name, head, width):
     found = find_head(network, images[:1])
     assert found is network.get_submodule(head)
     with torch.no_grad():
-        features = features_of(network, found, images)
+        features = head_features(network, found, images)
         assert features.shape == (2, width)
         torch.testing.assert_close(features, by_hand(name, network, images), rtol=1e-5, atol=1e-5)
         assert features.std() > 0
@@ -489,7 +486,9 @@ def test_another_extraction_is_refused(model, data, tmp_path, monkeypatch, finis
         stored(tmp_path / "data.npz", seed=1)
     elif change != "kind":
         options = FEW | {"steps": 4, "batch_size": 8} if change == "steps" else FEW | {"seed": 1}
-    with pytest.raises(InputError, match=rf"out holds another run \(.*{field}.*choose another directory\.$") as error:
+    with pytest.raises(
+        InputError, match=rf"out holds another run \(.*{field}.*choose another directory, or delete this one\.$"
+    ) as error:
         extract(model, data, kind, ExtractionOptions(**options), out=out)
     assert "\n" not in str(error.value)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -164,6 +164,7 @@ def test_disagreement_is_counted_and_fails(modules, monkeypatch):
         next(rows)
 
 
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike
 def test_rectifying_passes_once_or_twice_and_agrees_with_itself(modules):
     found = rows_of(modules, "rectify")
     assert [(one["protocol"], one["forward passes"]) for one in found] == [("replace", 1), ("auto", 2)]

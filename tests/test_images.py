@@ -11,6 +11,8 @@ from statshift.adapting.rectify import rewrite
 from statshift.hardening.landscape import landscape
 from statshift.norms.divergence import divergence
 
+pytestmark = pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # images of noise are alike
+
 LABELS = torch.arange(4) % 3
 LEVELS = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 IMAGES = LEVELS / 255

@@ -21,7 +21,7 @@ from statshift.adapting.drawing import adaptation_positions
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_distances
 from statshift.adapting.rectify import rectified
-from statshift.cli.published import beside, networks_text, over_lines
+from statshift.cli.published import over_lines, result_document, result_text
 from statshift.cli.recipes import listing
 from statshift.hardening.from_scratch import build
 from statshift.making.extraction import KINDS, ExtractionOptions
@@ -34,8 +34,9 @@ from statshift.recipes import (
     PAPERS,
     RECIPES,
     RECTIFICATION,
+    AnalysisRecipe,
+    MeasuringRecipe,
     Network,
-    Recipe,
     as_yaml,
     changed,
     describe,
@@ -386,7 +387,7 @@ def test_a_run_is_what_measure_says(chosen, done, digits, file):
 
 
 def test_the_table_sets_published_figures_beside_ours(chosen, done):
-    lines = networks_text(chosen, done[1], "digits:test").splitlines()
+    lines = result_text(chosen, done[1], "digits:test").splitlines()
     assert lines[:4] == [
         "thirds: each third of the layers alone (Benz et al., WACV 2021, Table 7)",
         "Ours are over 60 images of digits:test under clean; contrast, fog at severity 1, 5.",
@@ -401,9 +402,9 @@ def test_the_table_sets_published_figures_beside_ours(chosen, done):
         source, after = done[1][label].values()
         ours = [source["clean_accuracy"], after["clean_accuracy"], source["mean_of_shifts"], after["mean_of_shifts"]]
         assert row == [label, *(f"{100 * value:.1f}" for value in ours), theirs]
-    document = beside(chosen, done[1], "digits:test")
+    document = result_document(chosen, done[1], "digits:test")
     assert document["over"] == lines[1:4]
-    fewer = networks_text(changed(chosen, samples=8), done[1], "digits:test").splitlines()
+    fewer = result_text(changed(chosen, samples=8), done[1], "digits:test").splitlines()
     assert fewer[4] == "Ours are rectified on 8 images (1 draw), which are evaluated on too; not theirs."
     assert document["ours"] == done[1]
     assert document["published"]["resnet20-end"]["corrupted, rectified"] == 0.672
@@ -510,7 +511,7 @@ def test_it_is_said_where_their_means_are_of_other_conditions(name, under, told)
     lines = [line for line in over_lines(chosen, found, "cifar-c:C") if "not the same conditions" in line]
     assert lines == ([] if told is None else [told])
     whole = {"clean_accuracy": None, "mean_of_shifts": None, "mce": None, "shifts": {}, "ligs": {}}
-    document = beside(chosen, {label: {"source": whole | found[label]["source"]}}, "cifar-c:C")
+    document = result_document(chosen, {label: {"source": whole | found[label]["source"]}}, "cifar-c:C")
     assert (told in document["over"]) is (told is not None)
     assert "cost" not in document
 
@@ -518,14 +519,14 @@ def test_it_is_said_where_their_means_are_of_other_conditions(name, under, told)
 def test_it_is_said_where_theirs_are_trained_for_longer():
     chosen = recipe("norms", labels=["vgg11-none", "resnet50-none"])
     theirs = sorted({one.training.epochs for one in chosen.options.values()})
-    assert beside(chosen, {}, None)["over"] == []
-    (told,) = beside(changed(chosen, epochs=1), {}, None)["over"]
+    assert result_document(chosen, {}, None)["over"] == []
+    (told,) = result_document(changed(chosen, epochs=1), {}, None)["over"]
     assert told == f"Ours are trained for 1 epoch, theirs for {', '.join(map(str, theirs))}."
-    assert told in networks_text(changed(chosen, epochs=1), {}).splitlines()
+    assert told in result_text(changed(chosen, epochs=1), {}).splitlines()
 
 
 def test_shift_by_shift_a_shared_source_stands_once(chosen, done):
-    text = networks_text(replace(chosen, by_shift=True), done[1])
+    text = result_text(replace(chosen, by_shift=True), done[1])
     lines = [re.split("  +", line) for line in text.splitlines()[-4:]]
     assert lines[0] == ["shift", "source", "resnet20-front", "resnet20-end"]
     front, end = (done[1][label] for label in chosen.labels)
@@ -565,7 +566,7 @@ def test_files_that_do_not_fit_are_told_before_anything_runs(chosen, digits, fil
         "wide": Network("cifar:resnet20", {}, "a"),
         "tiny": Network("cifar:resnet20", TINY, "b"),
     }
-    wrong = Recipe("x", "y", networks=networks, files={"a": str(file), "b": str(other)})
+    wrong = MeasuringRecipe("x", "y", networks=networks, files={"a": str(file), "b": str(other)})
     with pytest.raises(InputError, match=r"^wide: The weights in .* do not fit .* tiny: The weights in ") as told:
         run_recipe(wrong, None, digits, tmp_path / "out", device="cpu")
     assert "fits:" not in str(told.value)
@@ -585,7 +586,7 @@ def test_the_command_tells_all_that_is_missing(run):
 
 def test_the_command_runs_one_and_writes_json(run, file, tmp_path):
     """Draws, samples and seed are those of a `measure` of its own."""
-    own = Recipe(
+    own = MeasuringRecipe(
         "mine",
         "a small network",
         networks={"tiny": Network("cifar:resnet20", TINY, "weights")},
@@ -738,7 +739,7 @@ def test_features_are_answered_by_the_other_networks(file, tmp_path, monkeypatch
     monkeypatch.setitem(KINDS, "nonrobust", replace(KINDS["nonrobust"], steps=3))
     digits = load_data("digits:test", limit=20)
     networks = {"a": Network("cifar:resnet20", TINY, "w"), "b": Network(f"py:{training_jobs.__file__}:build")}
-    chosen = Recipe("mine", "two", networks=networks, files={"w": str(file)}, analysis="transfer")
+    chosen = AnalysisRecipe("mine", "two", networks=networks, files={"w": str(file)}, analysis="transfer")
     found = run_recipe(chosen, None, digits, tmp_path, device="cpu")
     made = load_data(f"npz:{tmp_path / 'a' / 'features' / 'images.npz'}")
     images, labels = made.tensors()

@@ -12,7 +12,7 @@ from torch import nn
 import training_jobs
 from statshift import load_data, load_model
 from statshift._core.errors import InputError
-from statshift.cli.published import networks_text
+from statshift.cli.published import result_text
 from statshift.hardening.from_scratch import FEATURES, IMAGENET, ONE_CYCLE, TARGETS, build
 from statshift.hardening.methods.corrupted import Corrupted
 from statshift.hardening.methods.standard import Standard
@@ -20,7 +20,7 @@ from statshift.hardening.training import TrainingOptions
 from statshift.measuring.ligs import LigsOptions, ligs
 from statshift.models import weights_hash
 from statshift.recipes import NORMALIZATION, Network, recipe
-from statshift.recipes import running as experiments
+from statshift.recipes import training as experiments
 from statshift.recipes.running import run_recipe
 from statshift.shifts.attacks import PixelAttack, attack_images
 from statshift.shifts.corruptions import corrupt
@@ -401,7 +401,7 @@ def test_a_run_is_what_its_weights_and_records_say(done, digits):
 
 def test_the_table_shows_what_was_found_beside_the_published(done):
     chosen, _, found = done
-    lines = networks_text(chosen, found).splitlines()
+    lines = result_text(chosen, found).splitlines()
     assert lines[1] == "Ours are over 50 images under clean, pgd-l2:0.25."
     rows = [re.split("  +", line) for line in lines[lines.index("") + 1 :]]
     assert rows[0] == ["label", "clean", "pgd-l2:0.25", "LIGS gaussian", "their clean", "their pgd-l2:0.25"]
@@ -441,7 +441,7 @@ def test_corrupted_training_is_measured_under_its_own_corruption(digits, tmp_pat
     assert (training["learning_rate"], training["schedule"], training["batch_size"]) == (0.01, "constant", 100)
     assert record["hardening"]["corruption"] == {"name": "contrast", "severity": 3}
     assert "validation" not in record
-    text = networks_text(chosen, found)
+    text = result_text(chosen, found)
     cells = {row.split()[0]: row.split()[1:] for row in text[text.index("\nlabel ") :].splitlines()[3:]}
     mean = np.mean(list(found["standard"]["clean"]["shifts"].values()))
     assert cells["standard"][1:] == [f"{100 * mean:.1f}", "-"]
@@ -456,7 +456,7 @@ def test_a_walked_landscape_is_in_the_table(digits, tmp_path):
     assert walked != first["validation"]["landscape"]
     assert walked["step_sizes"][0] == pytest.approx(0.005)
     assert found["resnet20-fixup"]["clean"]["smoothness"] == walked["smoothness"] > 0
-    row = networks_text(chosen, found).splitlines()[-1]
+    row = result_text(chosen, found).splitlines()[-1]
     assert row.endswith(f"{walked['smoothness']:.3g}  not in our copy")
 
 

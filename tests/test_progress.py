@@ -2,7 +2,8 @@
 
 import pytest
 
-from statshift.cli.output import MakingReport, MeasurementReport, TrainingReport, console, progress_bar
+from statshift.cli.output import console
+from statshift.cli.progress import MakingReport, MeasurementReport, TrainingReport, progress_bar
 from statshift.hardening.training import Step
 from statshift.measuring.run import Progress
 from statshift.shifts.conditions import Condition
@@ -76,7 +77,7 @@ def test_a_training_tells_its_losses_and_goes_by_its_own_speed_when_resumed(cloc
 
 
 def test_of_several_processes_the_first_tells(clock, told, monkeypatch):
-    monkeypatch.setattr("statshift.cli.progress.join", lambda: (1, 2))
+    monkeypatch.setattr("statshift.cli.lines.join", lambda: (1, 2))
     with progress_bar() as bar:
         task = bar.add_task("corrupting", total=9, unit="images")
         clock.now += 61

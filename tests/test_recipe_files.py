@@ -1,7 +1,7 @@
 """Recipes as files: what is copied is what is read, all faults are told at once, and nothing runs."""
 
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import yaml
@@ -11,13 +11,24 @@ from statshift._core.errors import InputError
 from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.recipes import RECIPES, Network, Recipe, RecipeError, as_yaml, changed, read_recipe, recipe
+from statshift.recipes import (
+    RECIPES,
+    AnalysisRecipe,
+    MeasuringRecipe,
+    Network,
+    RecipeError,
+    TrainingRecipe,
+    as_yaml,
+    changed,
+    read_recipe,
+    recipe,
+)
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.writing import SECTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Clean accuracy is")  # it has hardly been trained
 
-TRAINS = [name for name in RECIPES if recipe(name).options]
+TRAINS = [name for name in RECIPES if getattr(recipe(name), "options", {})]
 ADAPTS = [name for name in RECIPES if recipe(name).adaptation]
 SMALLER = {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "dtype": "bfloat16", "seed": 7}
 NETWORKS = {"a": Network("cifar:resnet20", {"norm": "group"}), "b": Network("cifar:vgg11")}
@@ -43,7 +54,7 @@ def test_flags_change_a_file_as_they_change_the_name(name):
     assert changed(parse_recipe(as_yaml(recipe(name))), **SMALLER) == expected
     for label, one in expected.options.items():
         found = {key: getattr(one.training, key) for key in SMALLER}
-        own = set(recipe(name).fixed.get(label, ()))
+        own = set(recipe(name).keeps(label))
         assert {key: value for key, value in found.items() if key not in own} == {
             key: value for key, value in SMALLER.items() if key not in own
         }
@@ -95,24 +106,27 @@ options:
 def test_one_list_of_shifts_is_for_all_labels():
     text = "name: x\ntitle: y\nnetworks: {a: {spec: 'cifar:vgg11'}, b: {spec: 'cifar:vgg16'}}\nshifts: [clean, fog]\n"
     assert parse_recipe(text).shifts == {"a": ("clean", "fog"), "b": ("clean", "fog")}
-    own = Recipe("x", "y", networks=NETWORKS, shifts={"a": ("fog",), "b": ("snow",)})
+    own = MeasuringRecipe("x", "y", networks=NETWORKS, shifts={"a": ("fog",), "b": ("snow",)})
     assert yaml.safe_load(as_yaml(own))["shifts"] == {"a": ["fog"], "b": ["snow"]}
     assert parse_recipe(as_yaml(own)) == own
 
 
 def test_a_user_s_own_recipe_comes_back():
-    own = Recipe(
+    own = TrainingRecipe(
         "mine: a # name",
         "'quotes', \"more\", and\ttabs",
         {"ligs": "Table 9"},
-        {"ä=1": HardenOptions("standard", training=TrainingOptions(epochs=1)), "null": HardenOptions("advprop")},
         {"ä=1": {"clean": 0.1}, "null": None},
+        options={
+            "ä=1": HardenOptions("standard", training=TrainingOptions(epochs=1)),
+            "null": HardenOptions("advprop"),
+        },
         model="timm:resnet18",
         data="npz:C:\\a: b.npz",
         begins_with={"null": "ä=1"},
     )
     assert parse_recipe(as_yaml(own)) == own
-    rectified = Recipe(
+    rectified = MeasuringRecipe(
         "r",
         "",
         networks=NETWORKS,
@@ -233,13 +247,14 @@ def test_files_that_are_no_recipes(text, told):
 
 
 BASIS = "name: x\ntitle: y\nnetworks: {a: {spec: 'cifar:vgg11'}}\n"
+TRAINING = f"{BASIS}options: {{a: {{method: standard}}}}\n"
 
 
 @pytest.mark.parametrize(
     ("text", "faults"),
     [
         (f"{BASIS}data: cifar11", ["data: Unknown data scheme 'cifar11'. Did you mean 'cifar10'?"]),
-        (f"{BASIS}validation: fodler:x", ["validation: Unknown data scheme 'fodler'. Did you mean 'folder'?"]),
+        (f"{TRAINING}validation: fodler:x", ["validation: Unknown data scheme 'fodler'. Did you mean 'folder'?"]),
         (
             f"{BASIS}published: {{a: {{corrupted: 73.1, mce: 1.06}}}}",
             ["published.a.corrupted: Expected a fraction, as 0.731 for 73.1 %, but got 73.1"],
@@ -274,6 +289,34 @@ def test_each_fault_is_told_once_and_nothing_that_follows_from_it(text, faults):
     with pytest.raises(RecipeError) as told:
         parse_recipe(text)
     assert [re.sub(r" Choose from: .*", "", fault) for fault in told.value.faults] == faults
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "excess"),
+    [
+        (BASIS, MeasuringRecipe, {"validation": "digits", "walk": True, "trend": ["clean"], "begins_with": {"a": "b"}}),
+        (TRAINING, TrainingRecipe, {}),
+        (
+            f"{BASIS}analysis: distances\n",
+            AnalysisRecipe,
+            {"ligs": ["fgsm"], "by_shift": True, "fixed": {"a": ["draws"]}},
+        ),
+    ],
+)
+def test_what_stands_in_a_file_says_which_kind_it_is(text, kind, excess):
+    """What its kind has no place for may stand there empty, as copies of older ones have it, and else is told of."""
+    empty = "".join(f"{name}:\n" for name in excess)
+    assert type(parse_recipe(text + empty)) is type(parse_recipe(text)) is kind
+    does = {MeasuringRecipe: "trains nothing", AnalysisRecipe: "has an analysis"}
+    for name, value in excess.items():
+        with pytest.raises(RecipeError) as told:
+            parse_recipe(text + yaml.safe_dump({name: value}))
+        assert told.value.faults == (f"{name}: Expected none in a recipe that {does[kind]}",)
+
+
+@pytest.mark.parametrize("kind", [MeasuringRecipe, TrainingRecipe, AnalysisRecipe])
+def test_every_field_of_every_kind_has_its_part_of_a_file(kind):
+    assert {field.name for field in fields(kind)} <= SECTIONS.keys()
 
 
 def test_labels_that_yaml_takes_for_numbers_are_text():
@@ -311,9 +354,9 @@ def test_no_code_runs_from_a_file(tmp_path):
 
 def test_recipes_in_python_are_checked_alike():
     with pytest.raises(RecipeError, match=r"networks\.a\.spec: Unknown model scheme 'cifr'"):
-        Recipe("x", "y", networks={"a": Network("cifr:x")})
+        MeasuringRecipe("x", "y", networks={"a": Network("cifr:x")})
     with pytest.raises(RecipeError, match="protocols: Expected a protocol"):
-        Recipe("x", "y", networks=NETWORKS, adaptation={"a": AdaptationOptions()})
+        MeasuringRecipe("x", "y", networks=NETWORKS, adaptation={"a": AdaptationOptions()})
     with pytest.raises(RecipeError, match="options: Expected a label that can name a folder, but got 'a/b'"):
         replace(recipe("position"), options={"a/b": HardenOptions("standard")}, published={})
 
@@ -384,9 +427,9 @@ def test_an_edited_file_is_what_runs(run, tmp_path):
         (["mine.yaml", "--at", "layer1"], "Expected no --at with a file: change mine.yaml instead."),
         (
             ["rectify-cifar10", "--epochs", "3"],
-            "Expected no `epochs` for the recipe rectify-cifar10, which trains nothing.",
+            "Expected no --epochs for the recipe rectify-cifar10, which trains nothing.",
         ),
-        (["position", "--samples", "3"], "Expected no `samples` for the recipe position, which trains"),
+        (["position", "--samples", "3"], "Expected no --samples for the recipe position, which trains"),
         (["samples", "--file", "resnet18"], "Expected --file NAME=PATH, but got 'resnet18'."),
         (
             ["samples", "--file", "resnet19=x"],

@@ -26,7 +26,7 @@ from statshift._core.errors import InputError
 from statshift.measuring.compare import compare
 from statshift.metrics.alexnet import ALEXNET
 from statshift.metrics.uncertainty import wilson_interval
-from statshift.report import build, write_report
+from statshift.report import build_report, write_report
 from statshift.report.content import Fold
 from statshift.report.differences import Changes
 from statshift.report.reading import read
@@ -60,7 +60,7 @@ def paths(bits, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(paths):
-    return build(paths)
+    return build_report(paths)
 
 
 def kept(right):
@@ -88,7 +88,7 @@ def test_subjects_are_named_by_model_maker_and_protocol(page):
 
 
 def test_a_page_of_one_run_tells_its_subjects_by_their_protocols(paths):
-    page = build(paths[0])
+    page = build_report(paths[0])
     assert [one.subject for one in page.verdicts] == ["source", "auto", "replace"]
     assert page.lead.startswith("cifar:resnet20 as it came and rectified by auto and replace, on 160 images of")
 
@@ -122,7 +122,7 @@ def test_a_models_name_is_what_tells_it_from_the_others(tmp_path, specs, made, n
     for place, (spec, how) in enumerate(zip(specs, made, strict=True)):
         record = record_of(model={"spec": spec, "made_by": how, "weights_hash": str(place)})
         write_run(tmp_path / str(place), record, rows_of(clean))
-    assert [one.subject for one in build(tmp_path).verdicts] == names
+    assert [one.subject for one in build_report(tmp_path).verdicts] == names
 
 
 def test_the_headline_says_what_shift_costs_and_what_is_won_back(page, paths, bits):
@@ -157,7 +157,7 @@ def test_the_best_is_the_originals_own_where_none_is_better(tmp_path, bits, few_
     near = worse(better(used["auto"], 0.2, seed=5), 0.04, seed=8)
     first = adapted_run(tmp_path / "first", used["source"], {name: used[name] for name in ("auto", "replace")})
     second = hardened_run(tmp_path / "second", used, near)
-    page = build([first, second])
+    page = build_report([first, second])
     assert [one.subject for one in page.verdicts if one.best] == ["original + auto"]
     values = {one.subject: one.figures[1].value for one in page.verdicts}
     highest = "AdvBN, adversarial branch + auto"
@@ -182,7 +182,7 @@ def test_the_best_is_another_model_that_is_better_image_by_image(tmp_path, bits)
     second = hardened_run(tmp_path / "second", bits, better(bits["auto"], 0.035, seed=5))
     found = [compare(first, path, protocols=("source", "auto")).mean_accuracy for path in (first, second)]
     assert found[1].low < found[0].difference < found[1].difference < found[0].high
-    page = build([first, second])
+    page = build_report([first, second])
     assert [one.subject for one in page.verdicts if one.best] == ["AdvBN, adversarial branch + auto"]
     assert page.advice[0].startswith("Best choice: AdvBN, adversarial branch + auto, ")
     assert "not significantly" not in page.headline
@@ -222,7 +222,7 @@ def test_two_protocols_are_compared_draw_by_draw_over_the_images_of_both(tmp_pat
 def test_the_headline_is_honest_where_nothing_helps(tmp_path, bits, protocols, said):
     own = {"other": bits["other"], "same": bits["source"]}
     run = adapted_run(tmp_path / "run", bits["source"], {name: own[name] for name in protocols})
-    page = build(run)
+    page = build_report(run)
     assert said in page.headline
     assert "recovers" not in page.headline
     assert page.headline.endswith(" %." if not protocols else "significantly better.")
@@ -238,7 +238,7 @@ def test_the_headline_of_fewer_shifts_or_none_says_so(tmp_path):
     levelled = {("clean", 0): right["clean", 0], ("fog", 3): right["clean", 0]}
     record = record_of(shifts=["clean", "fog", "snow"], severities=[3])
     told = {
-        name: build(write_run(tmp_path / name, record, rows_of(bits))).headline
+        name: build_report(write_run(tmp_path / name, record, rows_of(bits))).headline
         for name, bits in (("few", right), ("clean", {("clean", 0): right["clean", 0]}), ("level", levelled))
     }
     assert told == {
@@ -377,7 +377,7 @@ def test_of_many_subjects_a_chart_draws_each_model_and_the_best_protocols(tmp_pa
     adapted_run(tmp_path / "1", first, protocols, left_out, record=record)
     record = record_of(100, shifts=["clean", "fog"], model={"made_by": {"verb": "harden", "method": "moex"}})
     adapted_run(tmp_path / "2", first, {"e": first, "f": better(first, 0.4)}, left_out, record=record)
-    page = build(tmp_path)
+    page = build_report(tmp_path)
     chart = blocks_of(page)["chart-1-1"]
     drawn = ["original", "original + a", "original + b", "MoEx", "MoEx + f"]
     assert [series.label for series in chart.panels[0].series] == drawn
@@ -401,7 +401,7 @@ def test_draws_are_averaged(tmp_path):
     source = draw(BENCHMARK, 0.7, seed=1)
     two = better(source, 0.5)
     run = adapted_run(tmp_path / "run", source, {"auto": two}, draws=2)
-    (_, verdict) = build(run).verdicts
+    (_, verdict) = build_report(run).verdicts
     cuts = [lambda right, n=n: np.delete(right, [one + n for one in LEFT_OUT]) for n in (0, 1)]
     assert verdict.figures[1].value == pytest.approx(np.mean([mean_over(two, cut) for cut in cuts]))
     gain = np.mean([mean_over(two, cut) - mean_over(source, cut) for cut in cuts])
@@ -411,7 +411,7 @@ def test_draws_are_averaged(tmp_path):
 def test_fewer_conditions_are_never_called_mean_error_or_mce(tmp_path, bits):
     few = {one: right for one, right in bits["source"].items() if one[0] in ("clean", "fog", "snow") and one[1] != 2}
     record = record_of(shifts=["clean", "fog", "snow"], severities=[1, 3, 4, 5])
-    page = build(write_run(tmp_path / "few", record, rows_of(few)))
+    page = build_report(write_run(tmp_path / "few", record, rows_of(few)))
     figures = {figure.label: figure for figure in page.verdicts[0].figures}
     name = "mean of snow, fog at severities 1, 3, 4 and 5"
     assert list(figures) == ["clean accuracy", name]
@@ -423,7 +423,7 @@ def test_fewer_conditions_are_never_called_mean_error_or_mce(tmp_path, bits):
 
 
 def test_where_there_is_no_alexnet_there_is_a_mean_and_no_mce(tmp_path, bits):
-    page = build(write_run(tmp_path / "run", record_of(alexnet=None), rows_of(bits["source"])))
+    page = build_report(write_run(tmp_path / "run", record_of(alexnet=None), rows_of(bits["source"])))
     figures = {figure.label: figure for figure in page.verdicts[0].figures}
     assert figures["mean accuracy, 15 x 5"].value == pytest.approx(mean_over(bits["source"]))
     assert "mCE" not in figures
@@ -441,7 +441,7 @@ def test_a_baseline_of_ones_own_divides_here_too(tmp_path, bits):
         "protocols": {"source": {"per_shift": shifts}},
     }
     (run / "summary.json").write_text(json.dumps(summary))
-    figure = build(run).verdicts[0].figures[-1]
+    figure = build_report(run).verdicts[0].figures[-1]
     assert figure.value == pytest.approx(np.mean([own[c] / errors[c] for c in COMMON]))
     assert "relative to the baseline timm:old" in figure.note
 
@@ -449,7 +449,7 @@ def test_a_baseline_of_ones_own_divides_here_too(tmp_path, bits):
 def test_runs_over_other_images_are_not_compared(tmp_path, paths, bits):
     fewer = {one: right[:100] for one, right in bits["source"].items()}
     third = write_run(tmp_path / "third", record_of(100), rows_of(fewer))
-    page = build([*paths, third])
+    page = build_report([*paths, third])
     assert [one.compared for one in page.verdicts] == [True] * 5 + [False]
     assert all(not figure.difference for figure in page.verdicts[-1].figures)
     assert "data images (100, not 160)" in page.verdicts[-1].sentence
@@ -465,10 +465,10 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path, bits):
     few = {one: bits["source"][one] for one in BENCHMARK[:3]}
     records = {name: record_of(model={"weights_hash": name}) for name in ("a/run", "b/run", "c")}
     paths = [write_run(tmp_path / name, record, rows_of(few)) for name, record in records.items()]
-    labels = [one.subject for one in build(paths).verdicts]
+    labels = [one.subject for one in build_report(paths).verdicts]
     assert labels == ["a/run", "b/run", "c"]
-    assert len(build(tmp_path).verdicts) == 3
-    assert [one.subject for one in build([paths[1], tmp_path]).verdicts] == ["b/run", "a/run", "c"]
+    assert len(build_report(tmp_path).verdicts) == 3
+    assert [one.subject for one in build_report([paths[1], tmp_path]).verdicts] == ["b/run", "a/run", "c"]
 
 
 def test_the_same_run_is_shown_once_and_what_was_left_out_is_told(tmp_path, bits):
@@ -477,13 +477,13 @@ def test_the_same_run_is_shown_once_and_what_was_left_out_is_told(tmp_path, bits
     copy = Path(shutil.copytree(first, tmp_path / "copy"))
     other = write_run(tmp_path / "other", record_of(), [*rows[:2], rows_of(bits["auto"])[2]])
     with pytest.warns(UserWarning, match="Left out") as told:
-        page = build(tmp_path)
+        page = build_report(tmp_path)
     assert [one.subject for one in page.verdicts] == ["a", "other"]
     note = f"Left out {short(str(copy), 80)}: it has the record and the rows of {short(str(first), 80)}, the same run."
     assert [str(one.message) for one in told] == [note]
     assert page.warnings[0] == note
     with pytest.warns(UserWarning, match="given several times and is shown once"):
-        page = build([other, first, other])
+        page = build_report([other, first, other])
     assert [one.subject for one in page.verdicts] == ["other", "a"]
     assert sum(str(other)[-20:] in text for text in page.warnings) == 1
 
@@ -509,28 +509,28 @@ def test_what_is_damaged_below_a_folder_is_left_out_and_told(tmp_path, bits, dam
     ]
     DAMAGES[damage](runs[1])
     with pytest.warns(UserWarning, match="Left out") as told:
-        page = build(tmp_path / "runs")
+        page = build_report(tmp_path / "runs")
     assert [one.subject for one in page.verdicts] == ["a", "z"]
     assert [str(one.message) for one in told] == [page.warnings[0]]
     assert page.warnings[0].startswith(f"Left out {short(str(runs[1]), 80)}: ")
     assert "damaged" in page.warnings[0]
     assert len([one for one in page.warnings if "damaged" in one]) == 1
     with pytest.raises(InputError, match=r"damaged|there is none in these paths"):
-        build(runs[1])
+        build_report(runs[1])
     for paths in ([tmp_path / "runs", runs[1]], [runs[1], tmp_path / "runs"]):
         with pytest.raises(InputError, match="damaged"):
-            build(paths)
+            build_report(paths)
     shutil.rmtree(runs[0])
     shutil.rmtree(runs[2])
     with pytest.raises(InputError, match=r"damaged|there is none in these paths"):
-        build(tmp_path / "runs")
+        build_report(tmp_path / "runs")
 
 
 def test_attacks_and_ligs_have_a_section(tmp_path, bits):
     right = {("clean", 0): bits["source"]["clean", 0], ("pgd-linf:1/255", 0): np.arange(IMAGES) < 12}
     record = record_of(shifts=["clean", "pgd-linf:1/255"], attacks={"pgd-linf:1/255": {"steps": 20}})
     ligs = {"gaussian": {"mean": 0.5125, "interval": [0.45, 0.575], "images": 158, "left_out": 2, "scale": 0.01}}
-    page = build(write_run(tmp_path / "run", record, rows_of(right), ligs=ligs))
+    page = build_report(write_run(tmp_path / "run", record, rows_of(right), ligs=ligs))
     blocks = blocks_of(page)
     (row,) = blocks["attacks"].rows
     low, high = wilson_interval(12, IMAGES)
@@ -554,7 +554,7 @@ def test_layers_are_told_in_units_of_noise(tmp_path, bits):
         )
     }
     layers = {"images": 32, "layers": ["bn1", "bn2"], "noise": [0.1, 0.2], "conditions": conditions}
-    page = build(write_run(tmp_path / "run", record_of(), rows_of(few), layers=layers))
+    page = build_report(write_run(tmp_path / "run", record_of(), rows_of(few), layers=layers))
     chart = blocks_of(page)["layers-1"]
     (panel,) = chart.panels
     assert [series.label for series in panel.series] == ["clean", "fog 5", "own 5", "own 4", "own 3"]
@@ -571,7 +571,7 @@ def test_the_layers_of_other_models_are_folded(tmp_path, bits):
     layers = {"images": 32, "layers": ["bn"], "noise": [0.1], "conditions": {"fog 5": one}}
     for name in ("a", "b"):
         write_run(tmp_path / name, record_of(model={"weights_hash": name}), rows_of(few), layers=layers)
-    (section,) = [one for one in build(tmp_path).sections if one.name == "layers"]
+    (section,) = [one for one in build_report(tmp_path).sections if one.name == "layers"]
     assert [block.name for block in section.blocks] == ["layers-1", "readout-1", "layers-of-2"]
     assert [block.name for block in section.blocks[2].blocks] == ["layers-2", "readout-2"]
 
@@ -587,7 +587,7 @@ def test_a_training_is_linked_to_the_subjects_that_have_its_weights(tmp_path, pa
     folder = tmp_path / "trained"
     folder.mkdir()
     (folder / "record.json").write_text(json.dumps(record))
-    page = build([*paths, folder])
+    page = build_report([*paths, folder])
     (section,) = [one for one in page.sections if one.name == "training"]
     assert (
         "begun with weights aaaa; made clean cccc; adv bbbb, measured here as AdvBN, adversarial branch"
@@ -610,7 +610,7 @@ def test_records_are_shown_whole_with_what_differs(page, paths):
 
 
 def test_the_same_runs_make_the_same_page(page, paths, tmp_path):
-    assert build(paths) == page
+    assert build_report(paths) == page
     pages = [write_report(paths[0], tmp_path / name).read_bytes() for name in ("a.html", "b.html")]
     assert pages[0] == pages[1]
 
@@ -675,10 +675,10 @@ def replace_in(path, old, new):
 )
 def test_damage_is_told_in_one_line_that_names_the_path(tmp_path, bits, damage, said):
     run = write_run(tmp_path / "run", record_of(), rows_of({one: bits["source"][one] for one in BENCHMARK[:4]}))
-    build(run)
+    build_report(run)
     damage(run)
     with pytest.raises(InputError) as error:
-        build(run)
+        build_report(run)
     assert said in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
@@ -687,12 +687,12 @@ def test_damage_is_told_in_one_line_that_names_the_path(tmp_path, bits, damage, 
 def test_what_is_not_there_and_cannot_be_written_is_told(tmp_path, bits):
     paths = [write_run(tmp_path / "run", record_of(), rows_of({one: bits["source"][one] for one in BENCHMARK[:2]}))]
     with pytest.raises(InputError, match="nowhere is not there"):
-        build(tmp_path / "nowhere")
+        build_report(tmp_path / "nowhere")
     with pytest.raises(InputError, match="at least one run"):
-        build([])
+        build_report([])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds no run"):
-        build([*paths, tmp_path / "empty"])
+        build_report([*paths, tmp_path / "empty"])
     with pytest.raises(InputError, match=r"Cannot write to .*it is a folder"):
         write_report(paths, tmp_path)
     with pytest.raises(InputError, match=r"Cannot write to .*No such file"):
@@ -701,7 +701,7 @@ def test_what_is_not_there_and_cannot_be_written_is_told(tmp_path, bits):
 
 def test_a_run_without_rows_is_left_out_beside_others(tmp_path, paths):
     empty = write_run(tmp_path / "empty", record_of(), [])
-    page = build([empty, paths[0]])
+    page = build_report([empty, paths[0]])
     assert [one.subject for one in page.verdicts] == ["source", "auto", "replace"]
     assert any("No condition is finished" in text and "empty" in text for text in page.warnings)
     assert blocks_of(page)["record-1"].values["rows"] == 0
@@ -711,7 +711,7 @@ def test_records_of_old_are_reported_too(tmp_path, bits):
     record = record_of() | {"protocols": ["source"]}
     del record["model"]["norms"], record["model"]["made_by"], record["environment"]
     run = write_run(tmp_path / "run", record, rows_of(bits["source"]))
-    assert build(run).verdicts[0].figures[1].value == pytest.approx(mean_over(bits["source"]))
+    assert build_report(run).verdicts[0].figures[1].value == pytest.approx(mean_over(bits["source"]))
 
 
 def test_numbers_as_they_are_shown():

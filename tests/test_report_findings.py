@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from report_runs import BENCHMARK, COMMON, IMAGES, adapted_run, better, draw, record_of, rows_of, worse, write_run
 from statshift.cli import app
-from statshift.report import build
+from statshift.report import build_report
 from statshift.report.advice import images_for
 
 PARSER = get_command(app)
@@ -40,7 +40,7 @@ def solid(**changes):
 
 
 def advice_of(path):
-    return build(path).advice
+    return build_report(path).advice
 
 
 def command_in(text):
@@ -135,7 +135,9 @@ def test_a_protocol_that_does_not_gain_is_not_advised(tmp_path, share, said):
 @pytest.mark.parametrize(("draws", "repeated"), [(1, True), (3, False)])
 def test_one_draw_is_to_be_repeated(tmp_path, draws, repeated):
     source = source_of()
-    page = build(adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, draws=draws, record=solid()))
+    page = build_report(
+        adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, draws=draws, record=solid())
+    )
     found = [text for text in page.advice if text.startswith("Repeat auto")]
     assert len(found) == repeated
     assert none_with(page.warnings, "one draw of images only (auto)") != repeated
@@ -189,13 +191,13 @@ def test_wide_intervals_ask_for_more_images(tmp_path):
 
 def test_a_model_near_chance_is_checked_first(tmp_path):
     run = write_run(tmp_path / "run", solid(), rows_of(source_of(0.11, 0.1, 0.1, 0.1)))
-    page = build(run)
+    page = build_report(run)
     assert page.advice[0].startswith("Check weights, labels and preprocessing of resnet20")
     assert none_with(page.advice, "Harden")
     assert page.advice[0].partition(" Run: ")[0].endswith("it is near chance, or these images are shifted already.")
     one_with(page.warnings, "11.0 % with 10 classes, near chance", "or are these images shifted already?")
     assert page.verdicts[0].figures[0].note.endswith("of the images as they are in the data, nothing made of them.")
-    assert none_with(build(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "near chance")
+    assert none_with(build_report(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "near chance")
 
 
 def test_a_run_cut_off_is_reported_and_to_be_finished(tmp_path):
@@ -204,12 +206,12 @@ def test_a_run_cut_off_is_reported_and_to_be_finished(tmp_path):
     run = write_run(tmp_path / "run", record_of(protocols={"source": {}, "auto": {"samples": 16}}), rows[:30])
     with (run / "rows.jsonl").open("a") as file:
         file.write('{"protocol":"source","shi')
-    page = build(run)
+    page = build_report(run)
     one_with(page.warnings, "30 of 152 rows are there")
     text = one_with(page.advice, "Finish resnet20: 30 of 152 rows")
     assert command_in(text)[-6:] == ["--rectify", "auto", "--samples", "16", "--out", str(run)]
     assert page.verdicts[0].figures[1].label == "mean of 29 of the 75 common conditions"
-    whole = build(write_run(tmp_path / "whole", record_of(), rows))
+    whole = build_report(write_run(tmp_path / "whole", record_of(), rows))
     assert none_with(whole.warnings, "rows are there")
 
 
@@ -219,10 +221,10 @@ def test_the_best_of_several_models_is_named_with_those_that_are_level(tmp_path)
     first = write_run(tmp_path / "first", record_of(), rows_of(source))
     good = better(source, 0.4)
     second = adapted_run(tmp_path / "second", good, {"auto": better(good, 0.02)}, record=record_of(model=model))
-    text = one_with(build([first, second]).advice, "Best choice: AdvBN", " above the original")
+    text = one_with(build_report([first, second]).advice, "Best choice: AdvBN", " above the original")
     assert "Statistically tied" in text
-    assert none_with(build([second, first]).advice, "Best choice: original")
-    assert len(build([first, second]).advice) <= 5
+    assert none_with(build_report([second, first]).advice, "Best choice: original")
+    assert len(build_report([first, second]).advice) <= 5
 
 
 @pytest.mark.parametrize(
@@ -244,14 +246,14 @@ def test_what_sets_a_run_apart_from_the_benchmark_is_warned_of(tmp_path, changes
     if "shifts" in changes:
         bits = {("clean", 0): bits["clean", 0], ("frost", 3): bits["fog", 3]}
     run = write_run(tmp_path / "run", solid(**changes), rows_of(bits))
-    one_with(build(run).warnings, said)
-    assert none_with(build(write_run(tmp_path / "plain", solid(), rows_of(source_of()))).warnings, said)
+    one_with(build_report(run).warnings, said)
+    assert none_with(build_report(write_run(tmp_path / "plain", solid(), rows_of(source_of()))).warnings, said)
 
 
 def test_few_images_are_warned_of(tmp_path):
     run = write_run(tmp_path / "run", record_of(**FEW_RECORD), rows_of(source_of(images=IMAGES)))
-    one_with(build(run).warnings, "160 images are few", "± 7.7 points")  # Wilson's half width at one half
-    assert none_with(build(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "are few")
+    one_with(build_report(run).warnings, "160 images are few", "± 7.7 points")  # Wilson's half width at one half
+    assert none_with(build_report(write_run(tmp_path / "b", solid(), rows_of(source_of()))).warnings, "are few")
 
 
 def test_compared_runs_of_other_versions_and_dtypes_are_warned_of(tmp_path):
@@ -261,13 +263,13 @@ def test_compared_runs_of_other_versions_and_dtypes_are_warned_of(tmp_path):
     second = write_run(
         tmp_path / "b", solid(dtype="bfloat16", environment=environment, model={"weights_hash": "z"}), bits
     )
-    warnings = build([first, second]).warnings
+    warnings = build_report([first, second]).warnings
     one_with(warnings, "differ in their dtype: float32 (a) and bfloat16 (b)")
     one_with(warnings, "differ in their version of torch")
     assert none_with(warnings, "version of statshift")
     assert none_with(warnings, "same weights")
     third = write_run(tmp_path / "c", solid(environment={"device": "other"}), bits)
-    one_with(build([first, third]).warnings, "same weights were measured several times")
+    one_with(build_report([first, third]).warnings, "same weights were measured several times")
 
 
 def test_commands_are_quoted_for_a_shell(tmp_path):
@@ -338,7 +340,7 @@ def test_commands_repeat_every_option_that_matters_and_run(measured_folder):
         assert "--weights" not in words
     assert "there are 12" in more
     run([*command_in(more)[1:], "--device", "cpu"])
-    page = build(measured_folder / "run-more")
+    page = build_report(measured_folder / "run-more")
     assert page.verdicts[0].subject == "source"
     one_with(page.advice, "Measure on more images", "these are all there are: add some.")
     assert none_with(page.advice, "Measure on more images", "Run: ")
@@ -346,7 +348,10 @@ def test_commands_repeat_every_option_that_matters_and_run(measured_folder):
 
 def test_pictures_name_mapped_classes_by_their_folders(measured_folder):
     (pictures,) = [
-        block for one in build(measured_folder / "run").sections if one.name == "images" for block in one.blocks[:1]
+        block
+        for one in build_report(measured_folder / "run").sections
+        if one.name == "images"
+        for block in one.blocks[:1]
     ]
     assert pictures.title == "Images under shift, and the predictions"
     assert {one.truth for one in pictures.pictures} == {"n0", "n1"}
@@ -361,7 +366,7 @@ def test_a_column_of_means_is_over_the_same_conditions_in_every_row(tmp_path):
     first = write_run(tmp_path / "first", solid(shifts=["clean", *COMMON]), rows_of(all_bits))
     record = solid(shifts=["clean", "fog", "snow"], model={"weights_hash": "b"})
     second = write_run(tmp_path / "second", record, rows_of(better(few, 0.5)))
-    page = build([first, second])
+    page = build_report([first, second])
     names = {figure.label for one in page.verdicts for figure in one.figures}
     assert names == {"clean accuracy", "mean of snow, fog at severity 3"}
     values = [one.figures[1].value for one in page.verdicts]
@@ -373,16 +378,16 @@ def test_a_column_of_means_is_over_the_same_conditions_in_every_row(tmp_path):
         solid(shifts=["frost"], model={"weights_hash": "c"}),
         rows_of({("frost", 3): all_bits["fog", 3]}),
     )
-    alone = build([second, third])
+    alone = build_report([second, third])
     assert {figure.label for one in alone.verdicts for figure in one.figures} == {"clean accuracy"}
 
 
 def test_no_mean_is_over_shifts_of_several_families(tmp_path):
     bits = even({("clean", 0): 0.9, ("fog", 3): 0.8, ("saturate", 3): 0.6, ("night", 0): 0.3, ("rain", 0): 0.4})
-    page = build(write_run(tmp_path / "a", solid(shifts=[name for name, _ in bits]), rows_of(bits)))
+    page = build_report(write_run(tmp_path / "a", solid(shifts=[name for name, _ in bits]), rows_of(bits)))
     assert page.headline == "Shift takes resnet20 from 90.0 % to 80.0 % (mean of fog at severity 3)."
     own = {one: right for one, right in bits.items() if one[0] in ("clean", "night", "rain")}
-    page = build(write_run(tmp_path / "b", solid(shifts=[name for name, _ in own]), rows_of(own)))
+    page = build_report(write_run(tmp_path / "b", solid(shifts=[name for name, _ in own]), rows_of(own)))
     assert page.headline == (
         "resnet20 gets 90.0 % of the clean images right, and from 30.0 to 40.0 % under 2 shifts, which no mean can be "
         "over."
@@ -393,7 +398,7 @@ def test_the_star_says_where_a_higher_one_is_tied(tmp_path):
     source = source_of()
     auto = better(source, 0.5)
     replaced = better(source, 0.51) | {("clean", 0): worse(source, 0.1)["clean", 0]}
-    page = build(adapted_run(tmp_path / "run", source, {"replace": replaced, "auto": auto}, record=solid()))
+    page = build_report(adapted_run(tmp_path / "run", source, {"replace": replaced, "auto": auto}, record=solid()))
     means = {one.subject: one.figures[1].value for one in page.verdicts}
     assert means["replace"] > means["auto"]
     assert [(one.subject, one.choice) for one in page.verdicts if one.best] == [("auto", "simplest of the best")]
@@ -401,6 +406,6 @@ def test_the_star_says_where_a_higher_one_is_tied(tmp_path):
 
 def test_what_the_source_has_on_the_images_adapted_to_stands_beside(tmp_path):
     source = source_of()
-    page = build(adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, record=solid()))
+    page = build_report(adapted_run(tmp_path / "run", source, {"auto": better(source, 0.5)}, record=solid()))
     before = np.mean([np.delete(source[one], LEFT_OUT).mean() for one in FEW[1:]])
     assert f"(1,168, of which the source has {100 * before:.1f} % right)" in page.verdicts[1].sentence

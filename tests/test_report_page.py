@@ -115,7 +115,7 @@ def shift_chart(accuracies):
         *(Column(str(severity)) for severity in range(1, 6)),
     )
     rows = tuple(
-        (Cell(panel.title), Cell(one.label), *(Cell(charts.shown(v, True), v) for v in one.values))
+        (Cell(panel.title), Cell(one.label), *(Cell(charts.figure_text(v, True), v) for v in one.values))
         for panel in panels
         for one in panel.series
     )
@@ -595,7 +595,7 @@ def test_a_subject_is_called_better_worse_undecided_or_not_compared_in_words():
 
 def test_a_subjects_interval_lies_where_its_numbers_do():
     drawn = [
-        charts.strip(value, bounds, (10.0, 20.0), 15.0)
+        charts.strip_chart(value, bounds, (10.0, 20.0), 15.0)
         for value, bounds in ((10.0, None), (17.5, (15.0, 20.0)), (20.0, (math.nan, 20.0)))
     ]
     assert [re.search(r'cx="([^"]*)"', one)[1] for one in drawn] == ["4", "73", "96"]

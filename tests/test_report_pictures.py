@@ -13,7 +13,7 @@ from PIL import Image
 from report_runs import adapted_run, better, blocks_of, draw, record_of, rows_of, write_run
 from statshift import load_model, measure
 from statshift._core.errors import InputError
-from statshift.report import build
+from statshift.report import build_report
 from statshift.report.content import Prediction
 from statshift.report.pictures import Candidate, choose
 from statshift.results import bits
@@ -82,7 +82,7 @@ def decoded(source):
 
 
 def test_each_picture_is_cut_from_its_strip(run):
-    pictures = blocks_of(build(run))["images-1"].pictures
+    pictures = blocks_of(build_report(run))["images-1"].pictures
     numbers = {f"{shift} {severity}" if severity else shift: n for n, (shift, severity) in enumerate(CONDITIONS)}
     places = []
     for picture in pictures:
@@ -95,7 +95,7 @@ def test_each_picture_is_cut_from_its_strip(run):
 
 
 def test_what_each_subject_says_is_beside_the_picture(run):
-    pictures = blocks_of(build(run))["images-1"].pictures
+    pictures = blocks_of(build_report(run))["images-1"].pictures
     for picture in pictures:
         assert [one.subject for one in picture.predictions] == ["source", "auto"]
         source, auto = picture.predictions
@@ -108,7 +108,7 @@ def test_what_each_subject_says_is_beside_the_picture(run):
 
 
 def test_the_pictures_that_a_protocol_mends_come_first_and_the_reverse_is_told(run):
-    page = build(run)
+    page = build_report(run)
     pictures = blocks_of(page)["images-1"].pictures
     first = [(one.predictions[0].right, one.predictions[1].right) for one in pictures]
     assert first[:7] == [(False, True)] * 6 + [(True, False)]
@@ -139,7 +139,7 @@ def test_another_run_over_the_same_images_answers_by_position(run, tmp_path):
     (second / "examples").mkdir()
     content = {"positions": [111, 70], "indices": [], "labels": [1, 0], "class_names": None, "side": 32, "strips": {}}
     (second / "examples" / "examples.json").write_text(json.dumps(content))
-    pictures = blocks_of(build([run, second]))["images-1"].pictures
+    pictures = blocks_of(build_report([run, second]))["images-1"].pictures
     said = {picture.truth: picture.predictions[2].text for picture in pictures if len(picture.predictions) == 3}
     assert said == {"class 0": "class 8", "class 1": "class 7"}
 
@@ -166,7 +166,7 @@ def test_classes_go_by_their_names(run):
     path = run / "examples" / "examples.json"
     content = json.loads(path.read_text()) | {"class_names": ["zero", "<b>one</b>\n", "two", "three"]}
     path.write_text(json.dumps(content))
-    pictures = blocks_of(build(run))["images-1"].pictures
+    pictures = blocks_of(build_report(run))["images-1"].pictures
     assert {picture.truth for picture in pictures} == {"zero", "<b>one</b>", "three"}
     assert "class 9" in {one.text for picture in pictures for one in picture.predictions}
 
@@ -177,7 +177,7 @@ def test_a_photograph_stays_a_jpeg(run):
     (run / "examples" / "examples.json").unlink()
     (run / "examples").rmdir()
     examples_of(run, kind="jpg")
-    pictures = blocks_of(build(run))["images-1"].pictures
+    pictures = blocks_of(build_report(run))["images-1"].pictures
     assert all(picture.source.startswith("data:image/jpeg;base64,") for picture in pictures)
     assert decoded(pictures[0].source).shape == (SIDE, SIDE, 3)
 
@@ -194,7 +194,7 @@ def test_damaged_examples_are_told(run, damage):
         del content[damage.split()[1]]
         index.write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"run/examples.* is damaged") as error:
-        build(run)
+        build_report(run)
     assert "\n" not in str(error.value)
 
 
@@ -206,18 +206,19 @@ def test_a_strip_outside_the_folder_is_not_read(run):
     content = json.loads(path.read_text())
     content["strips"] = {"fog 3": "../../secret.png", "snow 3": str(secret), "clean": "missing.png"}
     path.write_text(json.dumps(content))
-    assert "images-1" not in blocks_of(build(run))
+    assert "images-1" not in blocks_of(build_report(run))
 
 
 def test_without_examples_there_is_no_section(tmp_path):
     right = draw(CONDITIONS, 0.7)
     record = record_of(shifts=["clean", *SHIFTS], severities=[3])
-    page = build(adapted_run(tmp_path / "run", right, {"auto": better(right, 0.5)}, record=record))
+    page = build_report(adapted_run(tmp_path / "run", right, {"auto": better(right, 0.5)}, record=record))
     assert "images" not in [section.name for section in page.sections]
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.filterwarnings("ignore:Clean accuracy:UserWarning", "ignore:.*frost:UserWarning")
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # digits are alike to drawn weights
 def test_a_run_that_measure_made_is_shown_as_its_rows_say(tmp_path):
     torch.manual_seed(0)
     network = load_model("cifar:resnet20")
@@ -230,7 +231,7 @@ def test_a_run_that_measure_made_is_shown_as_its_rows_say(tmp_path):
         data_options={"limit": 60},
         examples=5,
     )
-    page = build(tmp_path / "run")
+    page = build_report(tmp_path / "run")
     examples = json.loads((tmp_path / "run" / "examples" / "examples.json").read_text())
     rows = {(row["protocol"], row["shift"], row["severity"]): row for row in found.rows}
 

@@ -9,7 +9,7 @@ import pytest
 
 from report_runs import BENCHMARK, adapted_run, better, draw, record_of, rows_of, write_run
 from statshift.measuring.compare import compare
-from statshift.report import as_csv, as_markdown, build, tables, tidy_csv
+from statshift.report import as_csv, as_markdown, build_report, tables, tidy_csv
 from statshift.report.content import Cell, Chart, Column, Page, Panel, Section, Series, Table
 from statshift.report.tables import escaped
 from statshift.results import read_run, summarise
@@ -35,7 +35,7 @@ def hostile(request, tmp_path_factory):
 
 
 def test_csv_holds_every_cell_as_it_is_shown(hostile):
-    for table in tables(build([hostile[1]])):
+    for table in tables(build_report([hostile[1]])):
         rows = list(csv.reader(io.StringIO(as_csv(table))))
         assert rows[0] == [column.label for column in table.columns]
         assert len(rows[1:]) == len(table.rows)
@@ -128,7 +128,7 @@ def test_the_tidy_table_has_the_figures_of_summarise_and_compare(two_runs):
 
 def test_markdown_keeps_its_rows_and_shows_markup_as_text(hostile):
     markdown = pytest.importorskip("markdown")
-    found = tables(build([hostile[1]]))
+    found = tables(build_report([hostile[1]]))
     text = as_markdown(found)
     html = markdown.markdown(text, extensions=["tables"])
     assert html.count("<table>") == len(found)
@@ -140,7 +140,7 @@ def test_markdown_keeps_its_rows_and_shows_markup_as_text(hostile):
 
 
 def test_labels_are_one_line_of_visible_characters(hostile):
-    page = build([hostile[1]])
+    page = build_report([hostile[1]])
     texts = [page.title, page.lead, *page.warnings, *(one.subject for one in page.verdicts)]
     texts += [cell.text for table in tables(page) for row in table.rows for cell in row]
     texts += [column.label for table in tables(page) for column in table.columns]
@@ -193,7 +193,7 @@ def test_the_command_writes_a_page(run, path, tmp_path, monkeypatch):
     assert "report.html" in done.out
     html = (tmp_path / "report.html").read_text()
     assert html.startswith("<!DOCTYPE html>") or html.lower().startswith("<!doctype html>")
-    accuracy = [verdict.figures[0].text for verdict in build(path).verdicts]
+    accuracy = [verdict.figures[0].text for verdict in build_report(path).verdicts]
     assert accuracy[0] in html
     assert run("report", path, "--out", "b.html", "--title", "My <title>").code == 0
     assert "My &lt;title&gt;" in (tmp_path / "b.html").read_text()
@@ -202,7 +202,7 @@ def test_the_command_writes_a_page(run, path, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["csv", "markdown"])
 def test_the_command_prints_tables(run, path, tmp_path, form):
-    expected = tidy_csv(path) if form == "csv" else as_markdown(tables(build(path)))
+    expected = tidy_csv(path) if form == "csv" else as_markdown(tables(build_report(path)))
     done = run("report", path, "--format", form)
     assert (done.code, done.out, done.err) == (0, expected, "")
     file = tmp_path / "tables.txt"
@@ -219,7 +219,7 @@ def test_the_command_writes_each_table_into_a_folder(run, path, tmp_path, there)
     done = run("report", path, "--format", "csv", "--out", folder if there else f"{folder}/")
     assert (done.code, done.err) == (0, "")
     assert str(folder) in done.out
-    found = tables(build(path))
+    found = tables(build_report(path))
     assert {one.name for one in folder.iterdir()} == {"conditions.csv", *(f"{table.name}.csv" for table in found)}
     assert (folder / "conditions.csv").read_bytes().decode() == tidy_csv(path)
     assert all((folder / f"{table.name}.csv").read_bytes().decode() == as_csv(table) for table in found)

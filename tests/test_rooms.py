@@ -33,6 +33,14 @@ LEVELS = (
 )
 """The rooms, which are the package's folders, from the ground up."""
 
+SHARED_NAMES = {
+    *("T", "section"),  # a type variable, and what each part of a report is
+    *("Array", "Batch", "Condition", "Figure", "KINDS", "Loss", "PARTS", "PERTURBATIONS", "Source", "Step"),
+    *("TARGETS", "Table", "USUAL", "alone", "bits", "find", "gaussian_blur", "join", "listed", "measure"),
+    *("motion_blur", "option_names", "percent"),
+}
+"""Names that stand in several modules all the same."""
+
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 
 
@@ -71,6 +79,28 @@ def test_modules_import_from_lower_levels_only(module):
 def test_every_folder_is_a_room_and_every_room_a_folder():
     assert {room_of(module) for module in MODULES} == set(LEVELS)
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+def defined_names(source):
+    """Return the names that a module gives to things at its top, but for private ones."""
+    names = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_no_two_things_have_one_name():
+    """What `choices` and the command's `options` name are things of other modules."""
+    places = {}
+    for module in MODULES:
+        if module.name not in ("__init__.py", "choices.py") and module != Path("cli/options.py"):
+            for name in defined_names((PACKAGE / module).read_text()):
+                places.setdefault(name, []).append(module)
+    assert {name for name, modules in places.items() if len(modules) > 1} == SHARED_NAMES
 
 
 @pytest.mark.parametrize(

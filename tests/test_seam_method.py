@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from operator import attrgetter
 
 import pytest
@@ -14,13 +13,14 @@ import training_jobs
 from statshift import AdvBN, FeatureAttack, HardenOptions, InputError, Method, TrainingOptions, harden, load_data
 from statshift._core.randomness import Draws
 from statshift.hardening.batch import Batch
-from statshift.hardening.choosing import chosen, find, made
+from statshift.hardening.choosing import chosen_method, find, made
 from statshift.hardening.method import option_names
 from statshift.hardening.methods.moex import MoEx
 from statshift.hardening.registry import FINE_TUNED, METHODS, TRAINED, defaults
 from statshift.models import source_hash
 from statshift.report.subjects import _made
 from statshift.tasks.targets import Targets
+from test_seams import NoisyFeatures
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -133,7 +133,7 @@ def test_the_registry_tells_what_the_flags_are_by_default():
     special = {("advbn", "epsilon"), ("advbn", "no-clamp"), ("adversarial", "attack"), ("corrupted", "corruption")}
     for name, entry in METHODS.items():
         assert list(entry.flags) == [flag.name for flag in entry.load().flags]
-        method = chosen(name, {"corruption": "fog"} if name == "corrupted" else {})
+        method = chosen_method(name, {"corruption": "fog"} if name == "corrupted" else {})
         for flag in method.flags:
             value = attrgetter(flag.field)(method)
             if (name, flag.name) not in special:
@@ -141,15 +141,15 @@ def test_the_registry_tells_what_the_flags_are_by_default():
                 assert entry.flags[flag.name] == words.get(value, shown)
             elif flag.name in ("attack", "corruption"):
                 typed = entry.flags[flag.name].replace("NAME", "fog")
-                assert chosen(name, {flag.name: typed}) == method
+                assert chosen_method(name, {flag.name: typed}) == method
     attack = AdvBN().attack
     assert attack.bound == attack.steps * attack.step_size - 0.1
 
 
 def test_options_are_given_by_their_names():
-    assert chosen("advbn", {"steps": 3, "no-clamp": True, "form": None}) == AdvBN(FeatureAttack(3, clamp=False))
-    assert chosen("moex", {}, {"share": 0.8}) == MoEx(0.8)
-    assert chosen("adversarial", {}, {"attack.norm": "linf", "attack.steps": 2}).attack.norm == "linf"
+    assert chosen_method("advbn", {"steps": 3, "no-clamp": True, "form": None}) == AdvBN(FeatureAttack(3, clamp=False))
+    assert chosen_method("moex", {}, {"share": 0.8}) == MoEx(0.8)
+    assert chosen_method("adversarial", {}, {"attack.norm": "linf", "attack.steps": 2}).attack.norm == "linf"
     assert made(MoEx(0.5), {"probability": 0.25}) == MoEx(0.5, 0.25)
 
 
@@ -167,22 +167,6 @@ def test_reports_call_weights_by_the_method_s_title():
 
 
 # A method of one's own
-
-
-@dataclass(frozen=True)
-class NoisyFeatures(Method):
-    """Train on features with noise of a share of their deviation."""
-
-    name = "noisy-features"
-    summary = "a test"
-    needs_cut = True
-
-    sigma: float = 0.1
-
-    def losses(self, branches, batch):
-        features = branches.prefix(batch.images)
-        noise = batch.draws_on_device.normal("noise", *features.shape[1:]).to(features.dtype)
-        return {"clean": batch.targets.loss(branches.suffix(features + self.sigma * features.std() * noise, "clean"))}
 
 
 def hardened(method, data, **more):

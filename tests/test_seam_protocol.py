@@ -15,7 +15,6 @@ import torch
 import statshift
 import training_jobs
 from statshift import AdaptationOptions, InputError, Protocol, Rule, load_data, load_model
-from statshift._core.registry import Entry
 from statshift.adapting.choosing import find, resolve_protocols
 from statshift.adapting.protocol import option_names
 from statshift.adapting.protocols.auto import Auto
@@ -28,7 +27,7 @@ from statshift.making.rectified import write_rectified
 from statshift.models import import_function
 from statshift.norms.layers import batch_norms
 from statshift.norms.statistics import mix
-from statshift.report.building import build
+from statshift.report.building import build_report
 from test_protocols import build as network_of_digits
 from test_protocols import pixels_of
 
@@ -45,23 +44,8 @@ from torch import nn
 from torch.nn.functional import one_hot
 
 from statshift import Adapter, Protocol, Rule, Stream
-from statshift.adapting.protocol import Answer, Number
-from statshift.norms.statistics import mix
-
-
-@dataclass(frozen=True)
-class Cautious(Rule):
-    """Go a part of the way that `auto` would at most, where a shift persists."""
-
-    name = "cautious"
-    summary = "a test"
-    number = Number("part", 0, 1)
-
-    part: float = 0.5
-
-    def target(self, stored, observed, images, *, eps, persisting):
-        assert eps > 0
-        return mix(stored, observed, 1 - self.part * persisting)
+from statshift.adapting.protocol import Answer
+from test_seams import Cautious
 
 
 BOLD = Cautious(1.0)
@@ -382,7 +366,7 @@ def test_the_command_measures_reports_and_writes_protocols_of_a_file(run, mine, 
     described = found.record["protocols"]
     assert [described[name].get("part") for name in ("Cautious", "BOLD")] == [0.5, 1.0]
     assert described["Sinking"]["kind"] == "stream"
-    page = json.dumps([str(block) for block in vars(build([out])).values()])
+    page = json.dumps([str(block) for block in vars(build_report([out])).values()])
     assert all(name in page for name in names)
     for name, code in (("BOLD", 0), ("Settled", 0), ("Sinking", 2)):
         file = tmp_path / f"{name}.safetensors"
@@ -406,23 +390,6 @@ def test_protocols_that_do_not_say_what_they_must_are_told_in_one_line(network, 
         with pytest.raises(InputError) as error:
             measured(network, digits, protocols)
         assert str(error.value).startswith(told)
-
-
-def test_to_ship_a_protocol_is_an_entry_beside_its_file(network, digits, own, monkeypatch):
-    """By name it is then like any other, and its record says no longer where its code is."""
-    cautious = own("Cautious")
-    path = f"{cautious.__module__}:Cautious"
-    mine = measured(network, digits, cautious(0.25))
-    monkeypatch.setitem(PROTOCOLS, "cautious", Entry("cautious", cautious.family, "a test", path, options=("part",)))
-    found = measured(network, digits, "cautious:0.25")
-    assert found.rows == mine.rows
-    described = [one.record["protocols"]["cautious:0.25"] for one in (mine, found)]
-    assert described[0].pop("function").endswith(":Cautious")
-    assert described[0] == described[1]
-    images = pixels_of(digits)
-    assert same(rectify(network, images, "cautious:0.25"), rectify(network, images, cautious(0.25)))
-    with pytest.raises(InputError, match="Expected cautious:NUMBER, its `part` from 0 to 1, but got 'cautious:2'"):
-        rectify(network, images, "cautious:2")
 
 
 def test_two_values_of_one_name_are_told_apart_by_names_of_ones_own(network, digits, own):

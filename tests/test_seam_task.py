@@ -1,6 +1,7 @@
 """The seam of tasks: what ships is what the registry says, and a task of one's own needs no change to the package."""
 
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 
@@ -24,44 +25,17 @@ from statshift.tasks.registry import TASKS
 from statshift.tasks.subset import ClassSubset
 from statshift.tasks.task import Task
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings(
+        "ignore:Clean accuracy", "ignore:The images to rectify to are alike"
+    ),  # to drawn weights
+]
 
 ROOT = Path(__file__).parents[1]
 
-TOY = '''"""Two labels an image: which digit it is, and whether that is odd."""
-
-from typing import NamedTuple
-
-import torch
-from torch import nn
-from torch.nn.functional import cross_entropy
-
-from statshift.tasks.mean import MeanTask
-
-
-class Right(NamedTuple):
-    both: torch.Tensor  # the first is what the score is the mean of
-    parity: torch.Tensor
-
-
-class DigitAndParity(MeanTask):
-    name = "digit-and-parity"
-    headline = "both_right"
-
-    def per_image(self, logits, labels):
-        digit = logits[:, :10].argmax(1) == labels[:, 0]
-        parity = logits[:, 10:].argmax(1) == labels[:, 1]
-        return Right(digit & parity, parity)
-
-    def losses(self, logits, labels):
-        digit = cross_entropy(logits[:, :10], labels[:, 0], reduction="none")
-        return digit + cross_entropy(logits[:, 10:], labels[:, 1], reduction="none")
-
-
-def build():
-    return nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 49, 12))
-'''
-"""What a user writes: the task and a network for it."""
+TOY = re.search(r'^```python title="parity.py"\n(.*?)^```$', (ROOT / "docs" / "tasks.md").read_text(), re.S | re.M)[1]
+"""What a user writes: the task, as in test_seams.py, and a network for it."""
 
 
 class Pairs(Dataset):
@@ -173,7 +147,6 @@ def test_a_subset_has_the_classes_of_the_whole_data_set(tmp_path):
         ClassSubset((3,))
 
 
-@pytest.mark.filterwarnings("ignore:Clean accuracy is")
 def test_a_subset_is_measured_reported_and_refused_an_attack(tmp_path):
     images, labels = load_data("digits", limit=60).tensors()
     chosen = torch.isin(labels, torch.tensor([1, 3, 8]))
@@ -196,11 +169,6 @@ def test_a_subset_is_measured_reported_and_refused_an_attack(tmp_path):
 
 
 # A task of one's own
-
-
-def test_the_toy_is_short_and_stands_in_the_documents():
-    assert len(TOY.splitlines()) < 40
-    assert TOY in (ROOT / "docs" / "tasks.md").read_text()
 
 
 def test_a_task_with_two_labels_is_measured(own, tmp_path):
@@ -270,33 +238,6 @@ def test_a_task_with_two_labels_is_trained(own, tmp_path):
         assert epoch["losses"]["clean"] == pytest.approx(expected / 40, rel=1e-4)
     right = both_right(done.model, pairs.images, pairs.labels)
     assert done.record["history"][-1]["validation"]["clean"]["clean"] == right.mean()
-
-
-def test_the_command_takes_a_task_of_ones_own(own, run):
-    pairs = Pairs()
-    pixels = (pairs.images * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    np.savez("pairs.npz", images=pixels, labels=pairs.labels.numpy())
-    words = ["--model", "py:parity.py:build", "--data", "npz:pairs.npz", "--device", "cpu"]
-    task = ["--task", "py:parity.py:DigitAndParity"]
-    done = run("harden", *words, *task, "--method", "standard", "--augment", "none", "--epochs", 1, "--batch-size", 20)
-    assert done.code == 2  # no --out
-    epoch = ("--epochs", 1, "--batch-size", 20, "--out", "hardened")
-    done = run("harden", *words, *task, "--method", "standard", "--augment", "none", *epoch)
-    assert (done.code, "clean.safetensors" in done.out) == (0, True), done.err
-    weights = ["--weights", "hardened/clean.safetensors"]
-    done = run("measure", *words, *weights, *task, "--shifts", "clean,fog", "--severities", 3, "--rectify", "auto",
-               "--samples", 8, "--out", "run")  # fmt: skip
-    assert done.code == 0, done.err
-    assert "Both right in % over 40 images" in done.out
-    done = run("report", "run")
-    assert (done.code, len(done.err.strip().splitlines())) == (2, 1), done.err
-    assert "Expected `task` for a run of a task of your own, digit-and-parity: py:parity.py:DigitAndParity." in done.err
-    done = run("report", "run", *task, "--out", "page.html")
-    assert done.code == 0, done.err
-    assert "both right" in Path("page.html").read_text()
-    done = run("compare", "run", "--protocols", "source,auto", *task)
-    assert done.code == 0, done.err
-    assert done.out.startswith("Both right in % over the same 32 images")
 
 
 @pytest.mark.parametrize(

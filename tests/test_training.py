@@ -22,7 +22,8 @@ from statshift.hardening.augmentation import augmentation_for, cutmix
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.standard import Standard
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
-from statshift.hardening.training import TrainingOptions, train
+from statshift.hardening.trainer import train
+from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack
 from statshift.splitting.branches import export

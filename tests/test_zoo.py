@@ -12,7 +12,8 @@ from statshift._core.errors import InputError
 from statshift.models import NORMS, load_model
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import count_groups
-from statshift.models.residual import Block, CifarResNet
+from statshift.models.residual import CifarResNet
+from statshift.models.residual_blocks import ResidualBlock
 from statshift.models.wide import WideBlock
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -299,7 +300,7 @@ def test_convolutions_begin_as_in_he_et_al():
 @pytest.mark.parametrize("name", ["resnet110", "resnet18", "resnet50", "resnext29", "wrn28_10"])
 def test_without_norms_the_last_convolution_of_a_branch_is_scaled(name):
     network, unscaled = (seeded(name, norm=norm) for norm in ("none", "batch"))
-    kinds = (Block, WideBlock)
+    kinds = (ResidualBlock, WideBlock)
     blocks = [(at, one) for at, one in network.named_modules() if isinstance(one, kinds)]
     last = {f"{at}.conv{2 if isinstance(one, WideBlock) else one.depth}" for at, one in blocks}
     assert len(last) == len(blocks) > 2
@@ -358,7 +359,7 @@ def test_fixup_begins_with_zero_logits_and_branches(name, norm):
     torch.manual_seed(0)
     network = small(name, fixup=True, **norm)
     added = []
-    blocks = [one for one in network.modules() if isinstance(one, Block)]
+    blocks = [one for one in network.modules() if isinstance(one, ResidualBlock)]
     for block in blocks:
         shape = (2, block.conv1.in_channels, 8, 8)
         added.append(float(block.branch(torch.randn(shape)).detach().abs().max()))
@@ -372,7 +373,7 @@ def test_fixup_begins_with_zero_logits_and_branches(name, norm):
 def test_fixup_scales_the_convolutions_of_a_branch(name, power):
     torch.manual_seed(0)
     network = ZOO[name](fixup=True)
-    blocks = [one for one in network.modules() if isinstance(one, Block)]
+    blocks = [one for one in network.modules() if isinstance(one, ResidualBlock)]
     for block in blocks:
         for conv in block.convs[:-1]:
             count = conv.out_channels if name == "resnet50" else conv.in_channels
@@ -427,7 +428,7 @@ def test_fixup_learns_from_zero():
         losses.append(float(loss.detach()))
     assert losses[0] == pytest.approx(np.log(10))
     assert losses[-1] < 2.2
-    assert all(block.conv2.weight.any() for block in network.modules() if isinstance(block, Block))
+    assert all(block.conv2.weight.any() for block in network.modules() if isinstance(block, ResidualBlock))
 
 
 # Refusals

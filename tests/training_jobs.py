@@ -20,7 +20,8 @@ from statshift.hardening.harden import harden
 from statshift.hardening.methods import advbn
 from statshift.hardening.methods.auxiliary import PixelAT
 from statshift.hardening.options import HardenOptions
-from statshift.hardening.training import TrainingOptions, train
+from statshift.hardening.trainer import train
+from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack, PixelAttack
 from statshift.splitting.branches import Branches, export

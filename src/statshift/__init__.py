@@ -61,7 +61,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.shifts.shift import Shift as Shift
     from statshift.splitting.branches import Branches as Branches
     from statshift.splitting.cuts import find_cuts as find_cuts
-    from statshift.splitting.split import Split as Split
+    from statshift.splitting.parts import Split as Split
     from statshift.splitting.split import split as split
 else:
     __getattr__, __dir__, __all__ = lazy(
@@ -96,7 +96,8 @@ else:
             "statshift.hardening.landscape": ("Landscape",),
             "statshift.splitting.branches": ("Branches",),
             "statshift.splitting.cuts": ("find_cuts",),
-            "statshift.splitting.split": ("Split", "split"),
+            "statshift.splitting.parts": ("Split",),
+            "statshift.splitting.split": ("split",),
             # Shifts
             "statshift.shifts.corruptions": ("COMMON", "CORRUPTIONS", "HOLDOUT", "corrupt"),
             "statshift.shifts.shift": ("CorruptionOptions", "Shift"),

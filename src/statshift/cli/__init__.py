@@ -174,7 +174,8 @@ def _call(words: list[str]) -> int:
     except InputError as error:
         if error_text(error) is not None:
             raise
-        say(f"statshift: error: {in_flags(_asked(words), error.lines)}")
+        of_a_file = getattr(error, "where", "")  # whose parts are named as they stand there
+        say(f"statshift: error: {error.lines if of_a_file else in_flags(_asked(words), error.lines)}")
     except (KeyboardInterrupt, typer.Abort):
         say(f"statshift: interrupted{_resumed_by(words)}")
         return INTERRUPTED

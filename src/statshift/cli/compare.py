@@ -7,7 +7,8 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
-from statshift.cli.output import comparison_text, print_json, print_out
+from statshift.cli.output import print_json, print_out
+from statshift.cli.tables import comparison_text
 
 
 def compare_command(

@@ -7,7 +7,8 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
-from statshift.cli.output import print_json, progress_bar, say
+from statshift.cli.output import print_json, say
+from statshift.cli.progress import progress_bar
 
 
 def corrupt_command(

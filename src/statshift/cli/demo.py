@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from statshift._core.errors import InputError
 from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, TrainingReport, print_out, progress_bar, say, summary_text
+from statshift.cli.output import print_out, say
+from statshift.cli.progress import MeasurementReport, TrainingReport, progress_bar
+from statshift.cli.tables import summary_text
 
 if TYPE_CHECKING:
     from statshift.hardening.options import HardenOptions
     from statshift.measuring.run import Measurement
     from statshift.models import PixelModel
 
-IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
-FROM_SCRATCH: dict[str, Any] = {
+DEMO_IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
+DEMO_TRAINING: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 64,
     "learning_rate": 0.1,
@@ -90,7 +92,7 @@ def _measure(model: "PixelModel", out: Path) -> "Measurement":
     with progress_bar() as bar:
         return measure(
             model,
-            load_data("digits", limit=IMAGES),
+            load_data("digits", limit=DEMO_IMAGES),
             protocols=["auto"],
             out=out,
             device="cpu",
@@ -123,7 +125,8 @@ def _train() -> "PixelModel":
 
     from statshift.data import load_data
     from statshift.hardening.methods.standard import Standard
-    from statshift.hardening.training import TrainingOptions, train
+    from statshift.hardening.trainer import train
+    from statshift.hardening.training import TrainingOptions
     from statshift.models import load_model
     from statshift.splitting.branches import Branches
 
@@ -132,7 +135,7 @@ def _train() -> "PixelModel":
         model = load_model("cifar:resnet20")
     branches = Branches(model, "input", torch.zeros(2, 3, 32, 32), dual=False)
     with progress_bar() as bar:
-        digits, options = load_data("digits", split="train"), TrainingOptions(**FROM_SCRATCH)
+        digits, options = load_data("digits", split="train"), TrainingOptions(**DEMO_TRAINING)
         train(branches, digits, Standard(), options, progress=TrainingReport(bar))
     return model
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from statshift.cli import options as o
-from statshift.cli.output import MakingReport, print_json, print_out, progress_bar, say
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import MakingReport, progress_bar
 from statshift.cli.target import load_model_on
 from statshift.making.choices import BATCH_SIZE, EPSILON, KINDS, STEP_SIZE
 

@@ -8,7 +8,8 @@ import typer
 from statshift._core.errors import InputError
 from statshift._core.tables import table
 from statshift.cli import options as o
-from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_model_on
 from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
 
@@ -89,7 +90,7 @@ def harden_command(
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
     from statshift._core.processes import join
-    from statshift.hardening.choosing import chosen
+    from statshift.hardening.choosing import chosen_method
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
@@ -105,7 +106,7 @@ def harden_command(
         "perturbation": perturbation,
     }
     options = HardenOptions(
-        chosen(method, flags, o.parse_method_args(method_args)),
+        chosen_method(method, flags, o.parse_method_args(method_args)),
         at=at,
         training=TrainingOptions(
             epochs=epochs,

@@ -13,13 +13,13 @@ from statshift.cli.target import load_model_on
 if TYPE_CHECKING:
     from statshift.splitting.cuts import Cut
 
-PHOTOGRAPH = 224
+PHOTOGRAPH_SIDE = 224
 
-SMALL = 64
+SMALL_SIDE = 64
 """Side in px from which a network's stem halves images twice."""
 
-WIDTH = 100
-"""Columns."""
+COLUMNS = 100
+"""Of a terminal."""
 
 
 def layers_command(
@@ -42,7 +42,7 @@ def layers_command(
     from statshift.splitting.cuts import find_cuts
 
     found = load_model_on("cpu", model, weights, mean, std, model_args)
-    side = size or found.preprocessing.input_size or PHOTOGRAPH
+    side = size or found.preprocessing.input_size or PHOTOGRAPH_SIDE
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
     if as_json:
         print_json({"model": model, "side": side, "cuts": cuts})
@@ -54,7 +54,7 @@ def layers_command(
         )
 
 
-def cuts_text(cuts: Sequence["Cut"], width: int = WIDTH) -> str:
+def cuts_text(cuts: Sequence["Cut"], width: int = COLUMNS) -> str:
     """Return a table of cuts of at most `width` columns, where the layers' own names leave room for it.
 
     Other names of a layer are left out where there is none, the papers' own last.
@@ -92,7 +92,7 @@ def end_of_first_stage(cuts: Sequence["Cut"], side: int) -> "Cut | None":
     Features there have a quarter of a photograph's side, or all of a small image's, or the next greater size that there
     is; it is the last of the outermost modules of this size.
     """
-    size = side if side < SMALL else side // 4
+    size = side if side < SMALL_SIDE else side // 4
     sizes = [cut.shape[1] for cut in cuts if cut.shape[1] >= size] or [cut.shape[1] for cut in cuts]
     stage = [cut for cut in cuts if cut.shape[1] == min(sizes)]
     depth = min((cut.name.count(".") for cut in stage), default=0)

@@ -9,7 +9,9 @@ import typer
 from statshift._core.errors import InputError
 from statshift.adapting.registry import spelled
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, layers_text, print_json, print_out, progress_bar, say, summary_text
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import MeasurementReport, progress_bar
+from statshift.cli.tables import layers_text, summary_text
 
 
 def measure_command(

@@ -11,7 +11,7 @@ from statshift._core.files import replacing
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
 
-WIDTH = 100
+LIST_WIDTH = 100
 
 recipes_app = typer.Typer(
     help="List the papers' experiments; `statshift run NAME` runs one.", add_completion=False, rich_markup_mode=None
@@ -110,5 +110,5 @@ def _lines(one: dict[str, Any], paper: str) -> list[str]:
 
 def _wrapped(text: str, first: str, rest: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
+        text, LIST_WIDTH, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )

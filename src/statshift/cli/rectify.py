@@ -7,7 +7,8 @@ import typer
 
 from statshift.adapting.registry import WRITABLE, spelled
 from statshift.cli import options as o
-from statshift.cli.output import layers_text, print_json, print_out
+from statshift.cli.output import print_json, print_out
+from statshift.cli.tables import layers_text
 from statshift.cli.target import load_model_on, load_target
 
 

@@ -44,7 +44,16 @@ def report_command(
     """
     if format_ not in FORMATS:
         raise unknown("format", format_, FORMATS)
-    from statshift.report import as_markdown, build, is_folder, tables, tidy_csv, write_report, write_tables, write_text
+    from statshift.report import (
+        as_markdown,
+        build_report,
+        is_folder,
+        tables,
+        tidy_csv,
+        write_report,
+        write_tables,
+        write_text,
+    )
 
     if format_ == "html":
         page = write_report(runs, PAGE if out is None else out, title=title, task=task)
@@ -53,7 +62,11 @@ def report_command(
     if format_ == "csv" and out is not None and is_folder(out):
         print_out(f"Written to {write_tables(runs, out, task=task)}.")
         return
-    text = tidy_csv(runs, task=task) if format_ == "csv" else as_markdown(tables(build(runs, title=title, task=task)))
+    text = (
+        tidy_csv(runs, task=task)
+        if format_ == "csv"
+        else as_markdown(tables(build_report(runs, title=title, task=task)))
+    )
     if out is None:
         sys.stdout.write(text)
     else:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,8 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
-from statshift.cli.output import MeasurementReport, TrainingReport, print_json, print_out, progress_bar, say
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import MeasurementReport, TrainingReport, progress_bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -88,50 +90,29 @@ def run_command(
     Example: statshift run rectify-imagenet --data folder:val --labels resnet50 --limit 1000 --out runs/table3
     """
     from statshift._core.processes import join
-    from statshift.cli.published import beside, branches_text, costs_text, described, result_text
-    from statshift.hardening.costs import step_costs
+    from statshift.cli.published import result_document, result_text
     from statshift.models import load_model
-    from statshift.recipes import AUTHORS_BRANCH, changed
-    from statshift.recipes.running import check_complete, images_for, run_recipe, with_files
+    from statshift.recipes.running import check_complete, run_recipe, with_files
 
     chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))
-    numbers: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws}
-    if chosen.options:
-        numbers |= {"batch_size": batch_size, "dtype": dtype, "seed": seed}
-    chosen = changed(chosen, **{name: value for name, value in numbers.items() if value is not None})
-    if chosen.analysis == "branches":
-        if out is not None:
-            raise InputError(f"Expected no --out for the recipe {chosen.name}, which writes nothing.")
-        _show(as_json, described(chosen) | {"branches": AUTHORS_BRANCH}, branches_text(chosen))
-        return
+    measuring = {"batch_size": batch_size, "dtype": dtype, "seed": seed}
+    numbers = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws, **measuring}
+    chosen, rest = _with_numbers(chosen, numbers, measuring)
     chosen = with_files(chosen, _files(file))
-    unwanted = {"--model": model, "--weights": weights, "--mean": mean, "--std": std}
-    if chosen.builds and (excess := [flag for flag, value in unwanted.items() if value is not None]):
-        raise InputError(
-            f"Expected no {', '.join(excess)} for the recipe {chosen.name}, which builds its own networks."
-        )
+    _check_none(chosen, {"--model": model, "--weights": weights, "--mean": mean, "--std": std})
     given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
     given |= {"shifts": shifts, "severities": severities, "draws": draws}
-    if not chosen.options:
-        given |= {"batch_size": batch_size, "dtype": dtype}
-    check_complete(chosen, given, _flag)
+    check_complete(chosen, given | {name: rest.get(name) for name in ("batch_size", "dtype")}, _flag)
     arguments, make = o.parse_model_args(model_args), None
-    if not chosen.builds:
+    if "model" in chosen.requires:
         make = partial(
             load_model,
-            model or chosen.model,
+            model or chosen.spec,
             weights=weights,
             mean=o.parse_channels("mean", mean),
             std=o.parse_channels("std", std),
             model_args=arguments,
         )
-    subset = {} if limit is None else {"limit": limit, "seed": seed or 0}
-    if chosen.analysis == "costs":
-        assert make is not None
-        costs = step_costs(make, data or chosen.data, chosen.options, device=device, data_options=subset)
-        _show(as_json, described(chosen) | {"ours": costs, "published": chosen.published}, costs_text(chosen, costs))
-        return
-    assert out is not None
     with progress_bar() as bar:
         found = run_recipe(
             chosen,
@@ -142,19 +123,40 @@ def run_command(
             shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=None if severities is None else o.parse_severities(severities),
             against=against,
-            batch_size=batch_size,
+            batch_size=rest.get("batch_size"),
             device=device,
-            dtype=dtype or "float32",
+            dtype=rest.get("dtype") or "float32",
             seed=seed or 0,
-            model_args=arguments if chosen.builds else None,
-            data_options=subset,
+            model_args=None if make else arguments,
+            data_options={} if limit is None else {"limit": limit, "seed": seed or 0},
             training_progress=_following(bar, TrainingReport, "training"),
             measuring_progress=_following(bar, MeasurementReport, "measuring"),
         )
     if join()[0] == 0:
-        trained_on, measured_on = images_for(chosen, data, validation)
-        of = measured_on or trained_on
-        _show(as_json, beside(chosen, found, of), f"{result_text(chosen, found, of)}\n\nWritten to {out}.")
+        trained_on, measured_on = chosen.images(data, validation)
+        of, written = measured_on or trained_on, "" if out is None else f"\n\nWritten to {out}."
+        _show(as_json, result_document(chosen, found, of), result_text(chosen, found, of) + written)
+
+
+def _with_numbers(
+    chosen: "Recipe", numbers: Mapping[str, Any], measuring: Mapping[str, Any]
+) -> tuple["Recipe", dict[str, Any]]:
+    """Return a recipe with the numbers that are given, and those of `measuring` that are not its own."""
+    from statshift.recipes import changed
+
+    own = {field.name for one in chosen.numbers.values() for field in fields(one)}
+    rest = {name: value for name, value in measuring.items() if name not in own}
+    changes = {name: value for name, value in numbers.items() if name not in rest and value is not None}
+    return changed(chosen, **changes), rest
+
+
+def _check_none(chosen: "Recipe", flags: Mapping[str, Any]) -> None:
+    """Check that nothing is said of a model, where a recipe takes none."""
+    excess = [flag for flag, value in flags.items() if value is not None]
+    if excess and chosen.networks:
+        raise InputError(
+            f"Expected no {', '.join(excess)} for the recipe {chosen.name}, which builds its own networks."
+        )
 
 
 def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | None) -> "Recipe":

@@ -9,7 +9,8 @@ import typer
 from statshift._core.errors import InputError, unknown
 from statshift.cli import options as o
 from statshift.cli.harden import history_text
-from statshift.cli.output import TrainingReport, print_json, print_out, progress_bar, say
+from statshift.cli.output import print_json, print_out, say
+from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_target
 from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES
 from statshift.hardening.registry import TRAINED, defaults
@@ -86,7 +87,7 @@ def train_command(
     if validation_limit is not None and not validation:
         raise InputError("Expected no --validation-limit without --validation.")
     from statshift._core.processes import join
-    from statshift.hardening.choosing import chosen
+    from statshift.hardening.choosing import chosen_method
     from statshift.hardening.from_scratch import build
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
@@ -101,7 +102,7 @@ def train_command(
         "ligs-weight": ligs_weight,
     }
     options = HardenOptions(
-        chosen(method, flags, o.parse_method_args(method_args)),
+        chosen_method(method, flags, o.parse_method_args(method_args)),
         training=TrainingOptions(
             epochs=epochs,
             batch_size=batch_size,

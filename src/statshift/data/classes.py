@@ -21,7 +21,7 @@ FORMS = (
     "one folder a line"
 )
 IMAGENET_CLASSES = 1000
-LARGEST = 2**31
+LARGEST_INDEX = 2**31
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -131,7 +131,7 @@ def _integer(name: str, index: Any, path: Path) -> int:
     if isinstance(index, bool) or not isinstance(index, int | str) or not _is_integer(text) or len(text) > 10:
         shown = json.dumps(index)[:40]
         raise InputError(f"Expected the class index of {name} in {path} to be an integer, but got {shown}.")
-    if not 0 <= int(text) < LARGEST:
+    if not 0 <= int(text) < LARGEST_INDEX:
         raise InputError(f"Expected the class index of {name} in {path} to be from 0 up, but got {text}.")
     return int(text)
 

@@ -19,7 +19,7 @@ from statshift.data.schemes import cifar, digits, folder, npz, svhn
 from statshift.data.sources import Source, read_items
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
 
-SCHEMES: dict[str, Callable[..., Source]] = {
+DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "digits": digits,
     "cifar10": partial(cifar, "cifar10"),
     "cifar100": partial(cifar, "cifar100"),
@@ -125,7 +125,7 @@ def loading_options(
     options = {name: value for name, value in (given or {}).items() if value is not None}
     defaults = {} if {"resize", "crop"} & options.keys() else dict(own)
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    splits = scheme in SCHEMES and "split" in signature(SCHEMES[scheme]).parameters
+    splits = scheme in DATA_SCHEMES and "split" in signature(DATA_SCHEMES[scheme]).parameters
     named = scheme == "digits" and rest  # digits:SPLIT
     return defaults | ({"split": split} if splits and split and not named else {}) | options
 
@@ -137,8 +137,8 @@ def check_scheme(spec: str) -> None:
         InputError: it does not.
     """
     scheme = spec.partition(":")[0]
-    if scheme not in SCHEMES:
-        raise unknown("data scheme", scheme, SCHEMES)
+    if scheme not in DATA_SCHEMES:
+        raise unknown("data scheme", scheme, DATA_SCHEMES)
 
 
 def has_clean(spec: str) -> bool:
@@ -167,10 +167,10 @@ def _open(spec: str | Dataset[Any], name: str, options: dict[str, Any]) -> Sourc
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
     if isinstance(spec, str):
         check_scheme(spec)
-    taken = signature(SCHEMES[scheme]).parameters if scheme else {}
+    taken = signature(DATA_SCHEMES[scheme]).parameters if scheme else {}
     if excess := [key for key in given if key not in taken]:
         raise InputError(f"Expected no `{excess[0]}` for {name}, but got {given[excess[0]]!r}.")
-    return SCHEMES[scheme](rest, **given) if isinstance(spec, str) else read_items(spec, name)
+    return DATA_SCHEMES[scheme](rest, **given) if isinstance(spec, str) else read_items(spec, name)
 
 
 def _check_source(source: Source, name: str) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from statshift._core.errors import InputError, unknown
 
 IMAGENET_RESIZE, IMAGENET_CROP = 256, 224
-SMALLEST = 32
+SMALLEST_INPUT = 32
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
 
 
@@ -40,8 +40,8 @@ def resolve_preprocessing(
     if interpolation not in INTERPOLATIONS:
         raise unknown("interpolation", interpolation, INTERPOLATIONS)
     for name, value in (("resize", resize), ("crop", crop)):
-        if value is not None and value < SMALLEST:
-            raise InputError(f"Expected `{name}` to be at least {SMALLEST} px, but got {value}.")
+        if value is not None and value < SMALLEST_INPUT:
+            raise InputError(f"Expected `{name}` to be at least {SMALLEST_INPUT} px, but got {value}.")
     photographs = median(min(size) for size in sizes) >= IMAGENET_CROP
     if resize is None and crop is None and photographs and set(sizes) != {(IMAGENET_CROP, IMAGENET_CROP)}:
         resize, crop = IMAGENET_RESIZE, IMAGENET_CROP
@@ -63,7 +63,7 @@ def check_sizes(names: Sequence[str], sizes: Sequence[tuple[int, int]], how: dic
         InputError: they differ, are smaller than the crop, or under 32 px.
     """
     results = [resized(size, how["resize"]) for size in sizes]
-    least = how["crop"] or SMALLEST
+    least = how["crop"] or SMALLEST_INPUT
     for name, size, result in zip(names, sizes, results, strict=True):
         if min(result) < least:
             raise InputError(

@@ -9,8 +9,8 @@ from statshift.data.preprocessing import quantise
 from statshift.data.schemes import folder
 from statshift.data.sources import Pixels, Source
 
-GROUPS = ("noise", "blur", "weather", "digital", "extra")
-SEVERITIES = [1, 2, 3, 4, 5]
+STORED_GROUPS = ("noise", "blur", "weather", "digital", "extra")
+STORED_SEVERITIES = [1, 2, 3, 4, 5]
 
 
 def cifar_c(rest: str, *, shift: tuple[str, int] | None = None) -> Source:
@@ -20,7 +20,7 @@ def cifar_c(rest: str, *, shift: tuple[str, int] | None = None) -> Source:
     images = channels_last(load_array(path), path)
     labels = load_array(existing_file(path.with_name("labels.npy")))
     if shift is not None:
-        count, left = divmod(len(images), len(SEVERITIES))
+        count, left = divmod(len(images), len(STORED_SEVERITIES))
         if left:
             raise InputError(f"Expected {path} to hold five severities, but got {len(images)} images.")
         images = images[(severity - 1) * count : severity * count]
@@ -30,7 +30,7 @@ def cifar_c(rest: str, *, shift: tuple[str, int] | None = None) -> Source:
 def cifar_c_shifts(rest: str) -> dict[str, list[int]]:
     """Return the severities of each shift in a folder of CIFAR-C's layout."""
     names = (path.stem for path in sorted(existing_folder(rest).glob("*.npy")))
-    return {name: [*SEVERITIES] for name in names if name not in ("labels", "clean") and not is_hidden(name)}
+    return {name: [*STORED_SEVERITIES] for name in names if name not in ("labels", "clean") and not is_hidden(name)}
 
 
 def imagenet_c(rest: str, *, shift: tuple[str, int] | None = None, class_map: str | Path | None = None) -> Source:
@@ -47,7 +47,7 @@ def imagenet_c_shifts(rest: str) -> dict[str, list[int]]:
 
 
 def _shift_folders(root: Path) -> dict[str, Path]:
-    bases = [root, *(root / group for group in GROUPS if (root / group).is_dir())]
+    bases = [root, *(root / group for group in STORED_GROUPS if (root / group).is_dir())]
     places = (place for base in bases for place in sorted(base.iterdir()))
     return {place.name: place for place in places if not _is_passed_by(place) and _severities(place)}
 
@@ -57,7 +57,7 @@ def _is_passed_by(place: Path) -> bool:
 
 
 def _severities(place: Path) -> list[int]:
-    return [severity for severity in SEVERITIES if (place / str(severity)).is_dir()]
+    return [severity for severity in STORED_SEVERITIES if (place / str(severity)).is_dir()]
 
 
 def stores_clean(rest: str) -> bool:

@@ -22,7 +22,7 @@ from statshift.hardening import choices
 AUGMENTATIONS = choices.AUGMENTATIONS
 WINDOWS = ("crop", "standard", "cutmix")  # nothing but windows of small images, which tensors do as well
 MIXING = ("cutmix",)  # the images of each process's share of a batch with each other
-PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of
+LEAST_PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Augmentation:
     @property
     def photographs(self) -> bool:
         """Whether the images are large enough for boxes; others have windows."""
-        return min(self.shape[1:]) >= PHOTOGRAPH
+        return min(self.shape[1:]) >= LEAST_PHOTOGRAPH
 
     @property
     def views(self) -> int:

@@ -10,11 +10,11 @@ from statshift.hardening.method import Method
 from statshift.hardening.registry import METHODS
 from statshift.models import import_function
 
-Found = type[Method] | Method
+MethodOrKind = type[Method] | Method
 """A method to be made, or one that is."""
 
 
-def find(name: str) -> Found:
+def find(name: str) -> MethodOrKind:
     """Return the method of a name, or of "py:FILE:NAME", which runs that file.
 
     Raises:
@@ -29,7 +29,7 @@ def find(name: str) -> Found:
     return own
 
 
-def made(found: Found, values: Mapping[str, Any] | None = None) -> Method:
+def made(found: MethodOrKind, values: Mapping[str, Any] | None = None) -> Method:
     """Return a method with values by option, those that are not given as they are.
 
     Args:
@@ -65,7 +65,7 @@ def made(found: Found, values: Mapping[str, Any] | None = None) -> Method:
     return found(**whole)
 
 
-def _value(found: Found, option: str) -> Any:
+def _value(found: MethodOrKind, option: str) -> Any:
     """Return what an option is, or is by default; MISSING where it has none."""
     if isinstance(found, Method):
         return getattr(found, option)
@@ -73,7 +73,7 @@ def _value(found: Found, option: str) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def chosen(name: str, flags: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Method:
+def chosen_method(name: str, flags: Mapping[str, Any], values: Mapping[str, Any] | None = None) -> Method:
     """Return the method that a command line names.
 
     Args:

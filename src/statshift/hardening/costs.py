@@ -13,7 +13,7 @@ from statshift._core.randomness import Draws
 from statshift.data import ImageData, load_data
 from statshift.hardening.batch import Batch, takes_channels_last
 from statshift.hardening.options import HardenOptions
-from statshift.hardening.training import Objective
+from statshift.hardening.trainer import Objective
 from statshift.measuring.evaluate import DTYPES
 from statshift.measuring.loading import find_device, fit_to_model
 from statshift.models import PixelModel, load_model

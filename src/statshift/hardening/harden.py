@@ -16,7 +16,8 @@ from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
-from statshift.hardening.training import Step, train
+from statshift.hardening.trainer import train
+from statshift.hardening.training import Step
 from statshift.hardening.validation import Validation, prepare
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, load

@@ -15,7 +15,7 @@ from statshift._core.errors import InputError
 from statshift.models import check_input, extract_logits
 from statshift.norms.layers import run
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+BatchLoss = Callable[[Tensor, Tensor], Tensor]
 """From logits (B,K) and labels to a scalar."""
 
 
@@ -87,7 +87,7 @@ def landscape(
     labels: Tensor,
     *,
     step_sizes: Sequence[float],
-    loss: Loss = F.cross_entropy,
+    loss: BatchLoss = F.cross_entropy,
     training: bool = True,
 ) -> Landscape:
     """Walk down the gradient of a batch's loss and measure the loss and its gradient at each step size.
@@ -165,7 +165,7 @@ class _Moved(nn.Module):
 
 
 def _loss_and_gradient(
-    model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, loss: Loss
+    model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels: Tensor, loss: BatchLoss
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss () float64 and its gradient where the trainable weights are `weights`, which are used up."""
     others = {name: value for name, value in (*model.named_parameters(), *model.named_buffers()) if name not in weights}

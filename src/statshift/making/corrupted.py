@@ -24,7 +24,7 @@ from statshift.shifts.shift import CLEAN, CorruptionOptions, Shift, under
 BATCH = 64
 LAYOUTS = ("arrays", "jpeg")
 
-Corrupted = Callable[[Condition], Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]]
+CorruptedImages = Callable[[Condition], Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]]
 
 
 def write_corrupted(
@@ -124,7 +124,7 @@ def _write_names(data: ImageData, out: Path) -> None:
         )
 
 
-def _write_arrays(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:
+def _write_arrays(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: CorruptedImages) -> None:
     assert data.labels is not None
     labels = np.tile(data.labels, len(SEVERITIES))
     with replacing(out / "labels.npy") as partial, partial.open("wb") as file:
@@ -148,7 +148,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) 
     np.lib.format.write_array_header_1_0(file, {"descr": description, "fortran_order": False, "shape": shape})
 
 
-def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: Corrupted) -> None:
+def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: CorruptedImages) -> None:
     assert data.labels is not None
     largest = int(data.labels.max())
     names = data.class_names or [f"{label:0{len(str(largest))}d}" for label in range(largest + 1)]

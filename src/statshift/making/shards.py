@@ -18,7 +18,7 @@ from statshift.data.files import load_array
 from statshift.results import alone, settle_record, write_json_atomically
 from statshift.results.records import read_record
 
-RECORD, IMAGES, PARTS = "record.json", "images.npz", "part-*.npz"
+RECORD, IMAGES_FILE, PART_FILES = "record.json", "images.npz", "part-*.npz"
 FOUND = "found"
 CONTENT = ("images", "labels", "source_labels", "indices")
 """The arrays of the result; what else a part holds is averaged for the record."""
@@ -67,13 +67,13 @@ def write_in_parts(
     """
     with held(folder):
         record = _settled(folder, {**identity, "environment": dict(environment)})
-        if not (FOUND in record and (folder / IMAGES).exists()):
+        if not (FOUND in record and (folder / IMAGES_FILE).exists()):
             _make_parts(folder, count, size, make, progress)
             arrays, found = _joined(folder, count, size)
-            _write_arrays(folder / IMAGES, arrays)
+            _write_arrays(folder / IMAGES_FILE, arrays)
             record = record | {FOUND: found}
             write_json_atomically(folder / RECORD, record)
-        for path in folder.glob(PARTS):
+        for path in folder.glob(PART_FILES):
             path.unlink()
     return Written(folder, record)
 
@@ -88,7 +88,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        foreign = [path for path in held if path.name not in (RECORD, IMAGES) and not path.match(PARTS)]
+        foreign = [path for path in held if path.name not in (RECORD, IMAGES_FILE) and not path.match(PART_FILES)]
         if foreign or (held and not (folder / RECORD).exists()):
             reason = f"{foreign[0].name} besides" if foreign else f"no {RECORD}"
             raise InputError(f"{folder} is not empty and holds {reason}: choose another directory.")
@@ -104,7 +104,7 @@ def _settled(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: the folder's images or parts were made with something else, which is named.
     """
-    begun = (folder / IMAGES).exists() or any(folder.glob(PARTS))
+    begun = (folder / IMAGES_FILE).exists() or any(folder.glob(PART_FILES))
     kept = read_record(folder) if begun else {}
     return settle_record(folder, {**record, **({FOUND: kept[FOUND]} if FOUND in kept else {})}, fresh=not begun)
 
@@ -136,7 +136,7 @@ def _make_parts(folder: Path, count: int, size: int, make: Make, progress: Calla
 
 def _parts(folder: Path, count: int, size: int) -> list[Path]:
     """Return the files of all parts, there or not."""
-    return [folder / PARTS.replace("*", f"{number:05d}") for number in range(-(-count // size))]
+    return [folder / PART_FILES.replace("*", f"{number:05d}") for number in range(-(-count // size))]
 
 
 def _joined(folder: Path, count: int, size: int) -> tuple[Arrays, dict[str, Any]]:

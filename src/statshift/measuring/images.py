@@ -24,7 +24,7 @@ class Images:
 
     Attributes:
         base: those that the model is measured on, with labels.
-        task: what the labels are of.
+        task: what the labels are of, fitted to them.
         first: the condition that tells which they are, where they are read.
         sets: sets of the conditions whose shifts bring images and labels of their own.
         read: returns the images of any condition.
@@ -104,7 +104,7 @@ def read_images(
     def of(condition: Condition) -> ImageData:
         return base if (found := read(condition)) is None else found
 
-    return Images(base, task, todo[0], sets, of)
+    return Images(base, task.fitted(base), todo[0], sets, of)
 
 
 def labels_of(data: ImageData, task: Task) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, MemoryWarning
 from statshift.data import ImageData
 from statshift.shifts.conditions import Condition
 
@@ -37,12 +37,14 @@ class AtOnce:
             raise self.no_memory(1)
         self.images = (min(self.images, images) + 1) // 2
         torch.cuda.empty_cache()
-        warnings.warn(f"Out of memory on {self.device}: going on with {self.images} at once.", stacklevel=3)
+        warnings.warn(
+            f"Out of memory on {self.device}: going on with {self.images} at once.", MemoryWarning, stacklevel=3
+        )
 
     def no_memory(self, images: int) -> InputError:
         """Return what is told where even so many images are too many."""
         many = "a single image" if images == 1 else f"{images} images at once"
-        return InputError(f"Out of memory on {self.device} with {many}; use --device cpu.")
+        return InputError(f"Out of memory on {self.device} with {many}; use `device` cpu.")
 
 
 class Kept:

@@ -101,9 +101,9 @@ def make_plan(
     todo = conditions(chosen, wanted.severities)
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
-    task = resolve_task(wanted.task)
-    images = read_images(data, chosen, todo, _loading_options(wanted, pixel_model, device), fit, task)
-    task = task.fitted(images.base)
+    options = _loading_options(wanted, pixel_model, device)
+    images = read_images(data, chosen, todo, options, fit, resolve_task(wanted.task))
+    task = images.task
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one for one in chosen}}
     evaluate = Evaluator(
         pixel_model,

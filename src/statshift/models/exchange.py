@@ -14,7 +14,7 @@ from statshift.models import choices
 
 NORMS = choices.NORMS
 
-KINDS = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
+EXCHANGEABLE = (_BatchNorm, _InstanceNorm, nn.GroupNorm)
 """What `exchange_norm` takes for a norm."""
 
 
@@ -84,7 +84,7 @@ def exchange_norm(model: nn.Module, norm: str, *, groups: int = 32) -> nn.Module
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
     count_groups(1, groups)
-    found = {name: module for name, module in model.named_modules() if isinstance(module, KINDS)}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, EXCHANGEABLE)}
     if not found:
         names = {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}
         raise InputError(

@@ -127,9 +127,9 @@ def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any
     """Return the network, what it expects, and its number of classes where known; `name` is for errors."""
     if isinstance(spec, str):
         scheme, _, rest = spec.partition(":")
-        if scheme not in SCHEMES:
-            raise unknown("model scheme", scheme, SCHEMES)
-        return SCHEMES[scheme](rest, pretrained, args)
+        if scheme not in MODEL_SCHEMES:
+            raise unknown("model scheme", scheme, MODEL_SCHEMES)
+        return MODEL_SCHEMES[scheme](rest, pretrained, args)
     if isinstance(spec, PixelModel):
         return spec.network, spec.preprocessing, spec.num_classes
     network = spec if isinstance(spec, nn.Module) else spec(**args)
@@ -213,7 +213,7 @@ def _no_download(spec: str, place: str) -> InputError:
     return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give the file as `weights`.")
 
 
-SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
+MODEL_SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
     "timm": _build_timm,
     "torchvision": _build_torchvision,
     "cifar": _build_cifar,

@@ -8,7 +8,7 @@ from typing import Any
 METADATA = "statshift"
 """The name under which a file's header holds the record, as JSON."""
 
-LONGEST = 120
+LONGEST_ORIGIN = 120
 """Characters kept of a value: a file's header is anybody's text."""
 
 
@@ -56,7 +56,7 @@ def made_by(record: Any) -> dict[str, str] | None:
     else:
         return None
     texts = {name: value for name, value in (found | {"from": begun}).items() if isinstance(value, str)}
-    return {name: "".join(filter(str.isprintable, value[:LONGEST])) for name, value in texts.items()}
+    return {name: "".join(filter(str.isprintable, value[:LONGEST_ORIGIN])) for name, value in texts.items()}
 
 
 def _part(record: Any, name: str) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from statshift._core.errors import InputError, unknown
 from statshift.models.sources import file_hash, local_files
 
-FILES: dict[Path, str] = {}
+NAMED_FILES: dict[Path, str] = {}
 """The files of users that were imported, and what they were called by."""
 
 IMPORTED: dict[str, str] = {}
@@ -99,7 +99,7 @@ def error_text(error: BaseException) -> str | None:
     if not frames:
         return None
     what = told or what
-    for path, name in FILES.items():
+    for path, name in NAMED_FILES.items():
         what = what.replace(_module_name(path), Path(name).stem)
     return "\n".join([f"error in {frames[-1][0]}: {what}", *lines])
 
@@ -113,9 +113,9 @@ def target_hash(target: str) -> str | None:
 def _named(filename: str) -> str:
     """Return what the user calls a file of code, or "" where it is neither theirs nor lies beside one of theirs."""
     path = Path(filename).resolve()
-    if path in FILES:
-        return FILES[path]
-    beside = [Path(name).with_name(path.name) for own, name in FILES.items() if own.parent == path.parent]
+    if path in NAMED_FILES:
+        return NAMED_FILES[path]
+    beside = [Path(name).with_name(path.name) for own, name in NAMED_FILES.items() if own.parent == path.parent]
     return str(beside[0]) if beside and path.suffix == ".py" else ""
 
 
@@ -130,7 +130,7 @@ def _module_of(place: str) -> ModuleType:
 def _import_file(path: Path, typed: str) -> ModuleType:
     if not path.is_file():
         raise InputError(f"Expected py:FILE_OR_MODULE:FUNCTION to name a file, but {path} is not a file.")
-    FILES[path.resolve()] = typed
+    NAMED_FILES[path.resolve()] = typed
     name = _module_name(path)
     if name in sys.modules:
         if IMPORTED.get(name) == file_hash(path):

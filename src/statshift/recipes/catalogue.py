@@ -5,18 +5,17 @@ from dataclasses import fields, replace
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
-from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.recipes.configuration import BASE, Recipe
-from statshift.recipes.hardening import HARDENING, PAPERS
-from statshift.recipes.measuring import MEASURING
-from statshift.recipes.normalization import NORMALIZATION, Numbers, as_printed, in_one_cycle
-from statshift.recipes.rectification import RECTIFICATION
+from statshift.recipes.configuration import Recipe
+from statshift.recipes.papers.advbn import HARDENING
+from statshift.recipes.papers.normalization import NORMALIZATION
+from statshift.recipes.papers.rectification import RECTIFICATION
+from statshift.recipes.papers.trained import MEASURING
+from statshift.recipes.papers.training import Numbers, as_printed, in_one_cycle
+from statshift.recipes.sources import BASE
 
 RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING
 """The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""
-
-NOT_TRAINED = {"branches": "see `authors_branch`", "cost": "see `step_costs`"}
 
 _PICTURES = "pictures through a decoder, which is not here"
 _SEGMENTATION = "segmentation, which is not here"
@@ -88,7 +87,7 @@ def recipe(
     elif scratch:
         chosen = RECIPES[name](_numbers(training, one_cycle))
     else:
-        chosen = RECIPES[name](training or PAPERS, **({} if at is None else {"at": tuple(at)}))
+        chosen = RECIPES[name](training or TrainingOptions(), **({} if at is None else {"at": tuple(at)}))
     return changed(chosen, labels, **changes)
 
 
@@ -108,20 +107,16 @@ def changed(chosen: Recipe, labels: Sequence[str] | None = None, **changes: Any)
         chosen = _limited(chosen, labels)
     if not changes:
         return chosen
-    kind: Any = TrainingOptions if chosen.options else AdaptationOptions
-    known = {field.name for field in fields(kind)} if chosen.options or chosen.adaptation else set()
+    numbers = chosen.numbers
+    known = {field.name for one in numbers.values() for field in fields(one)}
     if excess := [name for name in changes if name not in known]:
-        does = "trains, and does not adapt" if chosen.options else "trains nothing" if known else "only measures"
-        raise InputError(f"Expected no `{excess[0]}` for the recipe {chosen.name}, which {does}.")
+        raise InputError(f"Expected no `{excess[0]}` for the recipe {chosen.name}, which {chosen.does}.")
 
     def new(label: str, old: Any) -> Any:
-        own = {name: value for name, value in changes.items() if name not in chosen.fixed.get(label, ())}
-        return replace(old, **{**(_decays(old, own.get("epochs")) if chosen.options else {}), **own})
+        own = {name: value for name, value in changes.items() if name not in chosen.keeps(label)}
+        return replace(old, **{**_decays(old, own.get("epochs")), **own})
 
-    if chosen.options:
-        options = {label: replace(one, training=new(label, one.training)) for label, one in chosen.options.items()}
-        return replace(chosen, options=options)
-    return replace(chosen, adaptation={label: new(label, one) for label, one in chosen.adaptation.items()})
+    return chosen.with_numbers({label: new(label, old) for label, old in numbers.items()})
 
 
 def _numbers(training: TrainingOptions | None, one_cycle: bool) -> Numbers:
@@ -131,11 +126,12 @@ def _numbers(training: TrainingOptions | None, one_cycle: bool) -> Numbers:
     return in_one_cycle if one_cycle else as_printed
 
 
-def _decays(training: TrainingOptions, epochs: Any) -> dict[str, Any]:
-    """Return what keeps the decays in their places when the number of epochs changes."""
-    if training.decay_epochs is None or not isinstance(epochs, int) or epochs < 1:
+def _decays(numbers: Any, epochs: Any) -> dict[str, Any]:
+    """Return what keeps the decays of a training in their places when the number of epochs changes."""
+    own = getattr(numbers, "decay_epochs", None)
+    if own is None or not isinstance(epochs, int) or epochs < 1:
         return {}
-    decays = {round(epoch * epochs / training.epochs) for epoch in training.decay_epochs}
+    decays = {round(epoch * epochs / numbers.epochs) for epoch in own}
     kept = tuple(sorted(decays & set(range(1, epochs))))
     return {"decay_epochs": kept} if kept else {"decay_epochs": None, "schedule": "constant"}
 
@@ -151,16 +147,9 @@ def _limited(chosen: Recipe, labels: Sequence[str]) -> Recipe:
     def some(by_label: Mapping[str, Any], *more: str) -> dict[str, Any]:
         return {label: one for label, one in by_label.items() if label in (*labels, *more)}
 
-    networks = some(chosen.networks)
-    wanted = {network.weights for network in networks.values()}
-    return replace(
-        chosen,
-        options=some(chosen.options),
-        published=some(chosen.published, *(() if chosen.networks else (BASE,))),
-        begins_with=some(chosen.begins_with),
-        networks=networks,
-        files={name: path for name, path in chosen.files.items() if name in wanted},
-        shifts=some(chosen.shifts),
-        adaptation=some(chosen.adaptation),
-        fixed=some(chosen.fixed),
-    )
+    changes: dict[str, Any] = {name: some(getattr(chosen, name)) for name in chosen.by_label}
+    wanted = {network.weights for network in changes["networks"].values()}
+    changes["published"] = some(chosen.published, *(() if chosen.networks else (BASE,)))
+    changes["files"] = {name: path for name, path in chosen.files.items() if name in wanted}
+    limited: Recipe = replace(chosen, **changes)
+    return limited

@@ -1,133 +1,51 @@
-"""What a recipe is: by label, what to train or to measure and how, and what the authors found."""
+"""What all recipes have: by label, the networks and what they are measured under, and what the authors found."""
 
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
 
-from statshift._core.errors import InputError, unknown
-from statshift.adapting.choosing import find
+from statshift._core.errors import unknown
 from statshift.adapting.options import AdaptationOptions
 from statshift.data.loading import check_scheme
-from statshift.hardening.options import HardenOptions
-from statshift.measuring.ligs import PERTURBATIONS
-from statshift.models import NORMS
-from statshift.models.cifar import ZOO
-from statshift.models.loading import SCHEMES as MODEL_SCHEMES
-from statshift.shifts.conditions import resolve
+from statshift.models import PixelModel
+from statshift.recipes import description
+from statshift.recipes.description import Rows
+from statshift.recipes.faults import RecipeError, check_protocol_name, check_shift, names_a_folder, refused
+from statshift.recipes.networks import Network
+from statshift.recipes.options import RunOptions
+from statshift.recipes.sources import DATA_SETS, PAPERS, Figures, faults_of_names, faults_of_size
+from statshift.shifts.conditions import Condition, conditions, resolve
 from statshift.shifts.corruptions import SEVERITIES, check_severity
-from statshift.shifts.registry import family_of
+from statshift.shifts.shift import CLEAN
 
-Figures = Mapping[str, float]
-BASE = "base"
-"""The label of the model as it was before."""
-
-RECTIFIED = ", rectified"
-"""What follows the name of a figure that was taken after rectifying."""
-
-COLUMNS = {"clean": "clean", "mce": "mCE", "instagram": "Instagram", "sketch": "Sketch", "style": "Stylized"}
-"""What the tables on AdvBN give: top-1 accuracy on ImageNet and its variants, and mCE on ImageNet-C."""
-
-LARGEST = 5
-"""No figure is above it, mCE included: such a one is in %."""
-
-PAPERS = {
-    "rectification": "Benz et al., WACV 2021",
-    "ligs": "Benz et al., the ICLR 2021 submission on LIGS",
-    "advbn": "Shu et al., NeurIPS 2021",
-    "submission": "Shu et al., the ICLR 2021 submission",
-}
-"""The papers by their names in a recipe's `source`."""
-
-ANALYSES = {
-    "branches": "the authors' choice of branch, which is printed",
-    "costs": "the time of a step, see `step_costs`",
-    "distances": "how far batch statistics lie apart",
-    "similarities": "how like clean features those of corrupted images are",
-    "embedding": "how well features lie in classes, before and after rectifying",
-    "divergence": "how far apart two data sets lie, layer by layer",
-    "transfer": "how well features extracted from each network serve the others",
-    "transfer-robust": "the same, of adversarially trained networks",
-}
-"""What is done in place of training and measuring, by name."""
+Found = Mapping[str, Any]
+"""What a recipe found by label; see `run_recipe`."""
 
 
 @dataclass(frozen=True)
-class DataSet:
-    """What figures of a paper are over.
-
-    Attributes:
-        images: how many.
-        schemes: of the specs that name it.
-        how: to name it.
-    """
-
-    images: int
-    schemes: tuple[str, ...]
-    how: str
-
-
-DATA_SETS = {
-    "CIFAR-10": DataSet(10_000, ("cifar10", "cifar-c"), "cifar10 (downloads) or cifar-c:DIR"),
-    "CIFAR-100": DataSet(10_000, ("cifar100", "cifar-c"), "cifar100 (downloads) or cifar-c:DIR"),
-    "SVHN": DataSet(26_032, ("svhn",), "svhn (downloads)"),
-    "ImageNet": DataSet(50_000, ("folder", "imagenet-c"), "folder:DIR or imagenet-c:DIR"),
-}
-"""The papers' data by name."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network that is built for a label.
-
-    Attributes:
-        spec: of the model.
-        arguments: of whatever builds it, such as `norm`.
-        weights: the name of a file among the recipe's `files`; "" keeps those of the spec, or random ones.
-        mean: of the three channels in [0,1]; default the model's own.
-        std: likewise.
-    """
-
-    spec: str
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    weights: str = ""
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What to train or to measure, and what the authors found.
+class Recipe(ABC):
+    """What to do, and what the authors found; it is a `TrainingRecipe`, a `MeasuringRecipe` or an `AnalysisRecipe`.
 
     Attributes:
         name: as in `RECIPES`.
         title: what it compares.
         source: by paper (a key of `PAPERS`), the tables and figures.
-        options: by label, how to train; where there are none, the networks are measured as they are.
         published: by label, the figures in [0,1]; None where the authors have some that our copy of the paper does not
             print. A label that is not here is none of theirs. The keys are those of `COLUMNS`, or where a recipe has
             networks of its own "clean", an attack, "corrupted" (the mean over shifts), "mce", and these of a rectified
             network with ", rectified" behind.
         note: in what ours and theirs differ, or what the paper leaves open.
-        begins_with: labels whose training begins with the weights of another label's clean branch.
-        networks: by label, what is built; empty where a given model is fine-tuned.
-        files: by name, the weights that networks are filled with; "" is still to be supplied.
-        model: a spec, of the model that is fine-tuned where none is given.
-        data: a spec, of the images to train on, or where nothing is trained to measure on; "" is still to be given.
-        validation: a spec, of the images to measure on after training; default `data`.
         data_set: which of `DATA_SETS` the published figures are over; "" says nothing.
+        wants: what data it takes, where that is not simply its data set.
+        data: a spec, of the images to train on, or where nothing is trained to measure on; "" is still to be given.
+        networks: by label, what is built; empty where a model is given.
+        files: by name, the weights that networks are filled with; "" is still to be supplied.
         shifts: by label, what is measured under; the clean images and the 15 where nothing is said.
         severities: of these shifts.
         protocols: by which a network is rectified and measured again.
         adaptation: by label, how.
-        ligs: perturbations with which LIGS is measured, at the end and after each epoch.
-        trend: shifts that are measured after each epoch, on a class-balanced 1,000 of the images; empty for none.
-        walk: whether the landscape is walked after each epoch.
-        analysis: one of `ANALYSES`, done in place of training and measuring.
-        by_shift: whether it compares shift by shift, which the table then shows.
-        wants: what data it takes, where that is not simply its data set.
-        fixed: by label, the fields of its training or adaptation that it is compared by, which a change for all labels
-            leaves alone.
 
     Raises:
         RecipeError: what does not fit together, all told at once.
@@ -136,46 +54,32 @@ class Recipe:
     name: str
     title: str
     source: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, HardenOptions] = field(default_factory=dict)
     published: Mapping[str, Figures | None] = field(default_factory=dict)
     note: str = ""
-    begins_with: Mapping[str, str] = field(default_factory=dict)
+    data_set: str = ""
+    wants: str = ""
+    data: str = ""
     networks: Mapping[str, Network] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
-    model: str = ""
-    data: str = ""
-    validation: str = ""
-    data_set: str = ""
     shifts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     severities: Sequence[int] = SEVERITIES
     protocols: Sequence[str] = ()
     adaptation: Mapping[str, AdaptationOptions] = field(default_factory=dict)
-    ligs: Sequence[str] = ()
-    trend: Sequence[str] = ()
-    walk: bool = False
-    analysis: str = ""
-    by_shift: bool = False
-    wants: str = ""
-    fixed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    does: ClassVar[str]
+    """What it does, and what it does not, where a number has no place in it."""
+
+    by_label: ClassVar[tuple[str, ...]] = ("networks", "shifts", "adaptation")
+    """The fields of which a label has its part."""
 
     def __post_init__(self) -> None:
-        if faults := faults_of(self):
+        if faults := self.faults():
             raise RecipeError(faults)
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What is trained or measured, in order."""
-        return tuple(self.options or self.networks)
-
-    @property
-    def trains(self) -> bool:
-        """Whether anything is trained."""
-        return bool(self.options) and not self.analysis
-
-    @property
-    def builds(self) -> bool:
-        """Whether it builds networks of its own, and takes no model."""
-        return bool(self.networks)
+        return tuple(self.networks)
 
     @property
     def reference(self) -> str:
@@ -183,191 +87,171 @@ class Recipe:
         return "; ".join(f"{PAPERS[paper]}, {where}" for paper, where in self.source.items())
 
     @property
+    def spec(self) -> str:
+        """Of the model that is taken where none is given; "" where it takes none, or has to be given."""
+        return ""
+
+    @property
     def unsupplied(self) -> list[str]:
         """The files that its networks need and that have no path yet."""
         wanted = dict.fromkeys(network.weights for network in self.networks.values() if network.weights)
         return [name for name in wanted if not self.files.get(name)]
 
-
-class RecipeError(InputError):
-    """What is wrong with a recipe, each fault with its place; the message joins them.
-
-    Attributes:
-        faults: one line each.
-        where: the recipe's file, or "".
-    """
-
-    def __init__(self, faults: Sequence[str], where: str = "") -> None:
-        self.where = where
-        nearest = re.compile(r"(Did you mean '[^']*')\? Choose from: .*")
-        self.faults = tuple(dict.fromkeys(nearest.sub(r"\1?", fault).rstrip(".") for fault in faults))
-        count = f"{len(self.faults)} faults" if len(self.faults) > 1 else "1 fault"
-        super().__init__(
-            (f"{where} has {count}: " if where else "") + re.sub(r"(?<![?])$", ".", "; ".join(self.faults))
-        )
+    # What it is given
 
     @property
-    def lines(self) -> str:
-        """The message with a line for each fault, where there are several."""
-        if len(self.faults) == 1:
-            return str(self)
-        head = f"{self.where or 'The recipe'} has {len(self.faults)} faults:"
-        return "\n".join([head, *(f"  - {fault}" for fault in self.faults)])
+    def requires(self) -> tuple[str, ...]:
+        """What it must have to run, by the arguments of `run_recipe`."""
+        return ("data", "out")
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What may be given besides."""
+        return ()
 
-def fraction(cell: str | float) -> float:
-    """Return a figure as printed, in %, as a fraction."""
-    return round(float(cell) / 100, 6)
+    @property
+    def asks(self) -> tuple[str, ...]:
+        """The fields that a user may still have to fill in."""
+        return ("data",)
 
+    def images(self, data: Any, validation: Any) -> tuple[Any, Any]:
+        """Return what to train and to measure on, None where it is still to be given; what is given goes before."""
+        return (self.data or None if data is None else data), None
 
-def places(where: str) -> list[str]:
-    """Return ["Table 1", "Table 2", "Figure 4"] for "Tables 1 and 2, section 3, Figure 4"."""
-    found = []
-    for kind, numbers in re.findall(r"(Table|Figure)s? ((?:\d+(?:, | and | to )?)+)", where):
-        for first, last in re.findall(r"(\d+)(?: to (\d+))?", numbers):
-            found += [f"{kind} {number}" for number in range(int(first), int(last or first) + 1)]
-    return found
+    @property
+    def numbers(self) -> Mapping[str, Any]:
+        """By label, the options that numbers for all labels change."""
+        return self.adaptation
 
+    def with_numbers(self, numbers: Mapping[str, Any]) -> "Recipe":
+        """Return the recipe with other options in the place of `numbers`."""
+        return replace(self, adaptation=numbers)
 
-def faults_of(recipe: Recipe) -> list[str]:
-    """Return what does not fit together in a recipe, "place: what", one for each."""
-    labels = recipe.labels
-    faults = [] if labels or recipe.analysis == "branches" else ["options: Expected labels here or under `networks`."]
-    if BASE in recipe.options and not recipe.networks:
-        faults.append(f"options: The label {BASE!r} is the given model's: choose another.")
-    if not recipe.severities:
-        faults.append("severities: Expected at least one from 1 to 5.")
-    faults += [f"source: {unknown('paper', paper, PAPERS)}" for paper in recipe.source if paper not in PAPERS]
-    faults += [
-        f"{name}: Expected a label that can name a folder, but got {label!r}."
-        for name, given in (("options", recipe.options), ("networks", recipe.networks))
-        for label in given
-        if not _names_a_folder(label)
-    ]
-    if recipe.options and recipe.networks:
-        faults += [f"networks: The label {label!r} is missing." for label in labels if label not in recipe.networks]
-    own = {"networks": recipe.networks, "shifts": recipe.shifts, "adaptation": recipe.adaptation}
-    own |= {"begins_with": recipe.begins_with, "fixed": recipe.fixed}
-    for name, by_label in own.items():
-        faults += [f"{name}: {unknown('label', label, labels)}" for label in by_label if label not in labels]
-    faults += _faults_of_order(recipe)
-    for label, network in recipe.networks.items():
-        faults += [f"networks.{label}.{fault}" for fault in _faults_of_network(network)]
-        if network.weights and network.weights not in recipe.files:
-            told = unknown("file", network.weights, recipe.files) if recipe.files else "Expected it among `files`."
-            faults.append(f"networks.{label}.weights: {told}")
-    alike = len({tuple(shifts) for shifts in recipe.shifts.values()}) == 1
-    for label, shifts in recipe.shifts.items():
-        wrong = _faults_of_shifts(shifts) if shifts else ["Expected at least one; leave it out for clean and common."]
-        faults += [f"shifts{'' if alike else f'.{label}'}: {fault}" for fault in wrong]
-    faults += [f"trend: {fault}" for fault in _faults_of_shifts(recipe.trend)]
-    checks: tuple[tuple[str, Sequence[Any], Callable[[Any], object]], ...] = (
-        ("severities", recipe.severities, check_severity),
-        ("protocols", recipe.protocols, _check_protocol),
-        ("ligs", recipe.ligs, _check_perturbation),
-    )
-    for name, values, check in checks:
-        for value in values:
-            try:
-                check(value)
-            except InputError as error:
-                faults.append(f"{name}: {error}")
-    for name, value, choices in (("analysis", recipe.analysis, ANALYSES), ("data_set", recipe.data_set, DATA_SETS)):
-        if value and value not in choices:
-            faults.append(f"{name}: {unknown(name.replace('_', ' '), value, choices)}")
-    for name, spec in (("data", recipe.data), ("validation", recipe.validation)):
-        try:
-            if spec:
-                check_scheme(spec)
-        except InputError as error:
-            faults.append(f"{name}: {error}")
-    faults += _faults_of_figures(recipe)
-    if recipe.analysis:
-        faults += [
-            f"protocols: Expected one that writes statistics, by name, for {recipe.analysis}, but got {name!r}."
-            for name in recipe.protocols
-            if not _writes_at_once(name)
+    def keeps(self, label: str) -> Sequence[str]:
+        """Return the numbers of a label that a change for all labels leaves alone."""
+        return ()
+
+    # What it does
+
+    @abstractmethod
+    def run(self, options: RunOptions) -> dict[str, Any]:
+        """Run it; see `run_recipe`."""
+
+    def maker(self, options: RunOptions) -> Callable[[str], PixelModel]:
+        """Return what makes the model of a label, before anything is done with it."""
+        return partial(self._made, arguments=options.model_args or {}, seed=options.seed)
+
+    def _made(self, label: str, *, arguments: Mapping[str, Any], seed: int) -> PixelModel:
+        return self.networks[label].make(self.files, arguments, seed, fresh=False)
+
+    # What is said of it
+
+    @abstractmethod
+    def tables(self, found: Found) -> list[Rows]:
+        """Return the tables of what was found, ours beside theirs: rows, a head first."""
+
+    @abstractmethod
+    def over(self, found: Found, data: str | None, named: "Recipe | None") -> list[str]:
+        """Return what our figures are over and in what theirs are others, in sentences.
+
+        Args:
+            found: what was found.
+            data: spec of the images that ours are of.
+            named: the recipe of this name, whose numbers are theirs; None: there is none.
+        """
+
+    def expected(self) -> str:
+        """Return a figure that the authors print."""
+        return description.expected(self.published)
+
+    @abstractmethod
+    def cost(self) -> str:
+        """Return how much is trained or measured."""
+
+    def needs(self) -> str:
+        """Return which data and weights it takes."""
+        wanted = [self.wants or self.data_in_words(), *self._needs_more()]
+        if self.unsupplied:
+            wanted.append(f"files: {', '.join(self.unsupplied)}")
+        return "; ".join(wanted)
+
+    def data_in_words(self) -> str:
+        """Return which data are to be named, and how."""
+        if not self.data_set:
+            return self.data or "data of your own"
+        return f"{self.data_set} as {self._data_spec()}"
+
+    def _data_spec(self) -> str:
+        return DATA_SETS[self.data_set].how
+
+    def _needs_more(self) -> list[str]:
+        downloads = [one.spec for one in self.networks.values() if "@" in one.spec and not one.spec.endswith("@none")]
+        return ["torchvision's weights (download)"] if downloads else []
+
+    def conditions(self, label: str) -> list[Condition]:
+        """Return what a label is measured under, a user's own shifts but by their names."""
+        names = self.shifts.get(label, (CLEAN, "common"))
+        own = dict.fromkeys(name for name in names if name.startswith("py:"))
+        shifts = resolve([name for name in names if name not in own] or [CLEAN])
+        found = list(conditions(shifts, self.severities))
+        return [*found, *(Condition(name, severity) for name in own for severity in self.severities)]
+
+    # What is wrong with it
+
+    def faults(self) -> list[str]:
+        """Return what does not fit together, "place: what", one for each."""
+        return [
+            *self._faults_of_labels(),
+            *self._faults_of_networks(),
+            *self._faults_of_shifts(),
+            *refused("severities", self.severities, check_severity),
+            *([] if self.severities else ["severities: Expected at least one from 1 to 5."]),
+            *refused("protocols", self.protocols, check_protocol_name),
+            *(f"source: {unknown('paper', paper, PAPERS)}" for paper in self.source if paper not in PAPERS),
+            *self._faults_of_data(),
+            *faults_of_size(self.published),
+            *self._faults_of_figures(),
         ]
-    if recipe.adaptation and not recipe.protocols:
-        faults.append("protocols: Expected a protocol, since `adaptation` says how to adapt.")
-    return faults
 
+    def _faults_of_labels(self) -> list[str]:
+        labels = self.labels
+        faults = [] if labels else ["options: Expected labels here or under `networks`."]
+        for name in self.by_label:
+            faults += [f"{name}: {unknown('label', one, labels)}" for one in getattr(self, name) if one not in labels]
+        faults += [
+            f"{name}: Expected a label that can name a folder, but got {label!r}."
+            for name in ("options", "networks")
+            for label in getattr(self, name, ())
+            if not names_a_folder(label)
+        ]
+        if self.adaptation and not self.protocols:
+            faults.append("protocols: Expected a protocol, since `adaptation` says how to adapt.")
+        return faults
 
-def _faults_of_figures(recipe: Recipe) -> list[str]:
-    """Return which published figures are no fractions, or stand under a name that no figure of ours has."""
-    faults = []
-    behind = ["", RECTIFIED, *(f", {name}" for name in recipe.protocols)]
-    names = [name + one for name in (*COLUMNS, "corrupted", "smoothness") for one in behind]
-    for label, figures in recipe.published.items():
-        if recipe.networks and not recipe.analysis and label not in recipe.labels:
-            faults.append(f"published: {unknown('label', label, recipe.labels)}")
-        for name, value in (figures or {}).items():
-            place = f"published.{label}.{name}"
-            if value > LARGEST:
-                faults.append(f"{place}: Expected a fraction, as {value / 100:g} for {value:g} %, but got {value:g}.")
-            own = name.startswith("LIGS ") or family_of(name.partition(",")[0]) == "attack"
-            if not recipe.analysis and name not in names and not own:
-                faults.append(f"{place}: {unknown('figure', name, names)}")
-    return faults
+    def _faults_of_networks(self) -> list[str]:
+        faults = []
+        for label, network in self.networks.items():
+            faults += [f"networks.{label}.{fault}" for fault in network.faults()]
+            if network.weights and network.weights not in self.files:
+                told = unknown("file", network.weights, self.files) if self.files else "Expected it among `files`."
+                faults.append(f"networks.{label}.weights: {told}")
+        return faults
 
+    def _faults_of_shifts(self) -> list[str]:
+        faults = []
+        alike = len({tuple(shifts) for shifts in self.shifts.values()}) == 1
+        for label, shifts in self.shifts.items():
+            place = f"shifts{'' if alike else f'.{label}'}"
+            if not shifts:
+                faults.append(f"{place}: Expected at least one; leave it out for clean and common.")
+            faults += refused(place, shifts, check_shift)
+        return faults
 
-def _faults_of_order(recipe: Recipe) -> list[str]:
-    """Return where a training begins with one that comes later, or with none."""
-    order = list(recipe.options)
-    return [
-        f"begins_with.{label}: Expected a label before {label}, but got {first!r}."
-        for label, first in recipe.begins_with.items()
-        if label in order and first not in order[: order.index(label)]
-    ]
+    def _faults_of_data(self) -> list[str]:
+        faults = []
+        if self.data_set and self.data_set not in DATA_SETS:
+            faults.append(f"data_set: {unknown('data set', self.data_set, DATA_SETS)}")
+        return faults + refused("data", [self.data] if self.data else [], check_scheme)
 
-
-def _faults_of_network(network: Network) -> list[str]:
-    scheme, _, rest = network.spec.partition(":")
-    faults = []
-    if scheme not in MODEL_SCHEMES:
-        faults.append(f"spec: {unknown('model scheme', scheme, MODEL_SCHEMES)}")
-    if scheme == "cifar" and rest not in ZOO:
-        faults.append(f"spec: {unknown('CIFAR model', rest, ZOO)}")
-    norm = network.arguments.get("norm", "batch")
-    if scheme != "py" and norm not in NORMS:
-        faults.append(f"arguments.norm: {unknown('norm', norm, NORMS)}")
-    faults += [
-        f"{name}: Expected three numbers, but got {list(value)}."
-        for name, value in (("mean", network.mean), ("std", network.std))
-        if value is not None and len(value) != 3
-    ]
-    return faults
-
-
-def _faults_of_shifts(shifts: Sequence[str]) -> list[str]:
-    faults = []
-    for name in shifts:
-        try:
-            if not name.startswith("py:"):
-                resolve([name])
-        except InputError as error:
-            faults.append(str(error))
-    return faults
-
-
-def _check_protocol(name: str) -> None:
-    if not name.startswith("py:"):
-        find(name)
-
-
-def _writes_at_once(name: str) -> bool:
-    """Return whether a protocol rewrites statistics in one forward; an unknown name is another fault's to tell."""
-    try:
-        return not name.startswith("py:") and find(name).at_once is not None
-    except InputError:
-        return True
-
-
-def _check_perturbation(name: str) -> None:
-    if name not in PERTURBATIONS:
-        raise unknown("perturbation", name, PERTURBATIONS)
-
-
-def _names_a_folder(label: str) -> bool:
-    """Return whether a label is one folder's name, and not "." or a path that leads elsewhere."""
-    return bool(label.strip()) and label not in (".", "..") and not re.search(r'[/\\:*?"<>|\x00-\x1f]', label)
+    def _faults_of_figures(self) -> Sequence[str]:
+        return faults_of_names(self.published, self.protocols, self.labels if self.networks else None)

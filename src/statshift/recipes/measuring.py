@@ -1,177 +1,193 @@
-"""What the papers on LIGS and on AdvBN measure of trained networks: functions that return it.
+"""A recipe that measures networks as they are, before and after they are rectified."""
 
-Figures are published ones only where our copies of the papers print them.
-"""
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any, ClassVar
 
-from collections.abc import Callable, Mapping
-from itertools import product
-from typing import Any
-
-from statshift.models import NORMS
-from statshift.recipes.configuration import BASE, RECTIFIED, Figures, Network, Recipe, fraction
-from statshift.recipes.normalization import ATTACKED
-from statshift.recipes.rectification import AS_THE_PAPER, PROTOCOL, SUPPLIED
-from statshift.shifts.shift import CLEAN
-
-FGSM = "fgsm:4/255"
-TRAINED = "`statshift run norms` trains these networks: LABEL/clean.safetensors of its folder are the files."
-ROBUST = "Train the files by `statshift train --method adversarial --model cifar:vgg16 --model-args norm=NORM`."
-STANDARD_FEATURES = """
-- 45.6 29.6 52.1 45.9
-75.3 - 35.8 58.9 54.3
-66.1 50.4 - 53.0 61.9
-79.4 59.4 37.9 - 63.4
-73.3 54.4 43.1 61.3 -
-"""
-ROBUST_FEATURES = """
-- 85.0 59.8 75.8 65.9
-81.3 - 58.1 73.7 62.5
-75.8 78.8 - 69.4 62.9
-82.9 84.5 60.0 - 64.8
-80.7 83.7 63.8 73.7 -
-"""
-"""Table 3, a row for each network that features are extracted from, None BN IN LN GN."""
+from statshift._core.errors import InputError, unknown
+from statshift.adapting.registry import SOURCE
+from statshift.measuring.ligs import PERTURBATIONS
+from statshift.measuring.measure import measure
+from statshift.measuring.run import Measurement
+from statshift.models import PixelModel, import_function
+from statshift.recipes.comparison import other_rectifying, ours_and_theirs
+from statshift.recipes.configuration import Found, Recipe
+from statshift.recipes.description import Rows, counted
+from statshift.recipes.faults import refused
+from statshift.recipes.options import RunOptions
+from statshift.recipes.sources import DATA_SETS
+from statshift.recipes.tables import network_rows, shift_rows
+from statshift.shifts.conditions import import_shift
+from statshift.shifts.registry import averaged, family_of
+from statshift.shifts.shift import CorruptionOptions, Shift
 
 
-def attacks_imagenet() -> Recipe:
-    """Torchvision's VGGs with and without batch norm under attack."""
-    rows = {
-        "vgg16": "71.59 15.55 1.79 16.66 0.23",
-        "vgg16_bn": "73.37 6.04 0.55 6.82 0.02",
-        "vgg19": "72.38 16.52 2.18 17.46 0.30",
-        "vgg19_bn": "74.24 6.94 0.69 7.66 0.03",
-    }
-    columns = (CLEAN, *ATTACKED)
-    return _recipe(
-        "attacks-imagenet",
-        "VGGs with and without batch norm under attack, ImageNet",
-        {"ligs": "Table 1"},
-        {name: Network(f"torchvision:{name}@IMAGENET1K_V1") for name in rows},
-        {name: dict(zip(columns, (fraction(cell) for cell in row.split()), strict=True)) for name, row in rows.items()},
-        data_set="ImageNet",
-        shifts=dict.fromkeys(rows, columns),
+@dataclass(frozen=True)
+class MeasuringRecipe(Recipe):
+    """What networks are measured under, before and after they are rectified.
+
+    Attributes:
+        ligs: perturbations with which LIGS is measured.
+        by_shift: whether it compares shift by shift, which the table then shows.
+        fixed: by label, the fields of its adaptation, or its training, that it is compared by, which a change for all
+            labels leaves alone.
+    """
+
+    ligs: Sequence[str] = ()
+    by_shift: bool = False
+    fixed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    by_label: ClassVar[tuple[str, ...]] = (*Recipe.by_label, "fixed")
+
+    @property
+    def does(self) -> str:  # type: ignore[override]
+        """What it does, and what it does not."""
+        return "trains nothing" if self.adaptation else "only measures"
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What may be given besides."""
+        return ("shifts", "severities", "batch_size", "dtype", "draws", "protocols")
+
+    def keeps(self, label: str) -> Sequence[str]:
+        """Return the numbers of a label that a change for all labels leaves alone."""
+        return self.fixed.get(label, ())
+
+    def run(self, options: RunOptions) -> dict[str, Any]:
+        """Measure each network, in a folder of its label."""
+        make, images = self.maker(options), self.images(options.data, None)[0]
+        check_files(self, make)
+        how = {"batch_size": options.batch_size, "dtype": options.dtype or "float32"}
+        more = how | {"options": CorruptionOptions(options.seed)}
+        return {
+            label: self.measured(label, make(label), images, options.folder / label, label, run=options, **more)
+            for label in self.labels
+        }
+
+    def measured(
+        self,
+        label: str,
+        model: Any,
+        images: Any,
+        folder: Path,
+        told: str,
+        *,
+        run: RunOptions,
+        default: Any = None,
+        **more: Any,
+    ) -> dict[str, dict[str, Any]]:
+        """Return the figures of a label's network by protocol.
+
+        Args:
+            label: of the recipe.
+            model: the network.
+            images: to measure on.
+            folder: of the measurement.
+            told: to whoever follows the progress.
+            run: what the recipe is run with.
+            default: the shifts where nothing else says which.
+            **more: of `measure`.
+        """
+        found = measure(
+            model,
+            images,
+            shifts=shifts_of(run.shifts) or shifts_of(self.shifts.get(label)) or default,
+            severities=self.severities if run.severities is None else run.severities,
+            protocols=run.protocols or functions_of(self.protocols) or (),
+            adaptation=self.adaptation.get(label),
+            ligs=self.ligs,
+            out=folder,
+            device=run.device,
+            data_options=run.data_options,
+            progress=run.measuring_progress and run.measuring_progress(told),
+            **more,
+        )
+        return _figures(found)
+
+    def tables(self, found: Found) -> list[Rows]:
+        """Return a line for each network, and where it compares shift by shift one for each shift."""
+        return [network_rows(self, found), *([shift_rows(found)] if self.by_shift else [])]
+
+    def over(self, found: Found, data: str | None, named: Recipe | None) -> list[str]:
+        """Return what our figures are over and in what theirs are others, in sentences."""
+        return [*ours_and_theirs(self, found, data, named), *other_rectifying(self, named)]
+
+    def cost(self) -> str:
+        """Return how much is measured."""
+        networks = len({repr(network) for network in self.networks.values()})
+        factors = [counted(networks, "models")]
+        if len(self.labels) > networks:
+            factors.append(counted(len(self.labels) // networks, "variants"))
+        if self.shifts and len({tuple(one) for one in self.shifts.values()}) > 1:
+            every = sum(len(self.conditions(label)) for label in self.labels)
+            factors = [counted(networks, "models"), counted(every, "conditions")]
+        else:
+            factors.append(counted(len(self.conditions(self.labels[0])), "conditions"))
+        if self.protocols:
+            factors.append(counted(1 + len(self.protocols), "protocols"))
+        over = f", {DATA_SETS[self.data_set].images:,} images each" if self.data_set else ""
+        return " x ".join(factors) + over
+
+    def faults(self) -> list[str]:
+        """Return what does not fit together."""
+        return super().faults() + refused("ligs", self.ligs, _check_perturbation)
+
+
+def check_files(recipe: Recipe, make: Callable[[str], PixelModel]) -> None:
+    """Check that each file of weights fits its network, before anything runs.
+
+    Raises:
+        InputError: those that do not, all told at once.
+    """
+    first: dict[str, str] = {}
+    for label, network in recipe.networks.items():
+        if network.weights:
+            first.setdefault(repr(network), label)
+    if faults := [fault for label in first.values() for fault in refused(label, [label], make)]:
+        raise InputError(" ".join(faults))
+
+
+def shifts_of(names: Any) -> Any:
+    """Return names as they are, but for each py:FILE:NAME the function or shift that it names."""
+    if names is None or isinstance(names, str | Mapping | Shift):
+        return names
+    return tuple(import_shift(one) if isinstance(one, str) and one.startswith("py:") else one for one in names)
+
+
+def functions_of(names: Any) -> Any:
+    """Return names as they are, but for each py:FILE:FUNCTION a mapping from the function's name to the function."""
+    if names is None or isinstance(names, str | Mapping):
+        return names
+    return tuple(
+        {one.rpartition(":")[2]: import_function(one[3:])} if isinstance(one, str) and one.startswith("py:") else one
+        for one in names
     )
 
 
-def profile() -> Recipe:
-    """Each norm, and none, in standard and in adversarial training, corruption by corruption."""
-    labels = [f"{norm}-{method}" for method, norm in product(("standard", "adversarial"), NORMS)]
-    return _recipe(
-        "profile",
-        "corruption by corruption with each norm, standard and adversarial training",
-        {"ligs": "Figure 1"},
-        {label: Network("cifar:vgg16", {"norm": label.partition("-")[0]}, label) for label in labels},
-        dict.fromkeys(labels),
-        note=f"{SUPPLIED} Those of standard training are `statshift run norms`'s.",
-        by_shift=True,
-    )
+def _check_perturbation(name: str) -> None:
+    if name not in PERTURBATIONS:
+        raise unknown("perturbation", name, PERTURBATIONS)
 
 
-def transfer() -> Recipe:
-    """Features extracted from standard networks, answered by each of the others."""
-    return _transfer("transfer", "features of standard networks, answered by the others", STANDARD_FEATURES, TRAINED)
-
-
-def transfer_robust() -> Recipe:
-    """Features extracted from adversarially trained networks, answered by each of the others."""
-    return _transfer("transfer-robust", "features of robust networks, answered by the others", ROBUST_FEATURES, ROBUST)
-
-
-def rectify_ligs() -> Recipe:
-    """Two networks on CIFAR-10-C, before and after their statistics are adapted."""
-    rows = {"vgg16": (71.9, 79.4), "resnet18": (73.9, 82.3)}
-    return _recipe(
-        "rectify-ligs",
-        "before and after adapting statistics, CIFAR-10-C",
-        {"ligs": "appendix F, Table 7"},
-        {name: Network(f"cifar:{name}", {}, name) for name in rows},
-        {
-            name: {"corrupted": fraction(before), "corrupted" + RECTIFIED: fraction(after)}
-            for name, (before, after) in rows.items()
-        },
-        note=f"{SUPPLIED} The paper does not say on how many images it adapts; 32 are those of its authors' other one.",
-        protocols=PROTOCOL,
-        adaptation=dict.fromkeys(rows, AS_THE_PAPER),
-    )
-
-
-def fgsm() -> Recipe:
-    """Networks with and without batch norm under the fast gradient sign method."""
-    rows = {
-        "vgg11-none": (90.06, 32.51),
-        "vgg11-batch": (92.48, 40.86),
-        "vgg16-none": (91.89, 23.26),
-        "vgg16-batch": (93.7, 51.28),
-        "resnet50-none": (92.15, 28.23),
-        "resnet50-batch": (95.6, 38.07),
-    }
-    networks = {}
-    for label in rows:
-        name, _, norm = label.partition("-")
-        networks[label] = Network(f"cifar:{name}", {"norm": norm}, label)
-    return _recipe(
-        "fgsm",
-        "with and without batch norm under FGSM",
-        {"ligs": "appendix G, Table 8"},
-        networks,
-        {label: {CLEAN: fraction(clean), FGSM: fraction(robust)} for label, (clean, robust) in rows.items()},
-        note=TRAINED,
-        shifts=dict.fromkeys(rows, (CLEAN, FGSM)),
-    )
-
-
-def divergence() -> Recipe:
-    """How far apart the features of two data sets lie, before and after AdvBN."""
-    networks = {
-        BASE: Network("torchvision:resnet50@IMAGENET1K_V1"),
-        "advbn": Network("torchvision:resnet50", weights="advbn"),
-    }
-    return _recipe(
-        "divergence",
-        "how far apart two data sets' features lie, before and after AdvBN",
-        {"advbn": "section 5.3, Figure 5", "submission": "Figure 4"},
-        networks,
-        dict.fromkeys(networks),
-        note="One pair of data sets at a time, --data and --against. `statshift run methods --labels advbn` trains the "
-        "file.",
-        data_set="ImageNet",
-        wants="ImageNet as folder:DIR, and a variant of it as --against",
-        analysis="divergence",
-    )
-
-
-MEASURING: dict[str, Callable[[], Recipe]] = {
-    "attacks-imagenet": attacks_imagenet,
-    "profile": profile,
-    "transfer": transfer,
-    "transfer-robust": transfer_robust,
-    "rectify-ligs": rectify_ligs,
-    "fgsm": fgsm,
-    "divergence": divergence,
-}
-"""By name, in the papers' order: the submission on LIGS, then NeurIPS 2021."""
-
-
-def _recipe(
-    name: str,
-    title: str,
-    source: Mapping[str, str],
-    networks: Mapping[str, Network],
-    published: Mapping[str, Figures | None],
-    **more: Any,
-) -> Recipe:
-    common: dict[str, Any] = {
-        "data": "" if "data_set" in more else "cifar10",
-        "data_set": "CIFAR-10",
-        "files": {network.weights: "" for network in networks.values() if network.weights},
-    }
-    return Recipe(name, title, source, {}, published, networks=networks, **(common | more))
-
-
-def _transfer(name: str, title: str, table: str, note: str) -> Recipe:
-    published: dict[str, Figures | None] = {}
-    for norm, row in zip(NORMS, table.strip().splitlines(), strict=True):
-        cells = dict(zip(NORMS, row.split(), strict=True))
-        published[f"vgg16-{norm}"] = {f"vgg16-{to}": fraction(cell) for to, cell in cells.items() if cell != "-"}
-    networks = {label: Network("cifar:vgg16", {"norm": label.partition("-")[2]}, label) for label in published}
-    return _recipe(name, title, {"ligs": "Table 3"}, networks, published, note=note, analysis=name)
+def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
+    """Return by protocol what a measurement found, and over what."""
+    conditions = list(dict.fromkeys((row["shift"], row["severity"]) for row in found.rows))
+    similar = {name: one["mean"] for name, one in found.summary.get("ligs", {}).items()}
+    figures, families = {}, found.record.get("families", {})
+    own = {name: family for name, family in families.items() if family != family_of(name)}
+    for protocol, one in found.summary["protocols"].items():
+        shifts = {name: shift["accuracy"] for name, shift in one["per_shift"].items()}
+        counted = averaged({name: families.get(name, family_of(name)) for name in shifts})
+        figures[protocol] = {
+            "clean_accuracy": one["clean_accuracy"],
+            "mean_of_shifts": fmean(shifts[name] for name in counted) if counted else None,
+            "mce": one["mce"],
+            "shifts": shifts,
+            "ligs": similar if protocol == SOURCE else {},
+            "images": one.get("images", found.summary["images"]),
+            "conditions": conditions,
+            **({"families": own} if own else {}),
+        }
+    return figures

@@ -9,13 +9,13 @@ from statshift._core.errors import InputError
 SHORT = reprlib.Repr()
 """How a wrong value is shown: a few lines of YAML may stand for gigabytes."""
 
-LONGEST, DEEPEST = 1 << 20, 50
+LONGEST_RECIPE, DEEPEST_RECIPE = 1 << 20, 50
 """Characters and levels of a recipe, at most."""
 
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
-def load(text: str, where: str) -> dict[str, Any]:
+def load_strictly(text: str, where: str) -> dict[str, Any]:
     """Return the mapping that a text holds."""
     import yaml
 
@@ -35,11 +35,11 @@ def load(text: str, where: str) -> dict[str, Any]:
         told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise InputError(f"{where} is not YAML: {told.rstrip('. ^')}.") from error
     if not isinstance(content, dict):
-        raise InputError(f"Expected {where} to hold a recipe, names and values, but got {shown(content)}.")
+        raise InputError(f"Expected {where} to hold a recipe, names and values, but got {shown_value(content)}.")
     return content
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """Return a value in short, as YAML has it."""
     if isinstance(value, bool):
         return str(value).lower()
@@ -54,8 +54,8 @@ def _check_size(text: str) -> None:
     """
     import yaml
 
-    if len(text) > LONGEST:
-        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST:,}")
+    if len(text) > LONGEST_RECIPE:
+        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST_RECIPE:,}")
     starts = (
         *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
         *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
@@ -64,5 +64,5 @@ def _check_size(text: str) -> None:
     depth = 0
     for token in yaml.scan(text):
         depth += isinstance(token, starts) - isinstance(token, ends)
-        if depth > DEEPEST:
-            raise ValueError(f"it is nested deeper than {DEEPEST} levels, in line {token.start_mark.line + 1}")
+        if depth > DEEPEST_RECIPE:
+            raise ValueError(f"it is nested deeper than {DEEPEST_RECIPE} levels, in line {token.start_mark.line + 1}")

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from statshift.hardening.options import HardenOptions
 from statshift.recipes.configuration import Recipe
 
-WIDTH = 100
+FILE_WIDTH = 100
 TRAINING, ADAPTATION = "training_of_all", "adaptation_of_all"
 SHOWN = {
     TRAINING: ("epochs", "batch_size", "learning_rate", "augment", "dtype", "seed"),
@@ -59,7 +60,7 @@ def as_yaml(recipe: Recipe) -> str:
     parts = []
     for name, comment in SECTIONS.items():
         if name in content:
-            lines = [f"# {line}" for line in textwrap.wrap(comment, WIDTH - 2)]
+            lines = [f"# {line}" for line in textwrap.wrap(comment, FILE_WIDTH - 2)]
             parts.append("\n".join([*lines, _section(name, content[name])]))
     return "\n\n".join(parts) + "\n"
 
@@ -67,22 +68,14 @@ def as_yaml(recipe: Recipe) -> str:
 def _content(recipe: Recipe) -> dict[str, Any]:
     """Return what is written, by section."""
     content: dict[str, Any] = _plain(recipe)
-    content |= {"name": recipe.name, "title": recipe.title, "data": recipe.data or None}
-    if recipe.options and recipe.analysis != "branches":
-        content |= {"validation": recipe.validation or None}
-        if not recipe.networks:
-            content["model"] = recipe.model or None
+    content |= {"name": recipe.name, "title": recipe.title}
+    content |= {name: getattr(recipe, name) or None for name in recipe.asks}
     if recipe.files:
         content["files"] = {name: path or None for name, path in recipe.files.items()}
-    if recipe.options:
-        trainings = {label: one.training for label, one in recipe.options.items()}
+    if options := getattr(recipe, "options", None):
+        trainings = {label: one.training for label, one in options.items()}
         content[TRAINING], own = _shared(trainings, SHOWN[TRAINING])
-        for label, options in recipe.options.items():
-            plain = _plain(options)
-            plain.pop("training", None)
-            own_options = plain.pop("method")
-            plain = {"method": options.chosen.name, "at": plain.pop("at"), **own_options, **plain}
-            content["options"][label] = plain | ({"training": own[label]} if own[label] else {})
+        content["options"] = {label: _of_label(one, own[label]) for label, one in options.items()}
     if recipe.adaptation.keys() == set(recipe.labels) and recipe.adaptation:
         content[ADAPTATION], own = _shared(recipe.adaptation, SHOWN[ADAPTATION])
         content["adaptation"] = {label: one for label, one in own.items() if one}
@@ -93,6 +86,14 @@ def _content(recipe: Recipe) -> dict[str, Any]:
         content["shifts"] = shifts[0]
     content["severities"] = list(recipe.severities)
     return content
+
+
+def _of_label(options: HardenOptions, training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a label trains: the options of its method stand beside where it cuts."""
+    plain = _plain(options)
+    plain.pop("training", None)
+    own, at = plain.pop("method"), plain.pop("at")
+    return {"method": options.chosen.name, "at": at, **own, **plain} | ({"training": training} if training else {})
 
 
 def _plain(value: Any) -> Any:
@@ -138,14 +139,14 @@ def _section(name: str, value: Any) -> str:
 
     if not isinstance(value, dict) or not value:
         short = f"{name}:" if value is None else f"{name}: {text(value, True)}"
-        if len(short) <= WIDTH:
+        if len(short) <= FILE_WIDTH:
             return short
         if isinstance(value, str) and value == " ".join(value.split()):
-            folded = textwrap.fill(value, WIDTH - 2, break_long_words=False, break_on_hyphens=False)
+            folded = textwrap.fill(value, FILE_WIDTH - 2, break_long_words=False, break_on_hyphens=False)
             return f"{name}: >-\n{textwrap.indent(folded, '  ')}"
         return text({name: value}, False)
     lines = [f"{name}:"]
     for key, one in value.items():
         short = f"{text(key, True)}:" if one is None else f"{text(key, True)}: {text(one, True)}"
-        lines.append(textwrap.indent(short if len(short) + 2 <= WIDTH else text({key: one}, False), "  "))
+        lines.append(textwrap.indent(short if len(short) + 2 <= FILE_WIDTH else text({key: one}, False), "  "))
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """From runs to one self-contained page, and to tables."""
 
-from statshift.report.building import build as build
+from statshift.report.building import build_report as build_report
 from statshift.report.building import is_folder as is_folder
 from statshift.report.building import tidy_csv as tidy_csv
 from statshift.report.building import write_report as write_report

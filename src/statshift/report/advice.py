@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from statistics import fmean
 
 from statshift.adapting.registry import WRITTEN_KINDS
 from statshift.hardening.registry import METHODS
 from statshift.report import commands
 from statshift.report.best import adaptations, best, is_better, preferred, ranked
-from statshift.report.cautions import missing, near_chance, one_draw
-from statshift.report.differences import Change, Changes, describe
+from statshift.report.cautions import drop_of, has_batch_norms, missing, near_chance, one_draw
+from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
 from statshift.report.subjects import Group, Subject
@@ -17,11 +16,11 @@ from statshift.report.words import amount, interval, listed, percent, points, sh
 from statshift.shifts.registry import KINDS
 from statshift.tasks.figures import Difference
 
-MOST = 5
+MOST_ADVICE = 5
 WIDE = 0.01
 """Half an interval wider than this asks for more images."""
 
-BROKEN = 0.1
+BROKEN_BELOW = 0.1
 """An attack that leaves less than this share right has broken a model."""
 
 AGAINST_SHIFTS, PLAIN, AGAINST_ATTACKS = (METHODS[name] for name in ("advbn", "standard", "adversarial"))
@@ -34,9 +33,9 @@ DROP = 0.02
 def advice(groups: Sequence[Group], changes: Changes) -> tuple[str, ...]:
     """Return at most five pieces of advice on the runs of the first group, the most useful first."""
     group, found = groups[0], list[str]()
-    for rule in RULES:
+    for rule in ADVICE_RULES:
         found += rule(group, changes)
-    return tuple(found[:MOST])
+    return tuple(found[:MOST_ADVICE])
 
 
 def _then(text: str, command: str) -> str:
@@ -91,7 +90,7 @@ def _level(found: Change, group: Group, changes: Changes) -> str:
     direct = changes.of(found.after, level[0].after) if level else None
     if direct and direct.mean and direct.mean.difference > 0:
         mean, lost = direct.mean, level[0].lost
-        but = "not significantly" if mean.low <= 0 else f"but is significantly worse under {describe(lost)}"
+        but = "not significantly" if mean.low <= 0 else f"but is significantly worse under {conditions_in_words(lost)}"
         text = f" {level.pop(0).after.label} is higher by {amount(mean.low, mean.difference, mean.high)}, {but}."
     return f"{text} Statistically tied: {listed([one.after.label for one in level])}." if level else text
 
@@ -109,7 +108,7 @@ def _rectify(group: Group, changes: Changes) -> Iterator[str]:
     if taken:
         yield _protocol(taken, source)
         yield from _harmful(told)
-    elif not own and batch_norms(source) and not near_chance(source):
+    elif not own and has_batch_norms(source) and not near_chance(source):
         yield from _try_rectifying(source)
 
 
@@ -125,7 +124,7 @@ def _protocol(found: Change, source: Subject) -> str:
         return f"Rectifying {source.the_model} is not worth it so far: {name} changes the mean by {gained}."
     text = (
         f"Rectify {source.the_model} by {name} only while a shift lasts: it gains {gained} in the mean, but is "
-        f"significantly worse under {describe(found.lost)}."
+        f"significantly worse under {conditions_in_words(found.lost)}."
         if found.lost
         else f"Rectify {source.the_model} by {name}: it gains {gained} in the mean, and {_nowhere_worse(found)}."
     )
@@ -134,15 +133,8 @@ def _protocol(found: Change, source: Subject) -> str:
     if described.get("kind", "layers") not in WRITTEN_KINDS:
         return text  # nothing that could be written as weights
     protocol = commands.OWN if "function" in described else found.after.protocol
-    words = [
-        "--data",
-        commands.TARGET,
-        *commands.loading(source.record, labelled=False),
-        "--protocol",
-        protocol,
-        "--out",
-        "rectified.safetensors",
-    ]
+    data = ["--data", commands.TARGET, *commands.loading(source.record, labelled=False)]
+    words = [*data, "--protocol", protocol, "--out", "rectified.safetensors"]
     return _then(text, commands.join("rectify", *commands.model(source.record), *words))
 
 
@@ -151,7 +143,7 @@ def _nowhere_worse(found: Change) -> str:
     if not found.gained:
         return f"each of the {len(conditions)} conditions alone is undecided"
     lowest = min(conditions, key=lambda one: one.accuracy.difference)
-    least = f"; the least is {describe([lowest])}" if lowest.accuracy.difference < 0 else ""
+    least = f"; the least is {conditions_in_words([lowest])}" if lowest.accuracy.difference < 0 else ""
     return f"no condition is significantly worse{least}"
 
 
@@ -182,7 +174,7 @@ def _try_rectifying(source: Subject) -> Iterator[str]:
         )
         yield _then(text, command)
         return
-    drop = _drop(source)
+    drop = drop_of(source)
     if not source.measured.run.layers and drop is not None and drop > DROP:
         yield _then(
             f"Try rectifying {source.the_model}: accuracy falls by {points(drop).lstrip('+')} from clean to shifted "
@@ -194,7 +186,7 @@ def _try_rectifying(source: Subject) -> Iterator[str]:
 def _harden(group: Group, _: Changes) -> Iterator[str]:
     """The family of corruptions that is worst, of a model that was not hardened."""
     source = group.reference
-    drop = _drop(source)
+    drop = drop_of(source)
     hardened = any((one.record["model"].get("made_by") or {}).get("verb") == "harden" for one in group.sources)
     if hardened or drop is None or drop <= DROP or near_chance(source):
         return
@@ -209,32 +201,12 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     model = commands.model(source.record)
     text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
-    if batch_norms(source):
-        words = [
-            "--data",
-            commands.TRAIN,
-            *commands.loading(source.record),
-            "--method",
-            AGAINST_SHIFTS.name,
-            "--at",
-            "LAYER",
-            "--out",
-            "hardened",
-        ]
+    if has_batch_norms(source):
+        words = [*_training(source), "--method", AGAINST_SHIFTS.name, "--at", "LAYER", "--out", "hardened"]
         text += f"{AGAINST_SHIFTS.title} trains it against worst-case feature statistics; "
         text += "`statshift layers` lists where it can be cut."
     else:
-        words = [
-            "--data",
-            commands.TRAIN,
-            *commands.loading(source.record),
-            "--method",
-            PLAIN.name,
-            "--augment",
-            "augmix",
-            "--out",
-            "hardened",
-        ]
+        words = [*_training(source), "--method", PLAIN.name, "--augment", "augmix", "--out", "hardened"]
         text += "It has no batch norm to rectify: what is left is to train it on with augmentation, such as AugMix."
     yield _then(text, commands.join("harden", *model, *words))
 
@@ -243,17 +215,9 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
     source = group.reference
     for name in source.attacks:
         found = source.summary["per_shift"][name]
-        if found["intervals"][0][1] < BROKEN:
+        if found["intervals"][0][1] < BROKEN_BELOW:
             model = commands.model(source.record)
-            words = [
-                "--data",
-                commands.TRAIN,
-                *commands.loading(source.record),
-                "--method",
-                AGAINST_ATTACKS.name,
-                "--out",
-                "robust",
-            ]
+            words = [*_training(source), "--method", AGAINST_ATTACKS.name, "--out", "robust"]
             yield _then(
                 f"If attackers matter, train {source.the_model} adversarially: {short(name)} leaves "
                 f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
@@ -312,21 +276,12 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
         )
 
 
-def batch_norms(subject: Subject) -> bool:
-    """Return whether the model has batch norms; a record of old does not tell and is taken to say so."""
-    norms = subject.record["model"].get("norms")
-    return norms is None or any("BatchNorm" in str(name) for name in norms)
+def _training(source: Subject) -> list[object]:
+    """Return the words of a command that trains a subject's model on images like its own."""
+    return ["--data", commands.TRAIN, *commands.loading(source.record)]
 
 
-def _drop(subject: Subject) -> float | None:
-    """Return by how much the accuracy falls from clean to shifted images, in the mean."""
-    clean, shifts = subject.summary["clean_accuracy"], subject.averaged
-    if clean is None or not shifts:
-        return None
-    return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)
-
-
-RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (
+ADVICE_RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (
     _check_weights,
     _finish,
     _take_the_best,

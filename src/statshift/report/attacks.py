@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from statshift.report.content import Block, Cell, Column, Section, Table
-from statshift.report.reading import damaged
+from statshift.report.damage import damaged
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import bounded_cell, count_cell, listed, short
 
@@ -12,7 +12,7 @@ ROBUST = (
     "figure is an upper bound of the robustness. A rectified model adapted to the images that attack its source, and "
     "was then attacked itself."
 )
-LIGS = (
+LIGS_IN_WORDS = (
     "Local Input Gradient Similarity (LIGS) is the cosine similarity of the loss's gradients at an image and at the "
     "same image slightly perturbed, averaged over images: the closer to 1, the smoother the loss. An image whose "
     "gradient vanishes has none and is left out."
@@ -31,7 +31,7 @@ def section(groups: Sequence[Group]) -> Section | None:
         blocks.append(_similarities(similar))
     if not blocks:
         return None
-    text = [*([ROBUST] if attacked else []), *([LIGS] if similar else [])]
+    text = [*([ROBUST] if attacked else []), *([LIGS_IN_WORDS] if similar else [])]
     return Section("attacks", "Attacks and gradients", tuple(text), tuple(blocks))
 
 

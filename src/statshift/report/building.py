@@ -13,9 +13,10 @@ from statshift.report.advice import advice
 from statshift.report.best import best, headline
 from statshift.report.cautions import warnings
 from statshift.report.content import Page
+from statshift.report.damage import DamagedError
 from statshift.report.differences import Changes
 from statshift.report.findings import lead, verdicts
-from statshift.report.reading import DamagedError, Material, read
+from statshift.report.reading import Material, read
 from statshift.report.subjects import Group, group, short_spec
 from statshift.report.tables import as_csv, tables
 from statshift.report.tidy import tidy
@@ -35,7 +36,9 @@ class Survey:
     changes: Changes
 
 
-def build(runs: str | Path | Iterable[str | Path], *, title: str | None = None, task: str | Task | None = None) -> Page:
+def build_report(
+    runs: str | Path | Iterable[str | Path], *, title: str | None = None, task: str | Task | None = None
+) -> Page:
     """Return the page of one or several runs; the same runs make the same page.
 
     Args:
@@ -56,11 +59,11 @@ def tidy_csv(runs: str | Path | Iterable[str | Path], *, task: str | Task | None
     """Return one table of one or several runs as CSV, as `tidy` makes it.
 
     Args:
-        runs: as in `build`.
-        task: as in `build`.
+        runs: as in `build_report`.
+        task: as in `build_report`.
 
     Raises:
-        InputError: as in `build`.
+        InputError: as in `build_report`.
     """
     survey = _survey(_read(runs, task))
     _warn(survey.material)
@@ -73,12 +76,12 @@ def write_tables(
     """Write all tables of one or several runs into a folder, which is made if need be, and return its path.
 
     Args:
-        runs: as in `build`.
+        runs: as in `build_report`.
         folder: for `conditions.csv`, as `tidy_csv` returns it, and each of the page's tables as NAME.csv.
-        task: as in `build`.
+        task: as in `build_report`.
 
     Raises:
-        InputError: as in `build`, or a file that cannot be written.
+        InputError: as in `build_report`, or a file that cannot be written.
     """
     path = Path(folder)
     page, survey = _build(runs, None, task)
@@ -160,17 +163,17 @@ def write_report(
     """Write the page of one or several runs as one HTML file that needs no other, and return its path.
 
     Args:
-        runs: as in `build`.
+        runs: as in `build_report`.
         out: file to write; it is there whole or not at all.
-        title: as in `build`.
-        task: as in `build`.
+        title: as in `build_report`.
+        task: as in `build_report`.
 
     Raises:
-        InputError: as in `build`, or a file that cannot be written.
+        InputError: as in `build_report`, or a file that cannot be written.
     """
     from statshift.report.page import render
 
-    return write_text(render(build(runs, title=title, task=task)), out)
+    return write_text(render(build_report(runs, title=title, task=task)), out)
 
 
 def is_folder(out: str | Path) -> bool:

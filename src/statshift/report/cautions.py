@@ -1,6 +1,7 @@
 """What to know before a report's numbers are quoted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from statshift.adapting.registry import DRAWN_KINDS, FEW_KINDS
@@ -14,7 +15,7 @@ from statshift.shifts.corruptions.frost import PROCEDURAL
 from statshift.shifts.registry import family_of
 from statshift.shifts.stored import read_shifted
 
-FEW = 1000
+FEWER_THAN_A_RUN = 1000
 """Fewer images than these make wide intervals."""
 
 BENCHMARKS = {
@@ -50,7 +51,7 @@ OF_CORRUPTION = (
 def warnings(measured: Sequence[Measured], groups: Sequence[Group]) -> tuple[str, ...]:
     """Return the warnings of a report; what holds of several runs is said once."""
     found: dict[str, list[str]] = {}
-    for rule in RULES:
+    for rule in CAUTION_RULES:
         for group in groups:
             for source in group.sources:
                 for text in rule(source, group):
@@ -120,7 +121,7 @@ def _chance(subject: Subject, _: Group) -> Iterator[str]:
 
 def _few_images(subject: Subject, _: Group) -> Iterator[str]:
     images = subject.measured.summary["images"]
-    if images < FEW:
+    if images < FEWER_THAN_A_RUN:
         low, high = wilson_interval(images / 2, images)
         yield (
             f"{images:,} images are few: the 95 % interval of one condition is up to ± {50 * float(high - low):.1f} "
@@ -236,7 +237,7 @@ COMPARED: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "version of torch": _version_of("torch"),
 }
 
-RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
+CAUTION_RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _incomplete,
     _chance,
     _few_images,
@@ -248,3 +249,17 @@ RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _skipped,
     _adaptation,
 )
+
+
+def has_batch_norms(subject: Subject) -> bool:
+    """Return whether the model has batch norms; a record of old does not tell and is taken to say so."""
+    norms = subject.record["model"].get("norms")
+    return norms is None or any("BatchNorm" in str(name) for name in norms)
+
+
+def drop_of(subject: Subject) -> float | None:
+    """Return by how much the accuracy falls from clean to shifted images, in the mean."""
+    clean, shifts = subject.summary["clean_accuracy"], subject.averaged
+    if clean is None or not shifts:
+        return None
+    return float(clean) - fmean(subject.summary["per_shift"][name]["accuracy"] for name in shifts)

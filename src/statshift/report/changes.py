@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from statshift.measuring.compare import SIGNIFICANT, ConditionComparison
 from statshift.report.content import Block, Cell, Column, Fold, Section, Table
-from statshift.report.differences import Change, Changes, describe
+from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.severities import ordered
 from statshift.report.subjects import Group, condition_name, told_family
 from statshift.report.words import accuracy_cell, count_cell, p_value, points_cell
@@ -77,7 +77,7 @@ def _overall(told: Sequence[Change]) -> Table:
                 _cell(change.mean, over),
                 _cell(change.comparison.mce),
                 count_cell(len(better)),
-                replace(count_cell(len(worse)), note=describe(worse, 8)),
+                replace(count_cell(len(worse)), note=conditions_in_words(worse, 8)),
                 count_cell(open_),
             )
         )

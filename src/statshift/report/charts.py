@@ -111,7 +111,7 @@ def draw(chart: Chart, panel: Panel, label_styles: Mapping[str, int]) -> Markup:
     return Markup(f'<svg class="plot" role="img" {size} aria-label="{_text(label)}">{"".join(parts)}</svg>')
 
 
-def strip(
+def strip_chart(
     value: float, bounds: tuple[float, float] | None, span: tuple[float, float], reference: float | None
 ) -> Markup:
     """Return a value and its interval on a line from `span[0]` to `span[1]`, beside a mark at the reference, if any."""
@@ -128,7 +128,7 @@ def strip(
     )
 
 
-def shown(value: float | None, percent: bool) -> str:
+def figure_text(value: float | None, percent: bool) -> str:
     """Return a value as text: in percent to one decimal, others to four digits; a dash for none."""
     if value is None or not math.isfinite(value):
         return "-"
@@ -245,8 +245,9 @@ def _hovers(chart: Chart, panel: Panel, axes: Frame) -> Iterator[str]:
             value = series.values[index] if index < len(series.values) else None
             bounds = ""
             if index < min(len(series.low), len(series.high)) and _finite(series.low[index], series.high[index]):
-                bounds = f" [{shown(series.low[index], chart.percent)}, {shown(series.high[index], chart.percent)}]"
-            lines.append(f"{visible(series.label)}: {shown(value, chart.percent)}{bounds}")
+                low, high = (figure_text(of[index], chart.percent) for of in (series.low, series.high))
+                bounds = f" [{low}, {high}]"
+            lines.append(f"{visible(series.label)}: {figure_text(value, chart.percent)}{bounds}")
         yield (
             f'<rect x="{_n(axes.x(index) - width / 2)}" y="0" width="{_n(width)}" '
             f'height="{_n(axes.height - axes.bottom)}"><title>{escape(chr(10).join(lines))}</title></rect>'
@@ -258,8 +259,8 @@ def _in_words(series: Series, percent: bool) -> str:
     if not known:
         return f"{series.label} without values"
     if len(known) == 1:
-        return f"{series.label} {shown(known[0], percent)}"
-    return f"{series.label} from {shown(known[0], percent)} to {shown(known[-1], percent)}"
+        return f"{series.label} {figure_text(known[0], percent)}"
+    return f"{series.label} from {figure_text(known[0], percent)} to {figure_text(known[-1], percent)}"
 
 
 def _finite(*numbers: float | None) -> bool:

@@ -110,7 +110,7 @@ class Changes:
         return [change for change in found if change is not None]
 
 
-def describe(conditions: Sequence[ConditionComparison], most: int = 4) -> str:
+def conditions_in_words(conditions: Sequence[ConditionComparison], most: int = 4) -> str:
     """Return conditions with their differences in words: "fog 3 (-4.1)"."""
     texts = [f"{condition_name((c.shift, c.severity))} ({100 * c.accuracy.difference:+.1f})" for c in conditions[:most]]
     more = f" and {len(conditions) - most} more" if len(conditions) > most else ""

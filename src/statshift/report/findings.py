@@ -22,11 +22,11 @@ from statshift.results.conditions import Condition
 from statshift.results.means import mean_name, mean_over
 from statshift.tasks.figures import Difference
 
-CLEAN = "clean accuracy"
-WHOLE = "mean accuracy, 15 x 5"
+CLEAN_ACCURACY = "clean accuracy"
+WHOLE_BENCHMARK = "mean accuracy, 15 x 5"
 MCE = "mCE"
 
-MOST = 5
+MOST_NAMES = 5
 """Models named in a sentence."""
 
 
@@ -43,9 +43,9 @@ def _lead(group: Group) -> str:
     if len(models) == 1:
         who = f"{specs[0]}{beside if protocols else ''}"
     elif len(specs) == 1 and not any(specs[0].endswith(model.partition(" (")[0]) for model in models):
-        who = f"{specs[0]} ({listed(models, MOST)}){f', each{beside}' if protocols else ''}"
+        who = f"{specs[0]} ({listed(models, MOST_NAMES)}){f', each{beside}' if protocols else ''}"
     else:
-        who = f"{len(models)} models, {listed(models, MOST)}{f', each{beside}' if protocols else ''}"
+        who = f"{len(models)} models, {listed(models, MOST_NAMES)}{f', each{beside}' if protocols else ''}"
     return f"{who}, on {group.data}, {_under(group)}."
 
 
@@ -184,7 +184,7 @@ def _clean(subject: Subject, change: Change | None) -> Figure:
     value, bounds = subject.summary["clean_accuracy"], subject.summary["clean_interval"]
     clean = change.clean.accuracy if change and change.clean else None
     return _figure(
-        CLEAN,
+        CLEAN_ACCURACY,
         value,
         bounds,
         "Share classified rightly of the images as they are in the data, nothing made of them.",
@@ -195,7 +195,7 @@ def _clean(subject: Subject, change: Change | None) -> Figure:
 def _mean(subject: Subject, change: Change | None) -> Figure:
     note = "Accuracy averaged over the 15 common corruptions at 5 severities each; every condition counts alike."
     mean = change.comparison.mean_accuracy if change else None
-    return _figure(WHOLE, subject.summary["mean_accuracy"], subject.summary["mean_interval"], note, mean)
+    return _figure(WHOLE_BENCHMARK, subject.summary["mean_accuracy"], subject.summary["mean_interval"], note, mean)
 
 
 def _partial(subject: Subject, change: Change | None, wanted: tuple[Condition, ...]) -> Figure:

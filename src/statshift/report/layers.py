@@ -5,11 +5,12 @@ from typing import Any
 
 from statshift.adapting.diagnose import LIKELY
 from statshift.report.content import Block, Cell, Chart, Column, Fold, Panel, Section, Series, Table
-from statshift.report.reading import Measured, damaged
+from statshift.report.damage import damaged
+from statshift.report.reading import Measured
 from statshift.report.subjects import Group
 from statshift.report.words import percent, short
 
-MOST = 4
+MOST_SHIFTS = 4
 """Conditions in a chart, beside the clean images: those with the largest shift."""
 
 
@@ -50,7 +51,10 @@ def readouts(measured: Measured) -> dict[str, dict[str, float]]:
 def _blocks(model: str, layers: Mapping[str, Any], place: int) -> list[Block]:
     conditions = layers["conditions"]
     ranked = sorted(conditions, key=lambda name: -conditions[name]["number"])
-    chosen = [*(["clean"] if "clean" in conditions else []), *[name for name in ranked if name != "clean"][:MOST]]
+    chosen = [
+        *(["clean"] if "clean" in conditions else []),
+        *[name for name in ranked if name != "clean"][:MOST_SHIFTS],
+    ]
     names = [short(str(name)) for name in layers["layers"]]
     values = {name: _ratios(conditions[name], layers, len(names)) for name in chosen}
     title = f"{model}: shift by layer, from {layers['images']} images, in units of sampling noise"

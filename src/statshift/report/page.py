@@ -21,7 +21,7 @@ LEVELS = 12
 """Steps of a table's shading, towards losses and towards gains."""
 
 _SMALL = 64
-FEW = 3
+FEW_VERDICTS = 3
 """Subjects whose rows in the summary have room; more have one line each."""
 
 
@@ -52,7 +52,7 @@ def render(page: Page) -> str:
             strips=_strips(page.verdicts),
             tones=[_tone(verdict, page.verdicts) for verdict in page.verdicts],
             notes=_notes(page.verdicts),
-            dense=len(page.verdicts) > FEW,
+            dense=len(page.verdicts) > FEW_VERDICTS,
             shading=_shading(page),
             draw=charts.draw,
             legend=charts.legend,
@@ -160,7 +160,7 @@ def _strips(verdicts: Sequence[Verdict]) -> list[list[Markup | str]]:
         for row, figure in enumerate(column):
             if figure in known and figure and figure.value is not None and first is not None:
                 span = (min(finite), max(finite))
-                drawn[row][place] = charts.strip(
+                drawn[row][place] = charts.strip_chart(
                     figure.value, figure.bounds, span, first if verdicts[row].compared else None
                 )
     return drawn

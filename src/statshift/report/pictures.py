@@ -12,20 +12,20 @@ from PIL import Image, UnidentifiedImageError
 from statshift._core.errors import InputError
 from statshift.report.best import pair
 from statshift.report.content import Block, Cell, Column, Picture, Pictures, Prediction, Section, Table
+from statshift.report.damage import damaged
 from statshift.report.differences import Changes
-from statshift.report.reading import damaged
 from statshift.report.subjects import Group, Subject, condition_name
 from statshift.report.words import count_cell, listed, plural, short
 from statshift.results import Row
 from statshift.results.conditions import Condition
 
-MOST = {"mended": 7, "broken": 2, "missed": 2, "others": 1}
+MOST_OF_KIND = {"mended": 7, "broken": 2, "missed": 2, "others": 1}
 """Pictures of each kind: the reference wrong and another right; the reverse; all wrong; the rest."""
 
 ALONE = {"missed": 9, "others": 3}
 """The same where there is one subject."""
 
-JPEG_QUALITY = 85
+PICTURE_QUALITY = 85
 MOST_SUBJECTS = 4
 """Subjects beside a picture."""
 
@@ -40,7 +40,7 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """One of the keys of `MOST`; "" for the image that nobody was asked about."""
+        """One of the keys of `MOST_OF_KIND`; "" for the image that nobody was asked about."""
         known = [one.right for one in self.predictions if one.right is not None]
         if len(known) < len(self.predictions[:1]) or self.predictions[0].right is None:
             return ""
@@ -61,7 +61,7 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
         with damaged(holder.measured.run.path / "examples"):
             subjects = pair(group, changes, holder, MOST_SUBJECTS)
             candidates = _candidates(subjects, holder)
-            chosen = choose(candidates, MOST if len(group.subjects) > 1 else ALONE)
+            chosen = choose(candidates, MOST_OF_KIND if len(group.subjects) > 1 else ALONE)
             pictures = _cut(holder, chosen)
         if pictures:
             over = f", of {group.data}" if len(groups) > 1 else ""
@@ -72,7 +72,7 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
     return Section("images", "Images", tuple(text), tuple(blocks)) if blocks else None
 
 
-def choose(candidates: Sequence[Candidate], quotas: Mapping[str, int] = MOST) -> list[Candidate]:
+def choose(candidates: Sequence[Candidate], quotas: Mapping[str, int] = MOST_OF_KIND) -> list[Candidate]:
     """Return the most telling candidates, kind by kind and each in its order: so many, from conditions in turn."""
     chosen: list[Candidate] = []
     for kind, most in quotas.items():
@@ -107,7 +107,7 @@ def cut(content: bytes, place: int, count: int, side: int) -> str:
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError("it is no image") from error
     file = io.BytesIO()
-    tile.save(file, kind, **({"optimize": True} if kind == "PNG" else {"quality": JPEG_QUALITY}))
+    tile.save(file, kind, **({"optimize": True} if kind == "PNG" else {"quality": PICTURE_QUALITY}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 

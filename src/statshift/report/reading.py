@@ -1,18 +1,16 @@
 """What a report is about: the runs and the trainings that some paths hold."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from statshift._core.errors import InputError
 from statshift._core.storage import read_json
-from statshift.metrics.classification import SEVERITIES
+from statshift.report.damage import DamagedError, check_images_of, check_record, check_row, damaged
 from statshift.report.words import short
-from statshift.results import Row, RunResult, find_runs, read_run, summarise
+from statshift.results import RunResult, find_runs, read_run, summarise
 from statshift.results.worded import as_accuracy
 from statshift.shifts.registry import COMMON
 from statshift.tasks.choice import task_of
@@ -44,19 +42,6 @@ class Training:
 
     path: Path
     record: dict[str, Any]
-
-
-class DamagedError(InputError):
-    """Files of a run or a training that are not as they should be.
-
-    Args:
-        message: one line that names the path and the reason.
-        path: path of what is damaged.
-    """
-
-    def __init__(self, message: str, path: Path) -> None:
-        super().__init__(message)
-        self.path = path
 
 
 @dataclass(frozen=True)
@@ -198,43 +183,13 @@ def _same(one: Measured, other: Measured) -> bool:
     return (one.run.record, one.run.rows, one.reference) == (other.run.record, other.run.rows, other.reference)
 
 
-@contextmanager
-def damaged(path: Path) -> Iterator[None]:
-    """Tell of what lies at `path` and is not as it should be in one line.
-
-    Raises:
-        DamagedError: in place of what such content raises.
-    """
-    try:
-        yield
-    except DamagedError:
-        raise
-    except InputError as error:
-        text = str(error) if str(path) in str(error) else f"{path} cannot be reported: {error}"
-        raise DamagedError(text, path) from error
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError) as error:
-        raise DamagedError(f"{path} is damaged: {type(error).__name__} {error}.", path) from error
-
-
-def _images_of(row: Row, record: Mapping[str, Any]) -> int:
-    """Return how many images a row's condition has: the run's, or those of a set of its own."""
-    name = f"{row['shift']} {row['severity']}" if row["severity"] else row["shift"]
-    data = record["sets"][name] if "set" in row else record["data"]
-    return int(data["images"])
-
-
 def _add_up(run: RunResult, given: str | Task | None) -> Measured:
     with damaged(run.path):
         check_record(run.record)
         task = task_of(run.record, given)
         for row in run.rows:
             check_row(row)
-            over, images = row["images"] + len(row.get("left_out", [])), _images_of(row, run.record)
-            if over != images:
-                raise ValueError(
-                    f"in the row of {row['shift']} {row['severity']}: it is over {over} images, "
-                    f"the record over {images}"
-                )
+            check_images_of(row, run.record)
             task.check_row(row)
         baseline, reference = _divisor(run)
         if not run.rows:
@@ -247,78 +202,6 @@ def _add_up(run: RunResult, given: str | Task | None) -> Measured:
             task=task,
         )
         return Measured(run, as_accuracy(summary, task.headline), reference, task)
-
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "model": (dict,),
-    "model.spec": (str,),
-    "model.arguments": (dict, NoneType),
-    "model.made_by": (dict, NoneType),
-    "model.norms": (dict, NoneType),
-    "model.preprocessing": (dict, NoneType),
-    "data": (dict,),
-    "data.spec": (str,),
-    "data.images": (int,),
-    "data.classes": (int, NoneType),
-    "model.preprocessing.mean": (list, NoneType),
-    "model.preprocessing.std": (list, NoneType),
-    "data.counts": (dict, NoneType),
-    "task": (dict, NoneType),
-    "task.name": (str, NoneType),
-    "task.options": (dict, NoneType),
-    "data.counts.skipped": (int, NoneType),
-    "data.preprocessing": (dict, NoneType),
-    "corruption": (dict,),
-    "shifts": (list, NoneType),
-    "functions": (dict, NoneType),
-    "attacks": (dict, NoneType),
-    "severities": (list, NoneType),
-    "protocols": (dict, list, NoneType),
-    "seed": (int, NoneType),
-    "environment": (dict, NoneType),
-    "environment.versions": (dict, NoneType),
-}
-"""What a report takes the fields of a record to be."""
-
-
-def check_record(record: dict[str, Any]) -> None:
-    """Check the fields of a record that a report reads.
-
-    Raises:
-        TypeError: one is of another type.
-    """
-    for name, kinds in KINDS.items():
-        value: Any = record
-        for part in name.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        if not isinstance(value, kinds):
-            raise TypeError(f"in record.json, of `{name}`")
-    names = [*(record.get("shifts") or []), *(record.get("protocols") or [])]
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError("in record.json, of a name in `shifts` or `protocols`")
-    levels = [*(record.get("severities") or [])]
-    if not all(isinstance(level, int) for level in levels):
-        raise TypeError("in record.json, of a number in `severities`")
-    for parts in (record.get("protocols"), record.get("attacks")):
-        if isinstance(parts, dict) and not all(isinstance(one, dict) for one in parts.values()):
-            raise TypeError("in record.json, in `protocols` or `attacks`")
-
-
-def check_row(row: Row) -> None:
-    """Check what a row is the result of.
-
-    Raises:
-        ValueError: it cannot be.
-    """
-    left_out = row.get("left_out", [])
-    sound = (
-        all(isinstance(row[name], str) for name in ("protocol", "shift"))
-        and row["severity"] in (0, *SEVERITIES)
-        and isinstance(row["draw"], int)
-        and all(isinstance(one, int) and 0 <= one < row["images"] + len(left_out) for one in left_out)
-    )
-    if not sound:
-        raise ValueError(f"in a row of {row['shift']!r}: its condition, draw or images left out")
 
 
 def _divisor(run: RunResult) -> tuple[dict[str, float] | None, str]:

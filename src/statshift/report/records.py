@@ -10,7 +10,7 @@ from statshift.report.reading import Measured
 from statshift.report.subjects import Group
 from statshift.report.words import short
 
-LONGEST = 200
+LONGEST_VALUE = 200
 TOLD = ("families", "own_severities", "titles")
 """What a record says of shifts, which differs where they do."""
 
@@ -47,18 +47,18 @@ def seconds(measured: Measured) -> float:
     return total
 
 
-def flat(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flattened(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each field of a nested mapping by its dotted name."""
     for key, value in record.items():
         if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
     records = [{key: value for key, value in one.run.record.items() if key not in TOLD} for one in measured]
-    fields = [dict(flat(one)) for one in records]
+    fields = [dict(flattened(one)) for one in records]
     rows = []
     for name in dict.fromkeys(key for one in fields for key in one):
         values = [one.get(name) for one in fields]
@@ -70,4 +70,4 @@ def _differences(measured: Sequence[Measured], labels: Sequence[str]) -> Table:
 
 def _shown(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return short("-" if value is None else text, LONGEST)
+    return short("-" if value is None else text, LONGEST_VALUE)

@@ -11,11 +11,11 @@ from statshift.report.subjects import Group, Subject, kind, told_family
 from statshift.report.words import ABSENT, accuracy_cell, listed
 from statshift.shifts.registry import KINDS
 
-MOST = 5
+MOST_CHARTS = 5
 """Subjects in a chart."""
 
 ORDER = (*KINDS, "corruption", "filter", "style", "natural", "own")
-MEAN = "mean of the 15"
+MEAN_OF_COMMON = "mean of the 15"
 
 
 def section(groups: Sequence[Group], changes: Changes) -> Section:
@@ -23,7 +23,7 @@ def section(groups: Sequence[Group], changes: Changes) -> Section:
     blocks: list[Block] = [summary_table(groups)]
     for group in groups:
         blocks += _overview(group, len(groups) > 1)
-        blocks += _charts(group, telling(group, changes, MOST), len(groups) > 1)
+        blocks += _charts(group, telling(group, changes, MOST_CHARTS), len(groups) > 1)
     number = 0
     for group in groups:
         for subject in group.subjects:
@@ -71,7 +71,9 @@ def _overview(group: Group, several: bool) -> list[Block]:
         rows.append((Cell(group.title(name)), Cell(told_family(name, group.families)), *cells))
     sums = [one.summary for one in group.subjects]
     means, errors = [one["mean_accuracy"] for one in sums], [one["mce"] for one in sums]
-    summed = [(Cell(MEAN), Cell(""), *map(accuracy_cell, means))] if any(one is not None for one in means) else []
+    summed = (
+        [(Cell(MEAN_OF_COMMON), Cell(""), *map(accuracy_cell, means))] if any(one is not None for one in means) else []
+    )
     if any(one is not None for one in errors):
         summed.append((Cell("mCE"), Cell(""), *(Cell(accuracy_cell(value).text) for value in errors)))
     over = f" over {group.data}" if several else ""
@@ -190,7 +192,7 @@ def _means(subject: Subject, with_ce: bool) -> list[tuple[Cell, ...]]:
     ]
     values = [*by_level, summary["mean_accuracy"]]
     blank = Cell("")
-    rows = [(Cell(MEAN), blank, *map(accuracy_cell, values), *([blank] if with_ce else []))]
+    rows = [(Cell(MEAN_OF_COMMON), blank, *map(accuracy_cell, values), *([blank] if with_ce else []))]
     if summary["mce"] is not None:
         mce = Cell(accuracy_cell(summary["mce"]).text, None, "the mean of CE over the 15 corruptions")
         rows.append((Cell("mCE"), blank, *[blank] * len(values), mce))

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statshift.report.content import Block, Cell, Chart, Column, Facts, Panel, Section, Series, Table
-from statshift.report.reading import Training, damaged
+from statshift.report.damage import damaged
+from statshift.report.reading import Training
 from statshift.report.subjects import Group
 from statshift.report.words import listed, short
 

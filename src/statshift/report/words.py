@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statshift.report.content import Cell
 
 ABSENT = "-"
-LONGEST = 60
+LONGEST_NAME = 60
 """Characters of a label's part; what is longer loses its middle."""
 
 Interval = Sequence[float] | None
@@ -75,7 +75,7 @@ def listed(names: Sequence[str], most: int = 6, conjunction: str = "and") -> str
     return f" {conjunction} ".join([comma.join(shown[:-1]), shown[-1]]) if len(shown) > 1 else "".join(shown)
 
 
-def short(text: str, longest: int = LONGEST) -> str:
+def short(text: str, longest: int = LONGEST_NAME) -> str:
     """Return a user's text as one line of visible characters, without its middle where it is long."""
     line = "".join(" " if unicodedata.category(one)[0] in "CZ" else one for one in text)
     line = " ".join(line.split())

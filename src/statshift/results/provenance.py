@@ -19,7 +19,7 @@ from statshift._core import processes
 from statshift._core import randomness as streams
 from statshift.data import ImageData, integers_hash
 from statshift.models import PixelModel, source_hash, weights_hash
-from statshift.norms.layers import evaluating
+from statshift.norms.layers import evaluating, run
 from statshift.results.answering import warn_of_answers
 from statshift.shifts.corruptions import frost_source, table_for
 from statshift.shifts.functions import ShiftFunction
@@ -47,6 +47,9 @@ def answers_of(model: PixelModel, shape: Sequence[int]) -> list[float] | None:
     They are four projections of the logits of each; a model that is the same to the last weight and computes otherwise
     has others. None stands for a model whose answers are left to chance, or are not finite. The model and the random
     numbers are left as they were. Probabilities and answers left to chance are warned of.
+
+    Raises:
+        InputError: the model raises.
     """
     device = model.mean.device
     images = streams.uniform(streams.keys(0, torch.arange(2), "probe"), *shape)
@@ -55,7 +58,7 @@ def answers_of(model: PixelModel, shape: Sequence[int]) -> list[float] | None:
     with evaluating(model), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for seed, image in enumerate(images[[0, 1, 0]]):  # the first twice
             torch.manual_seed(seed)
-            logits = model(image[None].to(device)).double().cpu().flatten()
+            logits = run(model, image[None].to(device)).double().cpu().flatten()
             all_logits.append(logits)
             places = torch.arange(1, len(logits) + 1).double()
             answers.append(torch.stack([(wave * places).cos() @ logits for wave in range(1, 5)]) / len(logits) ** 0.5)

@@ -22,7 +22,8 @@ from statshift.models import extract_logits
 from statshift.norms.layers import batch_norms, evaluating, run
 from statshift.splitting.cuts import network_of
 from statshift.splitting.folding import Folded, folded
-from statshift.splitting.split import Split, split
+from statshift.splitting.parts import Split
+from statshift.splitting.split import split
 
 BRANCHES = ("clean", "adv")
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Weights = list[Tensor]
+FoldedWeights = list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Folded:
     part: Callable[..., Any]
 
     @torch.no_grad()
-    def weights(self, dtype: torch.dtype | None = None) -> Weights:
+    def weights(self, dtype: torch.dtype | None = None) -> FoldedWeights:
         """Return the folded weights and biases of now, of a type if one is given; detached."""
         return [tensor.to(dtype) for conv, norm in self.pairs for tensor in fold(conv, norm)]
 
-    def __call__(self, features: Tensor, weights: Weights) -> Any:
+    def __call__(self, features: Tensor, weights: FoldedWeights) -> Any:
         """Return what the part returns in evaluation mode, which its other modules must be in."""
         return self.part(features, *weights)
 

@@ -12,7 +12,7 @@ from statshift.hardening.passes import autocast, features_of
 from statshift.shifts.attacks import PixelAttack, attack_pixels, attackable, parse_attack
 from statshift.splitting.branches import Branches
 
-PAPER = PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm="l2")
+PAPERS_ATTACK = PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm="l2")
 SPEC = "pgd-l2:0.5:7"
 """The paper's attack, as a shift is named."""
 
@@ -22,7 +22,7 @@ def _read(typed: str) -> Mapping[str, Any]:
     attack = parse_attack(typed)
     if not isinstance(attack, PixelAttack):
         raise InputError(f"Expected `attack` to train against to be PGD, but got {typed!r}.")
-    return {"attack": PAPER if typed == SPEC else attack}
+    return {"attack": PAPERS_ATTACK if typed == SPEC else attack}
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Adversarial(AttacksPixels):
     title = "adversarially trained"
     flags = (*AttacksPixels.flags, Flag("attack", "attack", _read))
 
-    attack: PixelAttack = PAPER
+    attack: PixelAttack = PAPERS_ATTACK
 
     def losses(self, branches: Branches, batch: Batch) -> Losses:
         """Return the loss of the attacked images."""

@@ -7,28 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import InputError
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
-from statshift.recipes.configuration import BASE, COLUMNS, Figures, Recipe, fraction
+from statshift.recipes.analysing import AnalysisRecipe
+from statshift.recipes.configuration import Recipe
+from statshift.recipes.sources import BASE, COLUMNS, Figures, fraction
+from statshift.recipes.training import TrainingRecipe
 from statshift.shifts.attacks import FeatureAttack
 
-PAPERS = TrainingOptions()
+PAPERS_TRAINING = TrainingOptions()
 POSITIONS = ("conv2_3", "conv3_4", "conv4_6")
 PLACE = POSITIONS[:1]
 STRENGTHS = (1, 2, 4, 6, 8)
 GAMMAS = (0.5, 1.0, 1.5, 2.0)
-RESNET50 = "torchvision:resnet50@IMAGENET1K_V1"
+PRETRAINED = "torchvision:resnet50@IMAGENET1K_V1"
 """The model that the papers begin with, where none is given."""
-
-AUTHORS_BRANCH = {
-    "imagenet": "clean",
-    "imagenet-c": "clean",
-    "imagenet-instagram": "clean",
-    "imagenet-stylized": "adv",
-}
-"""The branch that the authors evaluate on each data set (the ICLR 2021 submission, appendix C)."""
 
 
 def _percents(*figures: float) -> Figures:
@@ -46,17 +41,17 @@ def _recipe(
     name: str,
     title: str,
     source: Mapping[str, str],
-    options: Mapping[str, HardenOptions] | None = None,
-    published: Mapping[str, Figures | None] | None = None,
+    options: Mapping[str, HardenOptions],
+    published: Mapping[str, Figures | None],
     note: str = "",
     **more: Any,
-) -> Recipe:
+) -> TrainingRecipe:
     """Return a recipe that fine-tunes the papers' ResNet-50 on ImageNet."""
-    common = {"model": RESNET50, "data_set": "ImageNet"}
-    return Recipe(name, title, source, options or {}, published or {}, note, **(common | more))
+    common = {"options": options, "model": PRETRAINED, "data_set": "ImageNet"}
+    return TrainingRecipe(name, title, source, published, note, **(common | more))
 
 
-def position(training: TrainingOptions = PAPERS, at: Sequence[str] = POSITIONS) -> Recipe:
+def position(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = POSITIONS) -> Recipe:
     """AdvBN after each of some layers."""
     training = replace(training, augment="autoaugment")
     return _recipe(
@@ -73,7 +68,7 @@ def position(training: TrainingOptions = PAPERS, at: Sequence[str] = POSITIONS) 
     )
 
 
-def strength(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def strength(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with ever more steps of 0.2, each radius m * 0.2 - 0.1."""
     training, layer = replace(training, augment="autoaugment"), _only("strength", at)
     options = {f"m={m}": HardenOptions(AdvBN(FeatureAttack(steps=m)), layer, training) for m in STRENGTHS}
@@ -87,7 +82,7 @@ def strength(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> R
     )
 
 
-def additive(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def additive(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with factors of the statistics, and with shifts of them."""
     training, layer = replace(training, augment="autoaugment"), _only("additive", at)
     kinds = ("multiplicative", "additive")
@@ -101,7 +96,7 @@ def additive(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> R
     )
 
 
-def gamma(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def gamma(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with weights of the adversarial loss."""
     training, layer = replace(training, augment="autoaugment"), _only("gamma", at)
     options = {f"gamma={one:g}": HardenOptions("advbn", layer, replace(training, gamma=one)) for one in GAMMAS}
@@ -115,7 +110,7 @@ def gamma(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Reci
     )
 
 
-def augmentation(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def augmentation(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN gains and what AutoAugment gains: each alone, and both."""
     layer = _only("augmentation", at)
     return _recipe(
@@ -137,7 +132,7 @@ def augmentation(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) 
     )
 
 
-def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def methods(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN is compared with, as far as it is fine-tuning here; see `note` for what differs."""
     layer = _only("methods", at)
     combined = {f"{label}-advbn": label for label in ("advprop", "cutmix", "augmix")}
@@ -179,29 +174,30 @@ def methods(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Re
     )
 
 
-def branches(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def branches(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """The branch that the authors evaluate on each data set, `authors_branch`; nothing is trained."""
-    return _recipe(
-        "branches", "the authors' choice of branch by data set", {"submission": "appendix C"}, analysis="branches"
-    )
+    source = {"submission": "appendix C"}
+    return AnalysisRecipe("branches", "the authors' choice of branch by data set", source, analysis="branches")
 
 
-def cost(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def step_cost(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """The methods whose steps `step_costs` times, all behind the same cut; nothing is trained."""
     layer = _only("cost", at)
     names = ("standard", "moex", "advbn", "pixel-at", "advprop")
-    return _recipe(
+    return AnalysisRecipe(
         "cost",
         "time of a step over standard fine-tuning's",
         {"submission": "appendix B, Table 8"},
-        {name: HardenOptions(name, layer, replace(training, augment="standard")) for name in names},
         dict.fromkeys(names),
         "All behind the same cut.",
+        data_set="ImageNet",
         analysis="costs",
+        options={name: HardenOptions(name, layer, replace(training, augment="standard")) for name in names},
+        model=PRETRAINED,
     )
 
 
-def architectures(training: TrainingOptions = PAPERS, at: Sequence[str] = PLACE) -> Recipe:
+def architectures(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN, and AdvProp beside it, on another architecture that is given."""
     layer, autoaugment = _only("architectures", at), replace(training, augment="autoaugment")
     options = {
@@ -224,7 +220,7 @@ HARDENING: dict[str, Callable[..., Recipe]] = {
     "methods": methods,
     "position": position,
     "strength": strength,
-    "cost": cost,
+    "cost": step_cost,
     "branches": branches,
     "augmentation": augmentation,
     "additive": additive,
@@ -238,17 +234,3 @@ def _only(name: str, at: Sequence[str]) -> str:
     if len(at) != 1:
         raise InputError(f"Expected one layer for the recipe {name}, but got {', '.join(at)}: position takes several.")
     return at[0]
-
-
-def authors_branch(data_set: str) -> str:
-    """Return the branch, "clean" or "adv", that the authors evaluate on a data set; never a silent default.
-
-    Raises:
-        InputError: a data set for which they name none.
-
-    Reference:
-        Shu et al., the ICLR 2021 submission, appendix C.
-    """
-    if data_set not in AUTHORS_BRANCH:
-        raise unknown("data set", data_set, AUTHORS_BRANCH)
-    return AUTHORS_BRANCH[data_set]

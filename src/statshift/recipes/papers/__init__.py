@@ -1,0 +1,1 @@
+"""The papers' experiments: functions that return recipes."""
