@@ -15,12 +15,13 @@ from torch import nn
 
 from statshift import measure
 from statshift._core.errors import InputError
-from statshift.data import check_labels, fit_labels, load_data, stored_shifts
+from statshift.data import fit_labels, load_data, stored_shifts
 from statshift.data.classes import imagenet_classes, read_class_map
 from statshift.data.folders import order_classes
 from statshift.measuring.loading import load
 from statshift.models import PixelModel, Preprocessing
 from statshift.results.provenance import describe_data
+from statshift.tasks.classification import check_labels
 
 
 def save(path, level=0):

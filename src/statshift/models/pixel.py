@@ -53,7 +53,8 @@ def extract_logits(output: Any) -> Tensor:
     if found.ndim == 4 and found.shape[2:] == (1, 1):  # of a convolution as the head
         found = found[:, :, 0, 0]
     if found.ndim < 2:
-        raise InputError(f"Expected the model to return logits (B,K), but got shape {tuple(found.shape)}.")
+        what = f"shape {tuple(found.shape)}: {ONE_LOGIT}"
+        raise InputError(f"Expected the model to return logits (B,K), but got {what}.")
     return found
 
 
@@ -68,8 +69,6 @@ def class_logits(output: Any) -> Tensor:
         what = f"shape {tuple(found.shape)}"
         if found.ndim == 4:
             what += ", as of segmentation: statshift measures classifiers"
-        if found.ndim == 1:
-            what += f": {ONE_LOGIT}"
         raise InputError(f"Expected the model to return logits (B,K), but got {what}.")
     return found
 

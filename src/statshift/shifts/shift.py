@@ -133,7 +133,7 @@ def under(shift: Shift, images: Tensor, severity: int, **given: Any) -> Tensor:
     if shift.code() is None:
         return shift.quantised(shift.make(images, severity, **given))
     shifted = shift.make(images.clone(), severity, **given)
-    _check_shifted(shifted, images, f"{shift.name} {severity}" if severity else shift.name)
+    _check_shifted(shifted, images, shift.name)
     shifted = shifted.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     return shift.quantised(shifted)
 
@@ -143,16 +143,16 @@ def of_clean_images(shifts: Iterable[Shift]) -> bool:
     return not any(shift.reads and shift.paired for shift in shifts)
 
 
-def _check_shifted(shifted: Any, images: Tensor, condition: str) -> None:
+def _check_shifted(shifted: Any, images: Tensor, name: str) -> None:
     if not isinstance(shifted, Tensor) or shifted.shape != images.shape:
         found = tuple(shifted.shape) if isinstance(shifted, Tensor) else type(shifted).__name__
-        raise InputError(f"Expected the shift {condition!r} to return {tuple(images.shape)}, but got {found}.")
+        raise InputError(f"Expected the shift {name!r} to return {tuple(images.shape)}, but got {found}.")
     inside = ((shifted >= 0) & (shifted <= 1)).all()
     if shifted.device.type != "cpu":
         torch._assert_async(inside)
     elif not inside:
         low, high = torch.aminmax(shifted.float())
         raise InputError(
-            f"Expected the shift {condition!r} to return pixels in [0,1], but got values from "
+            f"Expected the shift {name!r} to return pixels in [0,1], but got values from "
             f"{float(low):.4g} to {float(high):.4g}."
         )

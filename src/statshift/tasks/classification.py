@@ -196,7 +196,7 @@ def check_labels(data: ImageData, num_classes: int | None) -> None:
     """Check that the labels are one an image and among the model's classes; unknown labels or classes pass.
 
     Raises:
-        InputError: they are not integers (N,), or one is `num_classes` or more.
+        InputError: they are not integers (N,), one is `num_classes` or more, or there is one class.
     """
     if data.labels is None:
         return
@@ -204,6 +204,11 @@ def check_labels(data: ImageData, num_classes: int | None) -> None:
         raise InputError(
             f"Expected one label for each image of {data.spec}, but got labels of shape {data.labels.shape}: name the "
             "task that they are of."
+        )
+    if num_classes == 1:
+        raise InputError(
+            "Expected logits (B,K) of two classes or more, but the model has one logit: give two, such as "
+            "torch.cat([torch.zeros_like(z), z], 1) of the one logit z (B,1)."
         )
     largest = int(data.labels.max())
     if num_classes is not None and largest >= num_classes:
