@@ -24,7 +24,7 @@ from reporting import best, in_turns, machine, report, start
 from statshift import LigsOptions, PixelAttack, TrainingOptions, attack_images, ligs, load_data, load_model, rectify
 from statshift.hardening.methods.standard import Standard
 from statshift.hardening.trainer import train
-from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import DTYPES
 from statshift.norms.layers import running_norms
 from statshift.splitting.branches import Branches
 

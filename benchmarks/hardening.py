@@ -43,7 +43,7 @@ VARIANTS = {
 
 def accuracies(model: Any, data: Any, out: Path, severities: Any) -> dict[str, tuple[float, float]]:
     """Return clean accuracy and the mean over the shifts, in %, of the model as it is and rectified."""
-    found = measure(model, data, severities=severities, protocols=["auto"], out=out, device="cpu").summary
+    found = measure(model, data, severities=severities, rectify=["auto"], out=out, device="cpu").summary
     return {
         name: (
             100 * one["clean_accuracy"],

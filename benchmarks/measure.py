@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 
 from reporting import best, machine, report, start
 from statshift import load_data, load_model, measure
-from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import DTYPES
 
 PASSES = 76
 

@@ -126,7 +126,7 @@ def pretrained(bench: Bench) -> Found:
     data = load_data(f"npz:{bench.shared / 'data' / 'cifar10_test_1000.npz'}")
     out = bench.runs / "pretrained"
     summary = measure(
-        model, data, shifts=ATTACKS, protocols=["replace"], ligs=PERTURBATIONS, out=out, device=bench.device
+        model, data, shifts=ATTACKS, rectify=["replace"], ligs=PERTURBATIONS, out=out, device=bench.device
     ).summary
     results: dict[str, Any] = {"ligs": summary["ligs"], "protocols": {}}
     for name, one in summary["protocols"].items():
@@ -222,7 +222,7 @@ def profile(bench: Bench) -> Found:
     for name, model in models.items():
         protocols = () if name.endswith(("none", "instance", "layer", "group")) else ("replace",)
         out = bench.runs / f"profile-{name.replace(', ', '-')}"
-        found = measure(model, bench.test, severities=[3], protocols=protocols, out=out, device=bench.device).summary
+        found = measure(model, bench.test, severities=[3], rectify=protocols, out=out, device=bench.device).summary
         for protocol, one in found["protocols"].items():
             label = name if protocol == "source" else f"{name}, rectified"
             figures = {"clean": one["clean_accuracy"]}

@@ -49,7 +49,7 @@ def runs_of(shared: Path, runs: Path) -> list[Path]:
             load_model("cifar:resnet20", weights=weights),
             f"npz:{data / 'cifar10_test_1000.npz'}",
             shifts=("clean", "common", "pgd-linf:1/255", "pgd-l2:0.25"),
-            protocols=("auto", "replace"),
+            rectify=("auto", "replace"),
             ligs=("gaussian",),
             out=folders[-1],
             device="cpu",

@@ -71,7 +71,7 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
     ]
     for name, suffix, names, options in wanted:
         model, data = found[name]
-        run = measure(model, data, protocols=names, adaptation=options, out=runs / f"{name}{suffix}")
+        run = measure(model, data, rectify=names, adaptation=options, out=runs / f"{name}{suffix}")
         for protocol in names:
             one = run.summary["protocols"][protocol]
             source = one["paired_source"]
@@ -116,7 +116,7 @@ def samples(found: dict[str, Subject], runs: Path) -> None:
     accuracies: dict[str, dict[str, float]] = {name: {} for name in ("source", *names)}
     cleans: dict[str, dict[str, float]] = {name: {} for name in names}
     variants = by_samples(draws=2)
-    runs_by = measure_variants(model, data, variants, protocols=names, out=runs / "samples", severities=[3])
+    runs_by = measure_variants(model, data, variants, rectify=names, out=runs / "samples", severities=[3])
     for count, run in runs_by.items():
         for name, by_count in accuracies.items():
             shifts = run.summary["protocols"][name]["per_shift"]
@@ -203,7 +203,7 @@ def ablation(found: dict[str, Subject], runs: Path) -> None:
         model, data = found[name]
         options = AdaptationOptions(count, 1)
         run = measure(
-            model, data, protocols=["auto", own], adaptation=options, severities=[3], out=runs / f"parts-{name}-{count}"
+            model, data, rectify=["auto", own], adaptation=options, severities=[3], out=runs / f"parts-{name}-{count}"
         )
         for protocol in ("auto", *own):
             one = run.summary["protocols"][protocol]

@@ -192,7 +192,7 @@ def test_rows_equal_a_plain_loop(network, digits, case, include):
     name, options, by_hand = BY_HAND[case]
     adaptation = AdaptationOptions(samples=8, draws=2, include_adaptation=include, **options)
     run = partial(measure, network, digits, shifts=SHIFTS, severities=[SEVERITY], options=CorruptionOptions(seed=3))
-    found = run(protocols=[name], adaptation=adaptation)
+    found = run(rectify=[name], adaptation=adaptation)
     source = {row["shift"]: row for row in draws(found.rows, "source")}
     assert [(row["shift"], row["draw"]) for row in draws(found.rows, name)] == [(s, d) for s in SHIFTS for d in (0, 1)]
     for row in draws(found.rows, name):
@@ -214,7 +214,7 @@ def test_rows_equal_a_plain_loop(network, digits, case, include):
 @pytest.mark.parametrize("name", ["auto", "prior:5", "prior", "replace"])
 def test_a_protocol_is_measured_as_rectify_adapts(network, digits, name):
     found = measure(
-        network, digits, shifts=SHIFTS, severities=[SEVERITY], protocols=name, adaptation=AdaptationOptions(16)
+        network, digits, shifts=SHIFTS, severities=[SEVERITY], rectify=name, adaptation=AdaptationOptions(16)
     )
     positions = adaptation_positions(digits.indices, 16, 0, 0)
     kept = np.setdiff1d(np.arange(60), positions)
@@ -228,7 +228,7 @@ def test_a_protocol_is_measured_as_rectify_adapts(network, digits, name):
 @pytest.mark.parametrize("name", ["replace", "batch", "running:1", "full"])
 def test_on_all_images_at_once_every_protocol_is_the_forward_in_training_mode(network, digits, name):
     adaptation = AdaptationOptions(samples=60, include_adaptation=True)
-    found = measure(network, digits, shifts=SHIFTS, severities=[SEVERITY], protocols=[name], adaptation=adaptation)
+    found = measure(network, digits, shifts=SHIFTS, severities=[SEVERITY], rectify=[name], adaptation=adaptation)
     for row in draws(found.rows, name):
         expected = logits_in_training_mode(network, shifted(digits, row))
         assert told(row) == expected_counts(expected, digits.labels)
@@ -237,7 +237,7 @@ def test_on_all_images_at_once_every_protocol_is_the_forward_in_training_mode(ne
 def test_replace_is_the_forward_in_training_mode_of_the_images_drawn(network, digits):
     """Torch's own mode answers for the images that were adapted on."""
     adaptation = AdaptationOptions(samples=20, include_adaptation=True)
-    found = measure(network, digits, shifts=SHIFTS, severities=[SEVERITY], protocols="replace", adaptation=adaptation)
+    found = measure(network, digits, shifts=SHIFTS, severities=[SEVERITY], rectify="replace", adaptation=adaptation)
     for row in draws(found.rows, "replace"):
         logits = logits_in_training_mode(network, shifted(digits, row)[row["adapted_on"]])
         expected = logits.argmax(1).numpy() == digits.labels[row["adapted_on"]]
@@ -251,7 +251,7 @@ def test_every_condition_of_a_draw_adapts_on_the_same_images(network, digits):
             digits,
             shifts=SHIFTS,
             severities=[1, 4],
-            protocols=protocol,
+            rectify=protocol,
             adaptation=AdaptationOptions(samples, draws=3),
             batch_size=batch_size,
             options=CorruptionOptions(seed=seed),
@@ -288,7 +288,7 @@ def test_each_batch_is_normalised_by_its_own_statistics(network, seventy, batch_
         seventy,
         shifts=SHIFTS,
         severities=[SEVERITY],
-        protocols="batch",
+        rectify="batch",
         adaptation=adaptation,
         batch_size=batch_size,
         options=CorruptionOptions(seed=5),
@@ -313,7 +313,7 @@ def test_each_batch_is_normalised_by_its_own_statistics(network, seventy, batch_
 def test_a_running_average_begins_anew_in_each_condition(network, digits, name, momentum):
     adaptation = AdaptationOptions(samples=13, draws=2)
     found = measure(
-        network, digits, shifts=SHIFTS, severities=[SEVERITY], protocols=name, adaptation=adaptation, batch_size=25
+        network, digits, shifts=SHIFTS, severities=[SEVERITY], rectify=name, adaptation=adaptation, batch_size=25
     )
     for row in draws(found.rows, name):
         images, logits, moving = shifted(digits, row), torch.empty(60, 10), copy.deepcopy(network)
@@ -328,7 +328,7 @@ def test_a_running_average_begins_anew_in_each_condition(network, digits, name, 
 @pytest.mark.parametrize("name", ["batch", "running:1"])
 def test_streams_heed_the_options(network, digits, name, options):
     adaptation = AdaptationOptions(samples=30, **options)
-    found = measure(network, digits, shifts="contrast", severities=[4], protocols=name, adaptation=adaptation)
+    found = measure(network, digits, shifts="contrast", severities=[4], rectify=name, adaptation=adaptation)
     (row,) = draws(found.rows, name)
     images, logits = shifted(digits, row), torch.empty(60, 10)
     by_hand = {"part": "var"} if "statistics" in options else {"layers": slice(1, 2)}
@@ -340,7 +340,7 @@ def test_streams_heed_the_options(network, digits, name, options):
 @pytest.mark.parametrize("batch_size", [60, 7])
 def test_full_takes_the_statistics_of_one_forward_of_all_images(network, digits, batch_size):
     """Within the tolerance of a hundredth of a deviation, which turns no more than an image at the border."""
-    found = measure(network, digits, shifts=SHIFTS, severities=[SEVERITY], protocols="full", batch_size=batch_size)
+    found = measure(network, digits, shifts=SHIFTS, severities=[SEVERITY], rectify="full", batch_size=batch_size)
     for row in draws(found.rows, "full"):
         logits = logits_in_training_mode(network, shifted(digits, row))
         expected = expected_counts(logits, digits.labels)
@@ -384,7 +384,7 @@ def whole(network):
     return measure(
         network,
         "digits",
-        protocols=["replace", "batch"],
+        rectify=["replace", "batch"],
         adaptation=AdaptationOptions(samples=10, draws=2),
         data_options={"limit": 40},
         alexnet="cifar10",
@@ -477,7 +477,7 @@ def test_a_paired_source_over_all_images_is_the_source(whole):
 
 
 def test_without_the_whole_benchmark_there_is_no_gain(network, digits):
-    found = measure(network, digits, shifts=SHIFTS, severities=[4], protocols="replace")
+    found = measure(network, digits, shifts=SHIFTS, severities=[4], rectify="replace")
     summary = found.summary["protocols"]["replace"]
     assert summary["mean_accuracy"] is summary["gain"] is summary["mean_accuracy_deviation"] is None
     assert summary["mean_accuracy_by_draw"] == []

@@ -341,7 +341,7 @@ def test_accuracy_is_measure_s_by_robustbench_s_loop_and_by_foolbox():
         model.network[-1].bias.zero_()
     settings = {"shifts": ["clean", "brightness"], "severities": [3], "device": "cpu"}
     adaptation = AdaptationOptions(samples=32, include_adaptation=True)
-    rows = measure(model, data, protocols=["auto"], adaptation=adaptation, **settings).rows
+    rows = measure(model, data, rectify=["auto"], adaptation=adaptation, **settings).rows
     expected = {(row["shift"], row["protocol"]): row["correct"] / row["images"] for row in rows}
     drawn = adaptation_positions(data.indices, 32, 0, 0)
     shifted = corrupt(images, "brightness", 3, seed=0, indices=torch.from_numpy(data.indices))

@@ -86,7 +86,7 @@ def channels_of(features):
 def test_perturbed_features_are_the_formula(kind):
     """Equation 2, and for the additive kind equation 1 with the shifts of appendix E, channel by channel."""
     features, factors = features_of(), random(2, 4, seed=3)
-    attack = FeatureAttack(kind=kind)
+    attack = FeatureAttack(form=kind)
     found = perturb(features, factors, batch_moments(features, attack), attack, relu=False)
     array, (d_mu, d_sigma) = features.numpy(), factors.numpy()
     means, deviations = channels_of(features)
@@ -114,7 +114,7 @@ def test_perturbed_features_are_the_formula(kind):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_factors_at_their_start_change_nothing(kind, dtype, layout):
     features = (features_of() * 3).to(dtype).contiguous(memory_format=layout)
-    attack = FeatureAttack(kind=kind, epsilon=0)
+    attack = FeatureAttack(form=kind, epsilon=0)
     moments = batch_moments(features, attack)
     assert moments.mean.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     factors = attack_features(features, linear_loss()[0], attack)
@@ -149,7 +149,7 @@ def test_the_clamp_is_where_features_are_rectified_and_the_attack_asks_for_it(re
 @pytest.mark.parametrize("factor", [1.2, 0.8, 1.4, -0.1])
 def test_no_rounding_lets_a_gradient_through_the_kink(kind, dtype, factor):
     """With equal factors of both a zero stays zero, where the slope of a ReLU is none; half of all features are."""
-    features, attack = features_of(dtype=dtype).relu(), FeatureAttack(kind=kind)
+    features, attack = features_of(dtype=dtype).relu(), FeatureAttack(form=kind)
     moments = batch_moments(features, attack)
     factors = initial_factors(features, attack)
     if kind == "multiplicative":  # additive ones are equal at their start alone
@@ -170,7 +170,7 @@ def test_no_rounding_lets_a_gradient_through_the_kink(kind, dtype, factor):
 @both_kinds
 @pytest.mark.parametrize("relu", [False, True])
 def test_gradients_are_central_differences(kind, relu):
-    features, attack = features_of(), FeatureAttack(kind=kind)
+    features, attack = features_of(), FeatureAttack(form=kind)
     loss, moments = cross_entropy(Suffix()), batch_moments(features, attack)
     factors = initial_factors(features, attack) + 0.3 * random(2, 4, seed=4)
 
@@ -192,7 +192,7 @@ def test_gradients_are_central_differences(kind, relu):
 def test_the_first_step_is_the_analytic_sign(kind):
     """The average of a channel is d_mu * mu, so the loss's slope is w * mu; the deviation does not enter it."""
     features, (loss, weights) = features_of(), linear_loss()
-    attack = FeatureAttack(steps=1, kind=kind, part="mean", epsilon=5)
+    attack = FeatureAttack(steps=1, form=kind, part="mean", epsilon=5)
     moved = attack_features(features, loss, attack) - initial_factors(features, attack)
     slope = weights * (features.mean((0, 2, 3)) if kind == "multiplicative" else 1)
     torch.testing.assert_close(moved[0], 0.2 * slope.sign())
@@ -216,7 +216,7 @@ def test_the_first_step_on_a_linear_suffix_is_the_analytic_sign():
 @pytest.mark.parametrize(("epsilon", "steps"), [(None, 6), (None, 2), (0.5, 6), (0.05, 1), (3.0, 6)])
 def test_factors_end_on_the_ball_and_never_leave_it(kind, epsilon, steps):
     features, (loss, _) = features_of(dtype=torch.float32), linear_loss()
-    attack = FeatureAttack(kind=kind, epsilon=epsilon, steps=steps)
+    attack = FeatureAttack(form=kind, epsilon=epsilon, steps=steps)
     bound = steps * 0.2 - 0.1 if epsilon is None else epsilon
     assert attack.bound == bound
     start = initial_factors(features, attack)
@@ -242,7 +242,7 @@ def test_default_factors_reach_below_zero():
 @both_kinds
 @pytest.mark.parametrize(("part", "kept"), [("mean", 1), ("deviation", 0)])
 def test_a_part_leaves_the_other_at_its_start(kind, part, kept):
-    features, attack = features_of(), FeatureAttack(kind=kind, part=part)
+    features, attack = features_of(), FeatureAttack(form=kind, part=part)
     factors = attack_features(features, cross_entropy(Suffix()), attack)
     start = initial_factors(features, attack)
     assert torch.equal(factors[kept], start[kept])
@@ -252,7 +252,7 @@ def test_a_part_leaves_the_other_at_its_start(kind, part, kept):
 @both_kinds
 def test_a_convex_loss_rises_with_each_step(kind):
     features, (loss, _) = features_of(), linear_loss()
-    values, attack = [], FeatureAttack(kind=kind, epsilon=10)
+    values, attack = [], FeatureAttack(form=kind, epsilon=10)
     attack_features(features, lambda changed: values.append(loss(changed).detach()) or loss(changed), attack)
     assert len(values) == 6
     assert values[0] == pytest.approx(float(loss(features)))
@@ -262,7 +262,7 @@ def test_a_convex_loss_rises_with_each_step(kind):
 @both_kinds
 def test_a_network_s_loss_rises(kind):
     features, loss = features_of(), cross_entropy(Suffix())
-    values, attack = [], FeatureAttack(kind=kind, step_size=0.05)
+    values, attack = [], FeatureAttack(form=kind, step_size=0.05)
     factors = attack_features(features, lambda changed: values.append(loss(changed).detach()) or loss(changed), attack)
     values.append(loss(perturb(features, factors, batch_moments(features, attack), attack, relu=False)).detach())
     assert values[-1] > values[0]
@@ -332,7 +332,7 @@ def test_nothing_but_the_factors_gets_a_gradient():
 
 @both_kinds
 def test_features_and_factors_are_not_written_to(kind):
-    features, attack = features_of(), FeatureAttack(kind=kind)
+    features, attack = features_of(), FeatureAttack(form=kind)
     kept = features.clone()
     attack_features(features, cross_entropy(Suffix()), attack, relu=True)
     assert torch.equal(features, kept)
@@ -429,7 +429,7 @@ def test_constant_channels_stay_constant_and_finite(kind, dtype, dead):
     features = features_of(count=16, side=17).to(dtype)
     for channel, value in enumerate(dead):
         features[:, channel] = value
-    attack, weights, scales = FeatureAttack(kind=kind), random(16, 4, 17, 17, seed=3).to(dtype), []
+    attack, weights, scales = FeatureAttack(form=kind), random(16, 4, 17, 17, seed=3).to(dtype), []
 
     def loss(changed):
         scales.append(changed.detach())
@@ -463,7 +463,7 @@ def test_spread_too_small_to_divide_by_counts_as_none():
     features[:, 0] = 0
     features[0, 0, 0, 0] = 1e-20
     features[:, 1] *= 1e3
-    attack = FeatureAttack(kind="additive")
+    attack = FeatureAttack(form="additive")
     factors = attack_features(features, cross_entropy(Suffix(dtype=torch.float32)), attack)
     assert perturb(features, factors, batch_moments(features, attack), attack, relu=False).isfinite().all()
 
@@ -471,7 +471,7 @@ def test_spread_too_small_to_divide_by_counts_as_none():
 @both_kinds
 def test_one_image_of_one_position_is_enough(kind):
     features = random(1, 4, 1, 1)
-    attack = FeatureAttack(kind=kind)
+    attack = FeatureAttack(form=kind)
     factors = attack_features(features, linear_loss()[0], attack)
     found = perturb(features, factors, batch_moments(features, attack), attack, relu=False)
     mean = features.flatten()
@@ -493,10 +493,10 @@ def test_one_image_of_one_position_is_enough(kind):
         ({"epsilon": -0.1}, ["`epsilon` to be at least 0, but got -0.1"]),
         ({"epsilon": float("nan")}, ["`epsilon` to be at least 0, but got nan"]),
         ({"steps": 1, "step_size": 0.05}, ["Expected `epsilon`", "is -0.05, below 0"]),
-        ({"kind": "multiplicativ"}, ["Unknown kind 'multiplicativ'", "Did you mean 'multiplicative'?"]),
+        ({"form": "multiplicativ"}, ["Unknown form 'multiplicativ'", "Did you mean 'multiplicative'?"]),
         (
-            {"steps": -1, "step_size": -1, "epsilon": -1, "kind": "?", "part": "std", "perturbation": "all"},
-            ["`steps`", "`step_size`", "`epsilon`", "Unknown kind '?'", "Unknown part 'std'", "perturbation 'all'"],
+            {"steps": -1, "step_size": -1, "epsilon": -1, "form": "?", "part": "std", "perturbation": "all"},
+            ["`steps`", "`step_size`", "`epsilon`", "Unknown form '?'", "Unknown part 'std'", "perturbation 'all'"],
         ),
     ],
 )
@@ -670,7 +670,7 @@ def loss(changed):
 found = {}
 for kind in ("multiplicative", "additive"):
     for which in ("global", "local"):
-        attack = FeatureAttack(kind=kind, perturbation=which)
+        attack = FeatureAttack(form=kind, perturbation=which)
         moments = batch_moments(features[mine], attack)
         found[kind, which] = attack_features(features[mine], loss, attack), moments.mean, moments.deviation
 
@@ -728,7 +728,7 @@ def loss_on(weights, labels):
 @both_kinds
 def test_two_processes_find_the_factors_of_one(two_processes, kind):
     features, weights, labels = shared_batch()
-    attack = FeatureAttack(kind=kind)
+    attack = FeatureAttack(form=kind)
     whole = attack_features(features, loss_on(weights, labels), attack)
     moments = batch_moments(features, attack)
     for found in two_processes:
@@ -744,7 +744,7 @@ def test_a_local_perturbation_is_of_each_process_s_share(two_processes, kind):
     features, weights, labels = shared_batch()
     shares = [slice(0, 4), slice(4, 8)]
     for found, mine in zip(two_processes, shares, strict=True):
-        alone = attack_features(features[mine], loss_on(weights, labels[mine]), FeatureAttack(kind=kind))
+        alone = attack_features(features[mine], loss_on(weights, labels[mine]), FeatureAttack(form=kind))
         torch.testing.assert_close(found[kind, "local"][0], alone, rtol=0, atol=1e-12)
     assert not torch.equal(two_processes[0][kind, "local"][1], two_processes[1][kind, "local"][1])
 

@@ -135,7 +135,7 @@ def test_the_defaults_are_a_cycle_of_standard_training(run, model, tmp_path, mon
     ((network, data, options, more),) = seen
     assert options == HardenOptions("standard", training=ONE_CYCLE)
     assert weights_hash(network.network) == weights_hash(build(model).network)
-    assert (data, more["validation"], more["shifts"], more["ligs"], more["walk"]) == (
+    assert (data, more["validation"], more["shifts"], more["ligs"], more["landscape"]) == (
         "digits",
         None,
         ["clean"],

@@ -167,7 +167,7 @@ def test_every_way_to_hold_a_batch_norm_is_rectified_alike(kind, protocol):
 @pytest.mark.parametrize("kind", SAME)
 def test_every_way_to_hold_a_batch_norm_is_measured_alike(kind):
     data = load_data("digits", limit=20)
-    asked = {"shifts": ["clean", "pgd-linf:1/255:1"], "protocols": "replace", "device": "cpu"}
+    asked = {"shifts": ["clean", "pgd-linf:1/255:1"], "rectify": "replace", "device": "cpu"}
     asked |= {"adaptation": AdaptationOptions(8, draws=1)}
     wanted, found = (measure(one, data, **asked).rows for one in (network(), SAME[kind](network())))
     assert [row["bits"] for row in found] == [row["bits"] for row in wanted]
@@ -207,7 +207,7 @@ def test_quantised_models_are_measured_and_rectified():
     given = load_model(model, mean=(0, 0, 0), std=(1, 1, 1))
     wanted, found = (rectify(one, IMAGES, "prior")(IMAGES) for one in (plain, given))
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.05)
-    assert len(measure(given, data, shifts="clean", protocols="replace", device="cpu",
+    assert len(measure(given, data, shifts="clean", rectify="replace", device="cpu",
                        adaptation=AdaptationOptions(8, draws=1)).rows) == 2  # fmt: skip
 
 

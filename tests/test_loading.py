@@ -43,6 +43,9 @@ def test_a_device_is_taken_wherever_its_name_is(tmp_path):
     assert find_device(CPU) == find_device("cpu") == CPU
     with pytest.raises(InputError, match="Unknown device 'meta'"):
         find_device(META)
+    for mps in ("mps", torch.device("mps"), "mps:0"):
+        with pytest.raises(InputError, match=r"Device 'mps(:0)?' has no float64, .* use `device` cpu\.$"):
+            find_device(mps)
     data = load_data("digits", limit=20)
     model = load_model(network())
     named, given = (measure(model, data, shifts="clean", device=one).rows for one in ("cpu", CPU))
@@ -67,10 +70,12 @@ def test_a_callers_model_stays_where_it_is(wrap):
 
 def test_no_protocol_is_told_of_in_one_line():
     model = load_model(network())
-    with pytest.raises(InputError, match="`protocol` to be a name or a function, but got None; choose from: source"):
+    with pytest.raises(
+        InputError, match="`protocol` to be a name, a function or a Protocol, but got None; choose from: "
+    ):
         rectify(model, IMAGES, None)
     with pytest.raises(InputError, match=r"protocols as names or \{name: function\}, but got None; \(\) is the source"):
-        measure(model, "digits", protocols=None, adaptation=AdaptationOptions())
+        measure(model, "digits", rectify=None, adaptation=AdaptationOptions())
 
 
 def test_a_model_made_in_inference_mode_is_used_as_far_as_it_can_be():

@@ -108,7 +108,7 @@ def test_too_many_are_refused(model, digits, count):
 
 def test_rows_say_what_every_protocol_predicts(model, digits):
     options = AdaptationOptions(samples=8, draws=2)
-    rows = measure(model, digits, protocols="replace", adaptation=options, examples=20).rows
+    rows = measure(model, digits, rectify="replace", adaptation=options, examples=20).rows
     clean, indices = pixels_of(digits), torch.from_numpy(digits.indices)
     positions, left_out = draw_examples(digits, 20), 0
     assert len(rows) == 7 * 3
@@ -167,7 +167,7 @@ def test_strips_hold_the_pixels_that_the_model_saw(folder, digits):
 
 def test_an_attacks_strip_is_of_images_against_the_source(model, digits, tmp_path):
     name = "pgd-linf:8/255:3"
-    measure(model, digits, shifts=[name], protocols="replace", adaptation=AdaptationOptions(8), out=tmp_path)
+    measure(model, digits, shifts=[name], rectify="replace", adaptation=AdaptationOptions(8), out=tmp_path)
     found = shown(tmp_path / "examples")
     positions = found["positions"]
     clean, labels = pixels_of(digits)[positions], torch.from_numpy(digits.labels[positions])

@@ -156,7 +156,7 @@ def test_adversarial_images_are_not_quantised(model, digits):
 
 
 def adapted_rows(model, digits, protocols, **more):
-    return measure(model, digits, shifts=["clean", *ATTACKS], options=OPTIONS, protocols=protocols, **more)
+    return measure(model, digits, shifts=["clean", *ATTACKS], options=OPTIONS, rectify=protocols, **more)
 
 
 @pytest.mark.parametrize("include", [False, True])
@@ -236,15 +236,15 @@ def test_a_function_s_model_is_attacked_and_the_model_is_left_as_found(digits):
 def test_what_cannot_be_attacked_as_it_answers_is_refused(model, digits, function, told):
     adaptation = AdaptationOptions(samples=16)
     with pytest.raises(InputError, match=rf"Expected the protocol own {told}"):
-        measure(model, digits, shifts=["fgsm:2/255"], protocols={"own": function}, adaptation=adaptation)
-    assert len(measure(model, digits, shifts=["clean"], protocols={"own": function}, adaptation=adaptation).rows) == 2
+        measure(model, digits, shifts=["fgsm:2/255"], rectify={"own": function}, adaptation=adaptation)
+    assert len(measure(model, digits, shifts=["clean"], rectify={"own": function}, adaptation=adaptation).rows) == 2
 
 
 @pytest.mark.parametrize("protocol", ["batch", "running:0.3", {"own": lambda model: model}])
 def test_a_stream_is_not_attacked(model, digits, protocol, tmp_path):
     name = protocol if isinstance(protocol, str) else "own"
     with pytest.raises(InputError, match=f"^Cannot attack {name}, whose statistics move with every batch: .*fgsm") as e:
-        measure(model, digits, shifts=["clean", "fgsm:2/255"], protocols=[protocol], out=tmp_path / "run")
+        measure(model, digits, shifts=["clean", "fgsm:2/255"], rectify=[protocol], out=tmp_path / "run")
     assert "\n" not in str(e.value)
     assert not (tmp_path / "run").exists()
 
@@ -321,7 +321,7 @@ def test_the_images_that_attack_the_source_are_made_once(model, digits, monkeypa
         attack_as_shift, "attack_images", lambda *args, **more: made.append(len(args[1])) or own(*args, **more)
     )
     adaptation = AdaptationOptions(samples=16, draws=2)
-    measure(model, digits, shifts=["fgsm:2/255"], protocols=["replace", "full"], adaptation=adaptation)
+    measure(model, digits, shifts=["fgsm:2/255"], rectify=["replace", "full"], adaptation=adaptation)
     assert made == [1, COUNT, *[COUNT] * 3]  # one image to read the layers with, the source, and three adapted models
 
 

@@ -180,7 +180,7 @@ def test_workers_are_not_part_of_the_result(of_32_px, photographs):
     ],
 )
 def test_where_photographs_are_corrupted(network, of_32_px, photographs, at, size, table):
-    found = measure(of_32_px, photographs, shifts=["defocus_blur"], severities=[4], at=at)
+    found = measure(of_32_px, photographs, shifts=["defocus_blur"], severities=[4], corrupt_at=at)
     data = load_data(photographs, **size)
     images = corrupt(pixels_of(data), "defocus_blur", 4)
     small = (
@@ -196,7 +196,7 @@ def test_where_photographs_are_corrupted(network, of_32_px, photographs, at, siz
 
 @pytest.mark.filterwarnings("ignore:Clean accuracy")
 def test_the_caller_may_choose_the_size_himself(of_32_px, photographs):
-    found = measure(of_32_px, photographs, shifts="clean", at="model", data_options={"resize": 64, "crop": 48})
+    found = measure(of_32_px, photographs, shifts="clean", corrupt_at="model", data_options={"resize": 64, "crop": 48})
     assert found.record["data"]["shape"] == [3, 48, 48]
 
 
@@ -229,6 +229,8 @@ def test_half_precision_differs_little(network, digits, dtype):
     measured = partial(measure, network, digits, shifts=["clean", "shot_noise"], severities=[3])
     full, half = measured(), measured(dtype=dtype)
     assert half.record["dtype"] == dtype
+    given = measured(dtype=getattr(torch, dtype))
+    assert (given.record["dtype"], given.rows) == (dtype, half.rows)
     for a, b in zip(full.rows, half.rows, strict=True):
         assert b["cross_entropy_sum"] != a["cross_entropy_sum"]
         assert b["cross_entropy_sum"] == pytest.approx(a["cross_entropy_sum"], rel=0.1)
@@ -305,7 +307,7 @@ def test_own_shifts_are_treated_as_built_in_ones(network, digits, batch_size):
         shifts=["clean", {"invert": invert, "speckles": speckles}],
         severities=[2, 5],
         batch_size=batch_size,
-        options=CorruptionOptions(seed=9),
+        seed=9,
     )
     clean, indices = pixels_of(digits), torch.from_numpy(digits.indices)
     expected = [clean, 1 - clean, speckles(clean, 2, 9, indices), speckles(clean, 5, 9, indices)]
@@ -562,7 +564,7 @@ def test_without_clean_images_there_is_none(digits):
 
 def test_wrong_normalisation_is_pointed_at(network):
     model = PixelModel(network, Preprocessing(mean=(-40, 5, 6), std=(0.01, 0.02, 0.03)))
-    with pytest.warns(UserWarning, match="--mean and --std"):
+    with pytest.warns(UserWarning, match="`mean` and `std`"):
         measure(model, "digits", shifts="clean")
 
 
@@ -590,7 +592,7 @@ def test_labels_must_be_among_the_models_classes(network, digits, tmp_path):
         ({"device": "cpu:0"}, None),
         ({"device": "cuda:-1"}, "Unknown device 'cuda:-1'"),
         ({"dtype": "float64"}, "Unknown dtype 'float64'"),
-        ({"at": "home"}, "Unknown place of corruption 'home'"),
+        ({"corrupt_at": "home"}, "Unknown place of corruption 'home'"),
         ({"alexnet": "vgg"}, "Unknown AlexNet 'vgg'"),
         ({"baseline": "nowhere"}, "nowhere is not a run directory"),
         ({"data": "digts"}, "Unknown data scheme 'digts'"),
@@ -642,8 +644,8 @@ def test_a_limit_is_balanced_and_seeded(network):
 
 
 def test_the_record_says_what_was_measured(network, digits):
-    options = CorruptionOptions(seed=2, quantise=False, frost=None)
-    found = measure(network, digits, shifts=["clean", "fog"], severities=[5, 1], batch_size=20, options=options)
+    how = {"seed": 2, "options": CorruptionOptions(seed=5, quantise=False, frost=None)}  # the argument goes before
+    found = measure(network, digits, shifts=["clean", "fog"], severities=[5, 1], batch_size=20, **how)
     record = json.loads(json.dumps(found.record))
 
     def hashed(values):

@@ -619,7 +619,7 @@ def test_the_command_runs_one_and_writes_json(run, file, tmp_path):
         load_data("digits:test", limit=40, seed=4),
         shifts=("clean", "snow"),
         severities=[3],
-        protocols=("replace", "prior:4"),
+        rectify=("replace", "prior:4"),
         adaptation=AdaptationOptions(8, 2),
         options=CorruptionOptions(4),
         device="cpu",

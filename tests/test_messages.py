@@ -64,7 +64,7 @@ COMMAND = SimpleNamespace(params=[param("batch_size", "-b", "--batch-size"), par
     ("message", "wanted"),
     [
         ("Expected `batch_size` to be 1.", "Expected --batch-size to be 1."),
-        ("Give `at` as benchmark.", "Give --corrupt-at as benchmark."),
+        ("Give `corrupt_at` as benchmark.", "Give --corrupt-at as benchmark."),
         ("Expected `momentum` in [0,1].", "Expected `momentum` in [0,1]."),
         ("`statshift data frost` gets them.", "`statshift data frost` gets them."),
     ],

@@ -131,7 +131,7 @@ def test_without_a_perturbation_both_branches_begin_alike():
     assert torch.equal(losses["clean"], losses["adv"])
 
 
-@pytest.mark.parametrize("attack", [FeatureAttack(), FeatureAttack(kind="additive", epsilon=0.2, clamp=False)])
+@pytest.mark.parametrize("attack", [FeatureAttack(), FeatureAttack(form="additive", epsilon=0.2, clamp=False)])
 def test_advbn_raises_the_loss_of_the_model_as_it_is(attack):
     """In evaluation mode, in which the attack is made; batch norm in training mode undoes much of it."""
     branches, batch = branches_of().train(False), batch_of()

@@ -168,7 +168,7 @@ def spoilt(model):
 
 
 def measured(network, digits, protocols, samples=16, **more):
-    return measure(network, digits, protocols=protocols, adaptation=AdaptationOptions(samples, **more)).rows
+    return measure(network, digits, rectify=protocols, adaptation=AdaptationOptions(samples, **more)).rows
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_names_and_functions_that_are_none_are_told_in_one_line(network, digits,
         resolve_protocols(protocols)
     assert "\n" not in str(error.value)
     with pytest.raises(InputError, match=told):
-        measure(network, digits, protocols=protocols, out=tmp_path / "run")
+        measure(network, digits, rectify=protocols, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -293,7 +293,7 @@ def test_a_function_that_returns_nothing_is_not_taken_for_the_source(network, di
 
 
 def test_no_image_moves_an_infinite_prior(network, digits, tmp_path):
-    measure(network, digits, protocols="prior:inf", out=tmp_path / "run")
+    measure(network, digits, rectify="prior:inf", out=tmp_path / "run")
     found = statshift.read_run(tmp_path / "run").rows
     assert [row["bits"] == row["paired_source"]["bits"] for row in draws(found, "prior:inf")] == [True, True]
 
@@ -313,7 +313,7 @@ class Normless(nn.Module):
 @pytest.mark.parametrize("protocol", ["replace", "auto", "batch", "running", "full"])
 def test_a_model_without_batch_norm_is_refused_by_name(digits, tmp_path, protocol):
     with pytest.raises(InputError, match="batch normalization and running statistics, but its norms are: GroupNorm"):
-        measure(Normless(), digits, protocols=protocol, out=tmp_path / "run")
+        measure(Normless(), digits, rectify=protocol, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -348,7 +348,7 @@ def test_a_model_without_batch_norm_may_be_adapted_by_own_functions(digits, own)
 def test_what_cannot_be_is_refused_before_anything_is_measured(network, digits, tmp_path, protocol, options, told):
     def attempt():
         adaptation = AdaptationOptions(**{"samples": 16} | options)
-        measure(network, digits, protocols=protocol, adaptation=adaptation, out=tmp_path / "run")
+        measure(network, digits, rectify=protocol, adaptation=adaptation, out=tmp_path / "run")
 
     with pytest.raises(InputError, match=told) as error:
         attempt()
@@ -478,7 +478,7 @@ FILES = ("rows.jsonl", "summary.json", "record.json")
 def whole(network, digits, tmp_path_factory):
     """A run that nobody interrupts."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    measure(network, digits, protocols=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=out, batch_size=25)
+    measure(network, digits, rectify=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=out, batch_size=25)
     return out
 
 
@@ -494,7 +494,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same_bytes(network, digits
         if at.number == 2 and at.images >= (0, 10, 60)[sittings % 3]:
             raise KeyboardInterrupt
 
-    go = partial(measure, network, digits, protocols=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=out)
+    go = partial(measure, network, digits, rectify=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=out)
     while len(kept) < len(lines(whole)):
         with suppress(KeyboardInterrupt):
             go(batch_size=25, progress=interrupt)
@@ -522,7 +522,7 @@ def test_an_own_protocol_may_be_interrupted(network, digits, tmp_path, stop):
     """What was finished before it is kept."""
     before = state_of(network)
     with pytest.raises(KeyboardInterrupt):
-        measure(network, digits, protocols=["replace", {"mine": stop}], out=tmp_path)
+        measure(network, digits, rectify=["replace", {"mine": stop}], out=tmp_path)
     assert [json.loads(line)["protocol"] for line in lines(tmp_path)] == ["source", "replace"]
     assert not (tmp_path / "summary.json").exists()
     assert state_of(network) == before
@@ -535,7 +535,7 @@ def test_protocols_and_draws_may_be_added(network, digits, whole, tmp_path):
     passes, kept = [], []
     for protocols, number in steps:
         seen = []
-        go(protocols=protocols, adaptation=AdaptationOptions(16, number), progress=seen.append)
+        go(rectify=protocols, adaptation=AdaptationOptions(16, number), progress=seen.append)
         assert lines(tmp_path)[: len(kept)] == kept
         passes.append((seen[0].passes, seen[0].finished_before))
         kept = lines(tmp_path)
@@ -567,7 +567,7 @@ def test_protocols_and_draws_may_be_added(network, digits, whole, tmp_path):
 def test_a_protocol_with_other_options_is_refused(network, digits, whole, tmp_path, protocols, options, named):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    go = partial(measure, network, digits, protocols=protocols, out=out, batch_size=25)
+    go = partial(measure, network, digits, rectify=protocols, out=out, batch_size=25)
     before = {path: path.read_bytes() for path in out.rglob("*.*")}
     with nullcontext() if named is None else pytest.raises(InputError, match="holds another run") as error:
         go(adaptation=AdaptationOptions(**{"samples": 16, "draws": 2} | options))
@@ -585,13 +585,13 @@ def test_a_protocol_with_other_options_is_refused(network, digits, whole, tmp_pa
 )
 def test_another_function_of_the_same_name_is_refused(network, digits, tmp_path, one, other):
     go = partial(measure, network, digits, adaptation=AdaptationOptions(16), out=tmp_path)
-    go(protocols={"mine": one})
+    go(rectify={"mine": one})
     with pytest.raises(InputError, match=r"`mine\.function`: "):
-        go(protocols={"mine": other})
+        go(rectify={"mine": other})
 
 
 def test_no_protocol_is_of_the_loaders_batches(network, digits, whole, tmp_path):
-    measure(network, digits, protocols=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=tmp_path, batch_size=7)
+    measure(network, digits, rectify=PROTOCOLS, adaptation=AdaptationOptions(16, draws=2), out=tmp_path, batch_size=7)
     key = ("protocol", "shift", "severity", "draw", "bits", "left_out")
     expected, found = (
         [{name: json.loads(line).get(name) for name in key} for line in lines(out)] for out in (whole, tmp_path)
@@ -610,7 +610,7 @@ def test_a_stream_begins_again_after_so_many_batches(network, digits):
     for every, same in ((1, True), (2, False), (None, False)):
         found = draws(measured(network, digits, "running:0.3", samples=20, reset_every=every), "running:0.3")
         assert ([row["cross_entropy_sum"] for row in found] == [row["cross_entropy_sum"] for row in expected]) is same
-    record = measure(network, digits, protocols="running", adaptation=AdaptationOptions(20, reset_every=2)).record
+    record = measure(network, digits, rectify="running", adaptation=AdaptationOptions(20, reset_every=2)).record
     assert record["protocols"]["running"]["reset"].endswith("condition and draw, and after every 2 batches")
 
 
@@ -637,7 +637,7 @@ def test_progress_names_the_protocol_at_work(network, digits):
     measure(
         network,
         digits,
-        protocols=["replace", "running"],
+        rectify=["replace", "running"],
         adaptation=AdaptationOptions(30, draws=2),
         batch_size=40,
         progress=seen.append,

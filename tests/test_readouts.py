@@ -54,7 +54,7 @@ def under(data, condition, images=32, seed=0):
 def test_the_readout_is_a_direct_diagnosis(model, digits, tmp_path, seed):
     shifts = ["clean", "fog", "gaussian_noise", {"negative": lambda images: 1 - images}, "fgsm:1/255"]
     options = statshift.CorruptionOptions(seed=seed)
-    measure(model, digits, shifts=shifts, severities=[2, 4], options=options, protocols="replace", out=tmp_path)
+    measure(model, digits, shifts=shifts, severities=[2, 4], options=options, rectify="replace", out=tmp_path)
     found = read_run(tmp_path).layers
     assert list(found["conditions"]) == ["clean", "fog 4", "gaussian_noise 4", "negative"]
     assert (found["images"], found["layers"]) == (32, ["1", "4"])

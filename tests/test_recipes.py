@@ -84,7 +84,7 @@ def test_every_training_is_the_papers(name):
             steps = int(label.removeprefix("m=")) if name == "strength" else 6
             assert (options.method.attack.steps, options.method.attack.step_size) == (steps, 0.2)
             assert options.method.attack.bound == pytest.approx(0.2 * steps - 0.1)
-            assert options.method.attack.kind == (label if name == "additive" else "multiplicative")
+            assert options.method.attack.form == (label if name == "additive" else "multiplicative")
             assert options.at == (label if name == "position" else "conv2_3")
 
 

@@ -226,7 +226,7 @@ def test_a_run_that_measure_made_is_shown_as_its_rows_say(tmp_path):
         *(network, "digits"),
         shifts=("clean", "fog"),
         severities=(1, 3, 5),
-        protocols=("auto",),
+        rectify=("auto",),
         out=tmp_path / "run",
         data_options={"limit": 60},
         examples=5,

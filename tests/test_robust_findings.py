@@ -312,7 +312,7 @@ def test_gradients_of_gradients_are_refused_of_a_compiled_model(tmp_path):
 def test_a_training_with_a_walk_is_not_one_without(tmp_path, walked_first):
     def train(walk):
         data, options = load_data("digits:train", limit=32), HardenOptions("standard", "input", ONE_EPOCH)
-        return harden(training_jobs.build(), data, options, walk=walk, out=tmp_path, device="cpu")
+        return harden(training_jobs.build(), data, options, landscape=walk, out=tmp_path, device="cpu")
 
     first = train(walked_first)
     assert ("landscape" in first.record["history"][0].get("validation", {})) == walked_first

@@ -179,7 +179,7 @@ def test_one_cycle_ends_at_nothing():
 def test_the_history_holds_accuracy_ligs_and_landscape_of_each_epoch():
     data, validation = load_data("digits:train", limit=48), load_data("digits", limit=40)
     found = trained(
-        "standard", validation=validation, shifts=("clean", "fgsm:4/255"), ligs=["gaussian", "fgsm"], walk=True
+        "standard", validation=validation, shifts=("clean", "fgsm:4/255"), ligs=["gaussian", "fgsm"], landscape=True
     )
     history = found.record["history"]
     assert [entry["epoch"] for entry in history] == [1, 2]

@@ -161,7 +161,7 @@ def measured(network, digits, protocols, shifts=("clean", "contrast"), **more):
         digits,
         shifts=shifts,
         severities=[5],
-        protocols=protocols,
+        rectify=protocols,
         adaptation=AdaptationOptions(16, **more),
         device="cpu",
         out=out,

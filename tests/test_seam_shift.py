@@ -192,7 +192,7 @@ def test_a_norm_ball_of_one_s_own_attacks_as_by_hand(own, model, digits):
 def test_a_set_of_images_stands_alone(own, model, digits):
     """Its rows are over its own images; whatever is paired or averaged stays over the run's."""
     adaptation = AdaptationOptions(samples=8)
-    run = partial(measure, model, digits, severities=[3], protocols=["replace"], adaptation=adaptation)
+    run = partial(measure, model, digits, severities=[3], rectify=["replace"], adaptation=adaptation)
     found, without = run(shifts=["clean", own["MIRRORED"], "fog"]), run(shifts=["clean", "fog"])
     images, labels = load_data("digits:train", limit=25).tensors()
     source, adapted = (row for row in found.rows if row["shift"] == "mirrored")

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from statshift import HardenOptions, TrainingOptions, compare, harden, load_data, load_model, measure
 from statshift._core.errors import InputError
 from statshift.metrics.uncertainty import bootstrap_interval
-from statshift.report import as_markdown, build, tables, tidy_csv
+from statshift.report import as_markdown, build_report, tables, tidy_csv
 from statshift.results import make_row, read_run, restrict, summarise
 from statshift.results.conditions import mean_score
 from statshift.results.worded import as_accuracy
@@ -180,7 +180,7 @@ def test_a_task_with_two_labels_is_measured(own, tmp_path):
         task=task,
         shifts=("clean", "fog"),
         severities=(3,),
-        protocols="auto",
+        rectify="auto",
         out=tmp_path / "run",
         device="cpu",
         options=None,
@@ -209,7 +209,7 @@ def test_a_task_with_two_labels_is_measured(own, tmp_path):
 def test_a_report_shows_the_score_under_its_name(own, tmp_path):
     task, model = own
     measure(model, Pairs(), task=task, shifts=("clean", "fog"), severities=(3,), out=tmp_path / "run", device="cpu")
-    page = build(tmp_path / "run", task=task)
+    page = build_report(tmp_path / "run", task=task)
     text = as_markdown(tables(page))
     assert "clean both right %" in text
     assert "accuracy" not in text.lower()
@@ -218,7 +218,7 @@ def test_a_report_shows_the_score_under_its_name(own, tmp_path):
     assert head.split(",")[7] == "both_right"
     assert float(clean.split(",")[7]) == pytest.approx(task.measures(score)["both_right"], rel=1e-5)
     with pytest.raises(InputError, match="Expected `task` for a run of a task of your own"):
-        build(tmp_path / "run")
+        build_report(tmp_path / "run")
 
 
 def test_a_task_with_two_labels_is_trained(own, tmp_path):

@@ -183,7 +183,7 @@ def measured(model, shifts, rectify=(), data=None, **more):
         data or load_data("digits", limit=40),
         shifts=shifts,
         severities=[3],
-        protocols=rectify,
+        rectify=rectify,
         adaptation=statshift.AdaptationOptions(8),
         device="cpu",
         **more,

@@ -38,7 +38,7 @@ def network(seed=0):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    asked = {"shifts": ["clean", "brightness"], "severities": [3], "protocols": "replace", "device": "cpu"}
+    asked = {"shifts": ["clean", "brightness"], "severities": [3], "rectify": "replace", "device": "cpu"}
     asked |= {"adaptation": AdaptationOptions(8, draws=1)}
     data = load_data("digits", limit=20)
     return [measure(network(seed), data, out=folder / str(seed), **asked) for seed in (0, 1)]

@@ -23,24 +23,16 @@ LAZY = sorted(path for path in PACKAGE.rglob("__init__.py") if "lazy(" in path.r
 LIGHT = sorted(path for pattern in ("*/registry.py", "*/choices.py") for path in PACKAGE.glob(pattern))
 
 PUBLIC = {
-    *(
-        "AdaptationOptions",
-        "Adapter",
-        "AdvBN",
-        "AdvProp",
-        "Adversarial",
-        "Branches",
-        "COMMON",
-        "CORRUPTIONS",
-        "Comparison",
-    ),
-    *("Corrupted", "CorruptionOptions", "Diagnosis", "ExtractionOptions", "FeatureAttack", "HOLDOUT"),
-    *("HardenOptions", "Hardened", "ImageData", "InputError", "Landscape", "Ligs", "LigsOptions", "LigsRegularised"),
-    *("Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "Protocol", "RectifiedStream"),
-    *("Rule", "Shift", "Split", "Stream"),
-    *("TrainingOptions", "advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm"),
-    *("extract", "find_cuts", "foolbox_model", "frozen", "harden", "ligs", "load_data", "load_model", "measure"),
-    *("read_run", "rectified", "rectify", "split", "sweep", "train_from_scratch", "write_adversarial"),
+    *("AdaptationOptions", "Adapter", "AdvBN", "AdvProp", "Adversarial", "AutoAttack", "Branches", "COMMON"),
+    *("CORRUPTIONS", "ChannelStatistics", "ClassSubset", "Classification", "Comparison", "Corrupted"),
+    *("CorruptionOptions", "Cut", "Diagnosis", "ExtractionOptions", "FeatureAttack", "FewImagesWarning", "HOLDOUT"),
+    *("HardenOptions", "Hardened", "ImageData", "InputError", "Landscape", "Ligs", "LigsOptions"),
+    *("LigsRegularised", "Measurement", "Method", "PixelAT", "PixelAttack", "PixelModel", "Progress", "Protocol"),
+    *("RectifiedStream", "Rule", "Shift", "Split", "StatshiftWarning", "Stream", "Task", "TrainingOptions"),
+    *("advbn_losses", "attack_images", "compare", "corrupt", "diagnose", "exchange_norm", "extract", "find_cuts"),
+    *("foolbox_model", "frozen", "harden", "ligs", "load_data", "load_model", "measure", "read_run", "rectified"),
+    *("rectify", "run_recipe", "split", "sweep", "train_from_scratch", "write_adversarial", "write_rectified"),
+    "write_report",
 }
 """What users import from statshift: whoever takes one away breaks their code."""
 

@@ -686,6 +686,9 @@ def test_all_faults_of_the_options_are_told_together():
         "Unknown dtype 'float8'",
     ):
         assert told in message
+    assert TrainingOptions(dtype=torch.bfloat16) == TrainingOptions(dtype="bfloat16")
+    with pytest.raises(InputError, match="Unknown dtype 'float64'"):
+        TrainingOptions(dtype=torch.float64)
     with pytest.raises(InputError, match="`momentum` above 0 for Nesterov's"):
         TrainingOptions(momentum=0, nesterov=True)
 

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING
 from statshift._core.lazy import lazy
 
 if TYPE_CHECKING:  # what type checkers and editors see of the names below
+    from statshift._core.errors import FewImagesWarning as FewImagesWarning
     from statshift._core.errors import InputError as InputError
+    from statshift._core.errors import StatshiftWarning as StatshiftWarning
     from statshift.adapting.diagnose import Diagnosis as Diagnosis
     from statshift.adapting.diagnose import diagnose as diagnose
     from statshift.adapting.families import Adapter as Adapter
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
     from statshift.making.extraction import extract as extract
+    from statshift.making.rectified import write_rectified as write_rectified
     from statshift.measuring.compare import Comparison as Comparison
     from statshift.measuring.compare import compare as compare
     from statshift.measuring.ligs import Ligs as Ligs
@@ -49,7 +52,11 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.models import PixelModel as PixelModel
     from statshift.models import exchange_norm as exchange_norm
     from statshift.models import load_model as load_model
+    from statshift.norms.statistics import ChannelStatistics as ChannelStatistics
+    from statshift.recipes.running import run_recipe as run_recipe
+    from statshift.report.building import write_report as write_report
     from statshift.results import read_run as read_run
+    from statshift.shifts.attacks import AutoAttack as AutoAttack
     from statshift.shifts.attacks import FeatureAttack as FeatureAttack
     from statshift.shifts.attacks import PixelAttack as PixelAttack
     from statshift.shifts.attacks import attack_images as attack_images
@@ -60,9 +67,13 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.shifts.shift import CorruptionOptions as CorruptionOptions
     from statshift.shifts.shift import Shift as Shift
     from statshift.splitting.branches import Branches as Branches
+    from statshift.splitting.cuts import Cut as Cut
     from statshift.splitting.cuts import find_cuts as find_cuts
     from statshift.splitting.parts import Split as Split
     from statshift.splitting.split import split as split
+    from statshift.tasks.classification import Classification as Classification
+    from statshift.tasks.subset import ClassSubset as ClassSubset
+    from statshift.tasks.task import Task as Task
 else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
@@ -73,6 +84,9 @@ else:
             "statshift.measuring.compare": ("Comparison", "compare"),
             "statshift.measuring.ligs": ("Ligs", "LigsOptions", "ligs"),
             "statshift.results": ("read_run",),
+            "statshift.recipes.running": ("run_recipe",),
+            # Report
+            "statshift.report.building": ("write_report",),
             # Adapt
             "statshift.adapting.diagnose": ("Diagnosis", "diagnose"),
             "statshift.adapting.rectify": ("rectified", "rectify"),
@@ -82,6 +96,7 @@ else:
             "statshift.adapting.options": ("AdaptationOptions",),
             "statshift.adapting.protocol": ("Protocol",),
             "statshift.adapting.families": ("Adapter", "Rule", "Stream"),
+            "statshift.norms.statistics": ("ChannelStatistics",),
             # Harden
             "statshift.hardening.harden": ("Hardened", "harden"),
             "statshift.hardening.options": ("HardenOptions",),
@@ -95,19 +110,23 @@ else:
             "statshift.hardening.from_scratch": ("train_from_scratch",),
             "statshift.hardening.landscape": ("Landscape",),
             "statshift.splitting.branches": ("Branches",),
-            "statshift.splitting.cuts": ("find_cuts",),
+            "statshift.splitting.cuts": ("Cut", "find_cuts"),
             "statshift.splitting.parts": ("Split",),
             "statshift.splitting.split": ("split",),
-            # Shifts
+            # Corrupt and attack
             "statshift.shifts.corruptions": ("COMMON", "CORRUPTIONS", "HOLDOUT", "corrupt"),
             "statshift.shifts.shift": ("CorruptionOptions", "Shift"),
-            "statshift.shifts.attacks": ("FeatureAttack", "PixelAttack", "attack_images"),
+            "statshift.shifts.attacks": ("AutoAttack", "FeatureAttack", "PixelAttack", "attack_images"),
             # Make
             "statshift.making.adversarial": ("write_adversarial",),
             "statshift.making.extraction": ("ExtractionOptions", "extract"),
-            # Models, data and errors
+            "statshift.making.rectified": ("write_rectified",),
+            # Models, data, tasks, errors and warnings
             "statshift.models": ("PixelModel", "exchange_norm", "load_model"),
             "statshift.data": ("ImageData", "load_data"),
-            "statshift._core.errors": ("InputError",),
+            "statshift.tasks.task": ("Task",),
+            "statshift.tasks.classification": ("Classification",),
+            "statshift.tasks.subset": ("ClassSubset",),
+            "statshift._core.errors": ("FewImagesWarning", "InputError", "StatshiftWarning"),
         },
     )

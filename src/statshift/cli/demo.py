@@ -93,7 +93,7 @@ def _measure(model: "PixelModel", out: Path) -> "Measurement":
         return measure(
             model,
             load_data("digits", limit=DEMO_IMAGES),
-            protocols=["auto"],
+            rectify=["auto"],
             out=out,
             device="cpu",
             options=CorruptionOptions(frost=PROCEDURAL),  # the same with and without the photographs

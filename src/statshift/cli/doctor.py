@@ -151,7 +151,7 @@ def _formats() -> Iterator[Finding]:
     """Run one small convolution in each number format, by autocast as the models run."""
     import torch
 
-    from statshift.measuring.evaluate import DTYPES
+    from statshift.measuring.loading import DTYPES
 
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         layer, images = torch.nn.Conv2d(3, 4, 3).to(device), torch.ones(2, 3, 8, 8, device=device)

@@ -4,9 +4,6 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-OTHERWISE = {"at": "corrupt_at", "protocols": "rectify"}
-"""Arguments of the library that a command's own function calls otherwise."""
-
 
 def in_flags(command: Callable[[], Any], message: str) -> str:
     """Return a message with each argument in backticks as the flag that gives it: `batch_size` is --batch-size.
@@ -23,6 +20,6 @@ def in_flags(command: Callable[[], Any], message: str) -> str:
     }
 
     def flag(match: re.Match[str]) -> str:
-        return flags.get(match[1]) or flags.get(OTHERWISE.get(match[1], "")) or match[0]
+        return flags.get(match[1]) or match[0]
 
     return re.sub(r"`(\w+)`", flag, message)

@@ -114,15 +114,18 @@ def measure_command(
             data,
             shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
-            protocols=o.parse_functions(rectify or ""),
+            rectify=o.parse_functions(rectify or ""),
             adaptation=adaptation,
             out=out,
             batch_size=batch_size,
             device=device,
             dtype=dtype,
             compiled=compiled,
-            options=CorruptionOptions(seed, o.parse_table(table), not no_quantise, reencode, frost),
-            at=corrupt_at,
+            seed=seed,
+            options=CorruptionOptions(
+                table=o.parse_table(table), quantise=not no_quantise, reencode=reencode, frost=frost
+            ),
+            corrupt_at=corrupt_at,
             data_options={
                 "resize": resize,
                 "crop": crop,

@@ -134,7 +134,7 @@ def train_command(
             shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             ligs=o.split(ligs or ""),
-            walk=landscape,
+            landscape=landscape,
             device=device,
             compiled=compiled,
             data_options={"limit": limit, "seed": seed if limit is not None else None},

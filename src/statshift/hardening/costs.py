@@ -14,8 +14,7 @@ from statshift.data import ImageData, load_data
 from statshift.hardening.batch import Batch, takes_channels_last
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.trainer import Objective
-from statshift.measuring.evaluate import DTYPES
-from statshift.measuring.loading import find_device, fit_to_model
+from statshift.measuring.loading import DTYPES, dtype_name, find_device, fit_to_model
 from statshift.models import PixelModel, load_model
 from statshift.splitting.branches import Branches
 from statshift.tasks.classification import check_labels
@@ -97,7 +96,7 @@ def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: 
         images = images.contiguous(memory_format=torch.channels_last)
     targets = Targets(torch.from_numpy(data.labels[positions]).to(where))
     draws = Draws(training.seed, torch.from_numpy(data.indices[positions]), "step cost")
-    batch = Batch(images, targets, draws, DTYPES[training.dtype])
+    batch = Batch(images, targets, draws, DTYPES[dtype_name(training.dtype)])
     objective = Objective(found.train(), options.chosen)
 
     def step() -> None:

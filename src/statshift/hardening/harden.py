@@ -69,7 +69,7 @@ def harden(
     shifts: Shifts = (CLEAN,),
     severities: Sequence[int] = (1, 3, 5),
     ligs: Sequence[str] = (),
-    walk: bool = False,
+    landscape: bool = False,
     device: str | torch.device = "auto",
     compiled: bool = False,
     trace: bool = True,
@@ -92,8 +92,8 @@ def harden(
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
-        walk: after each epoch, walk down the gradient of a batch of training images, always the same ones, and record
-            loss and gradient on the way; see `landscape`.
+        landscape: after each epoch, walk down the gradient of a batch of training images, always the same ones, and
+            record loss and gradient on the way; see `statshift.hardening.landscape.landscape`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         compiled: run each branch through `torch.compile`.
         trace: False splits the model by replay even where torch.fx could trace it.
@@ -121,7 +121,7 @@ def harden(
         shifts=shifts,
         severities=severities,
         ligs=ligs,
-        walk=walk,
+        walk=landscape,
         device=device,
         task=task,
     )

@@ -24,8 +24,7 @@ from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
 from statshift.hardening.optimisation import optimizer_of
 from statshift.hardening.training import Step, TrainingOptions
-from statshift.measuring.evaluate import DTYPES
-from statshift.measuring.loading import fit_to_model
+from statshift.measuring.loading import DTYPES, dtype_name, fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
@@ -147,7 +146,7 @@ class _Training:
             options.accumulate,
             _count_classes(branches, self.data, task),
             self.device,
-            DTYPES[options.dtype],
+            DTYPES[dtype_name(options.dtype)],
             self.channels_last,
             task,
         )

@@ -8,7 +8,7 @@ from itertools import pairwise
 from statshift._core.errors import InputError, unknown
 from statshift.hardening.augmentation import AUGMENTATIONS
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, rate_at
-from statshift.measuring.evaluate import DTYPES
+from statshift.measuring.loading import Dtype, dtype_name
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainingOptions:
         weight_decay: weight decay of all parameters.
         accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
         augment: one of `AUGMENTATIONS`.
-        dtype: what the model runs in, by autocast unless "float32".
+        dtype: what the model runs in, a name or a `torch.dtype`, by autocast unless float32.
         channels_last: lay the model and its features out channels last while it trains, which convolutions prefer;
             not on a CPU for a method that takes gradients of gradients, see `takes_channels_last`.
         gamma: weight of the adversarial branch's loss.
@@ -56,7 +56,7 @@ class TrainingOptions:
     weight_decay: float = 1e-4
     accumulate: int = 1
     augment: str = "standard"
-    dtype: str = "float32"
+    dtype: Dtype = "float32"
     channels_last: bool = True
     gamma: float = 1.0
     seed: int = 0
@@ -83,11 +83,14 @@ class TrainingOptions:
             ("schedule", SCHEDULES),
             ("optimizer", OPTIMIZERS),
             ("augment", AUGMENTATIONS),
-            ("dtype", DTYPES),
         )
         for name, known in choices:
             if getattr(self, name) not in known:
                 faults.append(str(unknown(name, getattr(self, name), known)))
+        try:
+            object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        except InputError as error:
+            faults.append(str(error))
         faults += self._faults_of_decay()
         if self.optimizer in OPTIMIZERS and self.optimizer not in WITH_MOMENTUM:
             faults += [

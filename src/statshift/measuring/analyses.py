@@ -51,7 +51,7 @@ def measure_variants(
     data: str | ImageData,
     variants: Mapping[str, AdaptationOptions],
     *,
-    protocols: Any = ("replace",),
+    rectify: Any = ("replace",),
     out: str | Path | None = None,
     **options: Any,
 ) -> dict[str, Measurement]:
@@ -61,7 +61,7 @@ def measure_variants(
         model: see `measure`.
         data: see `measure`.
         variants: by name, as `by_samples`, `by_part` and `by_third` return them.
-        protocols: see `measure`.
+        rectify: see `measure`.
         out: directory; each variant's run lies in a folder of its name, and is resumed.
         **options: of `measure`.
     """
@@ -69,7 +69,7 @@ def measure_variants(
         name: measure(
             model,
             data,
-            protocols=protocols,
+            rectify=rectify,
             adaptation=variant,
             out=None if out is None else Path(out) / name,
             **options,

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from statshift._core import processes
 from statshift._core.copying import copied
-from statshift._core.errors import unknown
 from statshift.data import ImageData
+from statshift.measuring.loading import DTYPES, Dtype, dtype_name
 from statshift.measuring.memory import AtOnce, Kept
 from statshift.models import PixelModel
 from statshift.norms.layers import run
@@ -23,7 +23,6 @@ from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Results, Task
 
 CHECKED = 16  # images: whether a model has an input gradient
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
@@ -43,7 +42,7 @@ class Evaluator:
     Args:
         model: on `device`, in evaluation mode.
         device: where images are shifted and classified.
-        dtype: name of the type the model runs in, by autocast unless "float32".
+        dtype: what the model runs in, by autocast unless float32.
         compiled: run the model through `torch.compile`.
         shifts: by name; of those that need a model, against the model as it is now, which is copied.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
@@ -60,20 +59,18 @@ class Evaluator:
         model: PixelModel,
         device: torch.device,
         *,
-        dtype: str,
+        dtype: Dtype,
         compiled: bool,
         shifts: Mapping[str, Shift],
         batch_size: int,
         seed: int = 0,
         task: Task = CLASSIFICATION,
     ) -> None:
-        if dtype not in DTYPES:
-            raise unknown("dtype", dtype, DTYPES)
         self.device = device
         self.batch_size = batch_size
         self.model = model
         self._classify = torch.compile(model) if compiled else model
-        self._dtype = DTYPES[dtype]
+        self._dtype = DTYPES[dtype_name(dtype)]
         self._shifts = shifts
         self._seed = seed
         self._task = task

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from statshift._core.errors import InputError
+from statshift._core.errors import ClassesWarning, InputError
 from statshift.data import ImageData, load_data
 from statshift.results import Row
 from statshift.results.provenance import set_hash
@@ -66,7 +66,7 @@ class Images:
             self.task.check_labels(data, width)
         for data in (self.base, *self.sets.values()):
             if doubt := self.task.doubt_labels(data, width):
-                warnings.warn(doubt, stacklevel=4)
+                warnings.warn(doubt, ClassesWarning, stacklevel=4)
 
     def mark(self, row: Row, condition: Condition) -> Row:
         """Return a row of the condition that says of which images it is: nothing of the base's, else a hash."""

@@ -14,17 +14,36 @@ from statshift.data import ImageData, fit_labels, imagenet_indices, load_data, l
 from statshift.models import PixelModel, extract_logits, load_model
 from statshift.norms.layers import evaluating, run
 
+Dtype = str | torch.dtype
+"""What a model runs in: a name of `DTYPES`, or what it names."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def dtype_name(dtype: Dtype) -> str:
+    """Return "bfloat16" for that name and for `torch.bfloat16`, as of each of `DTYPES`.
+
+    Raises:
+        InputError: another.
+    """
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else dtype
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+    return name
+
 
 def find_device(name: str | torch.device) -> torch.device:
     """Return a device, or the one named "auto", "cpu", "cuda" or "cuda:N"; "auto" is a GPU if there is one.
 
     Raises:
-        InputError: an unknown name, or a GPU that is not there.
+        InputError: an unknown name, Apple's "mps", or a GPU that is not there.
     """
     name = str(name)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, number = name.partition(":")
+    if kind == "mps":
+        raise InputError(f"Device {name!r} has no float64, which shifts and adaptation need; use `device` cpu.")
     if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
         raise unknown("device", name, ["auto", "cpu", "cuda", "cuda:N"])
     if kind == "cpu":

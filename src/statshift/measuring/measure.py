@@ -1,6 +1,7 @@
 """Measure a model under shift: plan, run, record."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
 from statshift.data import ImageData
+from statshift.measuring.loading import Dtype
 from statshift.measuring.plan import make_plan
 from statshift.measuring.run import Measurement, Progress, run_plan
 from statshift.measuring.settings import Setup, Wanted
@@ -26,15 +28,16 @@ def measure(
     *,
     shifts: Shifts | None = None,
     severities: Sequence[int] = SEVERITIES,
-    protocols: Protocols = (),
+    rectify: Protocols = (),
     adaptation: AdaptationOptions | None = None,
     out: str | Path | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     compiled: bool = False,
+    seed: int | None = None,
     options: CorruptionOptions | None = None,
-    at: str = "benchmark",
+    corrupt_at: str = "benchmark",
     data_options: Mapping[str, Any] | None = None,
     baseline: str | Path | None = None,
     alexnet: str = "auto",
@@ -58,7 +61,7 @@ def measure(
             default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the
             images that attack the source, and is then attacked itself.
         severities: of 1 to 5.
-        protocols: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
+        rectify: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
             a `Protocol` value, or {"name": function} of (stored, observed, images), which returns a layer's statistics,
             of (model, images),
@@ -69,10 +72,11 @@ def measure(
         out: run directory, made if need be.
         batch_size: images in a batch; by default 256 on a GPU, on the CPU 16 photographs or 128 smaller images.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
-        dtype: "float32", or "bfloat16" or "float16" for autocast.
+        dtype: "float32", or "bfloat16" or "float16" for autocast, or the `torch.dtype`.
         compiled: run the model through `torch.compile`.
-        options: how corruptions are made, and the seed.
-        at: "benchmark" corrupts photographs at 224 px, from which a model of another size resizes; "model"
+        seed: of shifts, attacks, the choice of images that are adapted on, and LIGS; by default that of `options`, 0.
+        options: how corruptions are made.
+        corrupt_at: "benchmark" corrupts photographs at 224 px, from which a model of another size resizes; "model"
             corrupts at the model's own input size, with scaled constants.
         data_options: further arguments of `load_data`, where `data` is not loaded.
         baseline: a run directory whose errors CE and mCE divide by, in AlexNet's place.
@@ -92,7 +96,8 @@ def measure(
     Reference:
         Hendrycks & Dietterich, ICLR 2019, section 4.
     """
-    how = (options or CorruptionOptions(), at, data_options or {})
-    wanted = Wanted(shifts, severities, protocols, adaptation or AdaptationOptions(), *how, ligs, examples, task)
+    options = options or CorruptionOptions()
+    how = (options if seed is None else replace(options, seed=seed), corrupt_at, data_options or {})
+    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
     setup = Setup(batch_size, device, dtype, compiled)
     return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)

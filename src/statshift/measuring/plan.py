@@ -91,7 +91,7 @@ def make_plan(
     Raises:
         InputError: something that cannot be used, told in one line.
     """
-    protocols = resolve_protocols(wanted.protocols)
+    protocols = resolve_protocols(wanted.rectify)
     device, ligs = find_device(setup.device), [LigsOptions(name) for name in dict.fromkeys(wanted.ligs)]
     there = offered(data)
     asked = usual(data) if wanted.shifts is None else wanted.shifts
@@ -156,17 +156,17 @@ def _usual_batch_size(device: torch.device, data: ImageData) -> int:
 
 
 def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) -> dict[str, Any]:
-    """Add to the options of `load_data` what the caller leaves open: for `at="model"` what the model's authors do.
+    """Add to the options of `load_data` what is left open: for `corrupt_at="model"` what the model's authors do.
 
     Decoding gets processes of its own where the model runs on a GPU.
     """
     given = {name: value for name, value in wanted.data_options.items() if value is not None}
     given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
-    if wanted.at == "benchmark" or {"resize", "crop"} & given.keys():
+    if wanted.corrupt_at == "benchmark" or {"resize", "crop"} & given.keys():
         return given
     if not model.loading_options:
         raise InputError(
-            f"{model.spec} does not tell its input size: give --resize and --crop, or --corrupt-at benchmark."
+            f"{model.spec} does not tell its input size: give `resize` and `crop`, or `corrupt_at` as benchmark."
         )
     return model.loading_options | given
 

@@ -44,7 +44,7 @@ def describe_plan(
             sections.setdefault(section, {}).update(told)
     if images.sets:
         sections["sets"] = {str(one): describe_data(data, data.labels, task) for one, data in images.sets.items()}
-    corruption = sections.pop("corruption", None) or describe_corruption(wanted.options, base.shape, wanted.at)
+    corruption = sections.pop("corruption", None) or describe_corruption(wanted.options, base.shape, wanted.corrupt_at)
     return {
         "model": describe_model(evaluate.model),
         "answers": answers_of(evaluate.model, base.shape),

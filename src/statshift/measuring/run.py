@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statshift._core import processes
+from statshift._core.errors import ClassesWarning
 from statshift.adapting.registry import SOURCE
 from statshift.measuring.adapted import measure_condition
 from statshift.measuring.examples import Examples, draw_examples
@@ -182,4 +183,4 @@ def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> Summary:
 
 def _warn_of(doubt: str | None) -> None:
     if doubt:
-        warnings.warn(doubt, stacklevel=5)
+        warnings.warn(doubt, ClassesWarning, stacklevel=5)

@@ -9,6 +9,7 @@ import torch
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
+from statshift.measuring.loading import Dtype, dtype_name
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CorruptionOptions
 from statshift.tasks.classification import CLASSIFICATION
@@ -23,10 +24,10 @@ class Wanted:
 
     shifts: Shifts | None
     severities: Sequence[int]
-    protocols: Protocols
+    rectify: Protocols
     adaptation: AdaptationOptions
     options: CorruptionOptions
-    at: str
+    corrupt_at: str
     data_options: Mapping[str, Any]
     ligs: Sequence[str]
     examples: int
@@ -35,8 +36,8 @@ class Wanted:
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:
             raise InputError(f"Expected `examples` from 0 to {MOST_EXAMPLES}, but got {self.examples}.")
-        if self.at not in ("benchmark", "model"):
-            raise unknown("place of corruption", self.at, ["benchmark", "model"])
+        if self.corrupt_at not in ("benchmark", "model"):
+            raise unknown("place of corruption", self.corrupt_at, ["benchmark", "model"])
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Setup:
 
     batch_size: int | None
     device: str | torch.device
-    dtype: str
+    dtype: Dtype
     compiled: bool
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"Expected `batch_size` to be at least 1, but got {self.batch_size}.")
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))

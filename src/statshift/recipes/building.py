@@ -13,6 +13,7 @@ from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
+from statshift.measuring.loading import Dtype
 from statshift.recipes.networks import Network
 from statshift.recipes.strict import shown_value
 from statshift.recipes.writing import ADAPTATION, TRAINING
@@ -67,7 +68,7 @@ def fields_of(kind: Any, given: Mapping[str, Any], place: str, faults: Faults) -
     return {
         name: build_value(hints[name], value, _place_of(kind, given, place, name), faults)
         for name, value in given.items()
-        if is_known(name, hints, place, faults) and not (value is None and hints[name] is str)  # an empty one
+        if is_known(name, hints, place, faults) and not (value is None and hints[name] in (str, Dtype))  # an empty one
     }
 
 

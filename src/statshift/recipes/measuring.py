@@ -21,7 +21,7 @@ from statshift.recipes.sources import DATA_SETS
 from statshift.recipes.tables import network_rows, shift_rows
 from statshift.shifts.conditions import import_shift
 from statshift.shifts.registry import averaged, family_of
-from statshift.shifts.shift import CorruptionOptions, Shift
+from statshift.shifts.shift import Shift
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MeasuringRecipe(Recipe):
     @property
     def takes(self) -> tuple[str, ...]:
         """What may be given besides."""
-        return ("shifts", "severities", "batch_size", "dtype", "draws", "protocols")
+        return ("shifts", "severities", "batch_size", "dtype", "draws", "rectify")
 
     def keeps(self, label: str) -> Sequence[str]:
         """Return the numbers of a label that a change for all labels leaves alone."""
@@ -60,7 +60,7 @@ class MeasuringRecipe(Recipe):
         make, images = self.maker(options), self.images(options.data, None)[0]
         check_files(self, make)
         how = {"batch_size": options.batch_size, "dtype": options.dtype or "float32"}
-        more = how | {"options": CorruptionOptions(options.seed)}
+        more = how | {"seed": options.seed}
         return {
             label: self.measured(label, make(label), images, options.folder / label, label, run=options, **more)
             for label in self.labels
@@ -95,7 +95,7 @@ class MeasuringRecipe(Recipe):
             images,
             shifts=shifts_of(run.shifts) or shifts_of(self.shifts.get(label)) or default,
             severities=self.severities if run.severities is None else run.severities,
-            protocols=run.protocols or functions_of(self.protocols) or (),
+            rectify=run.rectify or functions_of(self.protocols) or (),
             adaptation=self.adaptation.get(label),
             ligs=self.ligs,
             out=folder,

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
 from statshift.hardening.training import Step
+from statshift.measuring.loading import Dtype
 from statshift.measuring.run import Progress
 from statshift.models import PixelModel
 from statshift.shifts.conditions import Shifts
@@ -32,11 +33,11 @@ class RunOptions:
     validation: DataOrSpec | None = None
     shifts: Shifts | None = None
     severities: Sequence[int] | None = None
-    protocols: Protocols | None = None
+    rectify: Protocols | None = None
     against: str | ImageData | None = None
     batch_size: int | None = None
     device: str | torch.device = "auto"
-    dtype: str | None = None
+    dtype: Dtype | None = None
     compiled: bool = False
     seed: int = 0
     model_args: Mapping[str, Any] | None = None

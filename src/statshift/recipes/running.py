@@ -12,6 +12,7 @@ from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
 from statshift.data.loading import check_scheme
 from statshift.hardening.training import Step, TrainingOptions
+from statshift.measuring.loading import Dtype, dtype_name
 from statshift.measuring.run import Progress
 from statshift.recipes.catalogue import recipe
 from statshift.recipes.configuration import Recipe
@@ -20,7 +21,7 @@ from statshift.shifts.conditions import Shifts
 
 REFUSABLE = (
     *("out", "model", "validation", "against"),
-    *("batch_size", "dtype", "draws", "protocols", "shifts", "severities"),
+    *("batch_size", "dtype", "draws", "rectify", "shifts", "severities"),
 )
 """What a recipe may have no place for, in the order in which it is told."""
 
@@ -36,12 +37,12 @@ def run_recipe(
     at: Sequence[str] | None = None,
     shifts: Shifts | None = None,
     severities: Sequence[int] | None = None,
-    protocols: Protocols = (),
+    rectify: Protocols = (),
     files: Mapping[str, str | Path] | None = None,
     against: str | ImageData | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
     compiled: bool = False,
     seed: int = 0,
     model_args: Mapping[str, Any] | None = None,
@@ -66,7 +67,7 @@ def run_recipe(
         at: layers, in the papers' place.
         shifts: to measure under, in the recipe's place: mostly the clean images and the 15, or the clean and attacked.
         severities: of these shifts, likewise.
-        protocols: to rectify by, in the recipe's place, beside the source; see `measure`.
+        rectify: protocols to adapt by, in the recipe's place, beside the source; see `measure`.
         files: weights by the names of the recipe's `files`.
         against: the second data set of the recipe "divergence".
         batch_size: of measuring networks as they are; see `measure`. That of training is in the recipe.
@@ -98,11 +99,11 @@ def run_recipe(
         validation=validation,
         shifts=shifts,
         severities=severities,
-        protocols=protocols or None,
+        rectify=rectify or None,
         against=against,
         batch_size=batch_size,
         device=device,
-        dtype=None if dtype == "float32" else dtype,
+        dtype=None if dtype_name(dtype) == "float32" else dtype,
         compiled=compiled,
         seed=seed,
         model_args=model_args,

@@ -69,7 +69,7 @@ class TrainingRecipe(MeasuringRecipe):
     @property
     def takes(self) -> tuple[str, ...]:
         """What may be given besides."""
-        return ("shifts", "severities", "draws", "protocols")
+        return ("shifts", "severities", "draws", "rectify")
 
     @property
     def asks(self) -> tuple[str, ...]:
@@ -140,7 +140,7 @@ class TrainingRecipe(MeasuringRecipe):
             validation=sample,
             shifts=shifts_of(self.trend) or (CLEAN,),
             ligs=self.ligs if self.trend else (),
-            walk=self.walk,
+            landscape=self.walk,
             device=options.device,
             compiled=options.compiled,
             data_options=options.data_options,

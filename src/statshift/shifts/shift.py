@@ -19,7 +19,7 @@ Load = Callable[..., ImageData]
 
 @dataclass(frozen=True)
 class CorruptionOptions:
-    """How corruptions are made; see `statshift.corrupt`."""
+    """How corruptions are made; see `statshift.corrupt`. The `seed` of `measure` goes before this one."""
 
     seed: int = 0
     table: Table | None = None

@@ -56,7 +56,7 @@ class Classification(MeanTask):
             return None
         return (
             f"{data.spec} has {data.classes} classes and the model {width}: labels are taken to be the model's first "
-            f"{data.classes} classes; if they are others, map them with --class-map."
+            f"{data.classes} classes; if they are others, map them with `class_map`."
         )
 
     def describe_labels(self, data: ImageData) -> dict[str, Any]:
@@ -163,8 +163,8 @@ class Classification(MeanTask):
             return None
         return (
             f"Clean accuracy is {correct / row['images']:.1%} with {classes} classes, near chance: are the "
-            "weights trained ones (--weights), do the labels mean the model's classes (--class-map), and are --mean "
-            "and --std those of the training?"
+            "weights trained ones (`weights`), do the labels mean the model's classes (`class_map`), and are `mean` "
+            "and `std` those of the training?"
         )
 
     def condition_interval(self, draws: Sequence[Row]) -> tuple[float, float]:
@@ -209,7 +209,7 @@ def check_labels(data: ImageData, num_classes: int | None) -> None:
     if num_classes is not None and largest >= num_classes:
         raise InputError(
             f"Expected labels below the model's {num_classes} classes, but the largest label in {data.spec} is "
-            f"{largest}; map class folders to the model's classes with --class-map."
+            f"{largest}; map class folders to the model's classes with `class_map`."
         )
 
 

@@ -41,7 +41,7 @@ class AdvBN(Method):
         Flag("steps", "attack.steps"),
         Flag("step-size", "attack.step_size"),
         Flag("epsilon", "attack.epsilon"),
-        Flag("form", "attack.kind"),
+        Flag("form", "attack.form"),
         Flag("part", "attack.part"),
         Flag("no-clamp", "attack.clamp", read=lambda typed: {"attack.clamp": not typed}),
         Flag("perturbation", "attack.perturbation"),
@@ -70,8 +70,9 @@ class AdvBN(Method):
         }
 
     def describe(self) -> dict[str, Any]:
-        """Return the attack with the radius in force."""
-        return {"attack": asdict(self.attack) | {"epsilon": self.attack.bound}}
+        """Return the attack with the radius in force; records call the form its kind."""
+        told = asdict(self.attack)
+        return {"attack": {"kind": told.pop("form"), **told, "epsilon": self.attack.bound}}
 
     @property
     def by_process(self) -> bool:

@@ -90,7 +90,7 @@ def additive(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PL
         "additive",
         "factors of the statistics, or shifts",
         {"submission": "appendix E, Table 10"},
-        {kind: HardenOptions(AdvBN(FeatureAttack(kind=kind)), layer, training) for kind in kinds},
+        {kind: HardenOptions(AdvBN(FeatureAttack(form=kind)), layer, training) for kind in kinds},
         dict.fromkeys([BASE, *kinds]),
         "Both with the same numbers, as the authors'.",
     )

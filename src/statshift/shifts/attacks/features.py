@@ -12,7 +12,7 @@ from statshift._core.processes import mean_over_ranks
 from statshift.shifts.attacks.ascent import ascend, linf_ball
 from statshift.shifts.attacks.gradients import Loss, gradient_of
 
-KINDS = ("multiplicative", "additive")
+ATTACK_FORMS = ("multiplicative", "additive")
 PARTS = ("both", "mean", "deviation")
 PERTURBATIONS = ("global", "local")
 
@@ -25,7 +25,7 @@ class FeatureAttack:
         steps: m, sign steps.
         step_size: tau, of each.
         epsilon: how far a factor may go; default m * tau - 0.1.
-        kind: "multiplicative" factors of mean and deviation, or "additive" shifts, which are in units of the largest
+        form: "multiplicative" factors of mean and deviation, or "additive" shifts, which are in units of the largest
             mean and deviation among the channels.
         part: perturb "both", the "mean" or the "deviation" alone.
         clamp: put the result through a ReLU where the features come from one.
@@ -43,7 +43,7 @@ class FeatureAttack:
     steps: int = 6
     step_size: float = 0.2
     epsilon: float | None = None
-    kind: str = "multiplicative"
+    form: str = "multiplicative"
     part: str = "both"
     clamp: bool = True
     perturbation: str = "global"
@@ -61,7 +61,7 @@ class FeatureAttack:
             faults.append(
                 f"Expected `epsilon`, since its default of steps * step size - 0.1 is {self.bound:.3g}, below 0."
             )
-        for name, choices in (("kind", KINDS), ("part", PARTS), ("perturbation", PERTURBATIONS)):
+        for name, choices in (("form", ATTACK_FORMS), ("part", PARTS), ("perturbation", PERTURBATIONS)):
             if getattr(self, name) not in choices:
                 faults.append(str(unknown(name, getattr(self, name), choices)))
         if faults:
@@ -89,7 +89,7 @@ def batch_moments(features: Tensor, attack: FeatureAttack) -> BatchMoments:
     reduce = mean_over_ranks if attack.perturbation == "global" else (lambda tensor: tensor)
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
     mean = reduce(features.mean((0, 2, 3), dtype=wide))
-    if attack.kind == "multiplicative":
+    if attack.form == "multiplicative":
         return BatchMoments(mean, None)
     squares = (features.to(wide) - mean.view(1, -1, 1, 1)).square_().mean((0, 2, 3))
     return BatchMoments(mean, reduce(squares).sqrt())
@@ -98,7 +98,7 @@ def batch_moments(features: Tensor, attack: FeatureAttack) -> BatchMoments:
 def initial_factors(features: Tensor, attack: FeatureAttack) -> Tensor:
     """Return the factors (2,C) of mean and deviation that change nothing: ones, or zeros if additive."""
     wide = torch.float64 if features.dtype == torch.float64 else torch.float32
-    value = 1.0 if attack.kind == "multiplicative" else 0.0
+    value = 1.0 if attack.form == "multiplicative" else 0.0
     return torch.full((2, features.shape[1]), value, dtype=wide, device=features.device)
 
 
@@ -112,7 +112,7 @@ def perturb(features: Tensor, factors: Tensor, moments: BatchMoments, attack: Fe
         features: (B,C,H,W).
         factors: (2,C), of mean and of deviation.
         moments: mean and deviation of the batch.
-        attack: which kind.
+        attack: the numbers, and which form.
         relu: clamp the result at zero.
 
     Reference:
@@ -123,7 +123,7 @@ def perturb(features: Tensor, factors: Tensor, moments: BatchMoments, attack: Fe
         channel whose deviation is zero keeps it.
     """
     mean, (d_mu, d_sigma) = moments.mean, factors
-    if attack.kind == "multiplicative":
+    if attack.form == "multiplicative":
         scale, offset = d_sigma, (d_mu - d_sigma) * mean
     else:
         assert moments.deviation is not None
