@@ -98,4 +98,4 @@ def test_the_command_notes_imagenets_normalisation_of_ones_own_model(monkeypatch
             assert run(monkeypatch, *words, *given) == 2
         said = capsys.readouterr().err
         assert ("statshift: warning: Without --mean and --std, py:" in said) is told
-        assert "statshift measures classifiers" in said
+        assert "statshift: error: Expected a model that can be cut between two batch norms, but py:" in said
