@@ -95,6 +95,7 @@ def test_the_command_notes_imagenets_normalisation_of_ones_own_model(monkeypatch
     for given, told in (([], True), (["--mean", "0,0,0", "--std", "1,1,1"], False)):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            assert run(monkeypatch, *words, *given) == 0
+            assert run(monkeypatch, *words, *given) == 2
         said = capsys.readouterr().err
         assert ("statshift: warning: Without --mean and --std, py:" in said) is told
+        assert "statshift: error: Expected a model that can be cut between two batch norms, but py:" in said

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from statshift._core.errors import InputError
 from statshift._core.tables import table
 from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
@@ -18,7 +19,7 @@ PHOTOGRAPH_SIDE = 224
 SMALL_SIDE = 64
 """Side in px from which a network's stem halves images twice."""
 
-WIDTH = 100
+TERMINAL_COLUMNS = 100
 """Of a terminal."""
 
 
@@ -44,6 +45,8 @@ def layers_command(
     found = load_model_on("cpu", model, weights, mean, std, model_args)
     side = size or found.preprocessing.input_size or PHOTOGRAPH_SIDE
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
+    if not cuts:
+        raise InputError(f"Expected a model that can be cut between two batch norms, but {model} has no such place.")
     if as_json:
         print_json({"model": model, "side": side, "cuts": cuts})
         return
@@ -54,7 +57,7 @@ def layers_command(
         )
 
 
-def cuts_text(cuts: Sequence["Cut"], width: int = WIDTH) -> str:
+def cuts_text(cuts: Sequence["Cut"], width: int = TERMINAL_COLUMNS) -> str:
     """Return a table of cuts of at most `width` columns, where the layers' own names leave room for it.
 
     Other names of a layer are left out where there is none, the papers' own last.
