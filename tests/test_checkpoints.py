@@ -136,6 +136,13 @@ def test_file_without_a_state_dict(content, tmp_path):
         load_weights(network(), saved(tmp_path / "weights.pt", content))
 
 
+@pytest.mark.parametrize(("name", "text"), [("map.json", '{"ant": 0}'), ("weights.pth", "<!DOCTYPE html>\n<html>")])
+def test_text_is_no_checkpoint(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=rf"^Expected `weights` to be a checkpoint .*, but .*{name} is none\.$"):
+        load_weights(network(), tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("kept", [0, 7, 0.5])
 def test_truncated_file(suffix, kept, source, tmp_path):

@@ -20,6 +20,7 @@ from statshift.cli import options
 from statshift.cli.progress import duration
 from statshift.cli.tables import summary_text
 from statshift.results import open_run, summarise
+from statshift.shifts.attacks import PixelAttack, parse_attack
 from statshift.shifts.corruptions import CORRUPTIONS
 from synthetic_runs import benchmark_rows, synthetic_record, synthetic_row
 
@@ -671,7 +672,7 @@ def test_compare_refuses_runs_over_other_images(refused, tmp_path):
         with open_run(tmp_path / name, synthetic_record(data=data)) as opened:
             opened.append(synthetic_row("clean", 0))
     told = refused("compare", tmp_path / "a", tmp_path / "b")
-    assert "`data.indices_hash` is 'x' in the first and 'y' in the second" in told
+    assert "The runs cannot be compared image by image: they used different images (indices differ)." in told
 
 
 # The frost photographs
@@ -788,10 +789,48 @@ def test_model_arguments(pairs, arguments):
     assert options.parse_model_args(pairs) == arguments
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.25", 0.25), (" 1/255", 1 / 255), ("0.5/255", 0.5 / 255), ("1e-3", 0.001), ("-1/2", -0.5), ("0.1 / 0.4", 0.25)],
+)
+def test_a_number_may_be_a_fraction_of_decimals(text, value):
+    assert options.parse_number("epsilon", text) == value
+    if value > 0:
+        assert parse_attack(f"pgd-linf:{text}:5") == PixelAttack(value, steps=5)
+    assert options.parse_channels("mean", text) == (value,) * 3
+    assert options.parse_channels("mean", f"{text},{text}, 1") == (value, value, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("1;2;3", r"but got '1;2;3': '1;2;3' is not a number such as 0\.5 or 1/255\."),
+        ("1,2/x,3", r"but got '1,2/x,3': '2/x' is not a number"),
+        ("1,2/0,3", r"'2/0' divides by 0\."),
+        ("1/2/3", r"'1/2/3' is not a number"),
+        ("nan", r"'nan' is not finite\."),
+        ("1/inf", r"'1/inf' is not finite\."),
+        ("1,2", r"or one for all three channels, but got '1,2', which are 2\."),
+        ("1,2,3,4", r"which are 4\."),
+        ("", r"but got '', which are 0\."),
+    ],
+)
+def test_what_is_no_number_is_named(text, told):
+    with pytest.raises(InputError, match=rf"^Expected --std as three numbers with commas, .*{told}"):
+        options.parse_channels("std", text)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [("pgd-linf:x/255:5", r": 'x/255' is not a number such as"), ("pgd-linf:1/255:5.5", r": the steps '5\.5' are not")],
+)
+def test_what_is_wrong_with_an_attacks_numbers_is_told(spec, told):
+    with pytest.raises(InputError, match=rf"^Expected the attack as pgd-linf:EPSILON\[:STEPS\], .*'{spec}'{told}"):
+        parse_attack(spec)
+
+
 def test_lists_may_hold_spaces():
     assert options.parse_functions("clean, fog ,snow,") == ["clean", "fog", "snow"]
     assert options.parse_shifts("clean, fog ,snow,") == ["clean", "fog", "snow"]
     assert options.parse_severities("1, 3") == [1, 3]
     assert options.parse_channels("mean", "0.5, 0.25,1e-1") == (0.5, 0.25, 0.1)
-    with pytest.raises(InputError, match="--std as three numbers with commas, but got '1;2;3'"):
-        options.parse_channels("std", "1;2;3")

@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from statshift import load_model, measure
+from statshift.cli.layers import cuts_text, end_of_first_stage
 from statshift.norms.layers import batch_norms
+from statshift.splitting.cuts import Cut, find_cuts
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -55,6 +57,40 @@ def test_layers_lists_cuts_with_shapes_and_the_papers_names(run):
     assert re.search(r"conv4_6\s+1024 x 14 x 14\s+yes\s+43\s+10$", lines["layer3"])
     assert "conv1" not in lines
     assert "layer4" not in lines
+    assert done.out.splitlines()[-1].startswith("For AdvBN try --at layer1, the end of the first stage;")
+
+
+@pytest.mark.parametrize(
+    ("spec", "side", "stage"),
+    [
+        ("torchvision:resnet18@none", 224, "layer1"),
+        ("torchvision:mobilenet_v2@none", 224, "features.3"),
+        ("torchvision:densenet121@none", 224, "features.denseblock1"),
+        ("timm:inception_v3", 299, "Conv2d_2b_3x3"),  # 147 px, where a quarter is 74 and the next size 73
+        ("cifar:resnet20", 32, "layer1"),
+        ("cifar:vgg11", 32, "features.2"),
+    ],
+)
+def test_layers_fit_100_columns_and_name_the_end_of_the_first_stage(spec, side, stage):
+    model = load_model(spec, pretrained=False)
+    cuts = find_cuts(model, torch.zeros(1, 3, side, side))
+    assert end_of_first_stage(cuts, side).name == stage
+    assert end_of_first_stage([], side) is None
+    for width in (100, 90):
+        lines = cuts_text(cuts, width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert [line.split()[0] for line in lines[2:]] == [cut.name for cut in cuts]
+
+
+def test_other_names_are_left_out_where_they_do_not_fit_the_papers_last():
+    cuts = [Cut("layer1", ("layer1.2.relu", "layer1.2", "conv2_3"), (8, 4, 4), True, ("a",), ("b",))]
+    lines = [cuts_text(cuts, width).splitlines()[2] for width in range(30, 90)]
+    assert list(dict.fromkeys(re.search(r"layer1  +(.*?)  +8 x 4 x 4", line)[1] for line in lines)) == [
+        "...",
+        "..., conv2_3",
+        "..., layer1.2, conv2_3",
+        "layer1.2.relu, layer1.2, conv2_3",
+    ]
 
 
 def test_harden_writes_both_branches_for_the_original_architecture(harden, run, model, tmp_path):

@@ -17,10 +17,12 @@ import torch
 from safetensors import safe_open
 
 from statshift import compare, diagnose, find_cuts, load_model, read_run
+from statshift.adapting.plots import plot_divergence
 from statshift.cli.doctor import Finding
 from statshift.cli.output import print_json
 from statshift.measuring.compare import Comparison
 from statshift.models import save_weights
+from statshift.norms.divergence import Divergence
 from statshift.results import open_run
 from synthetic_runs import benchmark_rows, synthetic_record
 
@@ -164,7 +166,9 @@ def test_diagnose_gives_the_layers_and_the_sentence(scripted, here):
     assert document["data"] == ["npz:good.npz", "npz:good.npz"]
     assert document["models"]["model"]["images"] == [20, 20]
     np.testing.assert_allclose(document["models"]["model"]["values"], 0, atol=1e-6)
-    assert Path("p.png").stat().st_size > 1000
+    values = np.array(document["models"]["model"]["values"])
+    plot_divergence({"model": Divergence(document["models"]["model"]["layers"], values, (20, 20))}, "again.png")
+    assert Path("p.png").read_bytes() == Path("again.png").read_bytes()
 
 
 def test_rectify_gives_the_record_in_the_weights(scripted, here):

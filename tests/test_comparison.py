@@ -136,13 +136,21 @@ def test_protocols_of_one_run_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"),
-    [("data", "indices_hash", "other"), ("data", "labels_hash", "other"), ("corruption", "frost", "photographs")],
+    ("changes", "told"),
+    [
+        ({"data": {"indices_hash": "other"}}, r"they used different images \(indices differ\)\."),
+        ({"data": {"content_hash": "other"}}, r"they used different images \(content differs\)\."),
+        (
+            {"data": {"labels_hash": "other", "content_hash": "other"}, "corruption": {"frost": "photographs"}},
+            r"they used different images \(labels and content differ\); `corruption.frost` is '.*' in the first and "
+            r"'photographs' in the second\.",
+        ),
+    ],
 )
-def test_runs_over_other_images_are_refused(runs, section, key, value):
+def test_runs_over_other_images_are_refused(runs, changes, told):
     record = synthetic_record()
-    other = run_of(runs[1].path, runs[1].rows, **{section: record[section] | {key: value}})
-    with pytest.raises(InputError, match=f"`{section}.{key}` is '.*' in the first and '{value}' in the second"):
+    other = run_of(runs[1].path, runs[1].rows, **{name: record[name] | new for name, new in changes.items()})
+    with pytest.raises(InputError, match=f"^The runs cannot be compared image by image: {told}$"):
         compare(runs[0], other)
 
 

@@ -276,6 +276,11 @@ def test_mean_and_deviation_are_checked(option, told):
         load_model(Means(), **option)
 
 
+def test_one_number_is_of_all_three_channels():
+    chosen = load_model(Means(), mean=0.5, std=1).preprocessing
+    assert (chosen.mean, chosen.std) == ((0.5, 0.5, 0.5), (1.0, 1.0, 1.0))
+
+
 @pytest.mark.parametrize(
     ("spec", "builder", "place"),
     [

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -147,5 +148,26 @@ print([name for name in {heavy} if name in sys.modules])
     assert not list(tmp_path.iterdir())
 
 
+def explained(source):
+    """Return the names that a module explains: by a docstring of their own, or by a text below an assignment."""
+    body = ast.parse(source).body
+    names = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node)}
+    for node, after in pairwise(body):
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(after, ast.Expr):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+                names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
 def test_public_names_are_explained():
-    assert all(getattr(statshift, name).__doc__ for name in statshift.__all__)
+    everywhere = set.union(*(explained((PACKAGE / module).read_text()) for module in MODULES))
+    for name in statshift.__all__:
+        module = getattr(getattr(statshift, name), "__module__", None)  # a tuple tells none
+        assert name in (explained(Path(sys.modules[module].__file__).read_text()) if module else everywhere)
+
+
+def test_what_is_not_explained_is_told_from_what_is():
+    constants = 'A = 1\n"""Text."""\nB: int = 1\n"""Text."""\nC = 1\nD = 2\n"""Text."""\n'
+    definitions = '@dataclass\nclass E:\n    one: int\n\ndef f():\n    """Text."""\n\ndef g(): ...\n'
+    assert explained(constants + definitions) == {"A", "B", "D", "f"}

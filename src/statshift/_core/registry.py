@@ -14,12 +14,12 @@ class Entry:
 
     Attributes:
         name: as a user gives it.
-        family: of like things, as a report groups them.
+        family: family of like things, as a report groups them.
         summary: one line on what it is and where it is from.
         path: "MODULE:ATTRIBUTE" of the value.
         title: what a report calls it; the name where there is none.
         options: names of the fields that it takes, in order.
-        flags: of the command line that are its own, each with what it is by default, in words.
+        flags: flags of the command line that are its own, each with what it is by default, in words.
         groups: names by which it is asked for, or told of, with others of its family.
     """
 

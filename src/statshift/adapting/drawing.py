@@ -16,7 +16,7 @@ def adaptation_positions(indices: NDArray[np.int64], samples: int, seed: int, dr
     Args:
         indices: (N,), the images' places in the whole data set.
         samples: how many, at most N.
-        seed: of the run.
+        seed: seed of the run.
         draw: its number, from 0.
 
     Raises:

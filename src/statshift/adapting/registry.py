@@ -13,7 +13,7 @@ class Family:
     """Protocols that are alike in what they adapt on and what they leave.
 
     Attributes:
-        name: of the family.
+        name: name of the family.
         kind: what a record calls it.
         adapts_on: "none", "few" images, which can be held out, a "stream", or "all" images.
         written: whether it leaves statistics that can be written as weights of the same architecture.

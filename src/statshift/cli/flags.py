@@ -10,7 +10,7 @@ def in_flags(command: Callable[[], Any], message: str) -> str:
 
     Args:
         command: returns the command that was asked for, with its `params`, or None; called only where it matters.
-        message: of the library.
+        message: message of the library.
     """
     if "`" not in message:
         return message

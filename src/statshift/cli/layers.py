@@ -1,6 +1,7 @@
 """`statshift layers`."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,7 +10,16 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
 from statshift.cli.target import load_model_on
 
+if TYPE_CHECKING:
+    from statshift.splitting.cuts import Cut
+
 PHOTOGRAPH_SIDE = 224
+
+SMALL_SIDE = 64
+"""Side in px from which a network's stem halves images twice."""
+
+COLUMNS = 100
+"""Of a terminal."""
 
 
 def layers_command(
@@ -37,16 +47,53 @@ def layers_command(
     if as_json:
         print_json({"model": model, "side": side, "cuts": cuts})
         return
-    rows = [["layer", "also", "features", "ends in ReLU", "norms before", "behind"]]
-    for cut in cuts:
-        rows.append(
-            [
-                cut.name,
-                ", ".join(cut.aliases) or "-",
-                " x ".join(map(str, cut.shape)),
-                "yes" if cut.rectified else "-",
-                str(len(cut.norms_before)),
-                str(len(cut.norms_after)),
-            ]
+    print_out(f"{len(cuts)} cuts between the norms of {model} at {side} px\n\n{cuts_text(cuts)}")
+    if chosen := end_of_first_stage(cuts, side):
+        print_out(
+            f"\nFor AdvBN try --at {chosen.name}, the end of the first stage; on a small network, its first block too."
         )
-    print_out(f"{len(cuts)} cuts between the norms of {model} at {side} px\n\n{table(rows)}")
+
+
+def cuts_text(cuts: Sequence["Cut"], width: int = COLUMNS) -> str:
+    """Return a table of cuts of at most `width` columns, where the layers' own names leave room for it.
+
+    Other names of a layer are left out where there is none, the papers' own last.
+    """
+    head = ["layer", "also", "features", "ReLU", "norms before", "behind"]
+    rows = [
+        [
+            cut.name,
+            "",
+            " x ".join(map(str, cut.shape)),
+            "yes" if cut.rectified else "-",
+            str(len(cut.norms_before)),
+            str(len(cut.norms_after)),
+        ]
+        for cut in cuts
+    ]
+    room = width - table([head, *rows]).index("\n") + len("also")
+    for row, cut in zip(rows, cuts, strict=True):
+        row[1] = _fitting(cut.aliases, room)
+    return table([head, *rows])
+
+
+def _fitting(names: Sequence[str], room: int) -> str:
+    """Return the last of some names, as many as fit into so many columns."""
+    for first in range(len(names)):
+        text = ", ".join(["...", *names[first:]] if first else names)
+        if len(text) <= room:
+            return text
+    return "..." if names else "-"
+
+
+def end_of_first_stage(cuts: Sequence["Cut"], side: int) -> "Cut | None":
+    """Return the cut at the end of a network's first stage, "conv2_3" of a ResNet-50, or None if there are no cuts.
+
+    Features there have a quarter of a photograph's side, or all of a small image's, or the next greater size that there
+    is; it is the last of the outermost modules of this size.
+    """
+    size = side if side < SMALL_SIDE else side // 4
+    sizes = [cut.shape[1] for cut in cuts if cut.shape[1] >= size] or [cut.shape[1] for cut in cuts]
+    stage = [cut for cut in cuts if cut.shape[1] == min(sizes)]
+    depth = min((cut.name.count(".") for cut in stage), default=0)
+    return next((cut for cut in reversed(stage) if cut.name.count(".") == depth), None)

@@ -2,12 +2,12 @@
 
 import ast
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from statshift._core import numbers
 from statshift._core.errors import InputError
 from statshift.hardening.choices import AUGMENTATIONS
 from statshift.measuring.choices import PERTURBATIONS
@@ -80,8 +80,11 @@ MethodArgs = Annotated[
 ModelArgs = Annotated[
     list[str] | None, typer.Option(help="Argument KEY=VALUE for whatever builds the model; may be repeated.")
 ]
-Mean = Annotated[str | None, typer.Option(help="Mean of the three channels in [0,1], R,G,B.")]
-Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, R,G,B.")]
+Mean = Annotated[
+    str | None,
+    typer.Option(help="Mean of the three channels in [0,1]: R,G,B, or one number; fractions such as 127/255 too."),
+]
+Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, likewise.")]
 Data = Annotated[
     str,
     typer.Option(
@@ -171,23 +174,25 @@ def parse_shifts(text: str) -> list[Any]:
 
 
 def parse_channels(name: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the three numbers of "0.5,0.5,0.5", or None for None."""
+    """Return the three numbers of "0.5,0.5,0.5", "127/255,127/255,127/255" or "0.5", or None for None."""
     if text is None:
         return None
+    parts = split(text)
+    wrong = f"Expected --{name} as three numbers with commas, or one for all three channels, but got {text!r}"
+    if len(parts) not in (1, 3):
+        raise InputError(f"{wrong}, which are {len(parts)}.")
     try:
-        values = tuple(float(part) for part in split(text))
-    except ValueError:
-        values = ()
-    if len(values) != 3:
-        raise InputError(f"Expected --{name} as three numbers with commas, but got {text!r}.")
-    return values
+        values = tuple(map(numbers.parse_number, parts))
+    except ValueError as error:
+        raise InputError(f"{wrong}: {error}.") from None
+    return values if len(values) == 3 else values * 3
 
 
 def parse_number(name: str, text: str) -> float:
-    """Return the number of "0.25" or "1/255"."""
+    """Return the number of "0.25", "1/255" or "0.5/255"."""
     try:
-        return float(Fraction(text.strip()))
-    except (ValueError, ArithmeticError):
+        return numbers.parse_number(text.strip())
+    except ValueError:
         raise InputError(f"Expected --{name} as a number or a fraction such as 1/255, but got {text!r}.") from None
 
 

@@ -15,17 +15,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bar() -> Iterator["Progress"]:
-    """Show a bar with the time left on standard error; nothing where that is no terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """Show a bar with the time left on standard error; where that is no terminal, a line a minute."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    with Progress(
+    from statshift.cli.lines import Lines
+
+    with Lines(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

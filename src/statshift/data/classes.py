@@ -35,9 +35,9 @@ def read_class_map(path: Path, folders: list[str]) -> NDArray[np.int64]:
     """Return the class index of each folder.
 
     Args:
-        path: of a map in UTF-8, UTF-16 or Latin-1: JSON of folder to index (Hugging Face's `label2id`), of index to
-            folder (`id2label`), of index to several names (Keras), or of names in order; or text, with lines `folder
-            index`, or with one name a line, whose number from 0 is the index (timm).
+        path: path of a map in UTF-8, UTF-16 or Latin-1: JSON of folder to index (Hugging Face's `label2id`), of index
+            to folder (`id2label`), of index to several names (Keras), or of names in order; or text, with lines
+            `folder index`, or with one name a line, whose number from 0 is the index (timm).
         folders: names.
 
     Raises:

@@ -60,15 +60,16 @@ def load_data(
         split: "train" or "test" of the data sets that have them; default "test".
         resize: length of the shorter side, px; see `resolve_preprocessing` for the default.
         crop: side of the central square, px; likewise.
-        interpolation: of the resizing, by Pillow.
+        interpolation: how Pillow resizes, such as "bilinear".
         limit: take a class-balanced subset of so many images, drawn with `seed`; where there are fewer, all of them,
             with a warning.
-        seed: of the subset.
+        seed: seed of the subset.
         skip_bad: leave out damaged images instead of raising; this decodes every image once beforehand.
         class_map: file that maps class folders to class indices: JSON {"folder": index}, lines `folder index`, one
             name a line, or as Keras and Hugging Face write it; see `read_class_map`.
         workers: processes that decode.
-        cache_bytes: decoded images stay in memory if all of them take no more.
+        cache_bytes: as many decoded images stay in memory as take no more, the first ones; the others are decoded
+            in every pass.
 
     Raises:
         InputError: what is named is not there, cannot be read, or cannot be used.
@@ -116,10 +117,10 @@ def loading_options(
     """Return the arguments of `load_data` to learn from a data set: those given, and what they leave open.
 
     Args:
-        spec: of the data, or a data set.
+        spec: spec of the data, or a data set.
         given: arguments; None is not given.
         own: how a model's authors load a photograph, unless `resize` or `crop` is given.
-        split: of data that have several, unless it is given or named in the spec.
+        split: split of data that have several, unless it is given or named in the spec.
     """
     options = {name: value for name, value in (given or {}).items() if value is not None}
     defaults = {} if {"resize", "crop"} & options.keys() else dict(own)

@@ -14,7 +14,7 @@ def balanced_subset(labels: NDArray[np.int64], limit: int, seed: int = 0) -> NDA
     Args:
         labels: (N,...); images with the same are of one class.
         limit: number of images; N where it is larger.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
         InputError: `limit` under 1.

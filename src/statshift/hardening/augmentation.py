@@ -42,7 +42,7 @@ class Augmentation:
         name: one of `AUGMENTATIONS`.
         shape: (3,H,W) of the images after the data's evaluation preprocessing.
         preprocessing: `resize`, `crop` and `interpolation` of the data.
-        seed: of all draws. Crops and flips are those of "standard" under every name.
+        seed: seed of all draws. Crops and flips are those of "standard" under every name.
 
     Raises:
         InputError: an unknown name.
@@ -79,7 +79,7 @@ class Augmentation:
         """Return uint8 (views,3,H,W).
 
         Args:
-            image: of any mode, before preprocessing.
+            image: PIL image of any mode, before preprocessing.
             epoch: from 0.
             index: the image's place in the whole data set.
         """

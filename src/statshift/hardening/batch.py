@@ -20,7 +20,7 @@ class Batch:
 
     Attributes:
         images: (V*B,3,H,W) in [0,1].
-        targets: of them.
+        targets: targets of the images.
         draws: addressed by epoch, view and image, over the V*B images; on the CPU.
         dtype: what the model runs in, by autocast unless float32.
     """

@@ -31,7 +31,7 @@ class Batches:
 
     Attributes:
         data: with labels.
-        augmentation: of them; its seed is that of the order too.
+        augmentation: augmentation of them; its seed is that of the order too.
         size: images in a batch, over all processes and parts; more than there are mean all.
         parts: that each process's share of a batch is cut into.
         classes: K of the soft targets.

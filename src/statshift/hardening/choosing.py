@@ -77,7 +77,7 @@ def chosen_method(name: str, flags: Mapping[str, Any], values: Mapping[str, Any]
     """Return the method that a command line names.
 
     Args:
-        name: of the method.
+        name: name of the method.
         flags: what was typed, by name of the flag; None where nothing was.
         values: as of `made`.
 

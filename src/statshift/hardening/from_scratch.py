@@ -50,9 +50,9 @@ def build(spec: str, model_args: Mapping[str, Any] | None = None, *, seed: int =
     """Return a model with random weights that are its seed's, whatever was drawn before; on the CPU.
 
     Args:
-        spec: of the network.
+        spec: spec of the network.
         model_args: what it is built with.
-        seed: of its weights.
+        seed: seed of its weights.
         **more: of `load_model`.
     """
     with torch.random.fork_rng(devices=[]):
@@ -73,7 +73,7 @@ def train_from_scratch(
     """Train a network from random weights; see `harden`, which takes all further arguments.
 
     Args:
-        spec: of the network; its random weights are those of the options' seed.
+        spec: spec of the network; its random weights are those of the options' seed.
         data: a spec, a torch `Dataset`, or loaded data; with labels.
         options: method and numbers; default standard training by one cycle.
         model_args: such as `{"norm": "group", "num_classes": 100}`.

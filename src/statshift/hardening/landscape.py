@@ -102,7 +102,7 @@ def landscape(
         images: (B,3,H,W) in [0,1].
         labels: (B,), or what else `loss` takes.
         step_sizes: finite and above 0, in any order; see `step_sizes_around`.
-        loss: of logits (B,K) and labels, the mean over the batch.
+        loss: loss of logits (B,K) and labels (B,), the mean over the batch.
         training: take the loss as a training step sees it, after `model.train()`: batch norms normalise by the batch
             and dropout drops. Otherwise all modules evaluate.
 

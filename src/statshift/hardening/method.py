@@ -16,7 +16,7 @@ class Flag:
 
     Attributes:
         name: without the dashes before it.
-        field: of the method, or of one of its fields, as "attack.steps".
+        field: field of the method, or of one of its fields, as "attack.steps".
         read: from what was typed to values by field; None takes it as it is.
     """
 

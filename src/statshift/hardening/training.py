@@ -23,18 +23,18 @@ class TrainingOptions:
             for a fifth of the steps and lowers it to nothing along a cosine, so that running statistics settle;
             "constant" leaves it; "cosine" lowers it to nothing from the first step on.
         decay_epochs: numbers of epochs done, ascending, for the schedule "step"; None is half-way.
-        decay_factor: of the schedule "step".
+        decay_factor: factor of the schedule "step".
         optimizer: one of `OPTIMIZERS`.
-        momentum: of SGD; the others keep the default, which they do not use.
+        momentum: momentum of SGD; the others keep the default, which they do not use.
         nesterov: whether the momentum is Nesterov's.
-        weight_decay: of all parameters.
+        weight_decay: weight decay of all parameters.
         accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
         augment: one of `AUGMENTATIONS`.
         dtype: what the model runs in, a name or a `torch.dtype`, by autocast unless float32.
         channels_last: lay the model and its features out channels last while it trains, which convolutions prefer;
             not on a CPU for a method that takes gradients of gradients, see `takes_channels_last`.
         gamma: weight of the adversarial branch's loss.
-        seed: of order, augmentation and every other draw.
+        seed: seed of order, augmentation and every other draw.
         checkpoint_every: seconds between checkpoints within an epoch, at the end of which there always is one.
 
     Raises:

@@ -36,8 +36,8 @@ class Validation:
 
     Attributes:
         data: to measure on; None for none.
-        shifts: of these.
-        severities: of these shifts.
+        shifts: shifts of these.
+        severities: severities of these shifts.
         ligs: perturbations with which LIGS is measured.
         walk: whether the landscape is walked.
         device: as of `measure`.

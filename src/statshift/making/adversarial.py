@@ -50,7 +50,7 @@ def write_adversarial(
         attack: the numbers, or "NAME:EPSILON[:STEPS]".
         out: folder, made if need be; the same call goes on where an earlier one was stopped.
         batch_size: images at once.
-        seed: of the random starts and targets.
+        seed: seed of the random starts and targets.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
         data_options: further arguments of `load_data`, where `data` is not loaded.
         progress: called with (images done, images in all).

@@ -49,7 +49,7 @@ def write_corrupted(
             in files, names.json holds the source's path by the image's number, in the order of the arrays.
         options: how corruptions are made.
         device: where they are made.
-        shifts: of the conditions, where there are others than those that ship.
+        shifts: shifts of the conditions, where there are others than those that ship.
         progress: called with (images done, images in all) after each batch.
 
     Raises:

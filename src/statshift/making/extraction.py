@@ -41,9 +41,9 @@ class Kind:
     """What the images of a data set are made to be.
 
     Attributes:
-        meaning: of the images and their labels, and which model or data it takes.
+        meaning: meaning of the images and their labels, and which model or data it takes.
         steps: its own number.
-        target: of the attack, as `PixelAttack` names it; None where features are matched.
+        target: target of the attack, as `PixelAttack` names it; None where features are matched.
     """
 
     meaning: str
@@ -67,11 +67,11 @@ class ExtractionOptions:
     """How features are extracted; the defaults are those of Ilyas et al. and Benz et al.
 
     Attributes:
-        steps: of the ascent; default the kind's own, 1000 where features are matched and else 100.
-        step_size: of each, in L2 and the units of pixels in [0,1].
+        steps: steps of the ascent; default the kind's own, 1000 where features are matched and else 100.
+        step_size: length of each, in L2 and the units of pixels in [0,1].
         epsilon: radius in L2 of the adversarial examples; features are matched without one.
         batch_size: images at once, and in each part that is kept.
-        seed: of the images begun at, and of the random targets.
+        seed: seed of the images begun at, and of the random targets.
 
     Raises:
         InputError: values that cannot be, all told together.

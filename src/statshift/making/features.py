@@ -107,7 +107,7 @@ def draw_starts(labels: NDArray[np.int64], indices: NDArray[np.int64], seed: int
     Args:
         labels: (N,) from 0 up.
         indices: (N,) of the images in the whole of the data, to which the draws are addressed.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         InputError: all labels are the same.

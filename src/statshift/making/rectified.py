@@ -38,7 +38,7 @@ def write_rectified(
         out: a .safetensors file; its metadata hold the record under "statshift", as JSON.
         protocol: a name, a value, or one's own function under its name, as in `measure`.
         options: `samples`, `statistics`, `where` and `unbiased`.
-        seed: of the choice of images.
+        seed: seed of the choice of images.
         overwrite: replace a file that is there.
 
     Returns:

@@ -72,7 +72,7 @@ def measure_condition(
         condition: what is done to the images.
         repeated: the rows wanted, as name, protocol and draw; None is the source.
         adaptation: for all protocols.
-        seed: of the draws.
+        seed: seed of the draws.
         begin: called with condition and protocol before each pass; returns what is told the number of images finished.
         examples: positions of images whose predictions the rows hold.
         task: what the labels are of; the evaluator's.
@@ -135,7 +135,7 @@ def evaluate_adapted(
         protocol: how to adapt.
         draw: number of the choice of images.
         options: for all protocols.
-        seed: of the choice.
+        seed: seed of the choice.
         on_batch: called with the number of images finished.
         label: what rows call the protocol, for messages.
     """

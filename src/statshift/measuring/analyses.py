@@ -97,7 +97,7 @@ def statistic_distances(
         layer: name of a norm layer, before which the statistics are taken.
         batch_size: images in a batch; two batches of different images need twice as many.
         repeats: pairs of batches that are averaged over.
-        seed: of the batches.
+        seed: seed of the batches.
 
     Returns:
         By pair ("clean, other images"; "shifted, other images"; "both, same images"; "both, other images"): mean

@@ -65,7 +65,7 @@ def compare(
     Args:
         first: a run or its directory.
         second: a run or its directory, over the same images under the same corruptions.
-        protocols: of the first and of the second run.
+        protocols: one of the first and one of the second run.
         table: the AlexNet that mCE divides by: a key of `ALEXNET`; without one there is no mCE.
         task: for runs of a task of your own, the task itself or py:FILE:NAME.
 
@@ -152,12 +152,18 @@ class Comparison:
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
     there, here = comparable_fields(first), comparable_fields(second)
-    differing = [
+    differing = differing_fields(there, here)
+    hashes = [name.partition(".")[2].removesuffix("_hash") for name in differing if name.endswith("_hash")]
+    others = [
         f"`{name}` is {there[name]!r} in the first and {here[name]!r} in the second"
-        for name in differing_fields(there, here)
+        for name in differing
+        if not name.endswith("_hash")
     ]
-    if differing:
-        raise InputError(f"The runs cannot be compared image by image: {'; '.join(differing)}.")
+    if hashes:
+        verb = "differs" if hashes == ["content"] else "differ"
+        others.insert(0, f"they used different images ({' and '.join(hashes)} {verb})")
+    if others:
+        raise InputError(f"The runs cannot be compared image by image: {'; '.join(others)}.")
 
 
 def comparable_fields(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,7 +228,7 @@ def accuracy_difference(
     Args:
         before: rows by condition, draw by draw over the images of `after`'s.
         after: likewise.
-        weights: of each condition of a shift, all together 1.
+        weights: weight of each condition of a shift, all together 1.
         task: what the rows are of.
     """
     return task.difference(mean_score(before, weights), mean_score(after, weights))

@@ -46,7 +46,7 @@ class Evaluator:
         compiled: run the model through `torch.compile`.
         shifts: by name; of those that need a model, against the model as it is now, which is copied.
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
-        seed: of the shifts' draws.
+        seed: seed of the shifts' draws.
         task: what the labels are of.
 
     Attributes:
@@ -155,7 +155,7 @@ class Evaluator:
 
         Args:
             data: with labels.
-            function: of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
+            function: function of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
         """
         rank, world = processes.join()
         mine = []

@@ -51,10 +51,10 @@ class Examples:
     Args:
         folder: made if need be; where an earlier sitting has chosen images, its choice holds.
         data: with labels.
-        count: of images.
+        count: number of images.
 
     Attributes:
-        positions: of the images, ascending.
+        positions: positions of the images, ascending.
     """
 
     def __init__(self, folder: Path, data: ImageData, count: int) -> None:

@@ -26,7 +26,7 @@ class Images:
         base: those that the model is measured on, with labels.
         task: what the labels are of, fitted to them.
         first: the condition that tells which they are, where they are read.
-        sets: of conditions whose shifts bring images and labels of their own.
+        sets: sets of the conditions whose shifts bring images and labels of their own.
         read: returns the images of any condition.
     """
 

@@ -63,7 +63,7 @@ class Ligs:
 
     Attributes:
         values: (N,) in [-1,1], of each image; NaN where it is left out.
-        seed: of the interval's resamples.
+        seed: seed of the interval's resamples.
     """
 
     values: Tensor
@@ -120,8 +120,8 @@ def ligs(
         images: (N,3,H,W) in [0,1], on the model's device.
         labels: (N,).
         options: what nu is; the perturbed image is not clipped to [0,1].
-        loss: of logits (B,K) and labels (B,), by image.
-        seed: of nu and of the interval.
+        loss: loss (B,) by image, of logits (B,K) and labels (B,).
+        seed: seed of nu and of the interval.
         indices: (N,) of the images in their data set, to which nu is addressed; default 0 to N-1.
         batch_size: images at once.
 
@@ -177,7 +177,7 @@ def similarities(
         indices: (B,) of the images, on their device.
         options: what nu is.
         loss: by image.
-        seed: of nu.
+        seed: seed of nu.
     """
     draws = Draws(seed, indices, "ligs")
     images = images.contiguous(memory_format=torch.channels_last)
@@ -233,10 +233,10 @@ def losses_and_cosines(
     and a model's weights have to be: gradients of gradients of channels-last convolutions corrupt oneDNN's memory.
 
     Args:
-        losses_at: of images (B,3,H,W), by image, as training sees them.
+        losses_at: losses (B,) of images (B,3,H,W), as training sees them.
         images: (B,3,H,W) in [0,1].
         options: what nu is; not "pgd", whose steps would each be a training forward.
-        draws: of these images, on their device.
+        draws: draws of these images, on their device.
         quietly: the context of the second forward, which shall leave running statistics alone.
 
     Reference:

@@ -44,7 +44,7 @@ class Plan:
 
     Attributes:
         evaluate: with the model.
-        images: of all conditions.
+        images: images of all conditions.
         shifts: by name, and the clean images.
         conditions: to be measured, in order.
         protocols: by name, beside the source.
@@ -52,7 +52,7 @@ class Plan:
         task: what the labels are of.
         ligs: perturbations.
         examples: how many images are shown.
-        seed: of everything drawn.
+        seed: seed of everything drawn.
         classes: the width of the model's logits.
         record: that says all this.
         reference: the run whose errors CE divides by, if any.

@@ -42,7 +42,7 @@ class LayerShifts:
         path: what an earlier sitting found is kept.
         model: the source.
         data: the run's images.
-        seed: of the draw of images, which a protocol's first draw adapts on too.
+        seed: seed of the draw of images, which a protocol's first draw adapts on too.
     """
 
     def __init__(self, path: Path, model: PixelModel, data: ImageData, seed: int) -> None:
@@ -88,12 +88,12 @@ def unfinished_looks(
     """Return by condition what a run directory lacks yet beside the rows.
 
     Args:
-        path: of the run.
+        path: directory of the run.
         model: the source.
         data: the images, or those of the first condition where data store shifts.
-        conditions: of the run.
-        shifts: of the conditions, by name; where they are made, the clean images are there, measured or not.
-        seed: of the choice of images.
+        conditions: conditions of the run.
+        shifts: shifts of the conditions, by name; where they are made, the clean images are there, measured or not.
+        seed: seed of the choice of images.
         examples: the run's, if it has any.
     """
     looks: list[tuple[Examples | LayerShifts, list[Condition]]]

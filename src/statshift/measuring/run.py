@@ -32,7 +32,7 @@ class Progress:
     Attributes:
         condition: at work now.
         protocol: at work now.
-        number: of its pass, from 0.
+        number: number of its pass, from 0.
         passes: to make in this sitting.
         finished_before: passes that an earlier sitting made.
         images: finished in this pass.

@@ -138,6 +138,12 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
+        with path.open("rb") as file:
+            text = not file.read(2).startswith((b"\x80", b"PK"))  # neither a pickle nor an archive
+        if text and not wanted:
+            raise InputError(
+                f"Expected `weights` to be a checkpoint (.pt, .pth, .th, .tar or .safetensors), but {path} is none."
+            ) from error
         reason = f"it asks for {wanted[1]}" if wanted else "its pickle does what no tensor needs"
         raise InputError(
             f"Refused to load {path}: it is more than data ({reason}); save its state_dict alone instead."

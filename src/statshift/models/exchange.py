@@ -25,7 +25,7 @@ def make_norm(name: str, channels: int, groups: int = 32) -> nn.Module:
         name: "none" (the identity), "batch", "instance" (no running statistics), "layer" (one group of all channels)
             or "group".
         channels: C.
-        groups: of "group", at most; see `count_groups`.
+        groups: number of groups of "group", at most; see `count_groups`.
 
     Raises:
         InputError: another name, or groups below 1.
@@ -68,7 +68,7 @@ def exchange_norm(model: nn.Module, norm: str, *, groups: int = 32) -> nn.Module
     Args:
         model: any, a `PixelModel` too; it is changed if nothing is raised.
         norm: one of `NORMS`. "batch" starts with running statistics of mean 0 and variance 1.
-        groups: of "group", at most; see `count_groups`.
+        groups: number of groups of "group", at most; see `count_groups`.
 
     Returns:
         The model.

@@ -27,8 +27,8 @@ def load_model(
     spec: str | Callable[..., Any],
     *,
     weights: str | Path | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
     model_args: Mapping[str, Any] | None = None,
     pretrained: bool = True,
     resize_input: bool = True,
@@ -39,8 +39,8 @@ def load_model(
         spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights), `cifar:NAME`,
             `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
         weights: a checkpoint to load instead of the pretrained weights.
-        mean: of the three channels in [0,1]; default the model's own, else ImageNet's, with a
-            `DefaultPreprocessingWarning` for a model of one's own.
+        mean: mean of the three channels in [0,1], or one number for all three; default the model's own, else
+            ImageNet's, with a `DefaultPreprocessingWarning` for a model of one's own.
         std: likewise.
         model_args: keyword arguments for whatever builds the network, such as `num_classes`; for timm and torchvision
             `norm` exchanges the batch norms, see `exchange_norm`.
@@ -68,8 +68,8 @@ def load_model(
     check_initialised(network)
     preprocessing = replace(
         preprocessing,
-        mean=preprocessing.mean if mean is None else tuple(mean),
-        std=preprocessing.std if std is None else tuple(std),
+        mean=preprocessing.mean if mean is None else _three(mean),
+        std=preprocessing.std if std is None else _three(std),
         input_size=preprocessing.input_size if resize_input else None,
     )
     own = not isinstance(spec, PixelModel) and (not isinstance(spec, str) or spec.startswith("py:"))
@@ -111,6 +111,10 @@ def _name(spec: Any) -> str:
         return spec.spec
     named = type(spec) if isinstance(spec, nn.Module) else spec
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
+
+
+def _three(value: Sequence[float] | float) -> tuple[float, ...]:
+    return (float(value),) * 3 if isinstance(value, int | float) else tuple(value)
 
 
 def _source(spec: Any) -> str | None:

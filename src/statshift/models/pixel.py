@@ -116,7 +116,7 @@ class PixelModel(nn.Module):
         spec: the name it goes by in a record.
         num_classes: K, where known.
         arguments: what it was built with, for a record.
-        source_hash: of the user's code that built it, if any, for a record.
+        source_hash: hash of the user's code that built it, if any, for a record.
 
     Attributes:
         weights_file: the checkpoint that `load_model` loaded, where it was given one.

@@ -17,7 +17,7 @@ class ResNet(nn.Module):
     Keys: conv1, bn1 (whatever the norm), layer1.0.conv1, layer1.0.bn1, layer2.0.downsample.0, ...; then the head.
 
     Args:
-        blocks: of each stage.
+        blocks: numbers of blocks, one for each stage.
         stem: channels of the stem and, but for a bottleneck's expansion, of the first stage.
         num_classes: K.
         norm: one of `NORMS`; at each place where batch norm would be.
@@ -28,9 +28,9 @@ class ResNet(nn.Module):
         bottleneck: blocks of 1x1, 3x3 and 1x1 convolutions, fourfold wider at their end; else of two 3x3.
         cardinality: groups of a bottleneck's 3x3 convolution.
         base_width: channels of such a group in the first stage.
-        option: of He et al.'s shortcuts where shapes differ: "A" subsamples and pads, "B" projects.
+        option: one of He et al.'s shortcuts where shapes differ: "A" subsamples and pads, "B" projects.
         head: what the linear layer is called.
-        fan: of the initialisation, see `Style.initialise`.
+        fan: fan of the initialisation, see `Style.initialise`.
 
     Raises:
         InputError: an unknown norm or activation, a number that makes no network, or Fixup with a norm or without

@@ -38,9 +38,9 @@ class ResidualBlock(nn.Module):
     """Convolutions, each behind the next a norm and an activation, and a shortcut that joins before the last one.
 
     Args:
-        convs: of the branch, in order: conv1, conv2, ...
-        style: of its norms (bn1, bn2, ... whatever they are) and its activation.
-        downsample: of the shortcut; None for the identity.
+        convs: convolutions of the branch, in order: conv1, conv2, ...
+        style: style of its norms (bn1, bn2, ... whatever they are) and its activation.
+        downsample: layers of the shortcut; None for the identity.
         shortcut: False leaves it out.
         fixup: scalars before and behind convolutions instead of norms: shift1, conv1, bn1, ...
     """

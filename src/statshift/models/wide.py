@@ -15,8 +15,8 @@ class WideBlock(nn.Module):
     Args:
         inputs: channels.
         outputs: channels.
-        stride: of the first convolution.
-        style: of norms and activation.
+        stride: stride of the first convolution.
+        style: style of norms and activation.
         shortcut: False leaves it out.
     """
 

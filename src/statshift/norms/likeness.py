@@ -32,8 +32,8 @@ def effective_images(means: Sequence[Tensor], least: Sequence[Tensor]) -> Tensor
     to 0 at half of the squared distance that different images have at least.
 
     Args:
-        means: of each layer (n,C), means of the images' own channels, in stored deviations, over the root of C.
-        least: of each layer (), `least_spread`.
+        means: (n,C) of each layer, means of the images' own channels, in stored deviations, over the root of C.
+        least: () of each layer, its `least_spread`.
 
     Reference:
         Leinster & Cobbold, "Measuring diversity: the importance of species similarity", Ecology 2012, order 2.

@@ -78,7 +78,7 @@ def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -
     Args:
         first: (C,).
         second: (C,).
-        eps: of the layer, which keeps channels that never vary from counting.
+        eps: the layer's `eps`, which keeps channels that never vary from counting.
     """
     scale = first.var + eps
     mean = (second.mean - first.mean) ** 2 / scale
@@ -194,7 +194,7 @@ def check_finite(values: dict[str, Tensor], *flags: Tensor) -> list[bool]:
     """Check that values are finite, and return flags, by one transfer for all.
 
     Args:
-        values: of each layer, (C,).
+        values: (C,) of each layer.
         flags: () bool, read along.
 
     Raises:

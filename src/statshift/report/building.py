@@ -44,8 +44,8 @@ def build_report(
     Args:
         runs: directories of runs, folders that hold such, or folders of trainings. The first run as it came is what
             the others are compared with, where they are over the same images.
-        title: of the page; by default the models' names.
-        task: of runs of a task of your own, the task itself or py:FILE:NAME.
+        title: title of the page; by default the models' names.
+        task: the task, or py:FILE:NAME, of runs of a task of your own.
 
     What is damaged below a folder that holds more, and copies of a run, are left out with a warning.
 

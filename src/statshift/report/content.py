@@ -91,8 +91,8 @@ class Chart:
     Attributes:
         name: unique on a page; letters, digits and hyphens.
         title: what it shows, over what.
-        x_label: of the horizontal axis.
-        y_label: of the vertical axis, with the unit.
+        x_label: label of the horizontal axis.
+        y_label: label of the vertical axis, with the unit.
         x: where the values are, in order, as text.
         panels: at least one.
         table: the same figures as a table.
@@ -185,7 +185,7 @@ class Figure:
         interval: as text, or "".
         note: an explanation.
         value: the same as a number, drawn on an axis that a page's subjects share; None for no drawing.
-        bounds: of the interval, drawn with `value`.
+        bounds: ends of the interval, drawn with `value`.
         difference: to the first subject, signed, in points, or "".
     """
 
@@ -226,7 +226,7 @@ class Page:
     """A report.
 
     Attributes:
-        title: of the page.
+        title: title of the page.
         lead: what was measured, on what, in a sentence or two.
         verdicts: the summary, read in ten seconds.
         advice: what to do next, each with its reason.

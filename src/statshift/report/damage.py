@@ -16,7 +16,7 @@ class DamagedError(InputError):
 
     Args:
         message: one line that names the path and the reason.
-        path: of what is damaged.
+        path: path of what is damaged.
     """
 
     def __init__(self, message: str, path: Path) -> None:

@@ -25,8 +25,8 @@ class Change:
     Attributes:
         before: the source.
         after: the subject.
-        comparison: of the two, condition by condition.
-        partial: of the mean accuracy over `over`; None where one of the two lacks some of these.
+        comparison: comparison of the two, condition by condition.
+        partial: difference of the mean accuracy over `over`; None where one of the two lacks some of these.
         over: the conditions that the group's partial means are over, the same for all of its subjects.
         shifts: the accuracy's difference under each shift, its severities averaged.
     """
@@ -80,7 +80,7 @@ class Changes:
     """The comparisons of a report, each made once.
 
     Args:
-        groups: of subjects that may be compared.
+        groups: groups of subjects that may be compared.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:

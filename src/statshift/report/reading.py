@@ -51,7 +51,7 @@ class Material:
     Attributes:
         measured: the runs, in order.
         trainings: in order.
-        below: of runs and trainings that no path named, the folder they were found below, by their own path.
+        below: folder that a run or training was found below which no path named, by its own path.
         notes: what was left out, and why.
     """
 

@@ -116,7 +116,7 @@ class Group:
 
     Attributes:
         number: from 0.
-        subjects: of which the first is the reference.
+        subjects: subjects, the first of which is the reference.
         differing: what tells it from the first group, as "data.images (1,000, not 500)".
     """
 

@@ -71,7 +71,7 @@ def mean_score(conditions: Conditions, weights: Mapping[str, float]) -> Figure:
 
     Args:
         conditions: all over the same N images; draws are averaged.
-        weights: of each condition of a shift, all together 1; a shift without a weight does not count.
+        weights: weight of each condition of a shift, all together 1; a shift without a weight does not count.
     """
     return Figure(_parts(conditions, weights))
 

@@ -85,7 +85,7 @@ class RunResult:
     """What a run directory holds.
 
     Attributes:
-        path: of the directory.
+        path: path of the directory.
         record: what the run is.
         rows: one for each finished condition, protocol and draw.
         layers: the shift at each layer under some conditions, where the model has norms to tell it.

@@ -50,7 +50,7 @@ def summarise(
     Draws are averaged first. Intervals are 95 %, the task's; in mCE the baseline is taken as exact.
 
     Args:
-        rows: of one run, any protocols, all over the same images, of which some may be left out; but for those of
+        rows: rows of one run, any protocols, all over the same images, of which some may be left out; but for those of
             shifts with a `set` of images of their own, whose figures, beside their `images`, stand alone.
         table: the AlexNet that CE and mCE divide by: a key of `ALEXNET`, or None for data without one.
         baseline: errors by shift, as `baseline_errors` gives them, to divide by in AlexNet's place.

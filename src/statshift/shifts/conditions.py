@@ -75,7 +75,7 @@ def conditions(shifts: Iterable[Shift], severities: Sequence[int]) -> list[Condi
 
     Args:
         shifts: what `resolve` returns.
-        severities: of 1 to 5.
+        severities: integers from 1 to 5.
 
     Raises:
         InputError: a severity that is not an integer from 1 to 5, or none that a shift has.

@@ -54,9 +54,17 @@ SHIFTS = registry(
 )
 
 CORRUPTIONS = members(SHIFTS, "corruption")
+"""The names of the common-corruption benchmark's 19, in its order."""
+
 COMMON = members(SHIFTS, "common")
+"""The 15 of them that its means are over."""
+
 HOLDOUT = members(SHIFTS, "holdout")
+"""The 4 others."""
+
 ATTACKS = members(SHIFTS, "attack")
+"""The names of the attacks, which a spec gives their numbers."""
+
 GROUPS = {"common": COMMON, "holdout": HOLDOUT}
 """By the name by which a user asks for all of them."""
 

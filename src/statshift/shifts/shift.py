@@ -33,10 +33,10 @@ class Shift:
 
     Attributes:
         name: by which rows and tables call it.
-        family: of like shifts: "clean", "corruption", "filter", "style", "natural", "attack", or "own". Families
+        family: family of like shifts: "clean", "corruption", "filter", "style", "natural", "attack", or "own". Families
             stand side by side and are never averaged together.
         title: in a report; the name where there is none.
-        severities: of 1 to 5, ascending; () is a shift without severities, whose only one is 0.
+        severities: integers from 1 to 5, ascending; () is a shift without severities, whose only one is 0.
         options: names of the numbers that its spec gives, as in NAME:EPSILON:STEPS.
         needs_model: the images are made against a model, and anew against each that is adapted.
         reads: the images come from `data`; they are not made of the run's.
@@ -95,7 +95,7 @@ class Shift:
         Args:
             images: (B,3,H,W) in [0,1].
             severity: one of its own, or 0.
-            seed: of its draws.
+            seed: seed of its draws.
             indices: (B,) the images' places in their data set, by which draws are addressed.
             labels: (B,), where they are known.
             model: the one that is attacked; of a shift that needs none it may be None.
@@ -124,7 +124,7 @@ def under(shift: Shift, images: Tensor, severity: int, **given: Any) -> Tensor:
     Args:
         shift: any.
         images: left as they are.
-        severity: of those it has.
+        severity: one of those it has.
         given: as for `Shift.make`.
 
     Raises:

@@ -17,8 +17,8 @@ class StoredShift(Shift):
     """What `cifar-c:DIR` or `imagenet-c:DIR` store of one shift, image by image as the clean ones.
 
     Attributes:
-        name: of the shift; "clean" has no severities.
-        spec: of the data.
+        name: name of the shift; "clean" has no severities.
+        spec: spec of the data.
         severities: that are stored.
     """
 

@@ -44,7 +44,7 @@ class Branches(nn.Module):
     Attributes:
         clean: the model.
         adv: the twin, if any; at first its norms are copies of the model's.
-        splits: of each, by branch.
+        splits: split of each branch, by name.
         norms: the twin's own norms, by name.
 
     Raises:
@@ -145,7 +145,7 @@ class Branches(nn.Module):
         The fold is made of the tensors as they are now, and ends with the context.
 
         Args:
-            dtype: of the folded weights; default their own.
+            dtype: type of the folded weights; default their own.
         """
         with evaluating(self.adv):
             if self._folded is None:
@@ -164,7 +164,7 @@ def twin(model: nn.Module, norms: dict[str, _BatchNorm]) -> nn.Module:
 
     Args:
         model: left as found.
-        norms: of the model, by name.
+        norms: norm layers of the model, by name.
     """
     own = {id(t) for norm in norms.values() for t in chain(norm.parameters(), norm.buffers())}
     tensors = chain(model.parameters(), model.buffers())

@@ -27,7 +27,7 @@ class Cut:
     """A place to cut, after a layer.
 
     Attributes:
-        name: of the module whose output the suffix takes, within the network; the shortest where several share it.
+        name: name of the module whose output the suffix takes, within the network; the shortest where several share it.
         aliases: other names of the same place: modules that end there, and the papers' own ("conv2_3").
         shape: (C,H,W) of its output.
         rectified: whether it ends in a ReLU, or in a pooling or concatenation of such, so that it is never negative.

@@ -25,7 +25,7 @@ class Split:
     Attributes:
         model: whose parts these are.
         cut: where; None for the input, where the prefix only normalises, if that.
-        graph: of the suffix in evaluation mode, where torch.fx could trace it; None where it is replayed.
+        graph: the suffix in evaluation mode as torch.fx traced it; None where it could not and the suffix is replayed.
         copies: whether the suffix changes its input in evaluation mode, so that it is given a copy.
     """
 

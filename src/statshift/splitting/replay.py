@@ -31,8 +31,8 @@ class _Record:
 
     Attributes:
         images: as the network takes them.
-        states: of the random generators at its start.
-        outputs: of the modules that came to their end, and not inside another that did, by name; one a call.
+        states: states of the random generators at its start.
+        outputs: outputs of the modules that came to their end, and not inside another that did, by name; one a call.
     """
 
     images: Tensor

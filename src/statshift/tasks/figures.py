@@ -30,7 +30,7 @@ class Paired:
     """One condition of two runs.
 
     Attributes:
-        difference: of the scores.
+        difference: difference of the scores.
         only_first: images, over all draws, of which the first run alone is right, or scores higher.
         only_second: likewise.
         p_value: two-sided, of no difference.
@@ -76,8 +76,8 @@ def bootstrap(
 
     Args:
         figures: F of them, over the same N images.
-        statistics: of a row: (M,S), sufficient statistics of each of its images, which add up.
-        score: of sums (...,S) and numbers of images (...): (...), in [0,1].
+        statistics: (M,S) of a row, sufficient statistics of each of its M images, which add up.
+        score: function of sums (...,S) and numbers of images (...) that returns (...), in [0,1].
         draws: R.
     """
     first = figures[0].parts[0][0]

@@ -51,8 +51,8 @@ def mean_difference(first: Array, second: Array, most: float = 1.0) -> Differenc
     """Return the means of two values an image (N,) and `paired_interval` of what sets them apart.
 
     Args:
-        first: of the first run.
-        second: of the second run, the same images.
+        first: (N,) values of the first run.
+        second: (N,) values of the second run, the same images.
         most: the largest difference that an image can have.
     """
     return Difference(float(first.mean()), float(second.mean()), *paired_interval(first, second, most=most))

@@ -38,7 +38,7 @@ class Task(ABC):
 
     Attributes:
         name: in records, and for a task that ships in `statshift.tasks.registry`.
-        family: of like tasks.
+        family: family of like tasks.
         headline: what the score is called, in [0,1] of which 1 is best; the name of its fields in a summary.
         measure_names: what a summary tells of each condition; the headline and "error", 1 less it, among them.
         counts_images: whether the score is the share of images that are right, as a report's sentences have it.
@@ -123,7 +123,7 @@ class Task(ABC):
         """Return what a row stores of its images, in JSON types: by default all that `per_image` kept.
 
         Args:
-            results: of `per_image`, as arrays (N,...).
+            results: arrays (N,...) of what `per_image` returns.
             labels: (N,...).
             classes: how many `class_counts` there are in `describe_labels`.
 

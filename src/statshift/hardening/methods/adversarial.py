@@ -30,7 +30,7 @@ class Adversarial(AttacksPixels):
     """Train on attacked images alone, by one set of norms; the attack sees the model in evaluation mode.
 
     Attributes:
-        attack: of the images.
+        attack: attack on the images.
 
     Reference:
         Madry et al., ICLR 2018, section 2.1; Benz et al., ICLR 2021 submission, appendix B.1, Table 5.

@@ -45,7 +45,7 @@ class PixelAT(_Auxiliary):
     """Adversarial training of pixels, with auxiliary norms.
 
     Attributes:
-        attack: of the images.
+        attack: attack on the images.
 
     Reference:
         Madry et al., ICLR 2018, section 2.1; Shu et al., NeurIPS 2021, section 5.1 ("Adv. Training").
@@ -63,7 +63,7 @@ class AdvProp(_Auxiliary):
     """AdvProp.
 
     Attributes:
-        attack: of the images.
+        attack: attack on the images.
 
     Reference:
         Xie et al., CVPR 2020, section 4.

@@ -23,7 +23,7 @@ class LigsRegularised(Method):
 
     Attributes:
         ligs: what the gradients are compared with, noise or "fgsm".
-        weight: of the term, above 0.
+        weight: weight of the term, above 0.
 
     Raises:
         InputError: values that cannot be.

@@ -21,7 +21,7 @@ class MoEx(Method):
     same process's share of the batch.
 
     Attributes:
-        share: of the loss, in [0,1], that is for the image's own label.
+        share: share of the loss, in [0,1], that is for the image's own label.
         probability: in [0,1], with which a batch exchanges moments.
 
     Raises:

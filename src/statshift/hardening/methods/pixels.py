@@ -13,7 +13,7 @@ class AttacksPixels(Method):
     """A method that trains on attacked images.
 
     Attributes:
-        attack: of the images.
+        attack: attack on the images.
 
     Raises:
         InputError: an attack on another loss than is trained on, or to a target.

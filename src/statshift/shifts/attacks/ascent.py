@@ -59,10 +59,10 @@ def ascend(
 
     Args:
         start: any shape.
-        gradient: of what is to be greatest, at a point.
+        gradient: gradient of what is to be greatest, at a point.
         project: puts a point back where it may be.
         steps: how many.
-        step_size: of each.
+        step_size: length of each.
         steepest: `signs` or `directions`.
     """
     point = start

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 
 from statshift._core.errors import InputError
+from statshift._core.numbers import parse_number
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.balls import Ball, ball_of
 from statshift.shifts.attacks.pixels import PixelAttack
@@ -49,13 +49,18 @@ class Attack(Shift):
         """
         name, *numbers = spec.split(":")
         stepped = "steps" in self.options
+        shape = f"{name}:EPSILON[:STEPS]" if stepped else f"{name}:EPSILON"
+        wrong = f"Expected the attack as {shape}, such as {name}:1/255, but got {spec!r}"
+        if not 1 <= len(numbers) <= 1 + stepped:
+            raise InputError(f"{wrong}.")
         try:
-            epsilon, steps = float(Fraction(numbers[0].strip())), [int(number) for number in numbers[1:]]
-            if len(steps) > stepped:
-                raise ValueError
-        except (ValueError, IndexError, ArithmeticError):
-            shape = f"{name}:EPSILON[:STEPS]" if stepped else f"{name}:EPSILON"
-            raise InputError(f"Expected the attack as {shape}, such as {name}:1/255, but got {spec!r}.") from None
+            epsilon = parse_number(numbers[0].strip())
+        except ValueError as error:
+            raise InputError(f"{wrong}: {error}.") from None
+        try:
+            steps = [int(number) for number in numbers[1:]]
+        except ValueError:
+            raise InputError(f"{wrong}: the steps {numbers[1]!r} are not an integer.") from None
         return replace(self, name=spec, how=self.build(epsilon, **({"steps": steps[0]} if steps else {})))
 
     def make(

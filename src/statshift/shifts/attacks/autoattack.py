@@ -62,7 +62,7 @@ class AutoAttack:
             images: (B,3,H,W) in [0,1].
             labels: (B,).
             classes: K, at least 4, as the targeted attacks need.
-            seed: of the draws; torch's generators are given back as they were.
+            seed: seed of the draws; torch's generators are given back as they were.
 
         Raises:
             InputError: the package is not installed, or the classes are too few.

@@ -20,7 +20,7 @@ class Ball:
     Attributes:
         name: by which records and `PixelAttack.norm` call it.
         title: in a sentence, as in "the greatest L2 distance".
-        bound: of a radius for pixels in [0,1], whatever the shape; infinity where it depends on the shape.
+        bound: greatest radius for pixels in [0,1], whatever the shape; infinity where it depends on the shape.
     """
 
     name: str

@@ -29,7 +29,8 @@ class FeatureAttack:
             mean and deviation among the channels.
         part: perturb "both", the "mean" or the "deviation" alone.
         clamp: put the result through a ReLU where the features come from one.
-        perturbation: of the "global" batch over all processes, or of each process's "local" share.
+        perturbation: whose statistics are perturbed: the "global" batch's over all processes, or each process's
+            "local" share's.
 
     Raises:
         InputError: values that cannot be.
@@ -110,8 +111,8 @@ def perturb(features: Tensor, factors: Tensor, moments: BatchMoments, attack: Fe
     Args:
         features: (B,C,H,W).
         factors: (2,C), of mean and of deviation.
-        moments: of the batch.
-        attack: which form.
+        moments: mean and deviation of the batch.
+        attack: the numbers, and which form.
         relu: clamp the result at zero.
 
     Reference:

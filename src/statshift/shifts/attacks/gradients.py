@@ -17,7 +17,7 @@ def gradient_of(loss: Loss, scale: float, *, everywhere: bool = False) -> Loss:
     """Return what gives the gradient of a scaled loss at a point, and of nothing else.
 
     Args:
-        loss: of a point.
+        loss: loss of a point.
         scale: divided by 16 for good wherever the gradient overflows, unless it is 1 or less.
         everywhere: take the mean over all processes.
     """

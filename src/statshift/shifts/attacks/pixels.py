@@ -49,9 +49,9 @@ class PixelAttack:
 
     Attributes:
         epsilon: radius of the ball, in the units of pixels in [0,1].
-        step_size: of each step; default 2.5 * epsilon / steps.
+        step_size: length of each step; default 2.5 * epsilon / steps.
         steps: how many.
-        norm: of the ball and the steps, "linf" or "l2", or a `Ball` of your own.
+        norm: norm of the ball and the steps, "linf" or "l2", or a `Ball` of your own.
         loss: what rises, "cross-entropy" or "cw", the margin of Carlini and Wagner, up to 50.
         target: a class to which each image is driven instead of only away from its own: "random", another one drawn for
             it, or "next", the one after its own; "none" is no target.
@@ -120,7 +120,7 @@ def attack_pixels(images: Tensor, loss: Loss, attack: PixelAttack, draws: Draws,
         images: (B,3,H,W) in [0,1].
         loss: sum or mean over images, by a model in evaluation mode.
         attack: the numbers.
-        draws: of these images, on their device; the random start is addressed.
+        draws: draws of these images, on their device; the random start is addressed.
         loss_scale: as for `attack_features`.
     """
     ball = attack.ball(images)

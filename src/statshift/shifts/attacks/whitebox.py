@@ -37,9 +37,9 @@ def attack_images(
         images: (B,3,H,W) in [0,1], on the model's device.
         labels: (B,) of the true classes, integers of any kind.
         attack: the numbers.
-        seed: of the random start and target.
+        seed: seed of the random start and target.
         indices: (B,) of the images in their data set, to which both are addressed; default 0 to B-1.
-        loss: of logits (B,K) and labels (B,), by image, in the place of `attack.loss`.
+        loss: loss (B,) by image, of logits (B,K) and labels (B,), in the place of `attack.loss`.
         check: look first whether there is an input gradient, which a device is waited for.
 
     Raises:

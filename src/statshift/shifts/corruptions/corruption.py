@@ -29,8 +29,8 @@ class Corruption(Shift):
     """A corruption with constants for five severities.
 
     Attributes:
-        name: of the corruption.
-        function: of images (B,3,H,W) in [0,1], their `Draws` and the constants; what it returns is clipped.
+        name: name of the corruption.
+        function: function of images (B,3,H,W) in [0,1], their `Draws` and the constants; what it returns is clipped.
         tables: the constants of severities 1 to 5 by table, "imagenet" and "cifar"; by default the benchmark's.
         how: which table, and how images are stored.
         title: in a report.

@@ -132,7 +132,7 @@ def motion_blur(images: Tensor, radius: int, sigma: float, angles: Tensor, towar
     Args:
         images: (B, C, H, W).
         radius: the line has 2 * radius + 1 samples, the first of them the pixel itself.
-        sigma: of the Gaussian weights, in pixels along the line.
+        sigma: deviation of the Gaussian weights, in pixels along the line.
         angles: (B,) radians, y growing downwards, within 45 degrees of `towards`.
         towards: where the lines go; bounds the kernels' reach.
     """

@@ -112,7 +112,7 @@ def photographs(folder: Path | None, size: tuple[int, int], shrunk: bool, device
 
     Args:
         folder: where they lie, or None for the procedural texture.
-        size: of the images, in pixels.
+        size: (height, width) of the images, in pixels.
         shrunk: first reduced to a fifth without antialiasing, as for CIFAR-C; else enlarged by side / 224 for
             images larger than 224 px.
         device: where the canvas goes.
