@@ -18,7 +18,7 @@ PHOTOGRAPH_SIDE = 224
 SMALL_SIDE = 64
 """Side in px from which a network's stem halves images twice."""
 
-COLUMNS = 100
+TEXT_WIDTH = 100
 """Of a terminal."""
 
 
@@ -54,7 +54,7 @@ def layers_command(
         )
 
 
-def cuts_text(cuts: Sequence["Cut"], width: int = COLUMNS) -> str:
+def cuts_text(cuts: Sequence["Cut"], width: int = TEXT_WIDTH) -> str:
     """Return a table of cuts of at most `width` columns, where the layers' own names leave room for it.
 
     Other names of a layer are left out where there is none, the papers' own last.
