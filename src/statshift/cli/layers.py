@@ -19,11 +19,7 @@ PHOTOGRAPH_SIDE = 224
 SMALL_SIDE = 64
 """Side in px from which a network's stem halves images twice."""
 
-<<<<<<< HEAD
 TERMINAL_COLUMNS = 100
-=======
-TEXT_WIDTH = 100
->>>>>>> api
 """Of a terminal."""
 
 
@@ -61,11 +57,7 @@ def layers_command(
         )
 
 
-<<<<<<< HEAD
 def cuts_text(cuts: Sequence["Cut"], width: int = TERMINAL_COLUMNS) -> str:
-=======
-def cuts_text(cuts: Sequence["Cut"], width: int = TEXT_WIDTH) -> str:
->>>>>>> api
     """Return a table of cuts of at most `width` columns, where the layers' own names leave room for it.
 
     Other names of a layer are left out where there is none, the papers' own last.
