@@ -37,6 +37,7 @@ from statshift.models import exchange_norm, weights_hash
 from statshift.norms.synchronisation import synchronised
 from statshift.results.provenance import describe_model
 from statshift.shifts.attacks import AutoAttack, PixelAttack, attack_images, describe_attack, parse_attack
+from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.targets import Targets
 
 pytestmark = [
@@ -399,7 +400,7 @@ def test_robust_accuracies_stay_where_only_ligs_is_undefined():
         torch.manual_seed(0)
         network = sure()
     shifts = ("clean", "fgsm:4/255", "pgd-linf:8/255:3")
-    looking = Validation(validation, shifts, (1,), ["gaussian"], walk=False, device="cpu")
+    looking = Validation(validation, shifts, (1,), ["gaussian"], walk=False, device="cpu", task=CLASSIFICATION)
     found = looking.look(_only(network), validation, TrainingOptions())
     assert found == {"clean": {**dict.fromkeys(shifts, 1.0), "LIGS gaussian": None}}
 
