@@ -549,7 +549,7 @@ def test_models_that_cannot_be_used(data, tmp_path):
         extract(flat, data, "robust", ExtractionOptions(**FEW), out=tmp_path / "out")
     one = nn.Sequential(nn.Flatten(), nn.Linear(3072, 1))
     zeros = stored(tmp_path / "zeros.npz", [0] * 20)
-    with pytest.raises(InputError, match="a model of at least two classes for targets, but got 1"):
+    with pytest.raises(InputError, match="two classes or more, but the model has one logit"):
         extract(one, zeros, "random", ExtractionOptions(**FEW), out=tmp_path / "out")
     other = nn.Sequential(nn.Flatten(), nn.Linear(300, 4))
     with pytest.raises(InputError, match=r"The model fails on images of shape \(1, 3, 32, 32\)"):

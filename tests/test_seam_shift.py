@@ -252,7 +252,7 @@ def test_what_a_value_returns_is_checked(model, digits):
         def make(self, images, severity, **given):
             return images * severity
 
-    with pytest.raises(InputError, match=r"the shift 'bright 4' to return pixels in \[0,1\]"):
+    with pytest.raises(InputError, match=r"the shift 'bright' to return pixels in \[0,1\]"):
         measure(model, digits, shifts=["clean", Bright()], severities=[4])
     with pytest.raises(InputError, match=r"bright has the severities \[2, 4\], none of \[3\]"):
         measure(model, digits, shifts=Bright(), severities=[3])

@@ -126,7 +126,7 @@ def test_functions_that_give_no_model_are_told_by_their_spec(here, target, argum
 
 
 def test_an_error_elsewhere_is_not_the_users(here, monkeypatch):
-    monkeypatch.setattr(usercode, "FILES", {})  # other tests' files may lie beside this one
+    monkeypatch.setattr(usercode, "NAMED_FILES", {})  # other tests' files may lie beside this one
     load_model(f"py:{here / 'mine.py'}:build")
     for wrong in (ValueError("ours"), SystemExit(3), InputError("ours")):
         with pytest.raises(BaseException, match=r"ours|3") as caught:
