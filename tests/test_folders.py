@@ -334,6 +334,13 @@ def test_a_subset_of_imagenet_has_imagenets_indices(tmp_path, kept):
         assert (data.labels.tolist(), data.class_names) == ([0, 1, 2], SOME)  # as it was
 
 
+@pytest.mark.filterwarnings("ignore:The 3 class folders")
+def test_a_subset_of_imagenet_is_measured_among_its_classes(tmp_path):
+    found = measure(answering(INDICES, 1000), class_folders(tmp_path, SOME), shifts="clean", task="subset")
+    assert found.rows[0]["correct"] == 3
+    assert list(found.record["task"]["options"]["classes"]) == INDICES
+
+
 def test_a_stored_subset_of_imagenet_has_imagenets_indices(tmp_path):
     class_folders(tmp_path / "fog" / "3", SOME)
     with pytest.warns(UserWarning, match="labels are ImageNet's"):

@@ -389,3 +389,52 @@ def test_a_task_that_ships_is_read_without_being_named(ship, pairs, tmp_path):
         compare(tmp_path / "run", tmp_path / "run").conditions[0].accuracy.first
         == found.summary["protocols"]["source"]["clean_both_right"]
     )
+
+
+# What holds whatever one's own is
+
+
+class Dark(statshift.Shift):
+    """The run's images, stored dark elsewhere."""
+
+    name, reads = "dark", True
+
+    def data(self, severity, load):
+        images, labels = load_data("digits", limit=20).tensors()
+        return load(torch.utils.data.TensorDataset(images / 4, labels))
+
+
+def test_the_runs_images_are_those_given_whatever_shift_stands_first():
+    runs = [measured(training_jobs.build(), shifts, data=load_data("digits", limit=20)) for shifts in ORDERS]
+    rows = [{row["shift"]: row["cross_entropy_sum"] for row in run.rows} for run in runs]
+    assert rows[0] == rows[1]
+    assert rows[0]["clean"] != rows[0]["dark"]
+
+
+ORDERS = (["clean", Dark()], [Dark(), "clean"])
+
+
+def test_a_run_with_other_constants_is_another(tmp_path):
+    coarse, fine = ({"cifar": [{"step": step}] * 5, "imagenet": [{"step": step}] * 5} for step in (16, 1))
+    go = partial(measured, training_jobs.build(), data=load_data("digits", limit=10), out=tmp_path)
+    go([Corruption("dots", dots, coarse)])
+    with pytest.raises(InputError, match="holds another run"):
+        go([Corruption("dots", dots, fine)])
+
+
+@dataclass(frozen=True)
+class Overwriting(Method):
+    name = "overwriting"
+    branch: str = "x"
+
+
+def test_an_option_of_ones_own_does_not_overwrite_a_record():
+    with pytest.raises(InputError, match="Expected Overwriting to have no option 'branch'"):
+        HardenOptions(Overwriting())
+
+
+def test_a_set_of_images_goes_with_a_task_of_several_labels(pairs):
+    run = measured(build_pairs(), ["clean", SetShift("in the mirror", pairs)], data=pairs, task=DigitAndParity())
+    clean, mirrored = run.rows
+    assert (mirrored["images"], mirrored["statistics"]) == (40, clean["statistics"])  # the same images, as a set
+    assert "set" in mirrored

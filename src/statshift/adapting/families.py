@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
+from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.passes import offered_to, rewrite_by
@@ -122,7 +122,7 @@ class Adapter(Protocol):
         """Answer by what is returned, which is attacked if it is a module."""
         images = session.few()
         with session.adapting(len(images)):
-            made = self.adapt(deepcopy(session.model), images)
+            made = self.adapt(copied(session.model), images)
         answer = _checked(session.label, made)
         if session.attack:
             _check_attacked(session, made)
@@ -166,7 +166,7 @@ class Stream(Protocol):
         """Answer by what has begun at the source, and begins there again after every `reset_every` batches."""
 
         def make() -> Step:
-            return _checked(session.label, self.begin(deepcopy(session.model), session.options))
+            return _checked(session.label, self.begin(copied(session.model), session.options))
 
         step, answered, every = make(), 0, session.options.reset_every
 

@@ -34,7 +34,9 @@ def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
         ClassesWarning,
         stacklevel=3,
     )
-    return replace(data, labels=indices[data.labels], class_names=names, class_order="imagenet")
+    assert data.source.labels is not None
+    source = replace(data.source, labels=indices[data.source.labels])
+    return replace(data, source=source, labels=indices[data.labels], class_names=names, class_order="imagenet")
 
 
 def integers_hash(values: NDArray[np.int64]) -> str:

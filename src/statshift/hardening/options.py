@@ -6,7 +6,7 @@ from typing import Any
 from statshift._core.errors import InputError, unknown
 from statshift.hardening.augmentation import MIXING
 from statshift.hardening.choosing import find, made
-from statshift.hardening.method import Method
+from statshift.hardening.method import Method, option_names
 from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.models import source_hash
@@ -96,8 +96,18 @@ def _ships(method: Method) -> bool:
     return entry is not None and entry.path == f"{kind.__module__}:{kind.__qualname__}"
 
 
+SAID_OF_EVERY_METHOD = ("method", "reference", "at", "branch", "training", "processes", "source_hash")
+"""What a record says of every method, so that no option can be called so."""
+
+
 def _check_name(method: Method) -> None:
     if not method.name:
         raise InputError(f"Expected {type(method).__name__} to have a `name`, as a record has it.")
     if method.name in METHODS and not _ships(method):
         raise InputError(f"Expected {type(method).__name__} to have a name of its own, but {method.name} ships.")
+    taken = [name for name in option_names(method) if name in SAID_OF_EVERY_METHOD]
+    if taken:
+        raise InputError(
+            f"Expected {type(method).__name__} to have no option {taken[0]!r}, which every record has: call it "
+            "otherwise."
+        )

@@ -75,7 +75,10 @@ def write_corrupted(
         for images, positions in data.batches(BATCH):
             pixels = images.to(device).float() / 255
             indices = torch.from_numpy(data.indices[positions]).to(device)
-            shifted = under(made[condition.shift], pixels, condition.severity, seed=options.seed, indices=indices)
+            assert data.labels is not None
+            labels = torch.from_numpy(data.labels[positions]).to(device)
+            how = {"seed": options.seed, "indices": indices, "labels": labels}
+            shifted = under(made[condition.shift], pixels, condition.severity, **how)
             yield to_bytes(shifted), positions
             count += len(images)
             if progress:

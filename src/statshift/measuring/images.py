@@ -70,7 +70,7 @@ class Images:
 
     def mark(self, row: Row, condition: Condition) -> Row:
         """Return a row of the condition that says of which images it is: nothing of the base's, else a hash."""
-        return {**row, "set": set_hash(self.sets[condition])} if condition in self.sets else row
+        return {**row, "set": set_hash(self.sets[condition], self.task)} if condition in self.sets else row
 
 
 def read_images(
@@ -96,7 +96,8 @@ def read_images(
 
     sets = {one: found for one in todo if not by_name[one.shift].paired and (found := read(one)) is not None}
     of_base = (read(one) for one in todo if one not in sets)
-    first = next(of_base, None)
+    reading = all(shift.reads for shift in shifts if shift.paired)  # else the run's images are those that were given
+    first = next(of_base, None) if reading else None
     base = load(data) if first is None else first
     for found in (base, *sets.values()):
         labels_of(found, task)

@@ -19,6 +19,7 @@ from statshift.results.provenance import (
     describe_request,
     places_of,
 )
+from statshift.shifts.conditions import TYPED
 from statshift.shifts.registry import family_of
 from statshift.shifts.shift import Shift
 from statshift.tasks.choice import describe_task
@@ -79,7 +80,8 @@ def _request(
             "baseline": asked["baseline"],
             "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
             "ligs": ",".join(dict.fromkeys(wanted.ligs)),
-            "functions": places_of({shift.name: shift.code() for shift in shifts}),
+            "functions": places_of({shift.name: shift.code() for shift in shifts})
+            | {shift.name: TYPED[shift.name] for shift in shifts if shift.name in TYPED},
             "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
             "available": len(base.source),
         }

@@ -121,7 +121,10 @@ def _shifts(record: Mapping[str, Any]) -> Words:
     """Return the option for the shifts of a record; a user's own of which no file is known is left out."""
     own = {**(record.get("functions") or {}), **{name.rpartition(" ")[0] or name: 0 for name in record.get("sets", {})}}
     places = (record.get("asked") or {}).get("functions") or {}
-    names = [str(places.get(name, name)) for name in record.get("shifts") or [] if name not in own or name in places]
+    shifts = record.get("shifts") or []
+    names = [str(places.get(name, name)) for name in shifts if name not in own or name in places]
+    if shifts and not names:
+        return ["--shifts", OWN]  # without the option others would be measured
     for group, members in GROUPS.items():
         if set(members) <= set(names):
             place = names.index(members[0])

@@ -133,20 +133,19 @@ def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]
 
 
 def describe_own(shifts: Sequence[Shift]) -> dict[str, str]:
-    """Return the same for each shift that is the user's own code, with the numbers of a dataclass."""
+    """Return the same for each shift that is the user's own code, with its own numbers."""
     return {shift.name: _describe_own(shift) for shift in shifts if shift.code() is not None}
 
 
 def _describe_own(shift: Shift) -> str:
-    numbers = getattr(shift, "__dataclass_fields__", {}) if shift.code() is type(shift) else {}
-    bound = ", ".join(f"{name}={getattr(shift, name)!r}" for name, one in numbers.items() if one.repr)
+    bound = ", ".join(f"{name}={value!r}" for name, value in shift.numbers().items())
     told = _describe_function(shift.code())
     return re.sub(r" at 0x\w+", "", f"{told}({bound})") if bound else told
 
 
-def set_hash(data: ImageData) -> str:
+def set_hash(data: ImageData, task: Task) -> str:
     """Return 16 hexadecimal characters that two sets of images share if these, their order and labels are the same."""
-    told = describe_data(data, data.labels)
+    told = describe_data(data, data.labels, task)
     names = ("indices_hash", "content_hash", "bytes_hash", "labels_hash", "preprocessing")
     return hashlib.sha256(json.dumps([told[name] for name in names]).encode()).hexdigest()[:16]
 

@@ -15,12 +15,17 @@ Shifts = Asked | Sequence[Asked]
 """What a user gives: names, groups, values, and mappings from names to functions of their own."""
 
 
+TYPED: dict[str, str] = {}
+"""By the name of a user's own shift, how the command named its file."""
+
+
 def import_shift(spec: str) -> Asked:
     """Return the shift of "py:FILE:NAME": a value or class of `Shift` as it is, a function by its name."""
     found = import_value(spec.removeprefix("py:"))
     if isinstance(found, type) and issubclass(found, Shift):
-        return found()
+        found = found()
     if isinstance(found, Shift):
+        TYPED[found.name] = spec
         return found
     if not callable(found):
         raise InputError(f"Expected {spec} to be a shift or a function, but got {type(found).__name__}.")

@@ -117,6 +117,16 @@ class Shift:
         """Return what of it is the user's own code, or None of a shift that ships."""
         return None if type(self).__module__.startswith("statshift.") else type(self)
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what a record says of the user's own code beside its file: the fields of a dataclass."""
+        return numbers_of(self) if self.code() is type(self) else {}
+
+
+def numbers_of(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that its representation shows; nothing of another value."""
+    fields = getattr(value, "__dataclass_fields__", {})
+    return {name: getattr(value, name) for name, field in fields.items() if field.repr}
+
 
 def under(shift: Shift, images: Tensor, severity: int, **given: Any) -> Tensor:
     """Return images (B,3,H,W) in [0,1] under a shift; what a user's own code returns is checked.

@@ -224,7 +224,13 @@ class Task(ABC):
     # training
 
     def targets(self, labels: Tensor, soft: Tensor | None = None, views: int = 1) -> Loss:
-        """Return what to train towards: labels (B,...), or `soft` in their place, of so many views of each image."""
+        """Return what to train towards: labels (B,...), or `soft` in their place, of so many views of each image.
+
+        Raises:
+            InputError: labels are mixed, which a task's own `losses` do not know.
+        """
+        if soft is not None:
+            raise InputError(f"The task {self.name} does not train on mixed labels: give it `targets`, or no cutmix.")
         return LossByImage(labels, self.losses, views)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.balls import Ball, ball_of
 from statshift.shifts.attacks.pixels import PixelAttack
 from statshift.shifts.attacks.whitebox import attack_images
-from statshift.shifts.shift import CorruptionOptions, Shift
+from statshift.shifts.shift import CorruptionOptions, Shift, numbers_of
 
 How = PixelAttack | AutoAttack
 
@@ -89,6 +89,11 @@ class Attack(Shift):
         ball = ball_of(self.how.norm) if self.how else None
         own = isinstance(ball, Ball) and not type(ball).__module__.startswith("statshift.")
         return type(ball) if own else super().code()
+
+    def numbers(self) -> dict[str, Any]:
+        """Return those of a norm ball of one's own, or of what else is."""
+        ball = ball_of(self.how.norm) if self.how else None
+        return numbers_of(ball) if ball is not None and self.code() is type(ball) else super().numbers()
 
 
 def describe_attack(attack: How, batch_size: int) -> dict[str, Any]:

@@ -53,6 +53,10 @@ class Corruption(Shift):
         module = str(getattr(self.function, "__module__", ""))
         return super().code() if module.startswith("statshift.") else self.function
 
+    def numbers(self) -> dict[str, Any]:
+        """Return its own constants."""
+        return super().numbers() | ({} if self.tables is None else {"tables": self.tables})
+
     def __call__(self, images: Tensor, draws: Draws, **arguments: Any) -> Tensor:
         """Return images under the function itself, by constants of one's own, neither clipped nor rounded."""
         return self.function(images, draws, **arguments)
