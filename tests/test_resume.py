@@ -183,7 +183,7 @@ def test_another_seed_is_another_run(command, whole, tmp_path):
     before = contents(out)
     done = go(command(out, "--seed", "1"))
     assert done.returncode == 2
-    assert done.stderr.startswith(f"statshift: error: {out} holds another run (")
+    assert done.stderr.splitlines()[-1].startswith(f"statshift: error: {out} holds another run (")
     assert "in the directory" in done.stderr
     assert "Traceback" not in done.stderr
     assert contents(out) == before
