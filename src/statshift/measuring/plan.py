@@ -1,5 +1,6 @@
 """What will be measured: the model, the images and the shifts, all of it checked, and the record that says so."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,10 +33,10 @@ from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition, conditions, resolve
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 from statshift.shifts.stored import offered, usual
-from statshift.tasks.choice import resolve_task
 from statshift.tasks.task import Task
 
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
+LARGE = 4 * PHOTOGRAPH**2  # pixels; of larger images fewer go at once
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def make_plan(
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
     options = _loading_options(wanted, pixel_model, device)
-    images = read_images(data, chosen, todo, options, fit, resolve_task(wanted.task))
+    images = read_images(data, chosen, todo, options, fit, wanted.task)
     task = images.task
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one for one in chosen}}
     evaluate = Evaluator(
@@ -152,7 +153,10 @@ def make_plan(
 
 
 def _usual_batch_size(device: torch.device, data: ImageData) -> int:
-    return 256 if device.type == "cuda" else 16 if min(data.shape[1:]) >= PHOTOGRAPH else 128
+    if device.type != "cuda" and min(data.shape[1:]) < PHOTOGRAPH:
+        return 128
+    usual, pixels = 256 if device.type == "cuda" else 16, math.prod(data.shape[1:])
+    return max(1, min(usual, usual * LARGE // pixels))
 
 
 def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) -> dict[str, Any]:

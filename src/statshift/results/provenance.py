@@ -145,7 +145,7 @@ def _describe_own(shift: Shift) -> str:
 
 def set_hash(data: ImageData, task: Task) -> str:
     """Return 16 hexadecimal characters that two sets of images share if these, their order and labels are the same."""
-    told = describe_data(data, data.labels, task)
+    told = describe_data(data, task.labels_of(data), task)
     names = ("indices_hash", "content_hash", "bytes_hash", "labels_hash", "preprocessing")
     return hashlib.sha256(json.dumps([told[name] for name in names]).encode()).hexdigest()[:16]
 
