@@ -33,7 +33,12 @@ else:
             "statshift.models.loading": ("load_model",),
             "statshift.models.origin": ("made_by", "read_made_by"),
             "statshift.models.pixel": (
-                *("PixelModel", "Preprocessing", "check_input", "class_logits", "extract_logits", "pixel_model"),
+                "PixelModel",
+                "Preprocessing",
+                "check_input",
+                "class_logits",
+                "extract_logits",
+                "pixel_model",
             ),
             "statshift.models.sources": ("source_hash",),
             "statshift.models.usercode": ("import_function", "import_value"),
