@@ -45,6 +45,7 @@ COMPARABLE = (
     "corruption.quantise",
     "corruption.reencode",
     "corruption.frost",
+    "corruption.scale_constants",
 )
 """Fields of the records that must be alike: the images, in order, and how they were corrupted."""
 

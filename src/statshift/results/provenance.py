@@ -130,6 +130,7 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
         "reencode": options.reencode,
         "frost": frost_source(options.frost),
         "at": at,
+        **({} if options.scale_constants else {"scale_constants": False}),
     }
 
 
