@@ -12,7 +12,6 @@ from statshift.shifts.corruptions import table_for
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
-
 ALIKE = (
     ("data", "classes"),
     ("task", "name"),
