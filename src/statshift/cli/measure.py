@@ -42,7 +42,7 @@ def measure_command(
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
     ] = None,
     ligs: o.Ligs = None,
-    task: o.Task = "classification",
+    task: o.Task = None,
     examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[

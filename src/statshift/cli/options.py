@@ -122,8 +122,10 @@ Ligs = Annotated[
     typer.Option(help=f"Local Input Gradient Similarity too, under {', '.join(PERTURBATIONS)}.", show_default=False),
 ]
 Task = Annotated[
-    str,
-    typer.Option(help=f"What labels are of: {', '.join(TASKS)} or py:FILE:NAME."),
+    str | None,
+    typer.Option(
+        help=f"What labels are of: {', '.join(TASKS)} or py:FILE:NAME; default what the data hold.", show_default=False
+    ),
 ]
 OwnTask = Annotated[
     str | None,
