@@ -149,6 +149,10 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
     }
 
 
+USUAL = {"corruption.scale_constants": True}
+"""Fields, by dotted name, that a record holds only where they have another value."""
+
+
 def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:
     """Return for each function of the user's own its name, the hash of its file and what arguments are bound to it."""
     return {name: _describe_function(function) for name, function in functions.items()}
