@@ -116,8 +116,8 @@ def _neighbours(places: Tensor, sides: Tensor, enlarged: Tensor) -> tuple[Tensor
     low = (centres - 0.5).long()  # towards zero: of the first half pixel the first
     near = 1 - (low + 0.5 - centres).abs()
     far = torch.where(low + 1 < sides, 1 - (low + 1.5 - centres).abs(), 0.0).clamp_(min=0)
-    weights = ((one * (1 / (near + far)) * (1 << _PRECISION) + 0.5).int() for one in (near, far))
-    return low, (low + 1).minimum(sides - 1), *weights
+    near, far = (one * (1 / (near + far)) * (1 << _PRECISION) + 0.5 for one in (near, far))
+    return low, (low + 1).minimum(sides - 1), near.int(), far.int()
 
 
 def _mean(first: Tensor, second: Tensor, weights: Sequence[Tensor]) -> Tensor:
