@@ -42,7 +42,7 @@ def measure_command(
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
     ] = None,
     ligs: o.Ligs = None,
-    task: o.Task = "classification",
+    task: o.Task = None,
     examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[
@@ -55,6 +55,7 @@ def measure_command(
     workers: o.Workers = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -110,6 +111,7 @@ def measure_command(
                 weights=weights,
                 mean=o.parse_channels("mean", mean),
                 std=o.parse_channels("std", std),
+                size_multiple=size_multiple,
                 model_args=o.parse_model_args(model_args),
             ),
             data,

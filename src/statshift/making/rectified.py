@@ -11,11 +11,12 @@ from torch import Tensor
 from statshift._core.copying import copied
 from statshift._core.errors import InputError
 from statshift.adapting.choosing import Protocols, find, resolve_protocols
-from statshift.adapting.drawing import draw_images, full_batches
+from statshift.adapting.drawing import draw_images, whole_batches
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Session
 from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData
+from statshift.measuring.loading import fit_sizes
 from statshift.models import PixelModel, check_writable, save_weights, weights_hash
 from statshift.results.provenance import describe_data, describe_environment, describe_model
 
@@ -56,6 +57,7 @@ def write_rectified(
     if len(chosen) > 1:
         raise InputError(f"Expected one protocol to write, but got {', '.join(chosen)}.")
     ((name, value),) = chosen.items()
+    fit_sizes(model, data)
     session = _session(name, copied(model), data, options, seed)
     if value.not_exported:
         value.exported(session)
@@ -79,7 +81,7 @@ def _session(name: str, model: PixelModel, data: ImageData, options: AdaptationO
     device = model.mean.device
 
     def whole() -> Iterator[Tensor]:
-        return (images.to(device).float() / 255 for images, _ in data.groups(full_batches(len(data))))
+        return (images.to(device).float() / 255 for images, _ in data.groups(whole_batches(data)))
 
     return Session(
         name,

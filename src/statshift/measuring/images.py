@@ -15,6 +15,7 @@ from statshift.results.provenance import set_hash
 from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import Shift
+from statshift.tasks.choice import resolve_task, task_for
 from statshift.tasks.task import Task
 
 
@@ -79,9 +80,13 @@ def read_images(
     todo: Sequence[Condition],
     options: Mapping[str, Any],
     fit: Callable[[ImageData], ImageData],
-    task: Task,
+    task: str | Task | None,
 ) -> Images:
-    """Return the images of the conditions, those that stand alone read already; `fit` gives them their labels."""
+    """Return the images of the conditions, those that stand alone read already; `fit` gives them their labels.
+
+    A task of None is what the labels are of.
+    """
+    chosen = None if task is None else resolve_task(task)
     by_name = {shift.name: shift for shift in shifts}
 
     def load(source: Any, **more: Any) -> ImageData:
@@ -99,13 +104,14 @@ def read_images(
     reading = all(shift.reads for shift in shifts if shift.paired)  # else the run's images are those that were given
     first = next(of_base, None) if reading else None
     base = load(data) if first is None else first
+    fitted = task_for(base, chosen)
     for found in (base, *sets.values()):
-        labels_of(found, task)
+        labels_of(found, fitted)
 
     def of(condition: Condition) -> ImageData:
         return base if (found := read(condition)) is None else found
 
-    return Images(base, task.fitted(base), todo[0], sets, of)
+    return Images(base, fitted, todo[0], sets, of)
 
 
 def labels_of(data: ImageData, task: Task) -> NDArray[np.int64]:

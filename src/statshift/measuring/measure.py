@@ -44,7 +44,7 @@ def measure(
     ligs: Sequence[str] = (),
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
-    task: str | Task = "classification",
+    task: str | Task | None = None,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -87,8 +87,9 @@ def measure(
         examples: so many images, the same for every model, are shown under conditions in `out`, and each row says what
             is predicted of them; 0 for none. A directory that has some goes on with those.
         progress: called before the first batch and after each.
-        task: what the labels are of: "classification", "subset" (among the classes that the data have), a `Task`, or
-            py:FILE:NAME; see `statshift.tasks`.
+        task: what the labels are of: "classification", "subset" (among the classes that the data have), "segmentation",
+            a `Task`, or py:FILE:NAME; see `statshift.tasks`. By default segmentation of data with label maps, else
+            classification.
 
     Raises:
         InputError: something that cannot be used, told in one line.

@@ -1,5 +1,6 @@
 """What will be measured: the model, the images and the shifts, all of it checked, and the record that says so."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
 from statshift.adapting.choosing import resolve_protocols
+from statshift.adapting.drawing import LARGE
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol
 from statshift.adapting.registry import SOURCE
@@ -32,7 +34,6 @@ from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition, conditions, resolve
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 from statshift.shifts.stored import offered, usual
-from statshift.tasks.choice import resolve_task
 from statshift.tasks.task import Task
 
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
@@ -102,7 +103,7 @@ def make_plan(
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
     options = _loading_options(wanted, pixel_model, device)
-    images = read_images(data, chosen, todo, options, fit, resolve_task(wanted.task))
+    images = read_images(data, chosen, todo, options, fit, wanted.task)
     task = images.task
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one for one in chosen}}
     evaluate = Evaluator(
@@ -152,7 +153,10 @@ def make_plan(
 
 
 def _usual_batch_size(device: torch.device, data: ImageData) -> int:
-    return 256 if device.type == "cuda" else 16 if min(data.shape[1:]) >= PHOTOGRAPH else 128
+    if device.type != "cuda" and min(data.shape[1:]) < PHOTOGRAPH:
+        return 128
+    usual, pixels = 256 if device.type == "cuda" else 16, math.prod(data.shape[1:])
+    return max(1, min(usual, usual * LARGE // pixels))
 
 
 def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) -> dict[str, Any]:
@@ -198,6 +202,9 @@ def _describe_protocols(
     """Return what a record says of the protocols, which must have images enough of every set."""
     if not protocols:
         return {}
+    streams = [name for name, one in protocols.items() if one.kin.adapts_on == "stream"]
+    if streams and any(data.several_sizes for data in (images.base, *images.sets.values())):
+        raise InputError(f"Expected images of one size for {', '.join(streams)}: give `resize` and `crop`.")
     evaluate.keeping = True
     one_image = evaluate.shifted(images.sets.get(first, images.base), first, np.zeros(1, np.int64))
     fewest = min(len(data) for data in (images.base, *images.sets.values()))

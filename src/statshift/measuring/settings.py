@@ -12,7 +12,6 @@ from statshift.adapting.options import AdaptationOptions
 from statshift.measuring.loading import Dtype, dtype_name
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CorruptionOptions
-from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
 MOST_EXAMPLES = 64
@@ -31,7 +30,7 @@ class Wanted:
     data_options: Mapping[str, Any]
     ligs: Sequence[str]
     examples: int
-    task: str | Task = CLASSIFICATION
+    task: str | Task | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:

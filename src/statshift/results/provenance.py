@@ -27,6 +27,9 @@ from statshift.shifts.shift import CorruptionOptions, Shift
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
+MOST_LOGITS = 1 << 20
+"""Of more logits an image, as a network for label maps has, every so many pixels' are looked at."""
+
 
 def describe_model(model: PixelModel) -> dict[str, Any]:
     """Return the model's spec and arguments, hashes of weights and of a user's code, norms and preprocessing."""
@@ -37,7 +40,7 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "weights_hash": weights_hash(model.network),
         "made_by": model.made_by,
         "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
-        "preprocessing": vars(model.preprocessing),
+        "preprocessing": model.preprocessing.described(),
     }
 
 
@@ -58,8 +61,11 @@ def answers_of(model: PixelModel, shape: Sequence[int]) -> list[float] | None:
     with evaluating(model), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for seed, image in enumerate(images[[0, 1, 0]]):  # the first twice
             torch.manual_seed(seed)
-            logits = run(model, image[None].to(device)).double().cpu().flatten()
-            all_logits.append(logits)
+            given = run(model, image[None].to(device))
+            rows = given.movedim(1, -1).reshape(-1, given.shape[1])  # one of a classifier, of dense logits one a pixel
+            rows = rows[:: -(-rows.numel() // MOST_LOGITS)].double().cpu()
+            all_logits.append(rows)
+            logits = rows.flatten()
             places = torch.arange(1, len(logits) + 1).double()
             answers.append(torch.stack([(wave * places).cos() @ logits for wave in range(1, 5)]) / len(logits) ** 0.5)
     found, again = torch.cat(answers[:2]), answers[2]
@@ -82,6 +88,7 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task 
         "spec": data.spec,
         "images": len(data),
         "shape": list(data.shape),
+        **_describe_maps(data),
         "indices_hash": integers_hash(data.indices),
         "content_hash": data.content_hash(),
         "bytes_hash": data.bytes_hash,
@@ -93,7 +100,21 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task 
     }
 
 
-REPEATED = ("resize", "crop", "interpolation", "class_map", "skip_bad")
+def _describe_maps(data: ImageData) -> dict[str, Any]:
+    """Return what is known of label maps: which value is left out, whether others were given, pixels by label."""
+    if not data.has_maps:
+        return {}
+    pixels = data.map_counts.sum(axis=0)
+    return {
+        "maps": {
+            "ignore_index": data.ignore_index,
+            "label_map": data.label_map_hash,
+            "pixels": {str(label): int(pixels[label]) for label in np.flatnonzero(pixels).tolist()},
+        }
+    }
+
+
+REPEATED = ("resize", "crop", "interpolation", "class_map", "skip_bad", "split", "ignore_index", "label_map")
 """Options of `load_data` of which the rest of a record does not tell whether and how they were given."""
 
 
@@ -102,7 +123,7 @@ def describe_request(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value if isinstance(value, int | float | dict) else str(value)
         for name, value in asked.items()
-        if value not in (None, False, "", {})
+        if not (value is None or value is False or value in ("", {}))
     }
 
 
@@ -150,7 +171,7 @@ def _describe_own(shift: Shift) -> str:
 
 def set_hash(data: ImageData, task: Task) -> str:
     """Return 16 hexadecimal characters that two sets of images share if these, their order and labels are the same."""
-    told = describe_data(data, data.labels, task)
+    told = describe_data(data, task.labels_of(data), task)
     names = ("indices_hash", "content_hash", "bytes_hash", "labels_hash", "preprocessing")
     return hashlib.sha256(json.dumps([told[name] for name in names]).encode()).hexdigest()[:16]
 

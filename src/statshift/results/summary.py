@@ -230,7 +230,8 @@ def _summarise_shift(conditions: Conditions, name: str, how: _How) -> ShiftSumma
         **({"images": own[0]} if own else {}),
         **average(measured),
         "ce": ce,
-        "by_severity": [one[task.headline] if one else None for one in averages],
+        "by_severity": (scores := [one[task.headline] if one else None for one in averages]),
+        **({} if task.headline == CLASSIFICATION.headline else {f"{task.headline}_by_severity": scores}),
         "intervals": [list(task.condition_interval(draws)) if draws else None for draws in rows],
     }
     return cast(ShiftSummary, found)

@@ -5,11 +5,22 @@ from typing import Any
 
 from statshift._core.errors import InputError
 from statshift._core.registry import look_up
+from statshift.data import ImageData
 from statshift.models.sources import source_hash
 from statshift.models.usercode import import_value
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.registry import TASKS
 from statshift.tasks.task import Task
+
+
+def task_for(data: ImageData, task: str | Task | None = None) -> Task:
+    """Return `resolve_task` fitted to a data set; None is what its labels are of: segmentation of label maps.
+
+    Raises:
+        InputError: as of `resolve_task`.
+    """
+    usual = "segmentation" if data.has_maps else CLASSIFICATION
+    return resolve_task(usual if task is None else task).fitted(data)
 
 
 def resolve_task(task: str | Task) -> Task:

@@ -18,5 +18,13 @@ TASKS = registry(
         "Classification among a subset of the classes",
         ("classes",),
     ),
+    Entry(
+        "segmentation",
+        "segmentation",
+        "a class for each pixel: mIoU, pixel accuracy, IoU by class",
+        "statshift.tasks.segmentation:Segmentation",
+        "Segmentation",
+        ("ignore_index",),
+    ),
 )
-"""The tasks by name; the first is the default."""
+"""The tasks by name; those of one class an image first."""
