@@ -16,6 +16,7 @@ from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
+from statshift.hardening.pairs import augmentation_of
 from statshift.hardening.trainer import train
 from statshift.hardening.training import Step
 from statshift.hardening.validation import Validation, prepare
@@ -28,7 +29,7 @@ from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
-from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.choice import describe_task, resolve_task, task_for
 from statshift.tasks.task import Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -75,7 +76,7 @@ def harden(
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
-    task: str | Task = "classification",
+    task: str | Task | None = None,
 ) -> Hardened:
     """Train or fine-tune a model in place, against shifts or plainly.
 
@@ -100,7 +101,7 @@ def harden(
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
-        task: what the labels are of, as in `measure`.
+        task: what the labels are of, as in `measure`; by default what the data hold.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -108,12 +109,12 @@ def harden(
     Reference:
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
-    where, task = find_device(device), resolve_task(task)
+    where, wanted = find_device(device), None if task is None else resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
-    task = task.fitted(images)
+    task = task_for(images, wanted)
     looking = prepare(
         validation,
         pixel_model,
@@ -151,11 +152,13 @@ def _described(
     record: dict[str, Any] = {
         "model": describe_model(model),
         "answers": answers_of(model, images.shape),
-        "data": describe_data(images, images.labels, task),
+        "data": describe_data(images, task.labels_of(images), task),
         "hardening": options.describe(),
         **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
+    if images.has_maps:
+        record["hardening"]["augmentation"] = augmentation_of(options.training, images, model.mean).describe()
     if options.by_process:
         record["hardening"]["processes"] = processes.join()[1]
     return record

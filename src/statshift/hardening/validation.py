@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from statshift.shifts.conditions import Shifts, conditions, resolve
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 from statshift.shifts.stored import offered
 from statshift.splitting.branches import Branches
+from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
 LIGS = "LIGS"
@@ -89,7 +91,7 @@ class Validation:
         others = others or [CLEAN]
         look = partial(measure, model, self.data, severities=self.severities, device=self.device, task=self.task)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
+            warnings.filterwarnings("ignore", "Clean (pixel )?accuracy is")  # near chance, as in a first epoch it may be
             try:
                 measured = look(shifts=self.shifts)
             except NoGradientError:
@@ -127,6 +129,7 @@ def prepare(
     chosen = resolve(shifts, offered=offered(data))
     conditions(chosen, severities)
     described: dict[str, Any] = {
+        **({} if task == CLASSIFICATION else {"score": task.headline}),
         "data": data,
         "shifts": [shift.name for shift in chosen],
         "severities": list(severities),
@@ -134,22 +137,27 @@ def prepare(
     if of_clean_images(chosen):
         data = data if isinstance(data, ImageData) else load_data(data, **loading)
         data = fit_to_model(model, data, model.mean.device)
-        if data.labels is None:
+        labels = task.labels_of(data)
+        if labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
-        described["data"] = describe_data(data, data.labels, task)
+        described["data"] = describe_data(data, labels, task)
     return Validation(data, shifts, severities, ligs, walk, device, task, described)
 
 
 def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return those options that concern validation images as well: how they are read, not which."""
-    names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "workers")
+    names = ("resize", "crop", "interpolation", "class_map", "ignore_index", "label_map", "skip_bad", "workers")
     return {name: value for name, value in (given or {}).items() if name in names}
 
 
 def _walk(branches: Branches, data: ImageData, training: TrainingOptions, task: Task) -> dict[str, Any]:
-    """Return the landscape where a training is, on as many of the images as a batch has, always the same ones."""
+    """Return the landscape where a training is, on as many of the images as a batch has, always the same ones.
+
+    Of images of several sizes they are of the most frequent one.
+    """
     device = next(branches.parameters()).device
-    drawn = adaptation_positions(data.indices, min(training.batch_size, len(data)), training.seed, 0)
+    alike = np.flatnonzero((data.sizes == data.shape[1:]).all(1))
+    drawn = alike[adaptation_positions(data.indices[alike], min(training.batch_size, len(alike)), training.seed, 0)]
     ((pixels, _),) = data.groups([drawn])
     labels = task.labels(data, drawn).to(device)
     sizes = step_sizes_around(training.learning_rate)
