@@ -30,10 +30,10 @@ def warn_of_answers(logits: Sequence[Tensor], again: Tensor) -> None:
     """Tell of probabilities in place of logits, and of answers that are left to chance.
 
     Args:
-        logits: (K,) of each image.
+        logits: (P,K) of each image, at P places; one of a classifier.
         again: those of the first image, asked for a second time.
     """
-    if are_probabilities(torch.stack(list(logits))):
+    if are_probabilities(torch.cat(list(logits))):
         warn(PROBABILITIES, ProbabilitiesWarning, stacklevel=4)
     first = logits[0]
     by = float((first - again).abs().max())

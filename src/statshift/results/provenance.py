@@ -28,6 +28,10 @@ from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
 
+MOST_LOGITS = 1 << 20
+"""Of more logits an image, as a network for label maps has, every so many pixels' are looked at."""
+
+
 def describe_model(model: PixelModel) -> dict[str, Any]:
     """Return the model's spec and arguments, hashes of weights and of a user's code, norms and preprocessing."""
     return {
@@ -58,8 +62,11 @@ def answers_of(model: PixelModel, shape: Sequence[int]) -> list[float] | None:
     with evaluating(model), torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for seed, image in enumerate(images[[0, 1, 0]]):  # the first twice
             torch.manual_seed(seed)
-            logits = run(model, image[None].to(device)).double().cpu().flatten()
-            all_logits.append(logits)
+            given = run(model, image[None].to(device))
+            rows = given.movedim(1, -1).reshape(-1, given.shape[1])  # one of a classifier, of dense logits one a pixel
+            rows = rows[:: -(-rows.numel() // MOST_LOGITS)].double().cpu()
+            all_logits.append(rows)
+            logits = rows.flatten()
             places = torch.arange(1, len(logits) + 1).double()
             answers.append(torch.stack([(wave * places).cos() @ logits for wave in range(1, 5)]) / len(logits) ** 0.5)
     found, again = torch.cat(answers[:2]), answers[2]
