@@ -1,12 +1,17 @@
 """Files and folders, opened or refused in one line."""
 
 from pathlib import Path
+from struct import error as StructError
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from statshift._core.errors import InputError
+
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
+"""What Pillow raises at a damaged image."""
 
 
 def existing_file(name: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Labelled images of one size: fixed batches, decoded once where memory allows."""
+"""Labelled images: fixed batches of one size each, decoded once where memory allows."""
 
 import hashlib
 import warnings
@@ -14,9 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from statshift._core.errors import ClassesWarning, InputError
+from statshift.data.cache import PixelCache
 from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
+from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
 from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
+
+SCANNED = 64
+"""Label maps in memory at once beyond the cache, where all are looked at."""
 
 
 def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
@@ -46,22 +51,24 @@ def integers_hash(values: NDArray[np.int64]) -> str:
 
 @dataclass(eq=False)
 class ImageData:
-    """Images of one size, uint8 RGB, and what is known of them.
+    """Images, uint8 RGB, and what is known of them; where there are label maps, their sizes may differ.
 
     Attributes:
         spec: what was loaded.
         source: where the images lie.
         indices: (N,) int64, ascending, the images' places in the whole data set; these address randomness.
-        labels: (N,) int64, or (N,...) of a task with more labels an image, or None.
+        labels: (N,) int64, or (N,...) of a task with more labels an image, or None; None where there are label maps.
         class_names: by label, or None.
-        shape: (3,H,W) after preprocessing.
+        shape: (3,H,W) after preprocessing, that of most images.
+        sizes: (N,2) int64, height and width of each image after preprocessing.
         preprocessing: `resize`, `crop` (px or None) and `interpolation`, as applied.
         converted: how many images were not RGB.
         skipped: names of the images left out because they cannot be read.
         workers: processes that decode.
         class_order: how class folders were numbered, where not in the order of sorted text: "integers", or "imagenet"
             where ImageNet's own indices were taken; see `fit_labels`.
-        cache_bytes: as many decoded images stay in memory as take no more.
+        cache_bytes: as many decoded images, with their label maps, stay in memory as take no more.
+        ignore_index: the value of label maps that marks pixels which are left out.
     """
 
     spec: str
@@ -70,20 +77,28 @@ class ImageData:
     labels: NDArray[np.int64] | None = field(repr=False)
     class_names: tuple[str, ...] | None = field(repr=False)
     shape: tuple[int, int, int]
+    sizes: NDArray[np.int64] = field(repr=False)
     preprocessing: dict[str, Any]
     converted: int = 0
     skipped: list[str] = field(default_factory=list)
     workers: int = 0
     cache_bytes: int = 4 << 30
     class_order: str | None = None
+    ignore_index: int = IGNORE_INDEX
 
     def __post_init__(self) -> None:
-        capacity = min(len(self), self.cache_bytes // int(np.prod(self.shape)))
-        self._cache = torch.empty((capacity, *self.shape), dtype=torch.uint8)
-        self._cached = np.zeros(len(self), bool)
+        self._order = np.lexsort((np.arange(len(self)), self.sizes[:, 1], self.sizes[:, 0]))
+        together = 4 if self.has_maps else 3
+        self._cache = PixelCache(self.sizes, self._order, self.cache_bytes, 3, together)
+        self._map_cache = PixelCache(self.sizes, self._order, self.cache_bytes if self.has_maps else 0, 1, together)
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether each image has a label map."""
+        return self.source.maps is not None
 
     @property
     def classes(self) -> int | None:
@@ -117,7 +132,8 @@ class ImageData:
     ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Yield (images uint8 (B,3,H,W) on the CPU, positions (B,) among the N), batch by batch.
 
-        Batch k holds the positions from `k * batch_size` on, whoever asks for it.
+        Batch k holds the positions from `k * batch_size` on, whoever asks for it; of images of several sizes, those
+        that `batch_positions` says.
 
         Args:
             batch_size: images in a batch; the last may be smaller.
@@ -127,11 +143,21 @@ class ImageData:
         Raises:
             InputError: a batch size under 1, or a damaged image.
         """
+        every = self.batch_positions(batch_size)
+        return self.groups(every if which is None else [every[number] for number in which], workers)
+
+    def batch_positions(self, batch_size: int) -> list[NDArray[np.int64]]:
+        """Return the positions (B,) of each batch: images of one size each, smaller sizes first.
+
+        Raises:
+            InputError: a batch size under 1.
+        """
         if batch_size < 1:
             raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
-        numbers = range(-(-len(self) // batch_size)) if which is None else which
-        everywhere = np.arange(len(self))
-        return self.groups([everywhere[k * batch_size : (k + 1) * batch_size] for k in numbers], workers)
+        ordered = self.sizes[self._order]
+        changes = 1 + np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1))
+        alike = np.split(self._order, changes)
+        return [part[start : start + batch_size] for part in alike for start in range(0, len(part), batch_size)]
 
     def groups(
         self, groups: Sequence[NDArray[np.int64]], workers: int | None = None
@@ -139,31 +165,81 @@ class ImageData:
         """Yield (images uint8 (B,3,H,W) on the CPU, positions (B,) among the N) for each group of positions.
 
         Args:
-            groups: positions (B,) each, in any order.
+            groups: positions (B,) each, in any order, of images of one size.
             workers: processes that decode; default as loaded.
 
         Raises:
-            InputError: a damaged image.
+            InputError: a damaged image, or images of several sizes in a group.
         """
-        ready = [bool(self._cached[group].all()) for group in groups]
+        for group in groups:
+            self._check_one_size(group)
+        ready = [self._cache.has(group) for group in groups]
         missing = [self.indices[group].tolist() for group, known in zip(groups, ready, strict=True) if not known]
         decoded = read_pixels(self.source, missing, self.preprocessing, self.workers if workers is None else workers)
         for group, known in zip(groups, ready, strict=True):
             if known:
-                images = self._cache[torch.from_numpy(group)]
+                images = self._cache.get(group)
             else:
                 images = next(decoded)
-                if group.max() < len(self._cache):
-                    self._cache[torch.from_numpy(group)] = images
-                    self._cached[group] = True
+                self._cache.put(group, images)
             yield images, group
 
-    def tensors(self) -> tuple[Tensor, Tensor]:
-        """Return all images, float32 (N,3,H,W) in [0,1], and their labels (N,...), on the CPU.
+    def label_maps(self, positions: NDArray[np.int64]) -> Tensor:
+        """Return the label maps of images of one size, preprocessed as these: uint8 (B,H,W) on the CPU.
+
+        Args:
+            positions: (B,) among the N.
 
         Raises:
-            InputError: there are no labels, or an image is damaged.
+            InputError: there are no label maps, one is damaged, or the sizes differ.
         """
+        if self.source.maps is None:
+            raise InputError(f"Expected label maps, but {self.spec} has none.")
+        positions = np.asarray(positions, np.int64)
+        self._check_one_size(positions)
+        if self._map_cache.has(positions):
+            return self._map_cache.get(positions)[:, 0]
+        maps = read_maps(self.source.maps, self.indices[positions].tolist(), self.preprocessing, self.workers)
+        self._map_cache.put(positions, maps[:, None])
+        return maps
+
+    @cached_property
+    def _scan(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        hashes, counts = np.empty(len(self), np.int64), np.empty((len(self), LABEL_VALUES), np.int64)
+        for group in self.batch_positions(SCANNED):
+            for position, labels in zip(group, self.label_maps(group).numpy(), strict=True):
+                hashes[position] = map_hash(labels)
+                counts[position] = np.bincount(labels.reshape(-1), minlength=LABEL_VALUES)
+        return hashes, counts
+
+    @property
+    def map_hashes(self) -> NDArray[np.int64]:
+        """(N,) int64, the first 8 bytes of SHA-256 over each label map; from one scan at first use."""
+        return self._scan[0]
+
+    @property
+    def map_counts(self) -> NDArray[np.int64]:
+        """(N,256) int64, how many pixels of each label map have each value; from the same scan."""
+        return self._scan[1]
+
+    def _check_one_size(self, positions: NDArray[np.int64]) -> None:
+        sizes = self.sizes[positions]
+        if len(sizes) and (sizes != sizes[0]).any():
+            (height, width), other = sizes[0], sizes[(sizes != sizes[0]).any(axis=1)][0]
+            raise InputError(
+                f"Expected images of one size together, but {self.spec} has {width}x{height} and "
+                f"{other[1]}x{other[0]}; make them equal with `crop`, or take one at a time."
+            )
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Return all images, float32 (N,3,H,W) in [0,1], and their labels int64, (N,...) or (N,H,W), on the CPU.
+
+        Raises:
+            InputError: there are no labels, an image is damaged, or sizes differ.
+        """
+        if self.has_maps:
+            ((images, everywhere),) = self.groups([np.arange(len(self))])
+            return images.float() / 255, self.label_maps(everywhere).long()
         if self.labels is None:
             raise InputError(f"Expected labelled images, but {self.spec} has no labels.")
         images, _ = next(self.batches(len(self)))

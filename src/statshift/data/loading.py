@@ -12,9 +12,11 @@ from torch.utils.data import Dataset
 
 from statshift._core.errors import DataWarning, InputError, unknown
 from statshift.data.images import ImageData
+from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
 from statshift.data.sampling import balanced_subset
+from statshift.data.scenes import seg
 from statshift.data.schemes import cifar, digits, folder, npz, svhn
 from statshift.data.sources import Source, read_items
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
@@ -28,6 +30,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "npz": npz,
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
+    "seg": seg,
 }
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
     "cifar-c": cifar_c_shifts,
@@ -49,16 +52,19 @@ def load_data(
     class_map: str | Path | None = None,
     workers: int = 0,
     cache_bytes: int = 4 << 30,
+    ignore_index: int | None = None,
 ) -> ImageData:
-    r"""Return labelled images of one size, uint8 RGB, by spec.
+    r"""Return labelled images, uint8 RGB, by spec: of one size, but where they have label maps.
 
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`, `npz:FILE`,
-            `cifar-c:DIR`, `imagenet-c:DIR`, or a torch `Dataset` of (PIL image or tensor (3,H,W), label or labels);
-            floats in [0,1] are rounded to 8 bits.
+            `cifar-c:DIR`, `imagenet-c:DIR`, `seg:DIR` (`images` with label maps in `labels`), or a torch `Dataset` of
+            (PIL image or tensor (3,H,W), label or labels); floats in [0,1] are rounded to 8 bits.
         shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.
-        split: "train" or "test" of the data sets that have them; default "test".
-        resize: length of the shorter side, px; see `resolve_preprocessing` for the default.
+        split: "train" or "test" of the data sets that have them; default "test". Of `seg`, a sub-folder of `images`
+            and `labels`; default all.
+        resize: length of the shorter side, px; see `resolve_preprocessing` for the default. Label maps are resized
+            by the nearest pixel.
         crop: side of the central square, px; likewise.
         interpolation: how Pillow resizes, such as "bilinear".
         limit: take a class-balanced subset of so many images, drawn with `seed`; where there are fewer, all of them,
@@ -70,6 +76,7 @@ def load_data(
         workers: processes that decode.
         cache_bytes: as many decoded images stay in memory as take no more, the first ones; the others are decoded
             in every pass.
+        ignore_index: the value of label maps, 0 to 255, that marks pixels which are left out; default 255.
 
     Raises:
         InputError: what is named is not there, cannot be read, or cannot be used.
@@ -77,6 +84,8 @@ def load_data(
     name = spec if isinstance(spec, str) else f"{type(spec).__module__}.{type(spec).__qualname__}"
     source = _open(spec, name, {"shift": shift, "split": split, "class_map": class_map})
     _check_source(source, name)
+    _check_ignored(source, name, ignore_index)
+    orphans = _check_orphans(source, skip_bad)
     indices = np.arange(len(source), dtype=np.int64)
     if limit is not None:
         if limit > len(source):
@@ -93,8 +102,11 @@ def load_data(
         raise next(iter(damaged.values()))
     indices = np.setdiff1d(indices, list(damaged))
     sizes, modes = zip(*(header for header in headers if not isinstance(header, InputError)), strict=True)
-    how = resolve_preprocessing(sizes, resize, crop, interpolation)
-    width, height = check_sizes([source.name(index) for index in indices.tolist()], sizes, how)
+    labelled = source.maps is not None
+    how = resolve_preprocessing(sizes, resize, crop, interpolation, labelled=labelled)
+    final = check_sizes([source.name(index) for index in indices.tolist()], sizes, how, equal=not labelled)
+    kinds, numbers = np.unique(final, axis=0, return_counts=True)
+    height, width = kinds[numbers.argmax()].tolist()
     return ImageData(
         spec=name,
         source=source,
@@ -102,12 +114,14 @@ def load_data(
         labels=None if source.labels is None else np.asarray(source.labels[indices], np.int64),
         class_names=source.class_names,
         shape=(3, height, width),
+        sizes=final,
         preprocessing=how,
         converted=sum(mode != "RGB" for mode in modes),
-        skipped=[source.label_of(index) for index in damaged],
+        skipped=[source.label_of(index) for index in damaged] + orphans,
         workers=workers,
         cache_bytes=cache_bytes,
         class_order=source.class_order,
+        ignore_index=IGNORE_INDEX if ignore_index is None else ignore_index,
     )
 
 
@@ -171,6 +185,26 @@ def _open(spec: str | Dataset[Any], name: str, options: dict[str, Any]) -> Sourc
     if excess := [key for key in given if key not in taken]:
         raise InputError(f"Expected no `{excess[0]}` for {name}, but got {given[excess[0]]!r}.")
     return DATA_SCHEMES[scheme](rest, **given) if isinstance(spec, str) else read_items(spec, name)
+
+
+def _check_ignored(source: Source, name: str, ignore_index: int | None) -> None:
+    if ignore_index is None:
+        return
+    if source.maps is None:
+        raise InputError(f"Expected no `ignore_index` for {name}, which has no label maps, but got {ignore_index}.")
+    if not 0 <= ignore_index < LABEL_VALUES:
+        raise InputError(f"Expected `ignore_index` to be from 0 to {LABEL_VALUES - 1}, but got {ignore_index}.")
+
+
+def _check_orphans(source: Source, skip_bad: bool) -> list[str]:
+    """Return label maps without an image, where these are to be skipped."""
+    orphans = [] if source.maps is None else [*source.maps.orphans]
+    if orphans and not skip_bad:
+        raise InputError(
+            f"Expected an image for each label map, but {orphans[0]} in {source.place} has none; remove it or give "
+            "`skip_bad`."
+        )
+    return orphans
 
 
 def _check_source(source: Source, name: str) -> None:

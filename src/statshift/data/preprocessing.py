@@ -22,6 +22,8 @@ def resolve_preprocessing(
     resize: int | None = None,
     crop: int | None = None,
     interpolation: str = "bilinear",
+    *,
+    labelled: bool = False,
 ) -> dict[str, Any]:
     """Return what is applied to images of these sizes, as a dict for `preprocess` and for the record.
 
@@ -33,6 +35,7 @@ def resolve_preprocessing(
         resize: length of the shorter side, px.
         crop: side of the central square, px.
         interpolation: one of `INTERPOLATIONS`.
+        labelled: the images have label maps; none of them is resized or cropped unless it is asked for.
 
     Raises:
         InputError: a value that cannot be.
@@ -42,7 +45,7 @@ def resolve_preprocessing(
     for name, value in (("resize", resize), ("crop", crop)):
         if value is not None and value < SMALLEST_INPUT:
             raise InputError(f"Expected `{name}` to be at least {SMALLEST_INPUT} px, but got {value}.")
-    photographs = median(min(size) for size in sizes) >= IMAGENET_CROP
+    photographs = not labelled and median(min(size) for size in sizes) >= IMAGENET_CROP
     if resize is None and crop is None and photographs and set(sizes) != {(IMAGENET_CROP, IMAGENET_CROP)}:
         resize, crop = IMAGENET_RESIZE, IMAGENET_CROP
     return {"resize": resize, "crop": crop, "interpolation": interpolation}
@@ -56,8 +59,16 @@ def resized(size: tuple[int, int], resize: int | None) -> tuple[int, int]:
     return (resize, resize * height // width) if width <= height else (resize * width // height, resize)
 
 
-def check_sizes(names: Sequence[str], sizes: Sequence[tuple[int, int]], how: dict[str, Any]) -> tuple[int, int]:
-    """Return the one (width, height) that all images have after preprocessing.
+def check_sizes(
+    names: Sequence[str], sizes: Sequence[tuple[int, int]], how: dict[str, Any], *, equal: bool = True
+) -> NDArray[np.int64]:
+    """Return (N,2), the height and width that each image has after preprocessing.
+
+    Args:
+        names: what errors call the images.
+        sizes: (width, height) in px.
+        how: `resize` and `crop`.
+        equal: refuse sizes that differ.
 
     Raises:
         InputError: they differ, are smaller than the crop, or under 32 px.
@@ -69,12 +80,14 @@ def check_sizes(names: Sequence[str], sizes: Sequence[tuple[int, int]], how: dic
             raise InputError(
                 f"Expected images of at least {least} px, but {name} is {size[0]}x{size[1]}; enlarge with `resize`."
             )
-        if how["crop"] is None and result != results[0]:
+        if equal and how["crop"] is None and result != results[0]:
             raise InputError(
                 f"Expected images of one size, but {names[0]} is {sizes[0][0]}x{sizes[0][1]} and {name} is "
                 f"{size[0]}x{size[1]}; make them equal with `resize` and `crop`."
             )
-    return (how["crop"], how["crop"]) if how["crop"] else results[0]
+    if how["crop"]:
+        return np.full((len(sizes), 2), how["crop"], np.int64)
+    return np.array([(height, width) for width, height in results], np.int64)
 
 
 def preprocess(image: Image.Image, *, resize: int | None, crop: int | None, interpolation: str) -> Tensor:
@@ -88,9 +101,14 @@ def preprocess(image: Image.Image, *, resize: int | None, crop: int | None, inte
     if size != image.size:
         image = image.resize(size, Image.Resampling[interpolation.upper()])
     if crop is not None:
-        left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
-        image = image.crop((left, top, left + crop, top + crop))
+        image = image.crop(central(size, crop))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def central(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
+    """Return left, upper, right and lower edge of the central square of `crop` px in an image of (width, height)."""
+    left, top = round((size[0] - crop) / 2), round((size[1] - crop) / 2)
+    return left, top, left + crop, top + crop
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from statshift._core.errors import InputError
+from statshift.data.files import DAMAGE
 from statshift.data.preprocessing import preprocess, to_rgb
-from statshift.data.sources import DAMAGE, Header, Pixels, Source
+from statshift.data.sources import Header, Pixels, Source
 
 T = TypeVar("T")
 
@@ -20,12 +21,12 @@ T = TypeVar("T")
 def read_headers(
     source: Source, indices: list[int], *, decode: bool = False, workers: int = 0
 ) -> list[Header | InputError]:
-    """Return ((width, height), mode) of each image, or the error that says why it cannot be read.
+    """Return ((width, height), mode) of each image, or the error that says why it, or its label map, cannot be read.
 
     Args:
         source: the images.
         indices: which of them.
-        decode: read whole images, which also finds those that are damaged further on.
+        decode: read whole images and label maps, which also finds those that are damaged further on.
         workers: processes that read.
     """
     batches = [indices[start : start + 64] for start in range(0, len(indices), 64)]
@@ -108,7 +109,13 @@ class _Headers(Dataset[Header | InputError]):
         if self.decode:
             with self.source.open(index) as image:
                 to_rgb(image).load()
-        return self.source.header(index)
+        header = self.source.header(index)
+        maps = self.source.maps
+        if maps is not None:
+            maps.check(index, header[0])
+            if self.decode:
+                maps.decode(index)
+        return header
 
 
 @dataclass

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from struct import error as StructError
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
+from statshift.data.files import DAMAGE
+from statshift.data.maps import Maps
 from statshift.data.preprocessing import quantise
 
 Header = tuple[tuple[int, int], str]
 
-DAMAGE = (OSError, SyntaxError, ValueError, EOFError, StructError, Image.DecompressionBombError)
 READERS = 8
 LOOKED_AT_TWICE = 32
 """Items of a data set that are read again: where they differ, it draws its images at random."""
@@ -107,6 +107,7 @@ class Source(ABC):
         ignored: how many files beside the images are none, by their extension.
         passed_by: how many hidden and system files and folders and run directories were not looked at.
         class_order: how class folders were numbered, where not in the order of sorted text: "integers".
+        maps: the images' label maps, where they have some in place of labels.
     """
 
     place: str
@@ -116,6 +117,7 @@ class Source(ABC):
     ignored: int = 0
     passed_by: int = 0
     class_order: str | None = None
+    maps: Maps | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
