@@ -32,6 +32,8 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "imagenet-c": imagenet_c,
     "seg": seg,
 }
+OWN_SPLITS = ("seg",)
+"""Schemes whose splits have names of the user's: where none is named, all of the data is meant."""
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
     "cifar-c": cifar_c_shifts,
     "imagenet-c": imagenet_c_shifts,
@@ -139,7 +141,9 @@ def loading_options(
     options = {name: value for name, value in (given or {}).items() if value is not None}
     defaults = {} if {"resize", "crop"} & options.keys() else dict(own)
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    splits = scheme in DATA_SCHEMES and "split" in signature(DATA_SCHEMES[scheme]).parameters
+    splits = (
+        scheme in DATA_SCHEMES and "split" in signature(DATA_SCHEMES[scheme]).parameters and scheme not in OWN_SPLITS
+    )
     named = scheme == "digits" and rest  # digits:SPLIT
     return defaults | ({"split": split} if splits and split and not named else {}) | options
 

@@ -117,11 +117,13 @@ class Batches:
             return
         chosen = np.concatenate(groups)
         labels = sent(self.task.labels(self.data, chosen), self.device).chunk(len(groups))
-        if self.holds:
-            images = self._from_held(chosen, self.augmentation, epoch)
-        else:
-            images = self._from_source(groups, self.augmentation, epoch)
-        yield from zip(images, labels, strict=True)
+        augmentation = self.augmentation
+        made = (
+            self._from_held(chosen, augmentation, epoch)
+            if self.holds
+            else self._from_source(groups, augmentation, epoch)
+        )
+        yield from zip(made, labels, strict=True)
 
     @cached_property
     def _held(self) -> Tensor:
@@ -142,9 +144,7 @@ class Batches:
             images = held.index_select(0, address[0])
             yield windowed(images, address[1:]) if augmentation.name in WINDOWS else images
 
-    def _from_source(
-        self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int
-    ) -> Iterator[Tensor]:
+    def _from_source(self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int) -> Iterator[Tensor]:
         """Yield uint8 images (V*B,3,H,W), view after view."""
         for images, _ in self.data.augmented(groups, augmentation.at(epoch)):
             yield sent(images.transpose(0, 1).flatten(0, 1), self.device)

@@ -16,7 +16,7 @@ from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
-from statshift.hardening.pairs import augmentation_of
+from statshift.hardening.pairs import PairAugmentation, augmentation_of
 from statshift.hardening.trainer import train
 from statshift.hardening.training import Step
 from statshift.hardening.validation import Validation, prepare
@@ -157,8 +157,9 @@ def _described(
         **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
-    if images.has_maps:
-        record["hardening"]["augmentation"] = augmentation_of(options.training, images, model.mean).describe()
+    augmentation = augmentation_of(options.training, images, model.mean)
+    if isinstance(augmentation, PairAugmentation):
+        record["hardening"]["augmentation"] = augmentation.describe()
     if options.by_process:
         record["hardening"]["processes"] = processes.join()[1]
     return record

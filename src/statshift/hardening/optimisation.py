@@ -60,7 +60,7 @@ def rate_at(
     if schedule == "constant":
         return highest
     if schedule == "poly":
-        return highest * (1 - step / steps) ** POWER
+        return highest * math.pow(1 - step / steps, POWER)
     low, end, peak = highest / 25, highest / 25e4, max(0.2 * steps - 1, 1e-9)
     if step <= peak:
         return _cosine(low, highest, step / peak)

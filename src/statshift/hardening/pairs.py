@@ -79,9 +79,7 @@ class PairAugmentation:
                 f"maps, but got {self.name}."
             )
 
-    def __call__(
-        self, image: Image.Image, labels: NDArray[np.uint8], epoch: int, index: int
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, image: Image.Image, labels: NDArray[np.uint8], epoch: int, index: int) -> tuple[Tensor, Tensor]:
         """Return uint8 (1,3,h,w) and uint8 (h,w).
 
         Args:

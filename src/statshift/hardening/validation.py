@@ -91,7 +91,9 @@ class Validation:
         others = others or [CLEAN]
         look = partial(measure, model, self.data, severities=self.severities, device=self.device, task=self.task)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Clean (pixel )?accuracy is")  # near chance, as in a first epoch it may be
+            warnings.filterwarnings(
+                "ignore", "Clean (pixel )?accuracy is"
+            )  # near chance, as in a first epoch it may be
             try:
                 measured = look(shifts=self.shifts)
             except NoGradientError:

@@ -27,7 +27,6 @@ from statshift.shifts.shift import CorruptionOptions, Shift
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
-
 MOST_LOGITS = 1 << 20
 """Of more logits an image, as a network for label maps has, every so many pixels' are looked at."""
 

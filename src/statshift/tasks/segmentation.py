@@ -81,9 +81,7 @@ class Segmentation(Task):
     def width(self, logits: Tensor) -> int:
         """Return K of logits (B,K,h,w)."""
         if logits.ndim != 4:
-            raise InputError(
-                f"Expected logits (B,K,h,w) for label maps, but got shape {tuple(logits.shape)}."
-            )
+            raise InputError(f"Expected logits (B,K,h,w) for label maps, but got shape {tuple(logits.shape)}.")
         return logits.shape[1]
 
     def check_labels(self, data: ImageData, width: int | None) -> None:
