@@ -75,8 +75,7 @@ class PairAugmentation:
     def __post_init__(self) -> None:
         if self.name not in PAIR_AUGMENTATIONS:
             raise InputError(
-                f"Expected `augment` to be {', '.join(PAIR_AUGMENTATIONS[:-1])} or {PAIR_AUGMENTATIONS[-1]} for label "
-                f"maps, but got {self.name}."
+                f"Expected an augmentation that label maps have ({', '.join(PAIR_AUGMENTATIONS)}), but got {self.name}."
             )
 
     def __call__(self, image: Image.Image, labels: NDArray[np.uint8], epoch: int, index: int) -> tuple[Tensor, Tensor]:

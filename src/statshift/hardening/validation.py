@@ -89,7 +89,9 @@ class Validation:
         attacks = [shift.name for shifts in asked for shift in shifts if shift.needs_model]
         others = [part for part, made in zip(parts, asked, strict=True) if not all(one.needs_model for one in made)]
         others = others or [CLEAN]
-        look = partial(measure, model, self.data, severities=self.severities, device=self.device, task=self.task)
+        look = partial(
+            measure, model, self.data, severities=self.severities, device=self.device, task=self.task, examples=0
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "Clean (pixel )?accuracy is"

@@ -77,8 +77,9 @@ class LossByPixel(LossByImage):
         It is torch's `CrossEntropyLoss(ignore_index=...)`: an image counts by its pixels. Of processes and parts that
         share a batch, the loss is the mean of theirs.
         """
-        counted = (self.labels != self.ignore_index).flatten(1).sum(1)
-        return (self.losses(logits) * (counted / counted.sum().clamp(min=1))).sum()
+        losses = self.losses(logits)
+        counted = (self.labels != self.ignore_index).flatten(1).sum(1).to(losses.dtype)
+        return (losses * counted).sum() / counted.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
