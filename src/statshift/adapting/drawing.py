@@ -33,9 +33,24 @@ def draw_images(data: ImageData, samples: int, seed: int = 0, draw: int = 0) -> 
     return images.float() / 255
 
 
-def full_batches(images: int, size: int = 64) -> list[NDArray[np.int64]]:
+FULL_BATCH = 64
+"""Images that "full" takes at once."""
+
+LARGE = 4 * 224**2
+"""Pixels; of larger images fewer go at once."""
+
+
+def full_batches(images: int, size: int = FULL_BATCH) -> list[NDArray[np.int64]]:
     """Return the positions of each batch in which "full" goes through all images; a short last one joins its like."""
     return np.split(np.arange(images), np.arange(size, images - size + 1, size))
+
+
+def whole_batches(data: ImageData) -> list[NDArray[np.int64]]:
+    """Return `full_batches` of a set: of images of one size each, and of larger ones than photographs fewer."""
+    groups = data.alike(np.arange(len(data)))
+    pixels = [int(data.sizes[group[0]].prod()) for group in groups]
+    sizes = [max(1, min(FULL_BATCH, FULL_BATCH * LARGE // one)) for one in pixels]
+    return [group[part] for group, size in zip(groups, sizes, strict=True) for part in full_batches(len(group), size)]
 
 
 def shuffled_batches(indices: NDArray[np.int64], size: int, seed: int, draw: int) -> list[NDArray[np.int64]]:

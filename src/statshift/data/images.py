@@ -154,10 +154,23 @@ class ImageData:
         """
         if batch_size < 1:
             raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
-        ordered = self.sizes[self._order]
-        changes = 1 + np.flatnonzero((ordered[1:] != ordered[:-1]).any(axis=1))
-        alike = np.split(self._order, changes)
+        alike = self.alike(np.arange(len(self)))
         return [part[start : start + batch_size] for part in alike for start in range(0, len(part), batch_size)]
+
+    def batch_count(self, batch_size: int) -> int:
+        """Return how many batches there are."""
+        return len(self.batch_positions(batch_size))
+
+    def alike(self, positions: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return ascending positions as groups of images of one size each, smaller sizes first."""
+        ordered = self._order[np.isin(self._order, positions)] if self.several_sizes else positions
+        sizes = self.sizes[ordered]
+        return np.split(ordered, 1 + np.flatnonzero((sizes[1:] != sizes[:-1]).any(axis=1)))
+
+    @property
+    def several_sizes(self) -> bool:
+        """Whether sizes differ."""
+        return bool((self.sizes != self.sizes[0]).any())
 
     def groups(
         self, groups: Sequence[NDArray[np.int64]], workers: int | None = None

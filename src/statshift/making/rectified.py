@@ -11,7 +11,7 @@ from torch import Tensor
 from statshift._core.copying import copied
 from statshift._core.errors import InputError
 from statshift.adapting.choosing import Protocols, find, resolve_protocols
-from statshift.adapting.drawing import draw_images, full_batches
+from statshift.adapting.drawing import draw_images, whole_batches
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Session
 from statshift.adapting.registry import SOURCE
@@ -79,7 +79,7 @@ def _session(name: str, model: PixelModel, data: ImageData, options: AdaptationO
     device = model.mean.device
 
     def whole() -> Iterator[Tensor]:
-        return (images.to(device).float() / 255 for images, _ in data.groups(full_batches(len(data))))
+        return (images.to(device).float() / 255 for images, _ in data.groups(whole_batches(data)))
 
     return Session(
         name,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from statshift._core.errors import InputError
-from statshift.adapting.drawing import adaptation_positions, full_batches, shuffled_batches
+from statshift.adapting.drawing import adaptation_positions, shuffled_batches, whole_batches
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol, Session
 from statshift.adapting.registry import SOURCE
@@ -146,7 +146,7 @@ def evaluate_adapted(
         options,
         few=lambda: evaluate.shifted(data, condition, adaptation_positions(indices, samples, seed, draw)),
         first=lambda: evaluate.shifted(data, condition, np.zeros(1, np.int64)),
-        whole=lambda: evaluate.shares(data, condition, full_batches(len(data))),
+        whole=lambda: evaluate.shares(data, condition, whole_batches(data)),
         batches=lambda: shuffled_batches(indices, samples, seed, draw),
         images=len(data),
         attack=condition.shift if evaluate.attacks(condition) else "",

@@ -31,6 +31,12 @@ def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
     return made
 
 
+def centre(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Return the middle (B,3,h,w) of images, of a size that they have at least."""
+    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[2:], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1]]
+
+
 def joined(parts: Sequence[Results]) -> Results:
     """Return named tuples of tensors (B,...) as one, end to end."""
     return of_type(parts[0], map(torch.cat, zip(*parts, strict=True)))
@@ -122,7 +128,7 @@ class Evaluator:
         """
         rank, world = (0, 1) if in_order else processes.join()
         classify = self._classify if classify is None else classify
-        batches = data.batches(self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world))
+        batches = data.batches(self.batch_size, which=range(rank, data.batch_count(self.batch_size), world))
         if groups is not None:
             batches = data.groups(groups[rank::world])
         mine, finished = [], 0
@@ -139,9 +145,18 @@ class Evaluator:
 
     @torch.no_grad()
     def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:
-        """Return the images at these positions (B,3,H,W) under a condition, in [0,1], on the device."""
-        ((images, _),) = data.groups([positions])
-        return self._shifted(data, condition, images, positions)
+        """Return the images at these positions (B,3,H,W) under a condition, in [0,1], on the device.
+
+        Of images of several sizes their centres, as large as all of them are: nothing is resized, which would move
+        the statistics.
+        """
+        alike = data.alike(positions)
+        parts = [self._shifted(data, condition, images, group) for images, group in data.groups(alike)]
+        if len(parts) == 1:
+            return parts[0]
+        size = [min(part.shape[axis] for part in parts) for axis in (2, 3)]
+        order = torch.from_numpy(np.concatenate(alike).argsort())
+        return torch.cat([centre(part, size) for part in parts])[order]
 
     @torch.no_grad()
     def shares(self, data: ImageData, condition: Condition, groups: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:
@@ -160,7 +175,7 @@ class Evaluator:
         rank, world = processes.join()
         mine = []
         for images, positions in data.batches(
-            self.batch_size, which=range(rank, -(-len(data) // self.batch_size), world)
+            self.batch_size, which=range(rank, data.batch_count(self.batch_size), world)
         ):
             labels, indices = (
                 self._send(one)

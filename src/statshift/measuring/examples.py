@@ -41,8 +41,8 @@ def middle_conditions(conditions: Iterable[Condition]) -> list[Condition]:
 
 def draw_examples(data: ImageData, count: int) -> NDArray[np.int64]:
     """Return the ascending positions of `count` images, as many of each class as of any other, or one more."""
-    assert data.labels is not None
-    return balanced_subset(data.labels, count) if count else np.empty(0, np.int64)
+    labels = np.zeros(len(data), np.int64) if data.labels is None else data.labels
+    return balanced_subset(labels, count) if count else np.empty(0, np.int64)
 
 
 class Examples:
@@ -58,7 +58,6 @@ class Examples:
     """
 
     def __init__(self, folder: Path, data: ImageData, count: int) -> None:
-        assert data.labels is not None
         self._folder = folder
         kept = read_json(folder / "examples.json") or {}
         chosen = kept.get("positions") or draw_examples(data, count).tolist()
@@ -66,7 +65,7 @@ class Examples:
         self._described: dict[str, Any] = {
             "positions": chosen,
             "indices": data.indices[self.positions].tolist(),
-            "labels": data.labels[self.positions].tolist(),
+            "labels": None if data.labels is None else data.labels[self.positions].tolist(),
             "class_names": _names(data),
             "side": min(SIDE, max(data.shape[1:])),
             "strips": kept.get("strips", {}),

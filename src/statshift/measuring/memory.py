@@ -60,7 +60,7 @@ class Kept:
         """Let go of the images of another condition, and make room for those of this one if they shall be kept."""
         if self._of == (data, condition):
             return
-        few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES
+        few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES and not data.several_sizes
         self._of, self._is_kept = (data, condition), np.zeros(len(data), bool)
         if not (few and keeping):
             self._images = None

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
 from statshift.adapting.choosing import resolve_protocols
+from statshift.adapting.drawing import LARGE
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol
 from statshift.adapting.registry import SOURCE
@@ -36,7 +37,6 @@ from statshift.shifts.stored import offered, usual
 from statshift.tasks.task import Task
 
 PHOTOGRAPH = 224  # px; from here up images are photographs, which the benchmark corrupts at this size
-LARGE = 4 * PHOTOGRAPH**2  # pixels; of larger images fewer go at once
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,9 @@ def _describe_protocols(
     """Return what a record says of the protocols, which must have images enough of every set."""
     if not protocols:
         return {}
+    streams = [name for name, one in protocols.items() if one.kin.adapts_on == "stream"]
+    if streams and any(data.several_sizes for data in (images.base, *images.sets.values())):
+        raise InputError(f"Expected images of one size for {', '.join(streams)}: give `resize` and `crop`.")
     evaluate.keeping = True
     one_image = evaluate.shifted(images.sets.get(first, images.base), first, np.zeros(1, np.int64))
     fewest = min(len(data) for data in (images.base, *images.sets.values()))

@@ -19,7 +19,7 @@ def task_for(data: ImageData, task: str | Task | None = None) -> Task:
     Raises:
         InputError: as of `resolve_task`.
     """
-    usual = "segmentation" if getattr(data, "has_maps", False) else CLASSIFICATION
+    usual = "segmentation" if data.has_maps else CLASSIFICATION
     return resolve_task(usual if task is None else task).fitted(data)
 
 

@@ -68,11 +68,11 @@ class Segmentation(Task):
 
     def fitted(self, data: ImageData) -> "Segmentation":
         """Return the task with the data's ignored label."""
-        return Segmentation(data.ignore_index) if getattr(data, "has_maps", False) else self
+        return Segmentation(data.ignore_index) if data.has_maps else self
 
     def labels_of(self, data: ImageData) -> NDArray[np.int64] | None:
         """Return a hash (N,) of each label map."""
-        return data.map_hashes if getattr(data, "has_maps", False) else None
+        return data.map_hashes if data.has_maps else None
 
     def labels(self, data: ImageData, positions: NDArray[np.int64]) -> Tensor:
         """Return label maps (B,H,W) int64."""
@@ -86,7 +86,7 @@ class Segmentation(Task):
 
     def check_labels(self, data: ImageData, width: int | None) -> None:
         """Check that there are label maps, that some pixel counts, and that the model has its class."""
-        if not getattr(data, "has_maps", False):
+        if not data.has_maps:
             if data.labels is not None:
                 raise InputError(f"Expected label maps for the task segmentation, but {data.spec} has none.")
             return
