@@ -109,6 +109,12 @@ class ImageData:
         """Return 16 hexadecimal characters of SHA-256 over the content: pixels, bytes, or files' names and sizes."""
         return hashlib.sha256(self.source.content()).hexdigest()[:16]
 
+    @property
+    def label_map_hash(self) -> str | None:
+        """16 hexadecimal characters of SHA-256 over the labels given in place of those read; None without such."""
+        maps = self.source.maps
+        return None if maps is None or maps.table is None else integers_hash(maps.table)
+
     @cached_property
     def bytes_hash(self) -> str | None:
         """16 hexadecimal characters of SHA-256 over the bytes of those image files that are used; None of other data.

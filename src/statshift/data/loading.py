@@ -12,13 +12,15 @@ from torch.utils.data import Dataset
 
 from statshift._core.errors import DataWarning, InputError, unknown
 from statshift.data.images import ImageData
+from statshift.data.items import gives_maps, read_items
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
+from statshift.data.relabelling import relabelled
 from statshift.data.sampling import balanced_subset
-from statshift.data.scenes import seg
+from statshift.data.scenes import cityscapes, gta5, seg, synthia, voc
 from statshift.data.schemes import cifar, digits, folder, npz, svhn
-from statshift.data.sources import Source, read_items
+from statshift.data.sources import Source
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
 
 DATA_SCHEMES: dict[str, Callable[..., Source]] = {
@@ -31,9 +33,17 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
     "seg": seg,
+    "cityscapes": cityscapes,
+    "gta5": gta5,
+    "synthia": synthia,
+    "voc": voc,
 }
-OWN_SPLITS = ("seg",)
-"""Schemes whose splits have names of the user's: where none is named, all of the data is meant."""
+WITH_LABEL_MAPS = ("seg", "cityscapes", "gta5", "synthia", "voc")
+"""Schemes of data with label maps."""
+
+WHOLE = ("seg", "gta5")
+"""Schemes with splits of which none is called `train` in general: all images are taken where none is named."""
+
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
     "cifar-c": cifar_c_shifts,
     "imagenet-c": imagenet_c_shifts,
@@ -55,16 +65,19 @@ def load_data(
     workers: int = 0,
     cache_bytes: int = 4 << 30,
     ignore_index: int | None = None,
+    label_map: str | Path | None = None,
 ) -> ImageData:
     r"""Return labelled images, uint8 RGB, by spec: of one size, but where they have label maps.
 
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`, `npz:FILE`,
-            `cifar-c:DIR`, `imagenet-c:DIR`, `seg:DIR` (`images` with label maps in `labels`), or a torch `Dataset` of
-            (PIL image or tensor (3,H,W), label or labels); floats in [0,1] are rounded to 8 bits.
+            `cifar-c:DIR`, `imagenet-c:DIR`, `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
+            torch `Dataset` of (PIL image or tensor (3,H,W), label or labels), or of (image, label map (H,W) as a
+            tensor, array or PIL image); floats in [0,1] are rounded to 8 bits.
         shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.
-        split: "train" or "test" of the data sets that have them; default "test". Of `seg`, a sub-folder of `images`
-            and `labels`; default all.
+        split: "train" or "test" of the data sets that have them; default "test". Of `seg` a sub-folder of `images`
+            and `labels`, default all; of `cityscapes` and `voc` theirs, default "val"; of `gta5` a list of frames,
+            default all.
         resize: length of the shorter side, px; see `resolve_preprocessing` for the default. Label maps are resized
             by the nearest pixel.
         crop: side of the central square, px; likewise.
@@ -79,6 +92,8 @@ def load_data(
         cache_bytes: as many decoded images stay in memory as take no more, the first ones; the others are decoded
             in every pass.
         ignore_index: the value of label maps, 0 to 255, that marks pixels which are left out; default 255.
+        label_map: file that gives label maps other labels: JSON {"old": new} or lines `old new`, where new may be
+            `ignore`; every value that occurs must be there, but for the ignored one.
 
     Raises:
         InputError: what is named is not there, cannot be read, or cannot be used.
@@ -86,7 +101,7 @@ def load_data(
     name = spec if isinstance(spec, str) else f"{type(spec).__module__}.{type(spec).__qualname__}"
     source = _open(spec, name, {"shift": shift, "split": split, "class_map": class_map})
     _check_source(source, name)
-    _check_ignored(source, name, ignore_index)
+    source, ignored = _with_labels(source, name, ignore_index, label_map)
     orphans = _check_orphans(source, skip_bad)
     indices = np.arange(len(source), dtype=np.int64)
     if limit is not None:
@@ -123,7 +138,7 @@ def load_data(
         workers=workers,
         cache_bytes=cache_bytes,
         class_order=source.class_order,
-        ignore_index=IGNORE_INDEX if ignore_index is None else ignore_index,
+        ignore_index=ignored,
     )
 
 
@@ -135,17 +150,22 @@ def loading_options(
     Args:
         spec: spec of the data, or a data set.
         given: arguments; None is not given.
-        own: how a model's authors load a photograph, unless `resize` or `crop` is given.
+        own: how a model's authors load a photograph, unless `resize` or `crop` is given or there are label maps.
         split: split of data that have several, unless it is given or named in the spec.
     """
     options = {name: value for name, value in (given or {}).items() if value is not None}
-    defaults = {} if {"resize", "crop"} & options.keys() else dict(own)
+    defaults = {} if {"resize", "crop"} & options.keys() or has_label_maps(spec) else dict(own)
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    splits = (
-        scheme in DATA_SCHEMES and "split" in signature(DATA_SCHEMES[scheme]).parameters and scheme not in OWN_SPLITS
-    )
+    splits = scheme in DATA_SCHEMES and scheme not in WHOLE and "split" in signature(DATA_SCHEMES[scheme]).parameters
     named = scheme == "digits" and rest  # digits:SPLIT
     return defaults | ({"split": split} if splits and split and not named else {}) | options
+
+
+def has_label_maps(spec: str | Dataset[Any] | ImageData) -> bool:
+    """Return whether data have label maps, without loading them: their images are loaded at their own size."""
+    if isinstance(spec, str):
+        return spec.partition(":")[0] in WITH_LABEL_MAPS
+    return spec.has_maps if isinstance(spec, ImageData) else gives_maps(spec)
 
 
 def check_scheme(spec: str) -> None:
@@ -191,13 +211,18 @@ def _open(spec: str | Dataset[Any], name: str, options: dict[str, Any]) -> Sourc
     return DATA_SCHEMES[scheme](rest, **given) if isinstance(spec, str) else read_items(spec, name)
 
 
-def _check_ignored(source: Source, name: str, ignore_index: int | None) -> None:
-    if ignore_index is None:
-        return
+def _with_labels(
+    source: Source, name: str, ignore_index: int | None, label_map: str | Path | None
+) -> tuple[Source, int]:
+    """Return the source with the labels of its maps as asked for, and the value of those that are left out."""
     if source.maps is None:
-        raise InputError(f"Expected no `ignore_index` for {name}, which has no label maps, but got {ignore_index}.")
-    if not 0 <= ignore_index < LABEL_VALUES:
-        raise InputError(f"Expected `ignore_index` to be from 0 to {LABEL_VALUES - 1}, but got {ignore_index}.")
+        for option, value in (("ignore_index", ignore_index), ("label_map", label_map)):
+            if value is not None:
+                raise InputError(f"Expected no `{option}` for {name}, which has no label maps, but got {value}.")
+    ignored = IGNORE_INDEX if ignore_index is None else ignore_index
+    if not 0 <= ignored < LABEL_VALUES:
+        raise InputError(f"Expected `ignore_index` to be from 0 to {LABEL_VALUES - 1}, but got {ignored}.")
+    return (source if label_map is None else relabelled(source, label_map, ignored)), ignored
 
 
 def _check_orphans(source: Source, skip_bad: bool) -> list[str]:

@@ -7,92 +7,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
-from statshift.data.files import DAMAGE
 from statshift.data.maps import Maps
-from statshift.data.preprocessing import quantise
 
 Header = tuple[tuple[int, int], str]
 
 READERS = 8
-LOOKED_AT_TWICE = 32
-"""Items of a data set that are read again: where they differ, it draws its images at random."""
-
-
-def read_items(dataset: Dataset[Any], place: str) -> "Items":
-    """Return the source of a torch `Dataset`; this reads every item once, for its label and its range.
-
-    Raises:
-        InputError: it has no length, an item is no image, or only some items have labels.
-    """
-    if not hasattr(dataset, "__len__"):
-        raise InputError(f"Expected a data set with a length, but {place} has none.")
-    headers, labels, hashes = [], [], []
-    for index in range(len(dataset)):
-        item = dataset[index]
-        image = item_image(item, f"image {index} of {place}")
-        headers.append((image.size, image.mode))
-        hashes.append(_pixels_hash(image))
-        if isinstance(item, Sequence) and len(item) > 1:
-            labels.append(_label(item[1]))
-    if labels and len(labels) != len(headers):
-        raise InputError(f"Expected every item of {place} to have a label, but {len(headers) - len(labels)} have none.")
-    again = [_pixels_hash(item_image(dataset[index], place)) for index in range(min(len(dataset), LOOKED_AT_TWICE))]
-    return Items(
-        place,
-        dataset=dataset,
-        headers=headers,
-        hashes=hashes if again == hashes[: len(again)] else None,
-        labels=_stacked(labels, place) if labels else None,
-    )
-
-
-def _label(label: Any) -> NDArray[np.int64]:
-    """Return an item's label: one integer as an array (), several as (L,)."""
-    return np.asarray(int(label) if np.ndim(label) == 0 else label, np.int64)
-
-
-def _stacked(labels: Sequence[NDArray[np.int64]], place: str) -> NDArray[np.int64]:
-    """Return the labels of all items, (N,) or (N,L).
-
-    Raises:
-        InputError: some items have more than others.
-    """
-    shapes = sorted({label.shape for label in labels})
-    if len(shapes) > 1:
-        raise InputError(f"Expected every label of {place} to have one shape, but got {shapes[0]} and {shapes[-1]}.")
-    return np.stack(labels)
-
-
-def _pixels_hash(image: Image.Image) -> str:
-    try:
-        return hashlib.sha256(image.tobytes()).hexdigest()[:16]
-    except DAMAGE:  # it is told, or skipped, where it is decoded
-        return ""
-
-
-def item_image(item: Any, name: str) -> Image.Image:
-    """Return the image of a data set's item: the item itself, or the first of its parts.
-
-    Raises:
-        InputError: it is neither a PIL image nor a tensor (3,H,W), uint8 or float in [0,1].
-    """
-    image = item[0] if isinstance(item, Sequence) and item else item
-    if isinstance(image, Image.Image):
-        return image
-    if not isinstance(image, torch.Tensor):
-        raise InputError(f"Expected {name} to be a PIL image or a tensor, but got {type(image).__name__}.")
-    if image.ndim != 3 or image.shape[0] != 3:
-        raise InputError(f"Expected {name} to have shape (3,H,W), but got {tuple(image.shape)}.")
-    return Image.fromarray(quantise(image.permute(1, 2, 0).numpy(force=True), name))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,33 +160,3 @@ class Pixels(Source):
     def header(self, index: int) -> Header:
         """Return the size and mode that all share."""
         return (self.images.shape[2], self.images.shape[1]), "RGB"
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Items(Source):
-    """A torch `Dataset`, and the headers and hashes of its images; no hashes where they are drawn at random."""
-
-    dataset: Dataset[Any]
-    headers: Sequence[Header]
-    hashes: Sequence[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.headers)
-
-    def open(self, index: int) -> Image.Image:
-        """Get the item."""
-        return item_image(self.dataset[index], self.name(index))
-
-    def content(self) -> bytes:
-        """Return the sizes and modes seen."""
-        return repr(self.headers).encode()
-
-    def files_hash(self, indices: Sequence[int]) -> str | None:
-        """Hash the pixels seen when the labels were read."""
-        if self.hashes is None:
-            return None
-        return hashlib.sha256("".join(self.hashes[index] for index in indices).encode()).hexdigest()[:16]
-
-    def header(self, index: int) -> Header:
-        """Return what was seen when the labels were read."""
-        return self.headers[index]

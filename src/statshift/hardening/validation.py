@@ -150,7 +150,7 @@ def prepare(
 
 def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return those options that concern validation images as well: how they are read, not which."""
-    names = ("resize", "crop", "interpolation", "class_map", "ignore_index", "label_map", "skip_bad", "workers")
+    names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "workers", "ignore_index", "label_map")
     return {name: value for name, value in (given or {}).items() if name in names}
 
 

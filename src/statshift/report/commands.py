@@ -39,7 +39,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
         parts += ["--corrupt-at", "model"]
     elif not asked and (preprocessing.get("resize"), preprocessing.get("crop")) not in BY_AUTHORS:
         parts += _given(preprocessing, "resize", "crop")
-    parts += [*loading(record), *_given(asked, "task", "table", "baseline", "alexnet", "ligs")]
+    parts += [*loading(record), *_given(asked, "split", "task", "table", "baseline", "alexnet", "ligs")]
     parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
     parts += ["--reencode"] if corruption.get("reencode") else []
     parts += ["--no-quantise"] if corruption.get("quantise") is False else []
@@ -49,15 +49,21 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
 
 
 def loading(record: Mapping[str, Any], *, labelled: bool = True) -> Words:
-    """Return the options that load images as a record's were; those without labels need no map of classes."""
+    """Return the options that load images as a record's were; those without labels need no map of them."""
     asked = record.get("asked") or {}
-    parts = _given(asked, "resize", "crop", "interpolation", *(["class_map"] if labelled else []))
+    names = ("class_map", "ignore_index", "label_map") if labelled else ()
+    parts = _given(asked, "resize", "crop", "interpolation", *names)
     return parts + (["--skip-bad"] if asked.get("skip_bad") else [])
 
 
 def _given(values: Mapping[str, Any], *names: str) -> Words:
     """Return options with their values, of those names that have one."""
-    return [word for name in names if values.get(name) for word in (f"--{name.replace('_', '-')}", values[name])]
+    return [
+        word
+        for name in names
+        if values.get(name) not in (None, "")
+        for word in (f"--{name.replace('_', '-')}", values[name])
+    ]
 
 
 def beside(subject: Subject, word: str) -> str:

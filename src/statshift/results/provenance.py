@@ -88,6 +88,7 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task 
         "spec": data.spec,
         "images": len(data),
         "shape": list(data.shape),
+        **_describe_maps(data),
         "indices_hash": integers_hash(data.indices),
         "content_hash": data.content_hash(),
         "bytes_hash": data.bytes_hash,
@@ -99,7 +100,21 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task 
     }
 
 
-REPEATED = ("resize", "crop", "interpolation", "class_map", "skip_bad")
+def _describe_maps(data: ImageData) -> dict[str, Any]:
+    """Return what is known of label maps: which value is left out, whether others were given, pixels by label."""
+    if not data.has_maps:
+        return {}
+    pixels = data.map_counts.sum(axis=0)
+    return {
+        "maps": {
+            "ignore_index": data.ignore_index,
+            "label_map": data.label_map_hash,
+            "pixels": {str(label): int(pixels[label]) for label in np.flatnonzero(pixels).tolist()},
+        }
+    }
+
+
+REPEATED = ("resize", "crop", "interpolation", "class_map", "skip_bad", "split", "ignore_index", "label_map")
 """Options of `load_data` of which the rest of a record does not tell whether and how they were given."""
 
 
@@ -108,7 +123,7 @@ def describe_request(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value if isinstance(value, int | float | dict) else str(value)
         for name, value in asked.items()
-        if value not in (None, False, "", {})
+        if not (value is None or value is False or value in ("", {}))
     }
 
 
