@@ -81,6 +81,7 @@ FLAGS = {
     "--sheet": "corrupt",
     "--shifts": "measure, harden, train, corrupt, run",
     "--size": "layers",
+    "--size-multiple": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
     "--skip-bad": "measure, diagnose, rectify, harden, attack, extract, corrupt",
     "--source": "data frost",
     "--split": "extract",

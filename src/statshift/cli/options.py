@@ -69,7 +69,8 @@ NUMBER = "<number>"
 Model = Annotated[
     str,
     typer.Option(
-        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, cifar:NAME or py:FILE_OR_MODULE:FUNCTION.", show_default=False
+        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, cifar:NAME, seg:NAME or py:FILE_OR_MODULE:FUNCTION.",
+        show_default=False,
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pt .pth .th .tar .safetensors.")]
@@ -85,6 +86,10 @@ Mean = Annotated[
     typer.Option(help="Mean of the three channels in [0,1]: R,G,B, or one number; fractions such as 127/255 too."),
 ]
 Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, likewise.")]
+SizeMultiple = Annotated[
+    int | None,
+    typer.Option(help="Pad images to multiples of N px, and crop label maps back; default what the model needs."),
+]
 Data = Annotated[
     str,
     typer.Option(

@@ -115,7 +115,7 @@ def model(record: Mapping[str, Any]) -> Words:
         value = preprocessing.get(name)
         if value and tuple(value) != default and (asked or not zoo):
             parts += [f"--{name}", ",".join(map(str, value))]
-    return parts
+    return parts + _given(preprocessing, "size_multiple")
 
 
 def join(*words: object) -> str:

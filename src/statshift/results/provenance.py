@@ -40,7 +40,7 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "weights_hash": weights_hash(model.network),
         "made_by": model.made_by,
         "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
-        "preprocessing": vars(model.preprocessing),
+        "preprocessing": model.preprocessing.described(),
     }
 
 
