@@ -23,6 +23,7 @@ from statshift.hardening.validation import Validation, prepare
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
+from statshift.norms.sizes import fit_size
 from statshift.results import alone, write_json_atomically
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.conditions import Shifts
@@ -67,6 +68,7 @@ def harden(
     *,
     out: str | Path | None = None,
     validation: str | Dataset[Any] | ImageData | None = None,
+    validation_split: str | None = None,
     shifts: Shifts = (CLEAN,),
     severities: Sequence[int] = (1, 3, 5),
     ligs: Sequence[str] = (),
@@ -90,6 +92,7 @@ def harden(
         options: the method and its numbers.
         out: folder, made if need be.
         validation: images to measure each branch on after each epoch.
+        validation_split: split of them, as of `load_data`, where they are not loaded.
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
@@ -115,10 +118,13 @@ def harden(
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
     task = task_for(images, wanted)
+    if options.training.window is not None:
+        fit_size(pixel_model, [options.training.window])
     looking = prepare(
         validation,
         pixel_model,
         data_options,
+        split=validation_split,
         shifts=shifts,
         severities=severities,
         ligs=ligs,
