@@ -51,14 +51,15 @@ SIGNATURES = {
     # Harden
     "Hardened": "(model, branches, record, path)",
     "harden": (
-        "(model, data, options, *, out=None, validation=None, shifts=('clean',), severities=(1, 3, 5), ligs=(), "
-        "landscape=False, device='auto', compiled=False, trace=True, data_options=None, progress=None, "
-        "task='classification')"
+        "(model, data, options, *, out=None, validation=None, validation_split=None, shifts=('clean',), "
+        "severities=(1, 3, 5), ligs=(), landscape=False, device='auto', compiled=False, trace=True, "
+        "data_options=None, progress=None, task=None)"
     ),
     "HardenOptions": "(method='advbn', at=None, training=<factory>, branch='clean')",
     "TrainingOptions": (
         "(epochs=20, batch_size=256, learning_rate=0.001, schedule='step', decay_epochs=None, decay_factor=0.1, "
         "optimizer='sgd', momentum=0.9, nesterov=False, weight_decay=0.0001, accumulate=1, augment='standard', "
+        "window=None, scale=None, aspect=1.0, colour=0.0, "
         "dtype='float32', channels_last=True, gamma=1.0, seed=0, checkpoint_every=300.0)"
     ),
     "Method": "()",

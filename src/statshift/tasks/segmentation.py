@@ -17,6 +17,7 @@ from statshift._core.errors import InputError
 from statshift.data import ImageData, integers_hash
 from statshift.metrics.segmentation import class_iou, mean_iou, pixel_accuracy
 from statshift.tasks.row import Array, Row
+from statshift.tasks.targets import LossByPixel
 from statshift.tasks.task import Results, Task
 
 PICTURE = 128  # px; predictions of example images are shown reduced to it
@@ -218,6 +219,12 @@ class Segmentation(Task):
         )
 
     # training
+
+    def targets(self, labels: Tensor, soft: Tensor | None = None, views: int = 1) -> LossByPixel:
+        """Return the cross-entropy of label maps (B,H,W), of one view."""
+        if soft is not None:
+            raise InputError("Label maps do not mix: choose another augmentation than cutmix.")
+        return LossByPixel(labels, self.losses, views, self.ignore_index)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return (B,), each image's mean cross-entropy over the pixels that count; 0 where none does.
