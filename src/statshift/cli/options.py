@@ -88,7 +88,8 @@ Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, 
 Data = Annotated[
     str,
     typer.Option(
-        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR.",
+        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR; with label "
+        "maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
         show_default=False,
     ),
 ]
@@ -102,6 +103,11 @@ Resize = Annotated[int | None, typer.Option(help="Shorter side after resizing, p
 Crop = Annotated[int | None, typer.Option(help="Side of the centre crop, px.")]
 Interpolation = Annotated[str | None, typer.Option(help="Of the resizing: bilinear, bicubic, ...")]
 ClassMap = Annotated[Path | None, typer.Option(help="File that maps class folders to the model's class indices.")]
+Split = Annotated[str | None, typer.Option(help="Which part of the data, of those that have several.")]
+IgnoreIndex = Annotated[
+    int | None, typer.Option(help="Value of label maps whose pixels are left out; default 255.", show_default=False)
+]
+LabelMap = Annotated[Path | None, typer.Option(help="File that gives label maps other labels, as lines OLD NEW.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip image files that cannot be read, and count them.")]
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of N images.")]
 Workers = Annotated[

@@ -41,7 +41,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
 WITH_LABEL_MAPS = ("seg", "cityscapes", "gta5", "synthia", "voc")
 """Schemes of data with label maps."""
 
-WHOLE = ("seg", "gta5")
+UNNAMED_SPLITS = ("seg", "gta5")
 """Schemes with splits of which none is called `train` in general: all images are taken where none is named."""
 
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
@@ -156,7 +156,11 @@ def loading_options(
     options = {name: value for name, value in (given or {}).items() if value is not None}
     defaults = {} if {"resize", "crop"} & options.keys() or has_label_maps(spec) else dict(own)
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    splits = scheme in DATA_SCHEMES and scheme not in WHOLE and "split" in signature(DATA_SCHEMES[scheme]).parameters
+    splits = (
+        scheme in DATA_SCHEMES
+        and scheme not in UNNAMED_SPLITS
+        and "split" in signature(DATA_SCHEMES[scheme]).parameters
+    )
     named = scheme == "digits" and rest  # digits:SPLIT
     return defaults | ({"split": split} if splits and split and not named else {}) | options
 
