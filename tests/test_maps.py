@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from statshift._core.errors import DataWarning, InputError
+from statshift._core.identity import differing
 from statshift.data import load_data, loading_options
 from statshift.data.maps import stored_indices
 
@@ -448,6 +449,12 @@ def test_synthia_has_its_class_in_the_low_bytes_of_the_first_channel(tmp_path, m
 
 
 # the record
+
+
+def test_a_folder_that_is_spelt_otherwise_is_the_same_data():
+    for scheme in ("seg", "cityscapes", "gta5", "synthia", "voc"):
+        assert differing({"data.spec": f"{scheme}:scenes"}, {"data.spec": f"{scheme}:./scenes/"}) == []
+    assert differing({"data.spec": "seg:scenes"}, {"data.spec": "voc:scenes"}) == ["data.spec"]
 
 
 def test_a_record_says_how_maps_are_read(frames):
