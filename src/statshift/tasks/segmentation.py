@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData, integers_hash
+from statshift.data.checks import check_classes, checked_labels
 from statshift.metrics.segmentation import class_iou, mean_iou, pixel_accuracy
 from statshift.tasks.row import Array, Row
-from statshift.tasks.targets import LossByPixel
+from statshift.tasks.targets import CONFIDENCE, LossByPixel, margin
 from statshift.tasks.task import Results, Task
 
 PICTURE = 128  # px; predictions of example images are shown reduced to it
@@ -123,8 +124,12 @@ class Segmentation(Task):
             "pixel_counts": {str(label): int(counts[label]) for label in np.flatnonzero(counts)},
         }
 
-    def check_gradients(self, what: str) -> None:
-        """Every image has a mean cross-entropy."""
+    def checked_labels(self, labels: Any, images: Tensor, width: int | None = None) -> Tensor:
+        """Return label maps (B,H,W) as int64."""
+        found = checked_labels(labels, images, maps=True)
+        if width is not None:
+            check_classes(found, width, ignored=self.ignore_index)
+        return found
 
     # results
 
@@ -235,6 +240,16 @@ class Segmentation(Task):
         lost = F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none").flatten(1).sum(1)
         counted: Tensor = (labels != self.ignore_index).flatten(1).sum(1)
         return lost / counted.clamp(min=1)
+
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return (B,), each image's mean margin over the pixels that count, each at most `CONFIDENCE`; 0 without any.
+
+        Differs:
+            from Carlini & Wagner, whose image has one margin: capped by pixel, so that none of them stands for others.
+        """
+        counts = labels != self.ignore_index
+        by_pixel = margin(_resized(logits, labels.shape[1:]), labels.where(counts, 0)).clamp_max(CONFIDENCE)
+        return by_pixel.where(counts, 0).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1)
 
 
 def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:

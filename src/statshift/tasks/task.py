@@ -105,13 +105,52 @@ class Task(ABC):
         assert data.labels is not None
         return {"labels_hash": integers_hash(data.labels)}
 
+    def checked_labels(self, labels: Any, images: Tensor, width: int | None = None) -> Tensor:
+        """Return a caller's labels (B,...) of a batch, fit for `per_image` and `targets`.
+
+        Args:
+            labels: what the caller gave.
+            images: (B,3,H,W).
+            width: K, the second size of the logits, where it is known.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        if not isinstance(labels, Tensor) or labels.shape[:1] != images.shape[:1]:
+            found = tuple(labels.shape) if isinstance(labels, Tensor) else f"an object of type {type(labels).__name__}"
+            raise InputError(f"Expected labels (B,...) of {len(images)} images, but got {found}.")
+        return labels
+
+    # what takes gradients of pixels
+
     def check_gradients(self, what: str) -> None:
-        """Check that `what` can be had, which needs the cross-entropy of one class an image.
+        """Check that `what` can be had, which needs the loss of each image.
+
+        Raises:
+            InputError: the task has no `losses`.
+        """
+        if type(self).losses is Task.losses and type(self).targets is Task.targets:
+            raise InputError(f"Expected a task with `losses` for {what}, but {self.name} has none: leave it out.")
+
+    def check_margins(self, what: str) -> None:
+        """Check that `what` can be had, which needs the margin of each image.
+
+        Raises:
+            InputError: the task has no `margins`.
+        """
+        if type(self).margins is Task.margins:
+            raise InputError(f"Expected a task with `margins` for {what}, but {self.name} has none: attack by pgd.")
+
+    def check_one_class(self, what: str) -> None:
+        """Check that `what` can be had, which needs one class an image among all that the logits have.
 
         Raises:
             InputError: it cannot.
         """
-        raise InputError(f"Expected one class an image for {what}, but the task is {self.name}: leave it out.")
+        raise InputError(
+            f"Expected one class an image for {what}, but the task is {self.name}: attack by fgsm, pgd-linf or pgd-l2, "
+            "without a target."
+        )
 
     # results
 
@@ -234,8 +273,12 @@ class Task(ABC):
         return LossByImage(labels, self.losses, views)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss (B,) of each image that a training lowers."""
+        """Return the loss (B,) of each image that a training lowers and an attack raises."""
         raise InputError(f"The task {self.name} has no loss to train by: give it `losses`.")
+
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return (B,), by how much wrong answers exceed the right ones, which an attack on the margin raises."""
+        raise InputError(f"The task {self.name} has no margin to attack by: give it `margins`.")
 
     def soft(self, labels: Tensor, width: int) -> Tensor:
         """Return labels (B,...) as shares (B,K) of classes, which cutmix mixes."""
