@@ -12,6 +12,7 @@ from statshift.models import check_input
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import check_finite, last_third, stored_statistics, survey, weigh_evidence
+from statshift.norms.sizes import fit_size
 
 LIKELY = 0.5
 """From this share of the shift beyond noise on, the sentence says "likely"."""
@@ -111,6 +112,7 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
         InputError: a model without batch norm, fewer than two images, images that the model cannot take, or NaN.
     """
     check_input(model, images, least=2)  # one does not tell noise
+    fit_size(model, [images.shape[-2:]])
     layers = select_layers(model, images)
     shifts = survey(model, images, layers)
     evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :])

@@ -21,6 +21,7 @@ from statshift.norms.layers import alone, batch_norms, before_forward, evaluatin
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import PARTS, select_layers, write
 from statshift.norms.shrinkage import check_finite, gather_evidence, met_twice, observe, stored_statistics
+from statshift.norms.sizes import fit_size
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 FEW_IMAGES = (
@@ -83,6 +84,7 @@ def rewrite_statistics(
         InputError: what `rectified` raises.
     """
     check_input(model, images)
+    fit_size(model, [images.shape[-2:]])
     if statistics not in PARTS:
         raise unknown("statistics", statistics, PARTS)
     layers = select_layers(model, images, where)

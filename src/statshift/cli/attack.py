@@ -33,6 +33,7 @@ def attack_command(
     workers: o.Workers = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -65,7 +66,7 @@ def attack_command(
     with progress_bar() as bar:
         report = MakingReport(bar, "attack")
         made = write_adversarial(
-            load_model_on(device, model, weights, mean, std, model_args),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
             data,
             chosen(radius, **given),
             out=out,

@@ -38,6 +38,7 @@ def diagnose_command(
     seed: o.Seed = 0,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -67,13 +68,13 @@ def diagnose_command(
     if beside and against is None:
         raise InputError("Expected --against SPEC, a second data set, with --beside, but there is none.")
     names = _names(weights, beside or [])
-    source = load_model_on(device, model, weights, mean, std, model_args)
+    source = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
     target = load_target(source, data, options)
     if against is None:
         _print_diagnosis(diagnose(source, draw_images(target, samples, seed).to(source.mean.device)), plot, as_json)
         return
-    others = [load_model_on(device, model, file, mean, std, model_args) for file in beside or []]
+    others = [load_model_on(device, model, file, mean, std, model_args, size_multiple) for file in beside or []]
     reference = load_target(source, against, options)
     found = {
         name: divergence(one, _drawn(one, target, samples, seed), _drawn(one, reference, samples, seed))

@@ -70,6 +70,7 @@ def harden_command(
     workers: o.Workers = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -124,7 +125,7 @@ def harden_command(
     )
     with progress_bar() as bar:
         hardened = harden(
-            load_model_on(device, model, weights, mean, std, model_args),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
             data,
             options,
             out=out,

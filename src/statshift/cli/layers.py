@@ -29,6 +29,7 @@ def layers_command(
     size: Annotated[int | None, typer.Option(help="Side of the images, px; default the model's own, or 224.")] = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -42,7 +43,7 @@ def layers_command(
 
     from statshift.splitting.cuts import find_cuts
 
-    found = load_model_on("cpu", model, weights, mean, std, model_args)
+    found = load_model_on("cpu", model, weights, mean, std, model_args, size_multiple)
     side = size or found.preprocessing.input_size or PHOTOGRAPH_SIDE
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
     if not cuts:

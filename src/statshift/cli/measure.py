@@ -55,6 +55,7 @@ def measure_command(
     workers: o.Workers = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -62,6 +63,7 @@ def measure_command(
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
     table: o.Table = None,
+    scale_constants: o.ScaleConstants = "yes",
     corrupt_at: Annotated[
         str, typer.Option(help="Corrupt at 224 px (benchmark) or at the model's input size (model).")
     ] = "benchmark",
@@ -109,6 +111,7 @@ def measure_command(
                 weights=weights,
                 mean=o.parse_channels("mean", mean),
                 std=o.parse_channels("std", std),
+                size_multiple=size_multiple,
                 model_args=o.parse_model_args(model_args),
             ),
             data,
@@ -123,7 +126,11 @@ def measure_command(
             compiled=compiled,
             seed=seed,
             options=CorruptionOptions(
-                table=o.parse_table(table), quantise=not no_quantise, reencode=reencode, frost=frost
+                table=o.parse_table(table),
+                quantise=not no_quantise,
+                reencode=reencode,
+                frost=frost,
+                scale_constants=o.parse_choice("scale-constants", scale_constants),
             ),
             corrupt_at=corrupt_at,
             data_options={

@@ -69,7 +69,8 @@ NUMBER = "<number>"
 Model = Annotated[
     str,
     typer.Option(
-        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, cifar:NAME or py:FILE_OR_MODULE:FUNCTION.", show_default=False
+        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, cifar:NAME, seg:NAME or py:FILE_OR_MODULE:FUNCTION.",
+        show_default=False,
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pt .pth .th .tar .safetensors.")]
@@ -85,6 +86,10 @@ Mean = Annotated[
     typer.Option(help="Mean of the three channels in [0,1]: R,G,B, or one number; fractions such as 127/255 too."),
 ]
 Std = Annotated[str | None, typer.Option(help="Deviation of the three channels, likewise.")]
+SizeMultiple = Annotated[
+    int | None,
+    typer.Option(help="Pad images to multiples of N px, and crop label maps back; default what the model needs."),
+]
 Data = Annotated[
     str,
     typer.Option(
@@ -110,6 +115,10 @@ Workers = Annotated[
 Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]
+ScaleConstants = Annotated[
+    str,
+    typer.Option(help="Scale ImageNet's constants with the images: yes, or no for the same pixels at any size."),
+]
 Frost = Annotated[Path | None, typer.Option(help="Folder of the frost photographs; else STATSHIFT_FROST.")]
 Samples = Annotated[int, typer.Option(help="Images to adapt on or to look at; of a stream, a batch.")]
 Statistics = Annotated[str, typer.Option(help="Rewrite both, mean or var.")]
@@ -203,6 +212,13 @@ def parse_table(text: str | None) -> Any:
     if text not in (None, "imagenet", "cifar"):
         raise InputError(f"Expected --table to be imagenet or cifar, but got {text!r}.")
     return text
+
+
+def parse_choice(name: str, text: str) -> bool:
+    """Return whether the answer is yes, of yes and no."""
+    if text not in ("yes", "no"):
+        raise InputError(f"Expected --{name} to be yes or no, but got {text!r}.")
+    return text == "yes"
 
 
 def parse_model_args(pairs: list[str] | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def rectify_command(
     seed: o.Seed = 0,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
@@ -43,7 +44,7 @@ def rectify_command(
     from statshift.adapting.options import AdaptationOptions
     from statshift.making.rectified import write_rectified
 
-    source = load_model_on(device, model, weights, mean, std, model_args)
+    source = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
     record = write_rectified(
         source,

@@ -79,6 +79,7 @@ def run_command(
     seed: Annotated[int | None, _like(o.Seed)] = None,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
@@ -99,7 +100,8 @@ def run_command(
     numbers = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws, **measuring}
     chosen, rest = _with_numbers(chosen, numbers, measuring)
     chosen = with_files(chosen, _files(file))
-    _check_none(chosen, {"--model": model, "--weights": weights, "--mean": mean, "--std": std})
+    flags = {"--model": model, "--weights": weights, "--mean": mean, "--std": std, "--size-multiple": size_multiple}
+    _check_none(chosen, flags)
     given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
     given |= {"shifts": shifts, "severities": severities, "draws": draws}
     check_complete(chosen, given | {name: rest.get(name) for name in ("batch_size", "dtype")}, _flag)
@@ -111,6 +113,7 @@ def run_command(
             weights=weights,
             mean=o.parse_channels("mean", mean),
             std=o.parse_channels("std", std),
+            size_multiple=size_multiple,
             model_args=arguments,
         )
     with progress_bar() as bar:

@@ -18,6 +18,7 @@ def load_model_on(
     mean: str | None,
     std: str | None,
     model_args: list[str] | None,
+    size_multiple: int | None = None,
 ) -> "PixelModel":
     """Return the model that the options name, on the device they name."""
     from statshift.measuring.loading import find_device
@@ -29,6 +30,7 @@ def load_model_on(
         mean=o.parse_channels("mean", mean),
         std=o.parse_channels("std", std),
         model_args=o.parse_model_args(model_args),
+        size_multiple=size_multiple,
     )
     return model.to(find_device(device))
 
@@ -36,7 +38,10 @@ def load_model_on(
 def load_target(model: "PixelModel", data: str, options: Mapping[str, Any]) -> "ImageData":
     """Return the images, sized as the model's authors do unless the options say otherwise."""
     from statshift.data import load_data
+    from statshift.measuring.loading import fit_sizes
 
     given = {name: value for name, value in options.items() if value is not None}
     own = {} if {"resize", "crop"} & given.keys() else model.loading_options
-    return load_data(data, **(own | given))
+    images = load_data(data, **(own | given))
+    fit_sizes(model, images)
+    return images

@@ -70,6 +70,7 @@ def train_command(
     seed: o.Seed = 0,
     mean: o.Mean = None,
     std: o.Std = None,
+    size_multiple: o.SizeMultiple = None,
     as_json: o.Json = False,
 ) -> None:
     """Train a network from random weights, resumably: plainly, adversarially, under one corruption, or for LIGS.
@@ -119,7 +120,12 @@ def train_command(
     )
     arguments = o.parse_model_args(model_args) | ({} if norm is None else {"norm": norm})
     network = build(
-        model, arguments, seed=seed, mean=o.parse_channels("mean", mean), std=o.parse_channels("std", std)
+        model,
+        arguments,
+        seed=seed,
+        mean=o.parse_channels("mean", mean),
+        std=o.parse_channels("std", std),
+        size_multiple=size_multiple,
     ).to(find_device(device))
     images = None
     if validation:

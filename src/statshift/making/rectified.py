@@ -16,6 +16,7 @@ from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Session
 from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData
+from statshift.measuring.loading import fit_sizes
 from statshift.models import PixelModel, check_writable, save_weights, weights_hash
 from statshift.results.provenance import describe_data, describe_environment, describe_model
 
@@ -56,6 +57,7 @@ def write_rectified(
     if len(chosen) > 1:
         raise InputError(f"Expected one protocol to write, but got {', '.join(chosen)}.")
     ((name, value),) = chosen.items()
+    fit_sizes(model, data)
     session = _session(name, copied(model), data, options, seed)
     if value.not_exported:
         value.exported(session)

@@ -41,7 +41,7 @@ def middle_conditions(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 def draw_examples(data: ImageData, count: int, task: Task = CLASSIFICATION) -> NDArray[np.int64]:
-    """Return the ascending positions of `count` images, as many of each of the task's strata as of any other, or one more."""
+    """Return the ascending positions of `count` images, as many of each of the task's strata, or one more."""
     return balanced_subset(task.strata(data), count) if count else np.empty(0, np.int64)
 
 
@@ -96,7 +96,8 @@ class Examples:
 
     def _tiles(self, evaluate: Evaluator, data: ImageData, condition: Condition) -> list[NDArray[np.uint8]]:
         """Return pixels (side,side,3) of each image, which may be of several sizes."""
-        side, found = int(self._described["side"]), {}
+        side = int(self._described["side"])
+        found: dict[int, NDArray[np.uint8]] = {}
         for group in data.alike(self.positions):
             images = evaluate.shifted(data, condition, group).cpu()
             found.update(zip(group.tolist(), np.split(strip(images, side), len(group), axis=1), strict=True))
@@ -121,12 +122,13 @@ def attempt(what: str, function: Callable[[], T]) -> T | None:
         return None
 
 
-def strip(images: Tensor, side: int = Task.picture_side) -> NDArray[np.uint8]:
+def strip(images: Tensor, side: int | None = None) -> NDArray[np.uint8]:
     """Return images (n,3,H,W) in [0,1] side by side as pixels (side,n*side,3), reduced to `side` if they are larger.
 
-    What is not square gets grey margins.
+    What is not square gets grey margins; without a `side` there are none above and below, or none beside the image.
     """
     height, width = images.shape[-2:]
+    side = side or min(Task.picture_side, max(height, width))
     if max(height, width) > side:
         size = [max(1, round(length * side / max(height, width))) for length in (height, width)]
         images = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True).clamp(0, 1)

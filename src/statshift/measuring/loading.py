@@ -13,6 +13,7 @@ from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData, fit_labels, imagenet_indices, load_data, loading_options
 from statshift.models import PixelModel, extract_logits, load_model
 from statshift.norms.layers import evaluating, run
+from statshift.norms.sizes import fit_size
 
 Dtype = str | torch.dtype
 """What a model runs in: a name of `DTYPES`, or what it names."""
@@ -87,12 +88,20 @@ def load(
     return pixel_model, fit_to_model(pixel_model, data, device)
 
 
+def fit_sizes(model: nn.Module, data: ImageData) -> None:
+    """Set on a model the `size_multiple` that it needs for the images, see `fit_size`."""
+    fit_size(model, getattr(data, "sizes", [data.shape[1:]]))
+
+
 @torch.no_grad()
 def fit_to_model(model: nn.Module, data: ImageData, device: torch.device) -> ImageData:
     """Return the images with labels as a model on the device numbers its classes; see `fit_labels`.
 
-    The model is asked for its logits only where that matters.
+    The model is asked for its logits only where that matters. Of images without labels, or with label maps, it is given
+    the `size_multiple` that it needs, see `fit_size`.
     """
+    if data.labels is None:
+        fit_sizes(model, data)
     if data.labels is None or imagenet_indices(data.class_names) is None:
         return data
     images, _ = next(data.batches(1, which=[0]))

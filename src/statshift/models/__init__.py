@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from statshift.models.pixel import check_input as check_input
     from statshift.models.pixel import class_logits as class_logits
     from statshift.models.pixel import extract_logits as extract_logits
+    from statshift.models.pixel import pixel_model as pixel_model
     from statshift.models.sources import source_hash as source_hash
     from statshift.models.usercode import import_function as import_function
     from statshift.models.usercode import import_value as import_value
@@ -31,7 +32,14 @@ else:
             "statshift.models.exchange": ("NORMS", "exchange_norm", "make_norm"),
             "statshift.models.loading": ("load_model",),
             "statshift.models.origin": ("made_by", "read_made_by"),
-            "statshift.models.pixel": ("PixelModel", "Preprocessing", "check_input", "class_logits", "extract_logits"),
+            "statshift.models.pixel": (
+                "PixelModel",
+                "Preprocessing",
+                "check_input",
+                "class_logits",
+                "extract_logits",
+                "pixel_model",
+            ),
             "statshift.models.sources": ("source_hash",),
             "statshift.models.usercode": ("import_function", "import_value"),
         },

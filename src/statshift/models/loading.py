@@ -32,6 +32,7 @@ def load_model(
     model_args: Mapping[str, Any] | None = None,
     pretrained: bool = True,
     resize_input: bool = True,
+    size_multiple: int | None = None,
 ) -> PixelModel:
     """Return a model in pixel space, in evaluation mode; a module given is wrapped, not copied, and left in its mode.
 
@@ -46,6 +47,9 @@ def load_model(
             `norm` exchanges the batch norms, see `exchange_norm`.
         pretrained: False builds timm's and torchvision's models with random weights.
         resize_input: resize images of another size than the model's; False forgets that size.
+        size_multiple: of a network that answers for each pixel and takes multiples of so many px alone: pad images to
+            them, and crop its logits back. Default the model's own; verbs find it by trying, see
+            `statshift.norms.sizes.fit_size`.
 
     Raises:
         InputError: an unknown scheme or name, weights that do not fit, a download that failed.
@@ -71,6 +75,7 @@ def load_model(
         mean=preprocessing.mean if mean is None else _three(mean),
         std=preprocessing.std if std is None else _three(std),
         input_size=preprocessing.input_size if resize_input else None,
+        size_multiple=preprocessing.size_multiple if size_multiple is None else size_multiple,
     )
     own = not isinstance(spec, PixelModel) and (not isinstance(spec, str) or spec.startswith("py:"))
     if own and (mean is None or std is None):

@@ -23,6 +23,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 ONE_LOGIT = "give two logits an image, such as torch.stack([torch.zeros_like(z), z], 1) of the one logit z (B,)"
 """The remedy of a binary model."""
 
+WHERE_LOGITS = "return a tensor, a dict with `logits` or `out`, or an object with `.logits`"
+"""The remedy of a model whose logits are not found."""
+
 
 def extract_logits(output: Any) -> Tensor:
     """Return the logits in what a network returned.
@@ -32,8 +35,8 @@ def extract_logits(output: Any) -> Tensor:
             tuple or list (its first element); nested as they like.
 
     Returns:
-        Logits (B,K), or (B,K,...) of a task with several answers an image; (B,K) of a network that returns
-            (B,K,1,1).
+        Logits (B,K), or (B,K,...) of a task with several answers an image, such as (B,K,h,w) of segmentation; (B,K)
+            of a network that returns (B,K,1,1).
 
     Raises:
         InputError: there are none in it.
@@ -48,8 +51,7 @@ def extract_logits(output: Any) -> Tensor:
         elif isinstance(found, Sequence) and not isinstance(found, str) and found:
             found = found[0]
         else:
-            what = f"{_describe(output)}: statshift measures classifiers"
-            raise InputError(f"Expected the model to return logits, but got {what}.")
+            raise InputError(f"Expected the model to return logits, but got {_describe(output)}: {WHERE_LOGITS}.")
     if found.ndim == 4 and found.shape[2:] == (1, 1):  # of a convolution as the head
         found = found[:, :, 0, 0]
     if found.ndim < 2:
@@ -68,7 +70,7 @@ def class_logits(output: Any) -> Tensor:
     if found.ndim != 2:
         what = f"shape {tuple(found.shape)}"
         if found.ndim == 4:
-            what += ", as of segmentation: statshift measures classifiers"
+            what += ", as of segmentation: give images with label maps, such as seg:DIR"
         raise InputError(f"Expected the model to return logits (B,K), but got {what}.")
     return found
 
@@ -84,7 +86,9 @@ class Preprocessing:
 
     `mean` and `std` are of the channels in [0,1]. Images of another side than `input_size` (px) are resized
     to it; None takes them as they are. `resize` (shorter side, px), `crop` (px) and `interpolation` are how
-    the model's authors load a photograph.
+    the model's authors load a photograph. Where the network takes multiples of `size_multiple` px alone, images are
+    padded to them at the right and at the bottom by their last column and row, once normalised, and logits (B,K,h,w)
+    are cropped back.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -93,14 +97,33 @@ class Preprocessing:
     resize: int | None = None
     crop: int | None = None
     interpolation: str = "bilinear"
+    size_multiple: int | None = None
 
     def __post_init__(self) -> None:
+        if self.size_multiple is not None and (
+            isinstance(self.size_multiple, bool) or not isinstance(self.size_multiple, int) or self.size_multiple < 1
+        ):
+            raise InputError(f"Expected `size_multiple` to be a positive integer, but got {self.size_multiple!r}.")
         for name in ("mean", "std"):
             value = tuple(float(v) for v in getattr(self, name))
             object.__setattr__(self, name, value)
             if len(value) != 3 or not all(map(math.isfinite, value)) or (name == "std" and min(value) <= 0):
                 kind = "positive numbers" if name == "std" else "numbers"
                 raise InputError(f"Expected `{name}` to be three {kind}, but got {value}.")
+
+    def described(self) -> dict[str, Any]:
+        """Return it for a record; without a `size_multiple`, where there is none."""
+        return {name: value for name, value in vars(self).items() if name != "size_multiple" or value is not None}
+
+    def size_of(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the (height, width) that the network gets of images of a (height, width), before padding."""
+        return (size[0], size[1]) if self.input_size is None else (self.input_size, self.input_size)
+
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the (height, width) that the network gets of images of a (height, width)."""
+        height, width = self.size_of(size)
+        multiple = self.size_multiple or 1
+        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
 
 class PixelModel(nn.Module):
@@ -120,6 +143,7 @@ class PixelModel(nn.Module):
     Attributes:
         weights_file: the checkpoint that `load_model` loaded, where it was given one.
         network: the one that was given.
+        known_sizes: (height, width) that the network is known to take as they are, see `statshift.norms.sizes`.
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
             drew them.
     """
@@ -146,6 +170,7 @@ class PixelModel(nn.Module):
         self.source_hash = source_hash
         self.random_weights: str | None = None
         self.weights_file: str | None = None
+        self.known_sizes: set[tuple[int, int]] = set()
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
@@ -179,7 +204,7 @@ class PixelModel(nn.Module):
             return self
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Return what the network takes, at its own size, for images (B,3,H,W) in [0,1]."""
+        """Return what the network takes, at its own size and padded, for images (B,3,H,W) in [0,1]."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"Expected images (B,3,H,W), but got shape {tuple(images.shape)}.")
         size = self.preprocessing.input_size
@@ -189,7 +214,28 @@ class PixelModel(nn.Module):
         if isinstance(images, Tensor) and not images.is_floating_point():
             raise InputError(f"Expected pixels in [0,1], but got {images.dtype}: divide 8-bit values by 255.")
         normalised = (images - self.mean) / self.std
+        for side, size in zip((-2, -1), self.preprocessing.padded_size(images.shape[-2:]), strict=True):
+            if missing := size - images.shape[side]:  # F.pad's replication has a gradient that varies on a GPU
+                last = normalised.narrow(side, -1, 1)
+                normalised = torch.cat([normalised, *[last] * missing], side)
         return normalised if (kind := self._own_type()) is None else normalised.to(kind)
+
+    def cropped(self, logits: Tensor, size: Sequence[int]) -> Tensor:
+        """Return what the network answers to padded images as of those that were padded.
+
+        Args:
+            logits: (B,K,h,w), resized bilinearly to the padded size first if they have another; others stay.
+            size: (H,W) of the images that were given.
+
+        Returns:
+            (B,K,H,W), or `logits` where nothing was padded.
+        """
+        own, padded = self.preprocessing.size_of(size), self.preprocessing.padded_size(size)
+        if own == padded or logits.ndim != 4:
+            return logits
+        if logits.shape[-2:] != padded:
+            logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
+        return logits[..., : own[0], : own[1]]
 
     def _own_type(self) -> torch.dtype | None:
         """Return the type of the network's weights where images must be cast to it; None in single precision."""
@@ -197,18 +243,21 @@ class PixelModel(nn.Module):
         return kinds.pop() if len(kinds) == 1 and kinds != {torch.float32} else None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B,K) for images (B,3,H,W) in [0,1]."""
-        return extract_logits(self.network(self.normalise(images)))
+        """Return logits (B,K), or (B,K,h,w) of a network that answers for each pixel, for images (B,3,H,W) in [0,1].
+
+        Where images were padded, these are (B,K,H,W).
+        """
+        return self.cropped(extract_logits(self.network(self.normalise(images))), images.shape[-2:])
 
 
-def in_pixel_space(model: nn.Module) -> bool:
-    """Return whether a model is a `PixelModel`, compiled or in parallel or neither."""
+def pixel_model(model: nn.Module) -> PixelModel | None:
+    """Return a `PixelModel`, compiled or in parallel or neither, as it is; None for any other model."""
     inner: Any = model
     while not isinstance(inner, PixelModel):
         inner = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
         if not isinstance(inner, nn.Module):
-            return False
-    return True
+            return None
+    return inner
 
 
 def check_input(model: nn.Module, images: Any, *, least: int = 1) -> None:
@@ -217,4 +266,4 @@ def check_input(model: nn.Module, images: Any, *, least: int = 1) -> None:
     Raises:
         InputError: the model cannot take them.
     """
-    check_images(images, least=least, in_range=in_pixel_space(model))
+    check_images(images, least=least, in_range=pixel_model(model) is not None)

@@ -71,6 +71,7 @@ COUNTED_AS: dict[str, tuple[type, ...]] = {
     "data.classes": (int, NoneType),
     "model.preprocessing.mean": (list, NoneType),
     "model.preprocessing.std": (list, NoneType),
+    "model.preprocessing.size_multiple": (int, NoneType),
     "data.counts": (dict, NoneType),
     "task": (dict, NoneType),
     "task.name": (str, NoneType),

@@ -40,7 +40,7 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "weights_hash": weights_hash(model.network),
         "made_by": model.made_by,
         "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
-        "preprocessing": vars(model.preprocessing),
+        "preprocessing": model.preprocessing.described(),
     }
 
 
@@ -145,7 +145,12 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
         "reencode": options.reencode,
         "frost": frost_source(options.frost),
         "at": at,
+        **({} if options.scale_constants else {"scale_constants": False}),
     }
+
+
+USUAL = {"corruption.scale_constants": True}
+"""Fields, by dotted name, that a record holds only where they have another value."""
 
 
 def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:

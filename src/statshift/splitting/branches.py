@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
-from statshift.models import extract_logits
 from statshift.norms.layers import batch_norms, evaluating, run
 from statshift.splitting.cuts import network_of
 from statshift.splitting.folding import Folded, folded
@@ -152,11 +151,11 @@ class Branches(nn.Module):
                 yield self.splits["adv"].suffix
             else:
                 weights = self._folded.weights(dtype)
-                yield partial(_run_folded, self._folded, weights, self.splits["adv"].copies)
+                yield partial(_run_folded, self._folded, weights, self.splits["adv"])
 
 
-def _run_folded(part: Folded, weights: list[Tensor], copies: bool, features: Tensor) -> Tensor:
-    return extract_logits(part(features.clone() if copies else features, weights))
+def _run_folded(part: Folded, weights: list[Tensor], whole: Split, features: Tensor) -> Tensor:
+    return whole.logits(part(features.clone() if whole.copies else features, weights))
 
 
 def twin(model: nn.Module, norms: dict[str, _BatchNorm]) -> nn.Module:

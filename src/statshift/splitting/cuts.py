@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from statshift._core.errors import MOST, InputError, unknown
 from statshift.models import PixelModel, extract_logits
 from statshift.norms.layers import batch_norms, evaluating, run
+from statshift.norms.sizes import fit_size
 
 INPUT = "input"
 """The cut before everything: no prefix."""
@@ -102,6 +103,7 @@ class _Dataflow:
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
         norms = batch_norms(model)
+        fit_size(model, [image.shape[-2:]])
         self.network = network_of(model)
         known = {module: name for name, module in self.network.named_modules()}
         self.norms = {module: known[module] for module in norms.values()}

@@ -27,6 +27,7 @@ class Split:
         cut: where; None for the input, where the prefix only normalises, if that.
         graph: the suffix in evaluation mode as torch.fx traced it; None where it could not and the suffix is replayed.
         copies: whether the suffix changes its input in evaluation mode, so that it is given a copy.
+        latest: height and width of the latest images of the prefix, which logits are of where images are padded.
     """
 
     model: nn.Module
@@ -36,21 +37,28 @@ class Split:
     _suffix: Part = field(repr=False)
     _build: Callable[[nn.Module], "Split"] = field(repr=False)
     copies: bool = False
+    latest: list[int] = field(default_factory=list, repr=False)
 
     def prefix(self, images: Tensor) -> Tensor:
         """Return the features (B,C,H,W) of images (B,3,H,W)."""
+        self.latest[:] = images.shape[-2:]
         features: Tensor = self._prefix(images)
         return features
 
     def suffix(self, features: Tensor) -> Tensor:
-        """Return the logits (B,K) of features, which stay as they are; by replay, on the latest prefix of as many."""
+        """Return the logits (B,K) or (B,K,h,w) of features, which stay as they are; of the latest prefix of as many."""
         if self.copies or self.model.training:  # dropout may be in place
             features = features.clone()
-        return extract_logits(self._suffix(features))
+        return self.logits(self._suffix(features))
+
+    def logits(self, output: Any) -> Tensor:
+        """Return the logits in what the network returned for the latest images of the prefix."""
+        found = extract_logits(output)
+        return self.model.cropped(found, self.latest) if isinstance(self.model, PixelModel) and self.latest else found
 
     def onto(self, model: nn.Module) -> "Split":
         """Return the same split of another model of the same structure; by replay they share the latest prefix."""
-        return replace(self._build(model), copies=self.copies)
+        return replace(self._build(model), copies=self.copies, latest=self.latest)
 
     def compiled(self) -> "Split":
         """Return the split with its suffix through `torch.compile`.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from statshift._core.errors import InputError
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
+from statshift.norms.sizes import fit_size
 from statshift.splitting.cuts import INPUT, Cut, find_cut
 from statshift.splitting.parts import Split
 from statshift.splitting.replay import replayed
@@ -31,6 +32,7 @@ def split(model: nn.Module, at: str, image: Tensor, *, trace: bool = True) -> Sp
     Raises:
         InputError: what `find_cut` raises, or parts that together are not the model.
     """
+    fit_size(model, [image.shape[-2:]])
     cut = None if at == INPUT else find_cut(model, at, image)
     with torch.inference_mode(False), torch.no_grad(), evaluating(model):
         image = image.clone()
