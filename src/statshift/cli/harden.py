@@ -11,6 +11,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_model_on
+from statshift.hardening.choices import SCHEDULES
 from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
 
 if TYPE_CHECKING:
@@ -47,16 +48,22 @@ def harden_command(
     ] = None,
     gamma: Annotated[float, typer.Option(help="Weight of the adversarial branch's loss.")] = 1.0,
     augment: o.Augment = "standard",
+    window: o.Window = None,
+    scale: o.Scale = None,
+    aspect: o.Aspect = 1.0,
+    colour: o.Colour = 0.0,
     branch: Annotated[str, typer.Option(help="Whose weights are the result, chosen beforehand: clean or adv.")] = (
         "clean"
     ),
     epochs: o.Epochs = 20,
     batch_size: o.StepImages = 256,
     accumulate: Annotated[int, typer.Option(help="Parts that a step is cut into, where memory is short.")] = 1,
-    learning_rate: Annotated[float, o.learning_rate("divided by 10 half-way")] = 1e-3,
+    learning_rate: Annotated[float, o.learning_rate("of step divided by 10 half-way")] = 1e-3,
+    schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "step",
     weight_decay: o.WeightDecay = 1e-4,
-    task: o.Task = "classification",
+    task: o.Task = None,
     validation: o.Validation = None,
+    validation_split: o.ValidationSplit = None,
     shifts: Annotated[str | None, o.shifts(", of the validation images", "clean")] = None,
     severities: o.Severities = "1,3,5",
     limit: o.Limit = None,
@@ -75,7 +82,10 @@ def harden_command(
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
     model_args: o.ModelArgs = None,
+    split: o.Split = None,
     class_map: o.ClassMap = None,
+    ignore_index: o.IgnoreIndex = None,
+    label_map: o.LabelMap = None,
     skip_bad: o.SkipBad = False,
     as_json: o.Json = False,
 ) -> None:
@@ -88,6 +98,8 @@ def harden_command(
     """
     if method in METHODS and method not in FINE_TUNED:
         raise InputError(f"The method {method} is one of statshift train.")
+    if validation_split and not validation:
+        raise InputError("Expected --validation, the images that --validation-split is of.")
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
     from statshift._core.processes import join
@@ -113,9 +125,14 @@ def harden_command(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            schedule=schedule,
             weight_decay=weight_decay,
             accumulate=accumulate,
             augment=augment,
+            window=o.parse_window(window),
+            scale=o.parse_scale(scale),
+            aspect=aspect,
+            colour=colour,
             dtype=dtype,
             channels_last=not no_channels_last,
             gamma=gamma,
@@ -131,6 +148,7 @@ def harden_command(
             out=out,
             task=task,
             validation=validation,
+            validation_split=validation_split,
             shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
             device=device,
@@ -142,7 +160,10 @@ def harden_command(
                 limit=limit,
                 seed=seed,
                 skip_bad=skip_bad,
+                split=split,
                 class_map=class_map,
+                ignore_index=ignore_index,
+                label_map=label_map,
                 workers=workers,
             ),
             progress=(report := TrainingReport(bar)),

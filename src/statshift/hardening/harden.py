@@ -16,19 +16,21 @@ from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
 from statshift.data import ImageData
 from statshift.hardening.options import HardenOptions
+from statshift.hardening.pairs import PairAugmentation, augmentation_of
 from statshift.hardening.trainer import train
 from statshift.hardening.training import Step
 from statshift.hardening.validation import Validation, prepare
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
+from statshift.norms.sizes import fit_size
 from statshift.results import alone, write_json_atomically
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
-from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.choice import describe_task, resolve_task, task_for
 from statshift.tasks.task import Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -66,6 +68,7 @@ def harden(
     *,
     out: str | Path | None = None,
     validation: str | Dataset[Any] | ImageData | None = None,
+    validation_split: str | None = None,
     shifts: Shifts = (CLEAN,),
     severities: Sequence[int] = (1, 3, 5),
     ligs: Sequence[str] = (),
@@ -75,7 +78,7 @@ def harden(
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
-    task: str | Task = "classification",
+    task: str | Task | None = None,
 ) -> Hardened:
     """Train or fine-tune a model in place, against shifts or plainly.
 
@@ -89,6 +92,7 @@ def harden(
         options: the method and its numbers.
         out: folder, made if need be.
         validation: images to measure each branch on after each epoch.
+        validation_split: split of them, as of `load_data`, where they are not loaded.
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
@@ -100,7 +104,7 @@ def harden(
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
-        task: what the labels are of, as in `measure`.
+        task: what the labels are of, as in `measure`; by default what the data hold.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -108,16 +112,19 @@ def harden(
     Reference:
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
-    where, task = find_device(device), resolve_task(task)
+    where, wanted = find_device(device), None if task is None else resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
-    task = task.fitted(images)
+    task = task_for(images, wanted)
+    if options.training.window is not None:
+        fit_size(pixel_model, [options.training.window])
     looking = prepare(
         validation,
         pixel_model,
         data_options,
+        split=validation_split,
         shifts=shifts,
         severities=severities,
         ligs=ligs,
@@ -151,11 +158,14 @@ def _described(
     record: dict[str, Any] = {
         "model": describe_model(model),
         "answers": answers_of(model, images.shape),
-        "data": describe_data(images, images.labels, task),
+        "data": describe_data(images, task.labels_of(images), task),
         "hardening": options.describe(),
         **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
+    augmentation = augmentation_of(options.training, images, model.mean)
+    if isinstance(augmentation, PairAugmentation):
+        record["hardening"]["augmentation"] = augmentation.describe()
     if options.by_process:
         record["hardening"]["processes"] = processes.join()[1]
     return record
