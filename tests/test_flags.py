@@ -81,6 +81,7 @@ FLAGS = {
     "--resize": "measure, diagnose, rectify, harden, attack, extract, corrupt",
     "--samples": "measure, diagnose, rectify, run",
     "--scale": "harden, train",
+    "--scale-constants": "measure, corrupt",
     "--schedule": "harden, train",
     "--seed": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
     "--severities": "measure, harden, train, corrupt, run",
