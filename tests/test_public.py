@@ -118,11 +118,11 @@ SIGNATURES = {
     "load_model": "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True)",
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "
-        "workers=0, cache_bytes=4294967296, class_order=None)"
+        "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, sizes=<factory>)"
     ),
     "load_data": (
         "(spec, *, shift=None, split=None, resize=None, crop=None, interpolation='bilinear', limit=None, seed=0, "
-        "skip_bad=False, class_map=None, workers=0, cache_bytes=4294967296)"
+        "skip_bad=False, class_map=None, workers=0, cache_bytes=4294967296, ignore_index=None, label_map=None)"
     ),
     "Task": "()",
     "Classification": "()",
