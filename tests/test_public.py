@@ -64,7 +64,7 @@ SIGNATURES = {
     ),
     "Method": "()",
     "AdvBN": "(attack=<factory>)",
-    "advbn_losses": "(branches, images, labels, attack=None)",
+    "advbn_losses": "(branches, images, labels, attack=None, task=Classification())",
     "Adversarial": (
         "(attack=PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm='l2', loss='cross-entropy', "
         "target='none', random_start=True, clip=True))"
