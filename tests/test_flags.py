@@ -46,6 +46,7 @@ FLAGS = {
     "--interpolation": "measure, diagnose, rectify, harden, attack, extract, corrupt",
     "--json": "measure, diagnose, rectify, layers, harden, compare, train, attack, extract, corrupt, run, doctor, "
     "recipes, data frost",
+    "--keep-best": "harden, train",
     "--kind": "extract",
     "--label-map": "measure, harden, train, attack",
     "--labels": "run",
