@@ -43,8 +43,7 @@ def theirs(name: str, side: int, repeats: int) -> float:
     image = images(side, 1)[0].permute(1, 2, 0).numpy().astype(np.float64)
     frost = photographs(find_photographs(), (side, side), False, torch.device("cpu"))
     crops = [
-        canvas[:, :h, :w].permute(1, 2, 0).numpy()
-        for canvas, (h, w) in zip(frost.canvas, frost.room + side, strict=True)
+        canvas[:, :h, :w].permute(1, 2, 0).numpy() for canvas, (h, w) in zip(frost.canvas, frost.sides, strict=True)
     ]
     table = "cifar" if side < 64 else "imagenet"
     rng = np.random.default_rng(0)

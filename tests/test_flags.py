@@ -75,6 +75,7 @@ FLAGS = {
     "--reset-every": "measure",
     "--resize": "measure, diagnose, rectify, harden, attack, extract, corrupt",
     "--samples": "measure, diagnose, rectify, run",
+    "--scale-constants": "measure, corrupt",
     "--schedule": "train",
     "--seed": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
     "--severities": "measure, harden, train, corrupt, run",

@@ -1,6 +1,7 @@
 """Where the frost photographs are looked for, what stands in for them, and how they are cropped."""
 
 import hashlib
+import math
 import sys
 import warnings
 
@@ -12,8 +13,9 @@ from scipy import stats
 
 from statshift import InputError
 from statshift._core.files import user_cache
+from statshift._core.randomness import Draws
 from statshift.shifts.corruptions import corrupt, frost_source
-from statshift.shifts.corruptions.frost import FILES, _warn_once, find_photographs, photographs
+from statshift.shifts.corruptions.frost import FILES, _canvas, _warn_once, find_photographs, photographs
 
 CPU = torch.device("cpu")
 CHANCE = 1e-5  # at most this share of right implementations would fail each statistical test
@@ -26,10 +28,10 @@ def bare_machine(tmp_path, monkeypatch):
     monkeypatch.delenv("STATSHIFT_FROST", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)  # as if it were not installed
-    for kept in (photographs, _warn_once):
+    for kept in (_canvas, _warn_once):
         kept.cache_clear()
     yield
-    photographs.cache_clear()
+    _canvas.cache_clear()
 
 
 def photograph(number, sizes=SIZES):
@@ -40,12 +42,13 @@ def photograph(number, sizes=SIZES):
     return np.stack(place, axis=-1).astype(np.uint8)
 
 
-def store(folder, files=FILES, sizes=SIZES):
-    """Write photographs that are told apart by their blue; lossless whatever the suffix says."""
+def store(folder, files=FILES, sizes=SIZES, rough=False):
+    """Write photographs that are told apart by their blue, or of noise; lossless whatever the suffix says."""
     folder.mkdir(parents=True)
     for number, name in enumerate(FILES):
         if name in files:
-            Image.fromarray(photograph(number, sizes)).save(folder / name, "PNG")
+            noise = np.random.default_rng(number).integers(0, 256, (*sizes[number], 3), dtype=np.uint8)
+            Image.fromarray(noise if rough else photograph(number, sizes)).save(folder / name, "PNG")
     return folder
 
 
@@ -142,10 +145,11 @@ def test_the_texture_may_be_asked_for(by, monkeypatch):
 def test_the_texture_is_always_the_same_and_like_the_photographs():
     """Colours of the benchmark's five photographs, to a hundredth; smooth, with neither flat areas nor frames."""
     texture = photographs(None, (224, 224), False, CPU)
-    photographs.cache_clear()
+    _canvas.cache_clear()
     assert torch.equal(texture.canvas, photographs(None, (224, 224), False, CPU).canvas)
     assert len(texture.canvas) == 5
-    assert texture.room.amin() > 0
+    assert min(texture.sides) > (224, 224)
+    assert min(width for _, width in texture.sides) > 224
     means = [[0.305, 0.585, 0.650], [0.787, 0.805, 0.841], [0.787, 0.805, 0.841], [0.540, 0.599, 0.648],
              [0.441, 0.484, 0.528]]  # fmt: skip
     deviations = [[0.106, 0.065, 0.060], [0.084, 0.087, 0.089], [0.084, 0.087, 0.089], [0.112, 0.112, 0.117],
@@ -233,23 +237,43 @@ def test_the_fifth_is_bilinear_without_antialiasing(tmp_path):
     assert torch.equal(photographs(folder, (32, 32), True, CPU).canvas, small.round().byte())
 
 
-@pytest.mark.parametrize("size", [(315, 315), (448, 448), (600, 331), (260, 900)])
-def test_photographs_grow_with_larger_images(tmp_path, size):
-    """By side / 224, or more where one would not cover the image, so that its opposite corner is still its own."""
+def grown(number, size, scaled):
+    """The height and width of a photograph as it is cropped for images of a size."""
+    height, width = SIZES[number]
+    need = max(size[0] / height, size[1] / width)
+    if scaled:
+        factor = max(max(size) / 224, (size[0] + 1) / height, (size[1] + 1) / width, 1)
+        return round(height * factor), round(width * factor)
+    fits = size[0] < height and size[1] < width
+    return (height, width) if fits else (math.ceil(1.1 * need * height), math.ceil(1.1 * need * width))
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+@pytest.mark.parametrize("size", [(315, 315), (448, 448), (600, 331), (260, 900), (64, 500)])
+def test_a_crop_is_a_window_of_the_photograph_that_pillow_enlarges(tmp_path, size, scaled):
+    """By side / 224, or more where one would not cover the image; unscaled only those that do not cover it."""
+    folder = store(tmp_path / "frost", rough=True)
+    black = torch.zeros(8, 3, *size)
+    added = corrupt(black, "frost", 1, frost=folder, quantise=False, scale_constants=scaled)
+    windows = (added * 255 / 0.4).permute(0, 2, 3, 1).double().numpy()
+    assert np.abs(windows - windows.round()).max() < 1e-3
+    draws = Draws(0, torch.arange(8), "frost/1")
+    chosen, corners = draws.integers("photograph", low=0, high=5), draws.uniform("corner", 2)
+    assert len(set(chosen.tolist())) > 2
+    for window, number, corner in zip(windows.round(), chosen.tolist(), corners.numpy(), strict=True):
+        height, width = grown(number, size, scaled)
+        whole = Image.open(folder / FILES[number]).resize((width, height), Image.Resampling.BILINEAR)
+        top, left = (int(place) for place in corner * np.float32([height - size[0], width - size[1]]))
+        np.testing.assert_array_equal(window, np.asarray(whole)[top : top + size[0], left : left + size[1]])
+
+
+def test_what_is_kept_of_photographs_does_not_grow_with_the_images(tmp_path):
     folder = store(tmp_path / "frost")
-    prepared = photographs(folder, size, False, CPU)
-    for number, room in enumerate(prepared.room.tolist()):
-        factor = max(max(size) / 224, *((need + 1) / have for need, have in zip(size, SIZES[number], strict=True)))
-        grown = [need + more for need, more in zip(size, room, strict=True)]
-        assert min(room) >= 1
-        assert grown == pytest.approx([factor * side for side in SIZES[number]], abs=1)
-        area = prepared.canvas[number, :, : grown[0], : grown[1]]
-        assert area[:, 0, 0].tolist() == [0, 0, 50 * number]
-        assert area[:, -1, -1].tolist() == photograph(number)[-1, -1].tolist()
-    windows, blues, tops, lefts = crops(folder, 12, size)
-    assert set(blues) <= {0, 50, 100, 150, 200}
-    assert len(set(zip(blues, tops, lefts, strict=True))) > 6
-    assert (windows[..., 2] == blues[:, None, None]).all()  # never beyond the photograph, into another or the canvas
+    large, small = (photographs(folder, size, False, CPU) for size in [(1024, 2048), (224, 224)])
+    assert large.canvas is small.canvas
+    assert large.canvas.shape == (5, 3, 400, 500)
+    assert large.enlarged[3] == (round(340 * 2048 / 224), round(500 * 2048 / 224))
+    assert small.enlarged == small.sides == tuple(SIZES)
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])

@@ -87,9 +87,10 @@ SIGNATURES = {
     "split": "(model, at, image, *, trace=True)",
     # Corrupt and attack
     "corrupt": (
-        "(images, name, severity, *, seed=0, indices=None, table=None, quantise=True, reencode=False, frost=None)"
+        "(images, name, severity, *, seed=0, indices=None, table=None, quantise=True, reencode=False, frost=None, "
+        "scale_constants=True)"
     ),
-    "CorruptionOptions": "(seed=0, table=None, quantise=True, reencode=False, frost=None)",
+    "CorruptionOptions": "(seed=0, table=None, quantise=True, reencode=False, frost=None, scale_constants=True)",
     "Shift": "()",
     "AutoAttack": "(epsilon, norm='linf')",
     "FeatureAttack": (

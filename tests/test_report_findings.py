@@ -234,6 +234,7 @@ def test_the_best_of_several_models_is_named_with_those_that_are_level(tmp_path)
         ({"corruption": {"at": "model"}}, "at the model's own input size"),
         ({"corruption": {"reencode": True}}, "JPEGs of quality 85"),
         ({"corruption": {"quantise": False}}, "not rounded to 8 bits"),
+        ({"corruption": {"scale_constants": False}}, "ImageNet's as they stand, not scaled with the images"),
         ({"corruption": {"stored": True}}, "read as they are stored"),
         ({"dtype": "float16"}, "ran in float16"),
         ({"data": {"counts": {"skipped": 3}}}, "3 image files could not be read"),

@@ -31,6 +31,7 @@ def corrupt_command(
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
     table: o.Table = None,
+    scale_constants: o.ScaleConstants = "yes",
     frost: o.Frost = None,
     as_json: o.Json = False,
 ) -> None:
@@ -49,7 +50,8 @@ def corrupt_command(
     from statshift.shifts.corruptions import CORRUPTIONS, table_for
     from statshift.shifts.shift import CorruptionOptions
 
-    options = CorruptionOptions(seed, o.parse_table(table), frost=frost)
+    scaled = o.parse_choice("scale-constants", scale_constants)
+    options = CorruptionOptions(seed, o.parse_table(table), frost=frost, scale_constants=scaled)
     chosen = resolve(o.parse_shifts(shifts or "clean,common"), options)
     wanted = conditions(chosen, o.parse_severities(severities))
     images = load_data(
@@ -87,4 +89,6 @@ def corrupt_command(
     if as_json:
         shown = [{"shift": one.shift, "severity": one.severity} for one in wanted]
         print_json({"out": out, "sheet": sheet, "data": spec, "images": len(images), "conditions": shown})
+    if not scaled:
+        say("Constants are ImageNet's as they stand, not scaled with the images.")
     say(f"Written to {out}; read it back with --data {spec}")

@@ -63,6 +63,7 @@ def measure_command(
     class_map: o.ClassMap = None,
     skip_bad: o.SkipBad = False,
     table: o.Table = None,
+    scale_constants: o.ScaleConstants = "yes",
     corrupt_at: Annotated[
         str, typer.Option(help="Corrupt at 224 px (benchmark) or at the model's input size (model).")
     ] = "benchmark",
@@ -125,7 +126,11 @@ def measure_command(
             compiled=compiled,
             seed=seed,
             options=CorruptionOptions(
-                table=o.parse_table(table), quantise=not no_quantise, reencode=reencode, frost=frost
+                table=o.parse_table(table),
+                quantise=not no_quantise,
+                reencode=reencode,
+                frost=frost,
+                scale_constants=o.parse_choice("scale-constants", scale_constants),
             ),
             corrupt_at=corrupt_at,
             data_options={

@@ -115,6 +115,10 @@ Workers = Annotated[
 Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]
+ScaleConstants = Annotated[
+    str,
+    typer.Option(help="Scale ImageNet's constants with the images: yes, or no for the same pixels at any size."),
+]
 Frost = Annotated[Path | None, typer.Option(help="Folder of the frost photographs; else STATSHIFT_FROST.")]
 Samples = Annotated[int, typer.Option(help="Images to adapt on or to look at; of a stream, a batch.")]
 Statistics = Annotated[str, typer.Option(help="Rewrite both, mean or var.")]
@@ -208,6 +212,13 @@ def parse_table(text: str | None) -> Any:
     if text not in (None, "imagenet", "cifar"):
         raise InputError(f"Expected --table to be imagenet or cifar, but got {text!r}.")
     return text
+
+
+def parse_choice(name: str, text: str) -> bool:
+    """Return whether the answer is yes, of yes and no."""
+    if text not in ("yes", "no"):
+        raise InputError(f"Expected --{name} to be yes or no, but got {text!r}.")
+    return text == "yes"
 
 
 def parse_model_args(pairs: list[str] | None) -> dict[str, Any]:

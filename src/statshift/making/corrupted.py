@@ -72,7 +72,7 @@ def write_corrupted(
 
     def corrupted(condition: Condition) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
         nonlocal count
-        for images, positions in data.batches(BATCH):
+        for images, positions in data.batches(_batch(data)):
             pixels = images.to(device).float() / 255
             indices = torch.from_numpy(data.indices[positions]).to(device)
             assert data.labels is not None
@@ -101,6 +101,11 @@ def write_corrupted(
         raise InputError(
             f"Cannot write to {out}: {error.strerror}. Finished shifts are kept: make room, then run it again."
         ) from error
+
+
+def _batch(data: ImageData) -> int:
+    """Return how many images are corrupted at once: of large ones as few as hold the values of `BATCH` photographs."""
+    return max(1, min(BATCH, BATCH * 224**2 // (data.shape[1] * data.shape[2])))
 
 
 def graded(shifts: Sequence[Shift]) -> list[Shift]:

@@ -8,16 +8,27 @@ from statshift._core.errors import InputError, unknown
 from statshift.data import ImageData
 from statshift.metrics.alexnet import ALEXNET
 from statshift.results import RunResult, read_run
+from statshift.results.provenance import USUAL
 from statshift.shifts.corruptions import table_for
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
+
+ALIKE = (
+    ("data", "classes"),
+    ("task", "name"),
+    ("corruption", "table"),
+    ("corruption", "scale_constants"),
+    ("corruption", "stored"),
+)
+"""Fields of the records, by section, that a run and its baseline share."""
 
 
 def read_baseline(path: str | Path, record: Mapping[str, Any]) -> RunResult:
     """Return the run whose errors CE divides by, which must be over as many classes, corrupted alike."""
     baseline = read_run(path)
-    for section, name in (("data", "classes"), ("task", "name"), ("corruption", "table"), ("corruption", "stored")):
-        here, there = ((one.get(section) or {}).get(name) for one in (record, baseline.record))
+    for section, name in ALIKE:
+        usual = USUAL.get(f"{section}.{name}")
+        here, there = ((one.get(section) or {}).get(name, usual) for one in (record, baseline.record))
         if here != there:
             raise InputError(f"The baseline {path} is no baseline here: its {section}.{name} is {there}, not {here}.")
     return baseline

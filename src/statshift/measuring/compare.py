@@ -20,6 +20,7 @@ from statshift.results.conditions import (
     summed_errors,
 )
 from statshift.results.means import BENCHMARK, chosen, mean_name
+from statshift.results.provenance import USUAL
 from statshift.results.summary import alexnet_errors
 from statshift.tasks.choice import task_of
 from statshift.tasks.classification import CLASSIFICATION
@@ -45,6 +46,7 @@ COMPARABLE = (
     "corruption.quantise",
     "corruption.reencode",
     "corruption.frost",
+    "corruption.scale_constants",
 )
 """Fields of the records that must be alike: the images, in order, and how they were corrupted."""
 
@@ -173,7 +175,7 @@ def comparable_fields(record: Mapping[str, Any]) -> dict[str, Any]:
         value: Any = record
         for part in name.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        found[name] = value
+        found[name] = USUAL.get(name) if value is None else value
     return found
 
 

@@ -44,6 +44,12 @@ OF_CORRUPTION = (
         f"Corrupted images were made JPEGs of quality {REENCODE_QUALITY} and read again, as ImageNet-C's files.",
     ),
     ("quantise", False, "Corrupted pixels were not rounded to 8 bits, as the benchmark's are."),
+    (
+        "scale_constants",
+        False,
+        "The corruptions' constants are ImageNet's as they stand, not scaled with the images, as Cityscapes-C is made: "
+        "the larger an image, the milder a blur of so many pixels.",
+    ),
 )
 """What is to be known where a record's corruption has a value in a field."""
 

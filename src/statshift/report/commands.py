@@ -43,6 +43,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
     parts += ["--reencode"] if corruption.get("reencode") else []
     parts += ["--no-quantise"] if corruption.get("quantise") is False else []
+    parts += ["--scale-constants", "no"] if corruption.get("scale_constants") is False else []
     parts += ["--dtype", record["dtype"]] if record.get("dtype", "float32") != "float32" else []
     parts += ["--seed", record["seed"]] if record.get("seed") else []
     return join(*parts, *words, "--out", out or subject.measured.run.path)

@@ -145,7 +145,12 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
         "reencode": options.reencode,
         "frost": frost_source(options.frost),
         "at": at,
+        **({} if options.scale_constants else {"scale_constants": False}),
     }
+
+
+USUAL = {"corruption.scale_constants": True}
+"""Fields, by dotted name, that a record holds only where they have another value."""
 
 
 def describe_functions(functions: Mapping[str, ShiftFunction]) -> dict[str, str]:

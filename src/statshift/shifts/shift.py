@@ -26,6 +26,7 @@ class CorruptionOptions:
     quantise: bool = True
     reencode: bool = False
     frost: str | Path | None = None
+    scale_constants: bool = True
 
 
 class Shift:

@@ -131,14 +131,14 @@ class Segmentation(Task):
     def per_image(self, logits: Tensor, labels: Tensor) -> PixelCounts:
         """Count pixels of logits (B,K,h,w) by labels (B,H,W), image by image: full-sized logits take memory."""
         classes = self.width(logits)
-        finite = logits.isfinite().flatten(1).all(1)
+        finite = logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
         step = -(-max(labels.shape[1:]) // PICTURE)
         matrices, pictures = [], []
         for image, truth in zip(logits, labels, strict=True):
-            predicted = _resized(image[None], truth.shape)[0].argmax(0)
-            counted = truth != self.ignore_index
-            places = truth[counted] * classes + predicted[counted]
-            matrices.append(torch.bincount(places, minlength=classes * classes).view(classes, classes))
+            predicted = _resized(image[None], truth.shape)[0].max(0).indices  # argmax takes four times as long
+            places = (truth * classes + predicted).masked_fill_(truth == self.ignore_index, classes * classes)
+            counts = torch.bincount(places.flatten(), minlength=classes * classes + 1)[:-1]
+            matrices.append(counts.view(classes, classes))
             small = predicted[::step, ::step].to(torch.uint8)
             height, width = small.shape
             pictures.append(F.pad(small, (0, PICTURE - width, 0, PICTURE - height), value=NO_PIXEL))

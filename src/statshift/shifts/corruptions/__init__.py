@@ -36,6 +36,7 @@ def corrupt(
     quantise: bool = True,
     reencode: bool = False,
     frost: str | Path | None = None,
+    scale_constants: bool = True,
 ) -> Tensor:
     """Corrupt images as the common-corruption benchmark does.
 
@@ -53,6 +54,8 @@ def corrupt(
         quantise: truncate to multiples of 1/255, as the benchmark stores its images.
         reencode: store as JPEG of quality 85 and read again, as ImageNet-C's files were.
         frost: folder of the frost photographs; see `find_photographs`.
+        scale_constants: ImageNet's constants in pixels grow with the shorter side, over 224 px; False takes them as
+            they stand at any size, as Cityscapes-C is made.
 
     Returns:
         (B, 3, H, W) of the images' dtype and device, in [0,1].
@@ -61,11 +64,12 @@ def corrupt(
         InputError: an unknown name, a severity out of range, images of another shape, type, size or range.
 
     Reference:
-        Hendrycks & Dietterich, ICLR 2019, section 3 and the authors' scripts.
+        Hendrycks & Dietterich, ICLR 2019, section 3 and the authors' scripts; Michaelis et al., "Benchmarking
+        Robustness in Object Detection", 2019, for other sizes.
     """
     if name not in CORRUPTIONS:
         raise unknown("corruption", name, CORRUPTIONS)
-    how = CorruptionOptions(seed, table, quantise, reencode, frost)
+    how = CorruptionOptions(seed, table, quantise, reencode, frost, scale_constants)
     places = torch.arange(len(images) if isinstance(images, Tensor) else 0) if indices is None else indices
     chosen = SHIFTS[name].load().configured(name, how)
     corrupted: Tensor = chosen.make(images, severity, seed=seed, indices=places)

@@ -156,14 +156,15 @@ def table_for(side: int) -> Table:
     return "cifar" if side < 64 else "imagenet"
 
 
-def constants(name: str, severity: int, side: int, table: Table) -> Constants:
-    """Return the constants of one corruption; ImageNet's pixel-valued ones scale with `side` / 224.
+def constants(name: str, severity: int, side: int, table: Table, scaled: bool = True) -> Constants:
+    """Return the constants of one corruption; ImageNet's pixel-valued ones scale with `side` / 224, if at all.
 
     CIFAR's table is never scaled. Differs: the benchmark knows 224 and 32 px only; from 64 px up ImageNet's
-    constants are scaled, radii rounded to whole numbers of at least 1.
+    constants are scaled, radii rounded to whole numbers of at least 1. Unscaled they are those of Cityscapes-C
+    (Michaelis et al., 2019).
     """
     values = dict(TABLES[table][name][severity - 1])
-    if table == "imagenet" and side != 224:
+    if scaled and table == "imagenet" and side != 224:
         for key in _PIXELS.get(name, ()):
             scaled = values[key] * side / 224
             values[key] = max(1, round(scaled)) if key in _WHOLE else scaled

@@ -22,6 +22,7 @@ from statshift.shifts.shift import CorruptionOptions, Shift, Table
 SMALLEST = 32  # px, the shorter side
 REENCODE_QUALITY = 85  # ImageNet-C is stored as JPEG of this quality
 _CACHE = 1 << 20  # values corrupted at once on the CPU, so that the intermediate results stay in cache
+_MOST = 1 << 26  # and on a GPU, where a dozen intermediate results of float32 are then 3 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Corruption(Shift):
     def arguments(self, severity: int, size: tuple[int, int], table: Table, device: torch.device) -> dict[str, Any]:
         """Return the constants for images of a size (H,W), and what else the function takes."""
         if self.tables is None:
-            return constants(self.name, severity, min(size), table)
+            return constants(self.name, severity, min(size), table, self.how.scale_constants)
         return dict(self.tables[table][severity - 1])
 
     @torch.no_grad()
@@ -101,7 +102,7 @@ class Corruption(Shift):
         arguments = self.arguments(severity, (height, width), table or table_for(min(height, width)), images.device)
         indices = _checked_indices(indices, images)
         out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        chunk = max(1, _CACHE // (3 * height * width)) if images.device.type == "cpu" else max(1, len(images))
+        chunk = max(1, (_CACHE if images.device.type == "cpu" else _MOST) // (3 * height * width))
         for start in range(0, len(images), chunk):
             part = slice(start, start + chunk)
             draws = Draws(seed, indices[part], f"{self.name}/{severity}")

@@ -5,8 +5,9 @@ Fourier transform. Matrices and kernels are built once in float64 and kept per d
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Literal
 
 import numpy as np
@@ -18,19 +19,26 @@ from torch.nn import functional as F
 Array = NDArray[np.float64]
 
 _BAND = 56  # rows of a smoothing matrix that are multiplied at once
+_KEPT, _KEPT_BYTES = 64, 64 << 20  # results of one function that builds arrays
 
 
 def on_device(build: Callable[..., NDArray[Any]]) -> Callable[..., Tensor]:
     """Turn a function that builds an array into one that keeps it as a tensor: `f(device, *arguments)`.
 
-    Floating arrays become float32. The 64 most recent results are kept.
+    Floating arrays become float32. The most recent results are kept: 64, of at most 64 MB in all.
     """
+    kept: OrderedDict[tuple[Any, ...], Tensor] = OrderedDict()
 
-    @lru_cache(maxsize=64)
     @wraps(build)
     def built(device: torch.device, *arguments: Any) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(build(*arguments)))
-        return (tensor.float() if tensor.is_floating_point() else tensor).to(device)
+        key = (device, *arguments)
+        if key not in kept:
+            tensor = torch.from_numpy(np.ascontiguousarray(build(*arguments)))
+            kept[key] = (tensor.float() if tensor.is_floating_point() else tensor).to(device)
+        kept.move_to_end(key)
+        while len(kept) > 1 and (len(kept) > _KEPT or sum(one.nbytes for one in kept.values()) > _KEPT_BYTES):
+            kept.popitem(last=False)
+        return kept[key]
 
     return built
 

@@ -5,11 +5,12 @@ The benchmark's photographs are not ours to ship. `statshift data frost` downloa
 
 import hashlib
 import importlib.util
+import math
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,9 @@ from statshift._core.randomness import Draws, keys, normal
 FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # the sixth is never drawn
 PROCEDURAL = "procedural"
 Photo = NDArray[np.uint8]
+Sides = tuple[tuple[int, int], ...]
+
+_PRECISION = 22  # bits after the point in which Pillow keeps the weights of a resize
 
 
 def find_photographs(folder: str | Path | None = None) -> Path | None:
@@ -63,30 +67,64 @@ def frost_source(folder: str | Path | None = None) -> str:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Five photographs on one canvas, ready to be cropped by gathering.
+    """Five photographs on one canvas, ready to be cropped by gathering, and enlarged as far as a crop shows them.
 
     Attributes:
         canvas: (5, 3, H', W') uint8, each photograph in the upper left corner.
-        room: (5, 2) int64, by how much each is higher and wider than the images.
+        sides: (5, 2) height and width of each there.
+        enlarged: (5, 2) and as it is cropped.
         size: height and width of the images.
     """
 
     canvas: Tensor
-    room: Tensor
+    sides: Sides
+    enlarged: Sides
     size: tuple[int, int]
 
     def crops(self, draws: Draws) -> Tensor:
         """Return a random crop of a random photograph for each image: (B,3,H,W) float32 in [0,1]."""
-        batch, (height, width), device = len(draws.indices), self.size, self.canvas.device
+        (height, width), device = self.size, self.canvas.device
         chosen = draws.integers("photograph", low=0, high=len(self.canvas))
-        room = self.room.index_select(0, chosen)
+        sides, enlarged = (torch.tensor(one, device=device)[chosen] for one in (self.sides, self.enlarged))
+        room = enlarged - torch.tensor(self.size, device=device)
         top, left = (draws.uniform("corner", 2) * room).long().T[..., None]
         rows = top + torch.arange(height, device=device)
         columns = left + torch.arange(width, device=device)
-        positions = (rows[:, :, None] * self.canvas.shape[-1] + columns[:, None, :]).view(batch, 1, -1)
-        planes = (chosen[:, None] * 3 + torch.arange(3, device=device)) * self.canvas[0, 0].numel()
+        if self.sides == self.enlarged:
+            return self._pixels(chosen, rows, columns) / 255
+        above, below, *share = _neighbours(rows, sides[:, :1], enlarged[:, :1])
+        before, after, *part = _neighbours(columns, sides[:, 1:], enlarged[:, 1:])
+        part = [one[:, None, None, :] for one in part]
+        upper = _mean(self._pixels(chosen, above, before), self._pixels(chosen, above, after), part)
+        lower = _mean(self._pixels(chosen, below, before), self._pixels(chosen, below, after), part)
+        return _mean(upper, lower, [one[:, None, :, None] for one in share]) / 255
+
+    def _pixels(self, chosen: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return (B,3,H,W) uint8: of the photographs chosen (B,) the pixels at rows (B,H) and columns (B,W)."""
+        positions = (rows[:, :, None] * self.canvas.shape[-1] + columns[:, None, :]).view(len(rows), 1, -1)
+        planes = (chosen[:, None] * 3 + torch.arange(3, device=chosen.device)) * self.canvas[0, 0].numel()
         flat = (positions + planes[..., None]).flatten()
-        return self.canvas.view(-1).index_select(0, flat).view(batch, 3, height, width) / 255
+        return self.canvas.view(-1).index_select(0, flat).view(len(rows), 3, rows.shape[1], columns.shape[1])
+
+
+def _neighbours(places: Tensor, sides: Tensor, enlarged: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return between which two pixels those at `places` (B,N) of enlarged lines lie, and the weights of both.
+
+    They are Pillow's bilinear ones, in its fixed point.
+    """
+    centres = (places + 0.5) * (sides.double() / enlarged)
+    low = (centres - 0.5).long()  # towards zero: of the first half pixel the first
+    near = 1 - (low + 0.5 - centres).abs()
+    far = torch.where(low + 1 < sides, 1 - (low + 1.5 - centres).abs(), 0.0).clamp_(min=0)
+    near, far = (one * (1 / (near + far)) * (1 << _PRECISION) + 0.5 for one in (near, far))
+    return low, (low + 1).minimum(sides - 1), near.int(), far.int()
+
+
+def _mean(first: Tensor, second: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Return the weighted mean of whole numbers, rounded, as int32."""
+    near, far = weights
+    total = (first.int() * near).add_(second.int() * far)
+    return total.add_(1 << (_PRECISION - 1)).bitwise_right_shift_(_PRECISION)
 
 
 def warn_without_photographs(folder: str | Path | None = None) -> None:
@@ -106,27 +144,36 @@ def _warn_once() -> None:
     )
 
 
-@lru_cache(maxsize=8)
-def photographs(folder: Path | None, size: tuple[int, int], shrunk: bool, device: torch.device) -> Photographs:
+def photographs(
+    folder: Path | None, size: tuple[int, int], shrunk: bool, device: torch.device, scaled: bool = True
+) -> Photographs:
     """Return the photographs prepared for images of `size` (height, width).
 
     Args:
         folder: where they lie, or None for the procedural texture.
         size: (height, width) of the images, in pixels.
-        shrunk: first reduced to a fifth without antialiasing, as for CIFAR-C; else enlarged by side / 224 for
-            images larger than 224 px.
+        shrunk: first reduced to a fifth without antialiasing, as for CIFAR-C.
         device: where the canvas goes.
+        scaled: enlarged by side / 224 (32 if shrunk) for larger images, or as much more as they need; else only those
+            that do not cover the images, to a tenth more than that, which is what the published Cityscapes-C does.
     """
+    canvas, sides = _canvas(folder, shrunk, device)
+    usual = max(size) / (32 if shrunk else 224)
+    grow = partial(_scaled, size=size, factor=usual) if scaled else partial(_covering, size=size)
+    return Photographs(canvas, sides, tuple(map(grow, sides)), size)
+
+
+@lru_cache(maxsize=4)
+def _canvas(folder: Path | None, shrunk: bool, device: torch.device) -> tuple[Tensor, Sides]:
+    """Return the photographs on one canvas, and the height and width of each."""
     photos = _textures() if folder is None else [_read(folder / name) for name in FILES]
     if shrunk:
         photos = [photo[2::5, 2::5] for photo in photos]  # bilinear at a fifth falls on every fifth pixel
-    photos = [_enlarge(photo, max(size) / (32 if shrunk else 224), size) for photo in photos]
     height, width = (max(photo.shape[axis] for photo in photos) for axis in (0, 1))
     canvas = np.zeros((len(photos), 3, height, width), dtype=np.uint8)
     for place, photo in zip(canvas, photos, strict=True):
         place[:, : photo.shape[0], : photo.shape[1]] = photo.transpose(2, 0, 1)
-    room = torch.tensor([photo.shape[:2] for photo in photos]) - torch.tensor(size)
-    return Photographs(torch.from_numpy(canvas).to(device), room.to(device), size)
+    return torch.from_numpy(canvas).to(device), tuple((photo.shape[0], photo.shape[1]) for photo in photos)
 
 
 def _read(path: Path) -> Photo:
@@ -134,13 +181,18 @@ def _read(path: Path) -> Photo:
         return np.asarray(image.convert("RGB"))
 
 
-def _enlarge(photo: Photo, factor: float, size: tuple[int, int]) -> Photo:
-    """Enlarge by `factor`, or as much more as an image of `size` needs; never shrink."""
-    factor = max(factor, 1.0, *((need + 1) / have for need, have in zip(size, photo.shape[:2], strict=True)))
-    if factor == 1:
-        return photo
-    height, width = (round(side * factor) for side in photo.shape[:2])
-    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.BILINEAR))
+def _scaled(sides: tuple[int, int], size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """Return sides enlarged by `factor`, or as much more as an image of `size` needs; never shrunk."""
+    factor = max(factor, 1.0, *((need + 1) / have for need, have in zip(size, sides, strict=True)))
+    return round(sides[0] * factor), round(sides[1] * factor)
+
+
+def _covering(sides: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Return sides as they are, or if an image of `size` is not smaller a tenth larger than it needs."""
+    if all(need < have for need, have in zip(size, sides, strict=True)):
+        return sides
+    factor = 1.1 * max(need / have for need, have in zip(size, sides, strict=True))
+    return math.ceil(sides[0] * factor), math.ceil(sides[1] * factor)
 
 
 # Mean and deviation of red, green and blue in each photograph: what the procedural texture imitates.

@@ -58,7 +58,7 @@ class Frost(Corruption):
         """Return the constants, and the photographs."""
         self.check()
         folder = find_photographs(self.how.frost)
-        found = photographs(folder, size, table == "cifar", device)
+        found = photographs(folder, size, table == "cifar", device, self.how.scale_constants)
         return super().arguments(severity, size, table, device) | {"photographs": found}
 
 
