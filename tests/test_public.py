@@ -83,7 +83,7 @@ SIGNATURES = {
     "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False)",
     "Cut": "(name, aliases, shape, rectified, norms_before, norms_after)",
     "find_cuts": "(model, image)",
-    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False)",
+    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, latest=<factory>)",
     "split": "(model, at, image, *, trace=True)",
     # Corrupt and attack
     "corrupt": (
@@ -114,7 +114,10 @@ SIGNATURES = {
     # Models, data, tasks, errors and warnings
     "PixelModel": "(network, preprocessing=None, *, spec='', num_classes=None, arguments=None, source_hash=None)",
     "exchange_norm": "(model, norm, *, groups=32)",
-    "load_model": "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True)",
+    "load_model": (
+        "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True, "
+        "size_multiple=None)"
+    ),
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "
         "workers=0, cache_bytes=4294967296, class_order=None)"
