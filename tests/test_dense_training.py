@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from statshift import load_data
+from statshift import load_data, measure
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.hardening.batch import Batch
@@ -30,7 +30,7 @@ from statshift.hardening.methods.standard import Standard
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.pairs import PairAugmentation, augmentation_of
 from statshift.hardening.training import TrainingOptions
-from statshift.models import PixelModel
+from statshift.models import PixelModel, load_weights, read_made_by
 from statshift.shifts.attacks import FeatureAttack, PixelAttack
 from statshift.splitting.branches import Branches
 from statshift.tasks.segmentation import Segmentation
@@ -339,6 +339,29 @@ def test_an_interrupted_training_ends_with_the_same_weights(data, tmp_path):
     assert steps == [4, 5, 6]
     assert again.record["weights_hash"] == whole.record["weights_hash"]
     assert json.dumps(again.record["history"]) == json.dumps(whole.record["history"])
+
+
+def test_the_best_epoch_is_kept_beside_the_last(scenes, data, tmp_path):
+    training = replace(OPTIONS, epochs=4, learning_rate=0.5, schedule="constant", checkpoint_every=0)
+    options, out = HardenOptions(Standard(), training=training), tmp_path / "run"
+
+    def stop(step):
+        if step.step == 7:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        harden(build(), data, options, out=out, device="cpu", validation=data, keep_best=True, progress=stop)
+    done = harden(build(), data, options, out=out, device="cpu", validation=data, keep_best=True)
+    scores = [epoch["validation"]["clean"]["clean"] for epoch in done.record["history"]]
+    assert done.record["best"] == {"epoch": 1 + int(np.argmax(scores)), "score": max(scores), "branch": "clean"}
+    model = build()
+    load_weights(model.network, out / "best.safetensors")
+    assert measure(model, data, shifts="clean", device="cpu").summary["protocols"]["source"]["clean_miou"] == max(
+        scores
+    )
+    assert read_made_by(out / "best.safetensors")["verb"] == "harden"
+    with pytest.raises(InputError, match="Expected `validation` and `out`"):
+        harden(build(), data, options, device="cpu", keep_best=True)
 
 
 def test_the_poly_rate_is_the_share_that_is_left_to_a_power():

@@ -60,7 +60,6 @@ class ImageData:
         labels: (N,) int64, or (N,...) of a task with more labels an image, or None; None where there are label maps.
         class_names: by label, or None.
         shape: (3,H,W) after preprocessing, that of most images.
-        sizes: (N,2) int64, height and width of each image after preprocessing.
         preprocessing: `resize`, `crop` (px or None) and `interpolation`, as applied.
         converted: how many images were not RGB.
         skipped: names of the images left out because they cannot be read.
@@ -69,6 +68,7 @@ class ImageData:
             where ImageNet's own indices were taken; see `fit_labels`.
         cache_bytes: as many decoded images, with their label maps, stay in memory as take no more.
         ignore_index: the value of label maps that marks pixels which are left out.
+        sizes: (N,2) int64, height and width of each image after preprocessing; not given, all have that of `shape`.
     """
 
     spec: str
@@ -77,7 +77,6 @@ class ImageData:
     labels: NDArray[np.int64] | None = field(repr=False)
     class_names: tuple[str, ...] | None = field(repr=False)
     shape: tuple[int, int, int]
-    sizes: NDArray[np.int64] = field(repr=False)
     preprocessing: dict[str, Any]
     converted: int = 0
     skipped: list[str] = field(default_factory=list)
@@ -85,8 +84,11 @@ class ImageData:
     cache_bytes: int = 4 << 30
     class_order: str | None = None
     ignore_index: int = IGNORE_INDEX
+    sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64), repr=False)
 
     def __post_init__(self) -> None:
+        if not len(self.sizes):
+            self.sizes = np.tile(np.array(self.shape[1:], np.int64), (len(self), 1))
         self._order = np.lexsort((np.arange(len(self)), self.sizes[:, 1], self.sizes[:, 0]))
         together = 4 if self.has_maps else 3
         self._cache = PixelCache(self.sizes, self._order, self.cache_bytes, 3, together)

@@ -95,7 +95,7 @@ class PairAugmentation:
         rng = Random(int(keys(self.seed, torch.tensor([index]), f"augmentation epoch {epoch}")[0, 0]) % 2**32)
         flipped = rng.random() < 0.5 and self.name == "standard"
         whole = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        part = Part.drawn(whole.size, self.window, self.scale, self.aspect, rng)
+        part = Framing.drawn(whole.size, self.window, self.scale, self.aspect, rng)
         resample = Image.Resampling[how["interpolation"].upper()]
         seen = part.framed(self._coloured(part.cut(whole, resample), rng), self.fill)
         known = part.framed(part.cut(Image.fromarray(truth), Image.Resampling.NEAREST), self.ignore_index)
@@ -122,7 +122,7 @@ class PairAugmentation:
 
 
 @dataclass(frozen=True)
-class Part:
+class Framing:
     """What a window shows of a scaled image, and where in the window that lies.
 
     Attributes:
@@ -145,7 +145,7 @@ class Part:
         scale: tuple[float, float],
         aspect: float,
         rng: Random,
-    ) -> "Part":
+    ) -> "Framing":
         """Return a part of an image of (width, height) `size`, drawn as `PairAugmentation` says."""
         factor = scale[0] + (scale[1] - scale[0]) * rng.random()
         stretch = aspect ** (rng.random() - 0.5)

@@ -93,9 +93,7 @@ class Validation:
             measure, model, self.data, severities=self.severities, device=self.device, task=self.task, examples=0
         )
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Clean (pixel )?accuracy is"
-            )  # near chance, as in a first epoch it may be
+            warnings.filterwarnings("ignore", "Clean (pixel )?accuracy is")  # near chance, as it may be at first
             try:
                 measured = look(shifts=self.shifts)
             except NoGradientError:
@@ -113,6 +111,7 @@ def prepare(
     model: PixelModel,
     data_options: Mapping[str, Any] | None,
     *,
+    split: str | None = None,
     shifts: Shifts,
     severities: Sequence[int],
     ligs: Sequence[str],
@@ -129,7 +128,8 @@ def prepare(
         if ligs:
             raise InputError("Expected validation images to measure LIGS on.")
         return Validation(None, shifts, severities, ligs, walk, device, task)
-    loading = loading_options(data, _preprocessing(data_options), model.loading_options, split=None)
+    given = {**_preprocessing(data_options), "split": split}
+    loading = loading_options(data, given, model.loading_options, split=None)
     chosen = resolve(shifts, offered=offered(data))
     conditions(chosen, severities)
     described: dict[str, Any] = {
