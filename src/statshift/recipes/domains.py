@@ -87,7 +87,7 @@ class DomainRecipe(TrainingRecipe):
         self, model: Any, label: str, domains: Mapping[str, tuple[str, dict[str, Any]]], options: RunOptions
     ) -> dict[str, Any]:
         """Return the figures of a model by domain, and of the rectified one by "DOMAIN, PROTOCOL"."""
-        results = {}
+        results: dict[str, Any] = {}
         for domain, (spec, how) in domains.items():
             place = options.folder / label / f"measured-{domain}"
             run = replace(options, data_options=how)
@@ -130,7 +130,7 @@ class DomainRecipe(TrainingRecipe):
         printed = {label: figures for label, figures in self.published.items() if figures}
         if not printed:
             return super().expected()
-        (first, before), (last, after) = list(printed.items())[0], list(printed.items())[-1]
+        (first, before), *_, (last, after) = printed.items()
         domain = next(iter(before))
         return f"{last}: {in_percent(before[domain])} ({first}) -> {in_percent(after[domain])} on {domain}"
 

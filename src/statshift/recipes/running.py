@@ -82,7 +82,8 @@ def run_recipe(
 
     Returns:
         By label and branch ("clean, auto" where rectified by the protocol auto), or of a recipe with domains by label
-        and domain ("dusk", "dusk, auto"), or where nothing is trained by label and protocol ("source", "replace"): `clean_accuracy`; `mean_of_shifts`, accuracy over all shifts measured;
+        and domain ("dusk", "dusk, auto"), or where nothing is trained by label and protocol ("source", "replace"):
+        `clean_accuracy`; `mean_of_shifts`, accuracy over all shifts measured;
         `mce`, as fractions, None where not measured or not defined; `shifts`, the accuracy under each; `ligs`, the mean
         by perturbation; of another task `clean_SCORE` in the place of `clean_accuracy`, and the `headline`, SCORE;
         `images` and `conditions`, what they are over; and `smoothness` at the end of the last epoch

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
@@ -34,8 +33,8 @@ START = TrainingOptions(
     scale=(0.5, 2.0),
     aspect=1.33,
 )
-"""The start, "80 epochs following the training protocol" of IBN-Net (Pan et al., ECCV 2018): the poly rate, random scale,
-aspect ratio, mirror and crop. Window, scale and aspect are ours; that of the window is PSPNet's."""
+"""The start, "80 epochs following the training protocol" of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly rate,
+random scale, aspect ratio, mirror and crop. The ranges and the window, which is PSPNet's, are not printed there."""
 
 TUNED = replace(START, epochs=30, learning_rate=0.001)
 """Fine-tuning, 30 epochs; the papers do not print its rate: a tenth of the start's is ours."""
@@ -63,8 +62,8 @@ advbn 34.0 31.6 29.6 30.7 29.1 64.5 57.2 56.4 61.2 53.2
 """By what is trained on, mIoU on the five New York-like cities and the five highways."""
 
 _OPEN = (
-    "IBN-Net's paper is not among our copies; rate, batch and epochs are those it is known for, the window of 713 px and "
-    "the ranges of scale and aspect are ours, and so is the rate of fine-tuning, 0.001."
+    "Window (713 px), scale and aspect of the start are ours, since IBN-Net's paper does not print them, and so is the "
+    "rate of fine-tuning, 0.001."
 )
 _FRAMES = "Which frames the authors drew is not published: ours are drawn with seed 0."
 
@@ -128,7 +127,6 @@ def camvid(training: TrainingOptions | None = None, at: Sequence[str] = ("layer1
         loads={"ignore_index": 11},
         wants="CamVid's splits as seg:DIR, 11 classes and void",
         protocols=("auto",),
-        adaptation=dict.fromkeys(labels, AdaptationOptions()),
     )
 
 
