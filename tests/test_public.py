@@ -21,7 +21,7 @@ SIGNATURES = {
     "compare": "(first, second, *, protocols=('source', 'source'), table=None, task=None)",
     "Ligs": "(values, seed=0)",
     "LigsOptions": "(perturbation='gaussian', scale=0.01)",
-    "ligs": ("(model, images, labels, options=None, *, loss=cross_entropy, seed=0, indices=None, batch_size=128)"),
+    "ligs": ("(model, images, labels, options=None, *, loss=None, seed=0, indices=None, batch_size=128, task=None)"),
     "read_run": "(path)",
     "run_recipe": (
         "(name, model, data, out, *, validation=None, training=None, at=None, shifts=None, severities=None, "
@@ -64,7 +64,7 @@ SIGNATURES = {
     ),
     "Method": "()",
     "AdvBN": "(attack=<factory>)",
-    "advbn_losses": "(branches, images, labels, attack=None)",
+    "advbn_losses": "(branches, images, labels, attack=None, *, task=None)",
     "Adversarial": (
         "(attack=PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm='l2', loss='cross-entropy', "
         "target='none', random_start=True, clip=True))"
@@ -101,7 +101,7 @@ SIGNATURES = {
         "(epsilon=0.00392156862745098, step_size=None, steps=20, norm='linf', loss='cross-entropy', "
         "target='none', random_start=True, clip=True)"
     ),
-    "attack_images": "(model, images, labels, attack, *, seed=0, indices=None, loss=None, check=True)",
+    "attack_images": "(model, images, labels, attack, *, seed=0, indices=None, loss=None, check=True, task=None)",
     # Make
     "write_adversarial": (
         "(model, data, attack, *, out, batch_size=128, seed=0, device='auto', data_options=None, progress=None)"

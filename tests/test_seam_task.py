@@ -257,10 +257,17 @@ def test_what_is_no_task_is_told(own, given, told):
 
 def test_what_a_task_lacks_is_told(own):
     task, model = own
-    with pytest.raises(InputError, match="one class an image for pgd-linf:1/255, but the task is digit-and-parity"):
-        measure(model, Pairs(), task=task, shifts=("clean", "pgd-linf:1/255"), device="cpu")
-    with pytest.raises(InputError, match="one class an image for LIGS under gaussian"):
-        measure(model, Pairs(), task=task, shifts="clean", ligs=("gaussian",), device="cpu")
+    with pytest.raises(InputError, match=r"with `margins` for cw-linf:1/255, but digit-and-parity has none"):
+        measure(model, Pairs(), task=task, shifts=("clean", "cw-linf:1/255"), device="cpu")
+    with pytest.raises(
+        InputError, match=r"one class an image for autoattack-linf:0\.1, but the task is digit-and-parity"
+    ):
+        measure(model, Pairs(), task=task, shifts=("clean", "autoattack-linf:0.1"), device="cpu")
+    lossless = type("Lossless", (type(task),), {"name": "lossless", "losses": Task.losses})()
+    with pytest.raises(InputError, match="with `losses` for pgd-linf:1/255, but lossless has none"):
+        measure(model, Pairs(), task=lossless, shifts=("clean", "pgd-linf:1/255"), device="cpu")
+    with pytest.raises(InputError, match="with `losses` for LIGS under gaussian, but lossless has none"):
+        measure(model, Pairs(), task=lossless, shifts="clean", ligs=("gaussian",), device="cpu")
     cutmix = HardenOptions(method="cutmix", training=TrainingOptions(epochs=1, batch_size=40))
     with pytest.raises(InputError, match="has no labels that mix"):
         harden(model, Pairs(), cutmix, task=task, device="cpu")
