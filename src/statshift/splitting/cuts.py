@@ -180,12 +180,12 @@ class _Dataflow:
 
     def _published(self, name: str) -> str | None:
         """Return what the papers call the end of a ResNet's stage or block: conv2_3 is the third block of `layer1`."""
-        match = re.fullmatch(r"layer([1-9])(?:\.(\d+))?", name)
+        match = re.fullmatch(r"((?:backbone\.|encoder\.)?layer([1-9]))(?:\.(\d+))?", name)
         if match is None:
             return None
-        stage = self.network.get_submodule(f"layer{match[1]}")
+        stage = self.network.get_submodule(match[1])
         blocks = len(stage) if isinstance(stage, nn.Sequential) else 0
-        return f"conv{int(match[1]) + 1}_{int(match[2]) + 1 if match[2] else blocks}" if blocks else None
+        return f"conv{int(match[2]) + 1}_{int(match[3]) + 1 if match[3] else blocks}" if blocks else None
 
     def _norms_around(self, edge: Edge) -> tuple[tuple[str, ...], tuple[str, ...]]:
         above = _ancestors(edge[0])

@@ -64,6 +64,27 @@ class LossByImage(Loss):
 
 
 @dataclass(frozen=True)
+class LossByPixel(LossByImage):
+    """Label maps (B,H,W), a function that returns each image's mean loss over its pixels that count, and which do.
+
+    Attributes:
+        ignore_index: label of pixels that do not count.
+    """
+
+    ignore_index: int = 255
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the mean over all pixels of the batch that count; 0 where none does.
+
+        It is torch's `CrossEntropyLoss(ignore_index=...)`: an image counts by its pixels. Of processes and parts that
+        share a batch, the loss is the mean of theirs.
+        """
+        losses = self.losses(logits)
+        counted = (self.labels != self.ignore_index).flatten(1).sum(1).to(losses.dtype)
+        return (losses * counted).sum() / counted.sum().clamp(min=1)
+
+
+@dataclass(frozen=True)
 class Targets(Loss):
     """Classes of a batch, and the cross-entropy.
 
