@@ -34,7 +34,8 @@ START = TrainingOptions(
     scale=(0.5, 2.0),
     aspect=1.33,
 )
-"""The start, 80 epochs by the protocol of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly rate, random scale, aspect ratio, mirror and crop. The ranges and the window, which is PSPNet's, are not printed there."""
+"""The start, 80 epochs by the protocol of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly rate, random
+scale, aspect ratio, mirror and crop. The ranges and the window, which is PSPNet's, are not printed there."""
 
 TUNED = replace(START, epochs=30, learning_rate=0.001)
 """Fine-tuning, 30 epochs; the papers do not print its rate: a tenth of the start's is ours."""
