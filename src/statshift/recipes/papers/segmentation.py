@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from statshift.data.scenes import CONDITIONS
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
@@ -33,13 +34,12 @@ START = TrainingOptions(
     scale=(0.5, 2.0),
     aspect=1.33,
 )
-"""The start, "80 epochs following the training protocol" of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly rate,
-random scale, aspect ratio, mirror and crop. The ranges and the window, which is PSPNet's, are not printed there."""
+"""The start, 80 epochs by the protocol of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly rate, random
+scale, aspect ratio, mirror and crop. The ranges and the window, which is PSPNet's, are not printed there."""
 
 TUNED = replace(START, epochs=30, learning_rate=0.001)
 """Fine-tuning, 30 epochs; the papers do not print its rate: a tenth of the start's is ours."""
 
-CONDITIONS = ("dawn", "fog", "night", "spring", "winter")
 NEW_YORK = tuple(f"new-york-{condition}" for condition in CONDITIONS)
 HIGHWAY = tuple(f"highway-{condition}" for condition in CONDITIONS)
 
