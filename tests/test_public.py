@@ -52,7 +52,7 @@ SIGNATURES = {
     "Hardened": "(model, branches, record, path)",
     "harden": (
         "(model, data, options, *, out=None, validation=None, validation_split=None, shifts=('clean',), "
-        "severities=(1, 3, 5), ligs=(), landscape=False, device='auto', compiled=False, trace=True, "
+        "severities=(1, 3, 5), ligs=(), keep_best=False, landscape=False, device='auto', compiled=False, trace=True, "
         "data_options=None, progress=None, task=None)"
     ),
     "HardenOptions": "(method='advbn', at=None, training=<factory>, branch='clean')",

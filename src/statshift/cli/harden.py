@@ -1,5 +1,6 @@
 """`statshift harden`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +65,7 @@ def harden_command(
     task: o.Task = None,
     validation: o.Validation = None,
     validation_split: o.ValidationSplit = None,
+    keep_best: o.KeepBest = False,
     shifts: Annotated[str | None, o.shifts(", of the validation images", "clean")] = None,
     severities: o.Severities = "1,3,5",
     limit: o.Limit = None,
@@ -151,6 +153,7 @@ def harden_command(
             validation_split=validation_split,
             shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
+            keep_best=keep_best,
             device=device,
             compiled=compiled,
             data_options=o.data_options(
@@ -179,16 +182,17 @@ def _tell(hardened: "Hardened", out: Path, branch: str, trained: bool, as_json: 
     if as_json:
         print_json(hardened.record)
         return
-    print_out(history_text(hardened.record["history"]))
+    print_out(history_text(hardened.record))
     written = ", ".join(f"{name}.safetensors" for name in hardened.branches.splits)
     print_out(f"\nWritten to {out}: {written}, record.json. The result is {branch}.safetensors; load it with")
     print_out(f"--weights {out / branch}.safetensors, as in statshift measure.")
 
 
-def history_text(history: list[dict[str, Any]]) -> str:
-    """Return the table of a training's epochs: losses, and accuracy in % and LIGS of each branch where measured."""
+def history_text(record: Mapping[str, Any]) -> str:
+    """Return the table of a training's epochs: losses, and score in % and LIGS of each branch where measured."""
     from statshift.splitting.branches import BRANCHES
 
+    history = record["history"]
     losses = list(history[-1]["losses"])
     validation = history[-1].get("validation", {})
     measured = [(branch, name) for branch in BRANCHES for name in validation.get(branch, ())]
@@ -202,7 +206,12 @@ def history_text(history: list[dict[str, Any]]) -> str:
                 *(_figure(n, one["validation"][b][n]) for b, n in measured),
             ]
         )
-    return table(rows)
+    lines = [table(rows)]
+    if score := record.get("validation", {}).get("score"):
+        lines.append(f"\nMeasured: {score} in %.")
+    if best := record.get("best"):
+        lines.append(f"The best epoch is {best['epoch']}: best.safetensors.")
+    return "\n".join(lines)
 
 
 def _figure(name: str, value: float | None) -> str:

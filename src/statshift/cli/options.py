@@ -105,6 +105,9 @@ Validation = Annotated[
     str | None, typer.Option(help="Labelled images to measure on, as in --data.", show_default=False)
 ]
 ValidationSplit = Annotated[str | None, typer.Option(help="Which part of them, of data that have several.")]
+KeepBest = Annotated[
+    bool, typer.Option("--keep-best", help="Write best.safetensors too, of the epoch with the best validation score.")
+]
 Resize = Annotated[int | None, typer.Option(help="Shorter side after resizing, px.")]
 Crop = Annotated[int | None, typer.Option(help="Side of the centre crop, px.")]
 Interpolation = Annotated[str | None, typer.Option(help="Of the resizing: bilinear, bicubic, ...")]

@@ -60,6 +60,7 @@ def train_command(
     task: o.Task = None,
     validation: o.Validation = None,
     validation_split: o.ValidationSplit = None,
+    keep_best: o.KeepBest = False,
     validation_limit: Annotated[int | None, typer.Option(help="Class-balanced subset of N of them.")] = None,
     shifts: Annotated[
         str | None, o.shifts(", attacks such as pgd-l2:0.25:10, of the validation images", "clean")
@@ -158,6 +159,7 @@ def train_command(
             severities=o.parse_severities(severities),
             ligs=o.split(ligs or ""),
             landscape=landscape,
+            keep_best=keep_best,
             device=device,
             compiled=compiled,
             task=task,
@@ -170,7 +172,7 @@ def train_command(
         if as_json:
             print_json(hardened.record)
             return
-        print_out(history_text(hardened.record["history"]))
+        print_out(history_text(hardened.record))
         print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
         words = ["--model", model]
         for option, value in (("--mean", mean), ("--std", std)):

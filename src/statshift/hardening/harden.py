@@ -12,9 +12,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from statshift._core import processes
+from statshift._core.errors import InputError
 from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
 from statshift.data import ImageData
+from statshift.hardening.best import Best, best_epoch
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.pairs import PairAugmentation, augmentation_of
 from statshift.hardening.trainer import train
@@ -72,6 +74,7 @@ def harden(
     shifts: Shifts = (CLEAN,),
     severities: Sequence[int] = (1, 3, 5),
     ligs: Sequence[str] = (),
+    keep_best: bool = False,
     landscape: bool = False,
     device: str | torch.device = "auto",
     compiled: bool = False,
@@ -96,6 +99,8 @@ def harden(
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
+        keep_best: write `best.safetensors` too, of the epoch whose branch `options.branch` has the highest mean score
+            on the validation images, which is then no fair measure of it.
         landscape: after each epoch, walk down the gradient of a batch of training images, always the same ones, and
             record loss and gradient on the way; see `statshift.hardening.landscape.landscape`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
@@ -115,6 +120,8 @@ def harden(
     where, wanted = find_device(device), None if task is None else resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
+    if keep_best and (validation is None or out is None):
+        raise InputError("Expected `validation` and `out`, to tell the best epoch by and to keep it in.")
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
     task = task_for(images, wanted)
@@ -146,8 +153,13 @@ def harden(
     record["split"] = {"traced": branches.splits["clean"].graph is not None}
     folder = None if out is None else Path(out)
     with alone(folder) if folder is not None and processes.join()[0] == 0 else nullcontext():
-        record["history"], stepped = _trained(branches, images, options, looking, identity, folder, progress)
-        _write(branches, pixel_model, record, identity, folder, new=stepped)
+        verb = "train" if record["model"]["weights_hash"] == pixel_model.random_weights else "harden"
+        headers = {branch: _header(identity, branch, verb) for branch in branches.splits}
+        best = Best(folder, options.branch, headers[options.branch]) if folder is not None and keep_best else None
+        record["history"], stepped = _trained(branches, images, options, looking, identity, folder, best, progress)
+        if keep_best:
+            record["best"] = best_epoch(record["history"], options.branch)
+        _write(branches, record, headers, folder, new=stepped)
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
 
 
@@ -178,6 +190,7 @@ def _trained(
     looking: Validation,
     identity: Mapping[str, Any],
     folder: Path | None,
+    best: Best | None,
     progress: Callable[[Step], None] | None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Train, and return the history, and whether a step was done; False where all was finished before."""
@@ -189,6 +202,12 @@ def _trained(
         if progress:
             progress(step)
 
+    def look(epoch: int) -> dict[str, Any]:
+        measured = looking.look(branches, images, options.training)
+        if best is not None:
+            best.look(epoch, measured, branches)
+        return measured
+
     history = train(
         branches,
         images,
@@ -197,17 +216,21 @@ def _trained(
         task=looking.task,
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity={**identity, "model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
-        validate=(lambda epoch: looking.look(branches, images, options.training)) if looking.looks else None,
+        validate=look if looking.looks else None,
         progress=follow,
     )
     return history, stepped
 
 
+def _header(identity: Mapping[str, Any], branch: str, verb: str) -> dict[str, Any]:
+    """Return what a branch's weights say of themselves; answers are those of the model before."""
+    return {name: value for name, value in identity.items() if name != ANSWERS} | {"branch": branch, "verb": verb}
+
+
 def _write(
     branches: Branches,
-    model: PixelModel,
     record: dict[str, Any],
-    identity: Mapping[str, Any],
+    headers: Mapping[str, dict[str, Any]],
     folder: Path | None,
     *,
     new: bool,
@@ -216,17 +239,13 @@ def _write(
 
     Args:
         branches: trained.
-        model: that was trained.
         record: gets the weights' hashes.
-        identity: what was trained, for the weights' headers.
+        headers: by branch, what the weights say of themselves.
         folder: if any.
         new: whether something was trained; if not, a record that is there was written then, perhaps on another machine.
     """
     networks = {branch: network_of(one.model) for branch, one in branches.splits.items()}
     record["weights_hash"] = {branch: weights_hash(network) for branch, network in networks.items()}
-    verb = "train" if record["model"]["weights_hash"] == model.random_weights else "harden"
-    told = {name: value for name, value in identity.items() if name != ANSWERS}  # those of the model before
-    headers = {branch: told | {"branch": branch, "verb": verb} for branch in networks}
     for branch, one in branches.splits.items():
         if isinstance(one.model, PixelModel):
             one.model.mark(made_by(headers[branch]))

@@ -36,6 +36,8 @@ class Classification(MeanTask):
     family: ClassVar[str] = "classification"
     headline: ClassVar[str] = "accuracy"
     counts_images: ClassVar[bool] = True
+    meaning: ClassVar[str] = "Share classified rightly of the images"
+    test: ClassVar[str] = "McNemar's exact one"
     alexnets: ClassVar[tuple[str, ...]] = tuple(ALEXNET)
 
     @property

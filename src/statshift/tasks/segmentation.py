@@ -59,11 +59,23 @@ class Segmentation(Task):
     name: ClassVar[str] = "segmentation"
     family: ClassVar[str] = "segmentation"
     headline: ClassVar[str] = "miou"
+    meaning: ClassVar[str] = (
+        "Intersection over union (IoU) averaged over the classes, from one confusion matrix of all pixels that count "
+        "in the images"
+    )
+    class_score: ClassVar[str] = "IoU"
+    shows_maps: ClassVar[bool] = True
+    picture_side: ClassVar[int] = 256
 
     @property
     def measure_names(self) -> tuple[str, ...]:
         """The mIoU and 1 less it, pixel accuracy, and the mean of each image's own mIoU."""
         return ("miou", "error", "pixel_accuracy", "per_image_miou")
+
+    @property
+    def ignored(self) -> int:
+        """`ignore_index`."""
+        return self.ignore_index
 
     # labels
 
@@ -131,22 +143,24 @@ class Segmentation(Task):
             check_classes(found, width, ignored=self.ignore_index)
         return found
 
+    def pictured(self, data: ImageData, positions: NDArray[np.int64]) -> dict[str, Any]:
+        """Return small pictures of the label maps, as `shown` has them, and the images' sizes."""
+        maps = [data.label_maps(np.array([position]))[0] for position in positions.tolist()]
+        return {"labels": [_packed(_small(one).numpy()) for one in maps], "sizes": data.sizes[positions].tolist()}
+
     # results
 
     def per_image(self, logits: Tensor, labels: Tensor) -> PixelCounts:
         """Count pixels of logits (B,K,h,w) by labels (B,H,W), image by image: full-sized logits take memory."""
         classes = self.width(logits)
         finite = logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
-        step = -(-max(labels.shape[1:]) // PICTURE)
         matrices, pictures = [], []
         for image, truth in zip(logits, labels, strict=True):
             predicted = _resized(image[None], truth.shape)[0].max(0).indices  # argmax takes four times as long
             places = (truth * classes + predicted).masked_fill_(truth == self.ignore_index, classes * classes)
             counts = torch.bincount(places.flatten(), minlength=classes * classes + 1)[:-1]
             matrices.append(counts.view(classes, classes))
-            small = predicted[::step, ::step].to(torch.uint8)
-            height, width = small.shape
-            pictures.append(F.pad(small, (0, PICTURE - width, 0, PICTURE - height), value=NO_PIXEL))
+            pictures.append(_small(predicted))
         matrix = torch.stack(matrices)
         sums = torch.stack([matrix.diagonal(dim1=1, dim2=2), matrix.sum(2), matrix.sum(1)])
         if self.ignore_index < classes:
@@ -166,6 +180,14 @@ class Segmentation(Task):
         """Return small pictures of the predictions of example images, (S,S) packed: None of those left out."""
         pictures = results[-1][examples]
         return {"predicted": [_packed(one) if known else None for one, known in zip(pictures, seen, strict=True)]}
+
+    def shown_map(self, stored: Any, size: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the part (h,w) of a small picture that is of the image."""
+        values = unpacked(stored)
+        if len(values) != PICTURE**2:
+            raise ValueError(f"a map of example images is not {PICTURE} x {PICTURE}")
+        step = _step(size)
+        return values.reshape(PICTURE, PICTURE)[: -(-size[0] // step), : -(-size[1] // step)]
 
     # of a row
 
@@ -202,14 +224,18 @@ class Segmentation(Task):
         """Return pixel accuracy, each class's IoU, None of one that does not occur, and which do not."""
         if not draws:
             return {"pixel_accuracy": None, "class_iou": None, "absent_classes": None}
-        sums = [np.split(self.statistics(row).sum(0), 3) for row in draws]
-        iou = np.mean([class_iou(*one) for one in sums], axis=0)
+        sums, iou = [np.split(self.statistics(row).sum(0), 3) for row in draws], self.class_scores(draws)
         absent = np.isnan(iou)
         return {
             "pixel_accuracy": float(np.mean([pixel_accuracy(one[0], one[2]) for one in sums])),
             "class_iou": [None if gone else float(value) for value, gone in zip(iou, absent, strict=True)],
             "absent_classes": np.flatnonzero(absent).tolist(),
         }
+
+    def class_scores(self, draws: Sequence[Row]) -> Array:
+        """Return each class's IoU."""
+        sums = [np.split(self.statistics(row).sum(0), 3) for row in draws]
+        return np.asarray(np.mean([class_iou(*one) for one in sums], axis=0))
 
     def doubt(self, row: Row, width: int) -> str | None:
         """Return that the commonest label for every pixel would be right as often, where it would."""
@@ -257,6 +283,19 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
     if logits.shape[2:] == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _step(size: Sequence[int]) -> int:
+    """Return every how many pixels of a map of a size (H,W) are in its small picture."""
+    return -(-max(size) // PICTURE)
+
+
+def _small(labels: Tensor) -> Tensor:
+    """Return a map (H,W) as a small picture (S,S)."""
+    step = _step(labels.shape)
+    small = labels[::step, ::step].to(torch.uint8)
+    height, width = small.shape
+    return F.pad(small, (0, PICTURE - width, 0, PICTURE - height), value=NO_PIXEL)
 
 
 def _packed(values: NDArray[Any]) -> str:

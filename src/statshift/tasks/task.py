@@ -42,6 +42,11 @@ class Task(ABC):
         headline: what the score is called, in [0,1] of which 1 is best; the name of its fields in a summary.
         measure_names: what a summary tells of each condition; the headline and "error", 1 less it, among them.
         counts_images: whether the score is the share of images that are right, as a report's sentences have it.
+        meaning: what the score is of the images, as a report explains it.
+        test: the test of `paired`, as a report names it.
+        class_score: what `class_scores` are called; "" for none.
+        shows_maps: whether truth and answers are maps of classes, which a report shows as pictures.
+        picture_side: px; larger example images are stored reduced to it.
         alexnets: tables of AlexNet's errors that its errors may be divided by.
     """
 
@@ -49,12 +54,22 @@ class Task(ABC):
     family: ClassVar[str] = "own"
     headline: ClassVar[str] = "score"
     counts_images: ClassVar[bool] = False
+    meaning: ClassVar[str] = "The score of the images"
+    test: ClassVar[str] = "the normal one, with the deviation over resamples of the images"
+    class_score: ClassVar[str] = ""
+    shows_maps: ClassVar[bool] = False
+    picture_side: ClassVar[int] = 128
     alexnets: ClassVar[tuple[str, ...]] = ()
 
     @property
     def measure_names(self) -> tuple[str, ...]:
         """Names of what `measures` returns."""
         return (self.headline, "error")
+
+    @property
+    def ignored(self) -> int | None:
+        """The value of label maps that marks pixels which do not count, if there is one."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """Return name and options for a record."""
@@ -121,6 +136,14 @@ class Task(ABC):
             raise InputError(f"Expected labels (B,...) of {len(images)} images, but got {found}.")
         return labels
 
+    def strata(self, data: ImageData) -> NDArray[np.int64]:
+        """Return (N,...): example images are as many of those with one value as of those with any other."""
+        return np.zeros(len(data), np.int64) if data.labels is None else data.labels
+
+    def pictured(self, data: ImageData, positions: NDArray[np.int64]) -> dict[str, Any]:
+        """Return what is stored, in JSON types, of the truth of example images at positions (n,): their `labels`."""
+        return {"labels": None if data.labels is None else data.labels[positions].tolist()}
+
     # what takes gradients of pixels
 
     def check_gradients(self, what: str) -> None:
@@ -184,6 +207,14 @@ class Task(ABC):
         """Return what a row stores of example images, at positions (n,), where they are `seen` (n,): not left out."""
         return {}
 
+    def shown_map(self, stored: Any, size: Sequence[int]) -> NDArray[np.uint8]:
+        """Return classes (h,w) of one of the texts in `shown` or `pictured`, of an image of a size (H,W).
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        raise ValueError(f"the task {self.name} has no maps")
+
     # of a row
 
     def statistics(self, row: Row) -> Array:
@@ -219,6 +250,10 @@ class Task(ABC):
         """Return what a summary tells of the clean images beside the measures; `draws` may be empty."""
         return {}
 
+    def class_scores(self, draws: Sequence[Row]) -> Array | None:
+        """Return (K,) scores of the classes in one condition, NaN of those absent, draws averaged; None of no such."""
+        return None
+
     def doubt(self, row: Row, width: int) -> str | None:
         """Return what is strange about the clean images' row where logits have `width` classes, if anything is."""
         return None
@@ -251,11 +286,11 @@ class Task(ABC):
 
     def alone(self, pairs: Sequence[tuple[Row, Row]]) -> tuple[int, int]:
         """Return of how many images the first row, and of how many the second, has the higher score."""
-        sides = [[self._scores(row) for row in side] for side in zip(*pairs, strict=True)]
+        sides = [[self.image_scores(row) for row in side] for side in zip(*pairs, strict=True)]
         first, second = (np.concatenate(side) for side in sides)
         return int((first > second).sum()), int((second > first).sum())
 
-    def _scores(self, row: Row) -> Array:
+    def image_scores(self, row: Row) -> Array:
         """Return (M,), the score of each image alone."""
         statistics = self.statistics(row)
         return self.score(statistics, np.ones(len(statistics)))
