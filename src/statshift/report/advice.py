@@ -280,7 +280,7 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
 
 def _training(source: Subject) -> list[object]:
     """Return the words of a command that trains a subject's model on images like its own."""
-    return ["--data", commands.TRAIN, *commands.loading(source.record)]
+    return ["--data", source.task.training_images, *commands.loading(source.record)]
 
 
 ADVICE_RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (

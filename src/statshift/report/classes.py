@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from statshift.report.best import telling
-from statshift.report.content import Cell, Column, Rows, Section, Series, Table
+from statshift.report.content import Block, Cell, Column, Rows, Section, Series, Table
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject
-from statshift.report.words import accuracy_cell, class_name, listed, plural
+from statshift.report.words import accuracy_cell, bounded_cell, class_name, count_cell, listed, percent, plural, short
 from statshift.results.conditions import Condition
 from statshift.results.means import mean_name
+from statshift.results.worded import spelt
 from statshift.tasks.row import Array
 
 MOST = 4
@@ -20,13 +21,14 @@ MOST = 4
 
 def section(groups: Sequence[Group], changes: Changes) -> Section | None:
     """Return the section, or None where no task has scores of classes."""
-    blocks: list[Rows] = []
+    blocks: list[Block] = []
     text: dict[str, None] = {}
     for group in groups:
         word = group.reference.task.class_score
         if not word:
             continue
         subjects = telling(group, changes, MOST)
+        blocks.append(_measures(group, f"measures-{group.number + 1}"))
         over: list[tuple[str, tuple[Condition, ...]]] = [
             ("clean", (("clean", 0),)),
             (mean_name(group.shared), group.shared),
@@ -40,6 +42,28 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
                 )
                 text |= dict.fromkeys(_told(group, scores, subjects))
     return Section("classes", "By class", tuple(text), tuple(blocks)) if blocks else None
+
+
+def _measures(group: Group, name: str) -> Table:
+    """Return all that the task measures on clean images."""
+    task = group.reference.task
+    names = [one for one in task.measure_names if one not in (task.headline, "error")]
+    columns = (
+        Column("subject", numeric=False),
+        Column("images"),
+        Column("accuracy %", shade="accuracy"),
+        *(Column(f"{spelt(one)} %", shade="accuracy") for one in names),
+    )
+    rows = [
+        (
+            Cell(one.label),
+            count_cell(one.images),
+            bounded_cell(one.summary["clean_accuracy"], one.summary["clean_interval"]),
+            *(accuracy_cell(one.summary.get(f"clean_{measure}")) for measure in names),
+        )
+        for one in group.subjects
+    ]
+    return Table(name, "What is measured on clean images", columns, tuple(rows))
 
 
 def _mean(subject: Subject, wanted: Sequence[Condition]) -> Array | None:
@@ -59,6 +83,13 @@ def _told(group: Group, scores: dict[Subject, Array], subjects: Sequence[Subject
         "the accuracy."
     )
     ignored = f" Pixels labelled {task.ignored} do not count." if task.ignored is not None else ""
+    model, data = group.reference.record["model"], group.reference.record["data"]
+    multiple = (model.get("preprocessing") or {}).get("size_multiple")
+    ignored += (
+        f" Images were padded to multiples of {multiple} px, and what the model said cropped." if multiple else ""
+    )
+    mapped = (data.get("maps") or {}).get("label_map")
+    ignored += f" Labels were replaced by a file's ({short(str(mapped))})." if mapped else ""
     others = [one.label for one in group.subjects if one not in subjects]
     rest = f" Left out for legibility: {listed(others, 8)}." if others else ""
     clean = next(iter(scores.values()))
@@ -83,9 +114,23 @@ def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> Ro
     kept = [label for label in range(width) if any(not np.isnan(found[label]) for found in padded.values())]
     rows = tuple(class_name(label, names) for label in kept)
     series = tuple(Series(label, tuple(_known(found[place]) for place in kept)) for label, found in padded.items())
-    columns = (Column("class", numeric=False), *(Column(one.label, shade="accuracy") for one in series))
-    body = [(Cell(row), *(accuracy_cell(one.values[place]) for one in series)) for place, row in enumerate(rows)]
-    mean = (Cell(f"mean of {plural(len(kept), 'class', 'classes')}"), *(accuracy_cell(_mean_of(one)) for one in series))
+    pixels = first.record["data"].get("pixel_counts") or {}
+    counted = sum(count for label, count in pixels.items() if label != str(first.task.ignored))
+    shares = [pixels.get(str(label), 0) / counted if counted else None for label in kept]
+    columns = (
+        Column("class", numeric=False),
+        Column("pixels %", note="so labelled"),
+        *(Column(one.label, shade="accuracy") for one in series),
+    )
+    body = [
+        (Cell(row), Cell(percent(shares[place], "")), *(accuracy_cell(one.values[place]) for one in series))
+        for place, row in enumerate(rows)
+    ]
+    mean = (
+        Cell(f"mean of {plural(len(kept), 'class', 'classes')}"),
+        Cell(""),
+        *(accuracy_cell(_mean_of(one)) for one in series),
+    )
     table = Table(f"{name}-table", f"{title}, %", columns, (*body, mean), folded=True, footer=1)
     return Rows(name, title, f"{word}, %", rows, series, table)
 
