@@ -7,7 +7,7 @@ from typing import Any
 from statshift._core.errors import InputError
 from statshift._core.tables import percent, short_table
 from statshift.results import Row
-from statshift.results.worded import as_accuracy
+from statshift.results.worded import as_accuracy, spelt
 
 
 def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -22,7 +22,7 @@ def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> s
         count = one.get("images", summary["images"])
         rows.append([name, str(count), *map(percent, (one["clean_accuracy"], mean)), "-" if mean is None else over])
     model, data = record["model"]["spec"], record["data"]["spec"]
-    return f"Measurement of {model} on {data}: {headline} in %\n{short_table(rows)}"
+    return f"Measurement of {model} on {data}: {spelt(headline)} in %\n{short_table(rows)}"
 
 
 def difference_text(images: int, protocols: Sequence[str], differences: Mapping[str, Any]) -> str:

@@ -65,6 +65,7 @@ class Segmentation(Task):
     )
     class_score: ClassVar[str] = "IoU"
     shows_maps: ClassVar[bool] = True
+    training_images: ClassVar[str] = "seg:TRAIN"
     picture_side: ClassVar[int] = 256
 
     @property

@@ -46,6 +46,7 @@ class Task(ABC):
         test: the test of `paired`, as a report names it.
         class_score: what `class_scores` are called; "" for none.
         shows_maps: whether truth and answers are maps of classes, which a report shows as pictures.
+        training_images: what an advised command names for the images of a training.
         picture_side: px; larger example images are stored reduced to it.
         alexnets: tables of AlexNet's errors that its errors may be divided by.
     """
@@ -58,6 +59,7 @@ class Task(ABC):
     test: ClassVar[str] = "the normal one, with the deviation over resamples of the images"
     class_score: ClassVar[str] = ""
     shows_maps: ClassVar[bool] = False
+    training_images: ClassVar[str] = "folder:TRAIN"
     picture_side: ClassVar[int] = 128
     alexnets: ClassVar[tuple[str, ...]] = ()
 
