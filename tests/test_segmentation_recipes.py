@@ -121,6 +121,8 @@ def test_every_network_has_its_cuts_and_the_classes_of_its_data(spec):
 def test_figure_and_cost_are_derived():
     one = describe(recipe("synthia-new-york"))
     assert one["expected"] == "advbn: 52.7 (baseline) -> 57.5 on new-york-dawn"
+    some = describe(recipe("synthia-highway", labels=["moex"]))
+    assert some["expected"] == "moex: 32.0 on new-york-dawn"
     assert one["cost"] == "5 trainings of 30 to 110 epochs, then 50 measurements"
     assert one["needs"] == "SYNTHIA's video sequences as synthia:DIR; files: backbone"
 

@@ -33,8 +33,8 @@ START = TrainingOptions(
     scale=(0.5, 2.0),
     aspect=1.33,
 )
-"""The start, "80 epochs following the training protocol" of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly rate,
-random scale, aspect ratio, mirror and crop. The ranges and the window, which is PSPNet's, are not printed there."""
+"""The start, "80 epochs following the training protocol" of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly
+rate, random scale, aspect ratio, mirror and crop. The ranges and the window, here PSPNet's, are not printed there."""
 
 TUNED = replace(START, epochs=30, learning_rate=0.001)
 """Fine-tuning, 30 epochs; the papers do not print its rate: a tenth of the start's is ours."""
@@ -100,7 +100,8 @@ def cityscapes_gta5(training: TrainingOptions | None = None, at: Sequence[str] =
         trained_on=Part(split="train"),
         domains={"cityscapes": Part(split="val"), "gta5": Part("validation", split="val")},
         wants="Cityscapes as cityscapes:DIR, and GTA5 as --validation gta5:DIR",
-        note="Our copy prints the gains on GTA5, not the table: 8.2 points of mIoU and 11.3 of pixel accuracy.",
+        note="Our copy prints the gains on GTA5, not the table: 8.2 points of mIoU and 11.3 of pixel accuracy. "
+        "Frames are taken at their own size, where IBN-Net's authors make GTA5's 1024 x 563.",
     )
 
 
