@@ -2,14 +2,16 @@
 
 import json
 import re
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from statshift import find_cuts, load_model, measure
+from statshift import diagnose, find_cuts, load_model, measure
 from statshift._core.errors import BackboneWarning, InputError
 from statshift.cli.published import result_text
 from statshift.data import scenes
@@ -35,6 +37,7 @@ LABEL = {
 }
 CONDITIONS = ["dawn", "fog", "night", "spring", "winter"]
 DOMAINS = [f"{scene}-{condition}" for scene in ("new-york", "highway") for condition in CONDITIONS]
+ROOT = Path(__file__).parents[1]
 SMALL = {"num_classes": 13, "width": 0.125}
 
 
@@ -280,3 +283,52 @@ def test_a_backbone_of_imagenet_begins_the_start(tmp_path):
         made = network.make({"backbone": str(tmp_path / "resnet18.safetensors")}, {}, 0, fresh=True)
     assert (made.network.layer4[1].conv2.weight == weights.layer4[1].conv2.weight).all()
     assert made.network.classifier.out_channels == 5
+
+
+# The how-to and the example
+
+DRIVING = """
+from statshift import load_model
+
+
+def build():
+    return load_model("seg:resnet18", model_args={"num_classes": 11, "width": 0.125}).network
+"""
+
+
+def test_the_how_to_s_ten_lines_do_what_they_say(splits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / "drive" / kind).mkdir(parents=True)
+        (tmp_path / "drive" / kind / "dusk").symlink_to(splits / kind / "train-dusk")
+    (tmp_path / "driving.py").write_text(DRIVING)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_weights(load_model("py:driving.py:build").network, "driving.safetensors")
+    page = (ROOT / "docs" / "howto" / "segmentation.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(block.strip().splitlines()) <= 12
+    names = {}
+    exec(compile(block.replace("driving.pth", "driving.safetensors"), "segmentation.md", "exec"), names)
+    sentence, scores = capsys.readouterr().out.strip().splitlines()
+    model, frames, where = names["model"], names["frames"], names["where"]
+    assert sentence == diagnose(model, frames).sentence
+    assert frames.shape == (32, 3, 32, 48)
+    rows = {row["protocol"]: row for row in names["found"].rows}
+    assert (rows["source"]["images"], rows["auto"]["images"]) == (40, 8)
+    source = measure(model, "seg:drive", shifts="clean", data_options=where).summary["protocols"]["source"]
+    assert source == names["found"].summary["protocols"]["source"]
+    assert scores == f"{names['auto']['paired_source']['clean_miou']} {names['auto']['clean_miou']}"
+    assert names["adapted"] is not model
+    assert names["adapted"](frames[:1]).argmax(1).shape == (1, 32, 48)
+
+
+def test_the_example_says_what_is_absent_and_measures_what_is_there(shared, tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "examples" / "driving.py"))["main"]
+    assert main(tmp_path) == {}
+    assert capsys.readouterr().out.startswith(f"There is no {tmp_path / 'data' / 'camvid'}: name the folder")
+    found = main(shared, [("train-dusk", "contrast")], samples=2, limit=4)
+    line = capsys.readouterr().out.splitlines()[1]
+    ((frames, scores),) = found.items()
+    assert line.split() == [*", ".join(frames).split(), *(f"{one:.1%}" for one in scores.values())]
+    assert scores["replace"] > 2 * scores["source"]
