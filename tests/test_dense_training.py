@@ -19,7 +19,7 @@ from statshift.hardening.batch import Batch
 from statshift.hardening.batches import Batches
 from statshift.hardening.costs import step_costs
 from statshift.hardening.harden import CHECKPOINT, harden
-from statshift.hardening.methods.advbn import AdvBN
+from statshift.hardening.methods.advbn import AdvBN, advbn_losses
 from statshift.hardening.methods.adversarial import Adversarial
 from statshift.hardening.methods.auxiliary import AdvProp, PixelAT
 from statshift.hardening.methods.corrupted import Corrupted
@@ -57,6 +57,11 @@ class Dense(nn.Module):
     def forward(self, images):
         features = F.relu(self.bn2(self.conv2(self.act1(self.bn1(self.conv1(images))))))
         return {"out": self.head(F.relu(self.bn3(self.conv3(features))))}
+
+
+def network():
+    """Return it as a user's file does."""
+    return Dense()
 
 
 def build(seed=0):
@@ -362,6 +367,37 @@ def test_the_best_epoch_is_kept_beside_the_last(scenes, data, tmp_path):
     assert read_made_by(out / "best.safetensors")["verb"] == "harden"
     with pytest.raises(InputError, match="Expected `validation` and `out`"):
         harden(build(), data, options, device="cpu", keep_best=True)
+
+
+def test_a_loop_of_ones_own_has_the_same_losses(data):
+    batch = a_batch(data)
+    attack = FeatureAttack(steps=2)
+    ours = AdvBN(attack)(Branches(build().double(), "act1", batch.images[:2]).train(), batch)
+    branches = Branches(build().double(), "act1", batch.images[:2]).train()
+    theirs = advbn_losses(branches, batch.images, batch.targets.labels, attack, task=TASK)
+    assert {name: float(loss.detach()) for name, loss in theirs.items()} == {
+        name: float(loss.detach()) for name, loss in ours.items()
+    }
+
+
+def test_the_commands_train_and_harden_on_label_maps(scenes, run, tmp_path):
+    words = ["--model", f"py:{__file__}:network", "--data", f"seg:{scenes}", "--split", "day", "--ignore-index", VOID]
+    words += ["--epochs", 1, "--batch-size", 4, "--window", "40x32", "--scale", "0.5,1", "--device", "cpu"]
+    words += ["--validation", f"seg:{scenes}", "--validation-split", "day", "--keep-best", "--schedule", "poly"]
+    start, hard = tmp_path / "start", tmp_path / "hard"
+    done = run("train", *words, "--out", start)
+    assert (done.code, done.err.count("error")) == (0, 0)
+    assert "Measured: miou in %." in done.out
+    assert "The best epoch is 1: best.safetensors." in done.out
+    record = json.loads((start / "record.json").read_bytes())
+    assert record["hardening"]["training"]["window"] == [32, 40]
+    assert record["hardening"]["augmentation"]["scale"] == [0.5, 1.0]
+    assert record["data"]["images"] == record["validation"]["data"]["images"] == 12
+    words += ["--weights", start / "best.safetensors", "--at", "act1", "--steps", 2, "--out", hard]
+    assert run("harden", *words).code == 0
+    assert json.loads((hard / "record.json").read_bytes())["validation"]["score"] == "miou"
+    for window in ("40", "x32", "0x32"):
+        assert run("harden", *words, "--window", window).code == 2
 
 
 def test_the_poly_rate_is_the_share_that_is_left_to_a_power():

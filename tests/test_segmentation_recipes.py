@@ -5,6 +5,7 @@ import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from statshift._core.errors import BackboneWarning, InputError
 from statshift.cli.published import result_text
 from statshift.data import scenes
 from statshift.data.scene_labels import CITYSCAPES, SYNTHIA
+from statshift.metrics.segmentation import mean_iou
 from statshift.models import save_weights
 from statshift.recipes import SEGMENTATION, Network, Part, changed, describe, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.running import run_recipe
+from statshift.tasks.segmentation import Segmentation
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -305,7 +308,7 @@ def test_the_how_to_s_ten_lines_do_what_they_say(splits, tmp_path, monkeypatch, 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         save_weights(load_model("py:driving.py:build").network, "driving.safetensors")
-    page = (ROOT / "docs" / "howto" / "segmentation.md").read_text()
+    page = (ROOT / "docs" / "howto/segmentation.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     assert len(block.strip().splitlines()) <= 12
     names = {}
@@ -332,3 +335,39 @@ def test_the_example_says_what_is_absent_and_measures_what_is_there(shared, tmp_
     ((frames, scores),) = found.items()
     assert line.split() == [*", ".join(frames).split(), *(f"{one:.1%}" for one in scores.values())]
     assert scores["replace"] > 2 * scores["source"]
+
+
+def test_the_page_tells_what_each_program_makes_of_two_frames():
+    labels, predicted = np.array([[0, 1, 1, 1], [0, 0, 0, 0]]), np.array([[0, 0, 1, 1], [0, 0, 0, 0]])
+    matrices = [
+        np.bincount(3 * own + answer, minlength=9).reshape(3, 3) for own, answer in zip(labels, predicted, strict=True)
+    ]
+
+    def iou(matrix):
+        hits = matrix.diagonal()
+        unions = matrix.sum(0) + matrix.sum(1) - hits
+        return [hit / union if union else None for hit, union in zip(hits, unions, strict=True)]
+
+    def zeroed(values):
+        return fmean(value or 0 for value in values)
+
+    by_image = [iou(matrix) for matrix in matrices]
+    one = fmean(value for value in iou(sum(matrices)) if value is not None)
+    pairs = fmean(value for values in by_image for value in values if value is not None)  # torchmetrics 1.9
+    per_image = fmean(map(zeroed, by_image))  # torchmetrics 1.6
+    espnet = sum(map(zeroed, by_image)) / (len(by_image) + 1)
+    page = (ROOT / "docs" / "segmentation.md").read_text()
+    told = re.findall(r"\| ([\d.]+) % \|$", page, re.MULTILINE)
+    assert told == [f"{100 * value:.1f}" for value in (one, pairs, per_image, espnet)]
+    logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), 3).permute(0, 2, 1)[:, :, None].float()
+    counts = Segmentation().per_image(logits, torch.from_numpy(labels)[:, None])
+    assert mean_iou(*(count.sum(0).double().numpy() for count in counts[:3])) == pytest.approx(one)
+
+
+def test_the_page_s_reference_figures_are_those_of_the_file(shared):
+    conditions = json.loads((shared / "reference" / "camvid_espnet.json").read_text())["conditions"]
+    page = (ROOT / "docs" / "segmentation.md").read_text()
+    cells = re.findall(r"^\| [\w ]+ \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert cells == [
+        (f"{one['source']['miou']:.1f}", f"{one['replaced32']['miou']:.1f}") for one in conditions.values()
+    ]

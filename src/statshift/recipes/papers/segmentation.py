@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from statshift.data.scenes import CONDITIONS
+from statshift.hardening.from_scratch import IBN_NET
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
@@ -23,22 +25,12 @@ PLACE = ("conv2_3",)
 STEM = "maxpool"
 """Where MoEx, which trains what is behind its cut, leaves most to train."""
 
-START = TrainingOptions(
-    epochs=80,
-    batch_size=16,
-    learning_rate=0.01,
-    schedule="poly",
-    weight_decay=1e-4,
-    window=(713, 713),
-    aspect=4 / 3,
-)
-"""The start, "80 epochs following the training protocol" of IBN-Net (Pan et al., ECCV 2018, section 4.2): the poly
-rate, random scale, aspect ratio, mirror and crop. The ranges and the window, here PSPNet's, are not printed there."""
+START = replace(IBN_NET, window=(713, 713))
+"""The start, 80 epochs by IBN-Net's protocol, on windows as large as PSPNet's."""
 
 TUNED = replace(START, epochs=30, learning_rate=0.001)
 """Fine-tuning, 30 epochs; the papers do not print its rate: a tenth of the start's is ours."""
 
-CONDITIONS = ("dawn", "fog", "night", "spring", "winter")
 NEW_YORK = tuple(f"new-york-{condition}" for condition in CONDITIONS)
 HIGHWAY = tuple(f"highway-{condition}" for condition in CONDITIONS)
 
