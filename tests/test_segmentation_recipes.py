@@ -2,22 +2,27 @@
 
 import json
 import re
+import runpy
 from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from statshift import find_cuts, load_model, measure
+from statshift import diagnose, find_cuts, load_model, measure
 from statshift._core.errors import BackboneWarning, InputError
 from statshift.cli.published import result_text
 from statshift.data import scenes
 from statshift.data.scene_labels import CITYSCAPES, SYNTHIA
+from statshift.metrics.segmentation import mean_iou
 from statshift.models import save_weights
 from statshift.recipes import SEGMENTATION, Network, Part, changed, describe, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.running import run_recipe
+from statshift.tasks.segmentation import Segmentation
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -35,6 +40,7 @@ LABEL = {
 }
 CONDITIONS = ["dawn", "fog", "night", "spring", "winter"]
 DOMAINS = [f"{scene}-{condition}" for scene in ("new-york", "highway") for condition in CONDITIONS]
+ROOT = Path(__file__).parents[1]
 SMALL = {"num_classes": 13, "width": 0.125}
 
 
@@ -121,6 +127,8 @@ def test_every_network_has_its_cuts_and_the_classes_of_its_data(spec):
 def test_figure_and_cost_are_derived():
     one = describe(recipe("synthia-new-york"))
     assert one["expected"] == "advbn: 52.7 (baseline) -> 57.5 on new-york-dawn"
+    some = describe(recipe("synthia-highway", labels=["moex"]))
+    assert some["expected"] == "moex: 32.0 on new-york-dawn"
     assert one["cost"] == "5 trainings of 30 to 110 epochs, then 50 measurements"
     assert one["needs"] == "SYNTHIA's video sequences as synthia:DIR; files: backbone"
 
@@ -278,3 +286,88 @@ def test_a_backbone_of_imagenet_begins_the_start(tmp_path):
         made = network.make({"backbone": str(tmp_path / "resnet18.safetensors")}, {}, 0, fresh=True)
     assert (made.network.layer4[1].conv2.weight == weights.layer4[1].conv2.weight).all()
     assert made.network.classifier.out_channels == 5
+
+
+# The how-to and the example
+
+DRIVING = """
+from statshift import load_model
+
+
+def build():
+    return load_model("seg:resnet18", model_args={"num_classes": 11, "width": 0.125}).network
+"""
+
+
+def test_the_how_to_s_ten_lines_do_what_they_say(splits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for kind in ("images", "labels"):
+        (tmp_path / "drive" / kind).mkdir(parents=True)
+        (tmp_path / "drive" / kind / "dusk").symlink_to(splits / kind / "train-dusk")
+    (tmp_path / "driving.py").write_text(DRIVING)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_weights(load_model("py:driving.py:build").network, "driving.safetensors")
+    page = (ROOT / "docs" / "howto/segmentation.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert len(block.strip().splitlines()) <= 12
+    names = {}
+    exec(compile(block.replace("driving.pth", "driving.safetensors"), "segmentation.md", "exec"), names)
+    sentence, scores = capsys.readouterr().out.strip().splitlines()
+    model, frames, where = names["model"], names["frames"], names["where"]
+    assert sentence == diagnose(model, frames).sentence
+    assert frames.shape == (32, 3, 32, 48)
+    rows = {row["protocol"]: row for row in names["found"].rows}
+    assert (rows["source"]["images"], rows["auto"]["images"]) == (40, 8)
+    source = measure(model, "seg:drive", shifts="clean", data_options=where).summary["protocols"]["source"]
+    assert source == names["found"].summary["protocols"]["source"]
+    assert scores == f"{names['auto']['paired_source']['clean_miou']} {names['auto']['clean_miou']}"
+    assert names["adapted"] is not model
+    assert names["adapted"](frames[:1]).argmax(1).shape == (1, 32, 48)
+
+
+def test_the_example_says_what_is_absent_and_measures_what_is_there(shared, tmp_path, capsys):
+    main = runpy.run_path(str(ROOT / "examples" / "driving.py"))["main"]
+    assert main(tmp_path) == {}
+    assert capsys.readouterr().out.startswith(f"There is no {tmp_path / 'data' / 'camvid'}: name the folder")
+    found = main(shared, [("train-dusk", "contrast")], samples=2, limit=4)
+    line = capsys.readouterr().out.splitlines()[1]
+    ((frames, scores),) = found.items()
+    assert line.split() == [*", ".join(frames).split(), *(f"{one:.1%}" for one in scores.values())]
+    assert scores["replace"] > 2 * scores["source"]
+
+
+def test_the_page_tells_what_each_program_makes_of_two_frames():
+    labels, predicted = np.array([[0, 1, 1, 1], [0, 0, 0, 0]]), np.array([[0, 0, 1, 1], [0, 0, 0, 0]])
+    matrices = [
+        np.bincount(3 * own + answer, minlength=9).reshape(3, 3) for own, answer in zip(labels, predicted, strict=True)
+    ]
+
+    def iou(matrix):
+        hits = matrix.diagonal()
+        unions = matrix.sum(0) + matrix.sum(1) - hits
+        return [hit / union if union else None for hit, union in zip(hits, unions, strict=True)]
+
+    def zeroed(values):
+        return fmean(value or 0 for value in values)
+
+    by_image = [iou(matrix) for matrix in matrices]
+    one = fmean(value for value in iou(sum(matrices)) if value is not None)
+    pairs = fmean(value for values in by_image for value in values if value is not None)  # torchmetrics 1.9
+    per_image = fmean(map(zeroed, by_image))  # torchmetrics 1.6
+    espnet = sum(map(zeroed, by_image)) / (len(by_image) + 1)
+    page = (ROOT / "docs" / "segmentation.md").read_text()
+    told = re.findall(r"\| ([\d.]+) % \|$", page, re.MULTILINE)
+    assert told == [f"{100 * value:.1f}" for value in (one, pairs, per_image, espnet)]
+    logits = torch.nn.functional.one_hot(torch.from_numpy(predicted), 3).permute(0, 2, 1)[:, :, None].float()
+    counts = Segmentation().per_image(logits, torch.from_numpy(labels)[:, None])
+    assert mean_iou(*(count.sum(0).double().numpy() for count in counts[:3])) == pytest.approx(one)
+
+
+def test_the_page_s_reference_figures_are_those_of_the_file(shared):
+    conditions = json.loads((shared / "reference" / "camvid_espnet.json").read_text())["conditions"]
+    page = (ROOT / "docs" / "segmentation.md").read_text()
+    cells = re.findall(r"^\| [\w ]+ \| ([\d.]+) \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert cells == [
+        (f"{one['source']['miou']:.1f}", f"{one['replaced32']['miou']:.1f}") for one in conditions.values()
+    ]

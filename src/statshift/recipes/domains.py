@@ -130,9 +130,10 @@ class DomainRecipe(TrainingRecipe):
         printed = {label: figures for label, figures in self.published.items() if figures}
         if not printed:
             return super().expected()
-        (first, before), *_, (last, after) = printed.items()
-        domain = next(iter(before))
-        return f"{last}: {in_percent(before[domain])} ({first}) -> {in_percent(after[domain])} on {domain}"
+        first, last = next(iter(printed)), list(printed)[-1]
+        domain, after = next(iter(printed[last].items()))
+        before = f"{in_percent(printed[first].get(domain))} ({first}) -> " if first != last else ""
+        return f"{last}: {before}{in_percent(after)} on {domain}"
 
     def cost(self) -> str:
         """Return how much is trained and measured."""
