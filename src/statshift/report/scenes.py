@@ -83,7 +83,10 @@ def scenes(holder: Subject, subjects: Sequence[Subject], name: str, title: str) 
 
 
 def choose(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return those with the largest differences of each kind, each image and each condition in turn."""
+    """Return those with the largest differences of each kind, each image and each condition in turn; clean ones first.
+
+    One at least is clean where there is one: of an image that is shown under a shift too, if it can be.
+    """
     chosen: list[Candidate] = []
     for kind, most in MOST.items():
         waiting = sorted((one for one in candidates if one.kind == kind), key=lambda one: -abs(one.gain or 0))
@@ -97,7 +100,11 @@ def choose(candidates: Sequence[Candidate]) -> list[Candidate]:
             )
             waiting.remove(best)
             chosen.append(best)
-    return chosen
+    unshifted = [one for one in candidates if one.condition[0] == "clean"]
+    if unshifted and not any(one in unshifted for one in chosen):
+        places = [one.place for one in chosen]
+        chosen.append(min(unshifted, key=lambda one: places.index(one.place) if one.place in places else len(places)))
+    return sorted(chosen, key=lambda one: one not in unshifted)
 
 
 def _candidates(holder: Subject, subjects: Sequence[Subject]) -> Iterator[Candidate]:
@@ -183,7 +190,7 @@ def _choice(subjects: Sequence[Subject], candidates: Sequence[Candidate], shown:
     gained, lost = (sum(one.kind == kind for one in candidates) for kind in ("gained", "lost"))
     first, *others = (one.label for one in subjects)
     return (
-        f"A choice, not a sample: {of}, first those on which the accuracy of {listed(others, conjunction='or')} is at "
+        f"A choice, not a sample: {of}, mostly those on which the accuracy of {listed(others, conjunction='or')} is at "
         f"least {100 * APART:.0f} points above that of {first}, which are {gained} of them; all are at least as far "
         f"below in {lost}. {pixels}"
     )
