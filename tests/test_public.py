@@ -21,7 +21,7 @@ SIGNATURES = {
     "compare": "(first, second, *, protocols=('source', 'source'), table=None, task=None)",
     "Ligs": "(values, seed=0)",
     "LigsOptions": "(perturbation='gaussian', scale=0.01)",
-    "ligs": ("(model, images, labels, options=None, *, loss=cross_entropy, seed=0, indices=None, batch_size=128)"),
+    "ligs": ("(model, images, labels, options=None, *, loss=None, seed=0, indices=None, batch_size=128, task=None)"),
     "read_run": "(path)",
     "run_recipe": (
         "(name, model, data, out, *, validation=None, training=None, at=None, shifts=None, severities=None, "
@@ -51,19 +51,20 @@ SIGNATURES = {
     # Harden
     "Hardened": "(model, branches, record, path)",
     "harden": (
-        "(model, data, options, *, out=None, validation=None, shifts=('clean',), severities=(1, 3, 5), ligs=(), "
-        "landscape=False, device='auto', compiled=False, trace=True, data_options=None, progress=None, "
-        "task='classification')"
+        "(model, data, options, *, out=None, validation=None, validation_split=None, shifts=('clean',), "
+        "severities=(1, 3, 5), ligs=(), keep_best=False, landscape=False, device='auto', compiled=False, trace=True, "
+        "data_options=None, progress=None, task=None)"
     ),
     "HardenOptions": "(method='advbn', at=None, training=<factory>, branch='clean')",
     "TrainingOptions": (
         "(epochs=20, batch_size=256, learning_rate=0.001, schedule='step', decay_epochs=None, decay_factor=0.1, "
         "optimizer='sgd', momentum=0.9, nesterov=False, weight_decay=0.0001, accumulate=1, augment='standard', "
+        "window=None, scale=None, aspect=1.0, colour=0.0, "
         "dtype='float32', channels_last=True, gamma=1.0, seed=0, checkpoint_every=300.0)"
     ),
     "Method": "()",
     "AdvBN": "(attack=<factory>)",
-    "advbn_losses": "(branches, images, labels, attack=None)",
+    "advbn_losses": "(branches, images, labels, attack=None, *, task=None)",
     "Adversarial": (
         "(attack=PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm='l2', loss='cross-entropy', "
         "target='none', random_start=True, clip=True))"
@@ -83,7 +84,7 @@ SIGNATURES = {
     "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False)",
     "Cut": "(name, aliases, shape, rectified, norms_before, norms_after)",
     "find_cuts": "(model, image)",
-    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False)",
+    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, latest=<factory>)",
     "split": "(model, at, image, *, trace=True)",
     # Corrupt and attack
     "corrupt": (
@@ -100,7 +101,7 @@ SIGNATURES = {
         "(epsilon=0.00392156862745098, step_size=None, steps=20, norm='linf', loss='cross-entropy', "
         "target='none', random_start=True, clip=True)"
     ),
-    "attack_images": "(model, images, labels, attack, *, seed=0, indices=None, loss=None, check=True)",
+    "attack_images": "(model, images, labels, attack, *, seed=0, indices=None, loss=None, check=True, task=None)",
     # Make
     "write_adversarial": (
         "(model, data, attack, *, out, batch_size=128, seed=0, device='auto', data_options=None, progress=None)"
@@ -114,14 +115,17 @@ SIGNATURES = {
     # Models, data, tasks, errors and warnings
     "PixelModel": "(network, preprocessing=None, *, spec='', num_classes=None, arguments=None, source_hash=None)",
     "exchange_norm": "(model, norm, *, groups=32)",
-    "load_model": "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True)",
+    "load_model": (
+        "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True, "
+        "size_multiple=None)"
+    ),
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "
-        "workers=0, cache_bytes=4294967296, class_order=None)"
+        "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, sizes=<factory>)"
     ),
     "load_data": (
         "(spec, *, shift=None, split=None, resize=None, crop=None, interpolation='bilinear', limit=None, seed=0, "
-        "skip_bad=False, class_map=None, workers=0, cache_bytes=4294967296)"
+        "skip_bad=False, class_map=None, workers=0, cache_bytes=4294967296, ignore_index=None, label_map=None)"
     ),
     "Task": "()",
     "Classification": "()",

@@ -42,6 +42,7 @@ def diagnose_command(
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
+    split: o.Split = None,
     skip_bad: o.SkipBad = False,
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
@@ -69,7 +70,7 @@ def diagnose_command(
         raise InputError("Expected --against SPEC, a second data set, with --beside, but there is none.")
     names = _names(weights, beside or [])
     source = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
-    options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
+    options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad, "split": split}
     target = load_target(source, data, options)
     if against is None:
         _print_diagnosis(diagnose(source, draw_images(target, samples, seed).to(source.mean.device)), plot, as_json)

@@ -1,5 +1,6 @@
 """`statshift harden`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_model_on
+from statshift.hardening.choices import SCHEDULES
 from statshift.hardening.registry import FINE_TUNED, METHODS, defaults
 
 if TYPE_CHECKING:
@@ -47,16 +49,23 @@ def harden_command(
     ] = None,
     gamma: Annotated[float, typer.Option(help="Weight of the adversarial branch's loss.")] = 1.0,
     augment: o.Augment = "standard",
+    window: o.Window = None,
+    scale: o.Scale = None,
+    aspect: o.Aspect = 1.0,
+    colour: o.Colour = 0.0,
     branch: Annotated[str, typer.Option(help="Whose weights are the result, chosen beforehand: clean or adv.")] = (
         "clean"
     ),
     epochs: o.Epochs = 20,
     batch_size: o.StepImages = 256,
     accumulate: Annotated[int, typer.Option(help="Parts that a step is cut into, where memory is short.")] = 1,
-    learning_rate: Annotated[float, o.learning_rate("divided by 10 half-way")] = 1e-3,
+    learning_rate: Annotated[float, o.learning_rate("of step divided by 10 half-way")] = 1e-3,
+    schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "step",
     weight_decay: o.WeightDecay = 1e-4,
-    task: o.Task = "classification",
+    task: o.Task = None,
     validation: o.Validation = None,
+    validation_split: o.ValidationSplit = None,
+    keep_best: o.KeepBest = False,
     shifts: Annotated[str | None, o.shifts(", of the validation images", "clean")] = None,
     severities: o.Severities = "1,3,5",
     limit: o.Limit = None,
@@ -75,7 +84,10 @@ def harden_command(
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
     model_args: o.ModelArgs = None,
+    split: o.Split = None,
     class_map: o.ClassMap = None,
+    ignore_index: o.IgnoreIndex = None,
+    label_map: o.LabelMap = None,
     skip_bad: o.SkipBad = False,
     as_json: o.Json = False,
 ) -> None:
@@ -88,6 +100,8 @@ def harden_command(
     """
     if method in METHODS and method not in FINE_TUNED:
         raise InputError(f"The method {method} is one of statshift train.")
+    if validation_split and not validation:
+        raise InputError("Expected --validation, the images that --validation-split is of.")
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
     from statshift._core.processes import join
@@ -113,9 +127,14 @@ def harden_command(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            schedule=schedule,
             weight_decay=weight_decay,
             accumulate=accumulate,
             augment=augment,
+            window=o.parse_window(window),
+            scale=o.parse_scale(scale),
+            aspect=aspect,
+            colour=colour,
             dtype=dtype,
             channels_last=not no_channels_last,
             gamma=gamma,
@@ -131,8 +150,10 @@ def harden_command(
             out=out,
             task=task,
             validation=validation,
+            validation_split=validation_split,
             shifts=o.parse_shifts(shifts or CLEAN),
             severities=o.parse_severities(severities),
+            keep_best=keep_best,
             device=device,
             compiled=compiled,
             data_options=o.data_options(
@@ -142,7 +163,10 @@ def harden_command(
                 limit=limit,
                 seed=seed,
                 skip_bad=skip_bad,
+                split=split,
                 class_map=class_map,
+                ignore_index=ignore_index,
+                label_map=label_map,
                 workers=workers,
             ),
             progress=(report := TrainingReport(bar)),
@@ -158,16 +182,17 @@ def _tell(hardened: "Hardened", out: Path, branch: str, trained: bool, as_json: 
     if as_json:
         print_json(hardened.record)
         return
-    print_out(history_text(hardened.record["history"]))
+    print_out(history_text(hardened.record))
     written = ", ".join(f"{name}.safetensors" for name in hardened.branches.splits)
     print_out(f"\nWritten to {out}: {written}, record.json. The result is {branch}.safetensors; load it with")
     print_out(f"--weights {out / branch}.safetensors, as in statshift measure.")
 
 
-def history_text(history: list[dict[str, Any]]) -> str:
-    """Return the table of a training's epochs: losses, and accuracy in % and LIGS of each branch where measured."""
+def history_text(record: Mapping[str, Any]) -> str:
+    """Return the table of a training's epochs: losses, and score in % and LIGS of each branch where measured."""
     from statshift.splitting.branches import BRANCHES
 
+    history = record["history"]
     losses = list(history[-1]["losses"])
     validation = history[-1].get("validation", {})
     measured = [(branch, name) for branch in BRANCHES for name in validation.get(branch, ())]
@@ -181,7 +206,12 @@ def history_text(history: list[dict[str, Any]]) -> str:
                 *(_figure(n, one["validation"][b][n]) for b, n in measured),
             ]
         )
-    return table(rows)
+    lines = [table(rows)]
+    if score := record.get("validation", {}).get("score"):
+        lines.append(f"\nMeasured: {score} in %.")
+    if best := record.get("best"):
+        lines.append(f"The best epoch is {best['epoch']}: best.safetensors.")
+    return "\n".join(lines)
 
 
 def _figure(name: str, value: float | None) -> str:

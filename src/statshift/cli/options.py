@@ -93,7 +93,8 @@ SizeMultiple = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR.",
+        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR; with label "
+        "maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
         show_default=False,
     ),
 ]
@@ -103,10 +104,19 @@ TargetData = Annotated[
 Validation = Annotated[
     str | None, typer.Option(help="Labelled images to measure on, as in --data.", show_default=False)
 ]
+ValidationSplit = Annotated[str | None, typer.Option(help="Which part of them, of data that have several.")]
+KeepBest = Annotated[
+    bool, typer.Option("--keep-best", help="Write best.safetensors too, of the epoch with the best validation score.")
+]
 Resize = Annotated[int | None, typer.Option(help="Shorter side after resizing, px.")]
 Crop = Annotated[int | None, typer.Option(help="Side of the centre crop, px.")]
 Interpolation = Annotated[str | None, typer.Option(help="Of the resizing: bilinear, bicubic, ...")]
 ClassMap = Annotated[Path | None, typer.Option(help="File that maps class folders to the model's class indices.")]
+Split = Annotated[str | None, typer.Option(help="Which part of the data, of those that have several.")]
+IgnoreIndex = Annotated[
+    int | None, typer.Option(help="Value of label maps whose pixels are left out; default 255.", show_default=False)
+]
+LabelMap = Annotated[Path | None, typer.Option(help="File that gives label maps other labels, as lines OLD NEW.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip image files that cannot be read, and count them.")]
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of N images.")]
 Workers = Annotated[
@@ -144,6 +154,19 @@ Epochs = Annotated[int, typer.Option(help="Passes over the images.")]
 StepImages = Annotated[int, typer.Option(help="Images in a step, over all processes.")]
 WeightDecay = Annotated[float, typer.Option(help="Of all parameters.")]
 Augment = Annotated[str, typer.Option(help=f"{', '.join(AUGMENTATIONS)}.")]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WIDTHxHEIGHT", help="Of label maps: what is cut out of each image, px; default the images' own size."
+    ),
+]
+Scale = Annotated[
+    str | None, typer.Option(metavar="LEAST,GREATEST", help="Of label maps: factors of random scaling; default 0.5,2.")
+]
+Aspect = Annotated[float, typer.Option(help="Of label maps: by how much width over height changes at most.")]
+Colour = Annotated[
+    float, typer.Option(help="Of label maps: by how much brightness, contrast and saturation change at most.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Compiled = Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")]
@@ -168,6 +191,26 @@ def parse_severities(text: str) -> list[int]:
         return [int(part) for part in split(text)]
     except ValueError:
         raise InputError(f"Expected --severities as numbers from 1 to 5 with commas, but got {text!r}.") from None
+
+
+def parse_window(text: str | None) -> tuple[int, int] | None:
+    """Return (height, width) of "512x256", which is WIDTHxHEIGHT; None for None."""
+    if text is None:
+        return None
+    width, times, height = text.lower().partition("x")
+    if not (times and width.strip().isdigit() and height.strip().isdigit()):
+        raise InputError(f"Expected --window as WIDTHxHEIGHT in px, such as 512x256, but got {text!r}.")
+    return int(height), int(width)
+
+
+def parse_scale(text: str | None) -> tuple[float, float] | None:
+    """Return the two factors of "0.5,2"; None for None."""
+    if text is None:
+        return None
+    parts = [parse_number("scale", part) for part in split(text)]
+    if len(parts) != 2:
+        raise InputError(f"Expected --scale as the least and the greatest factor, such as 0.5,2, but got {text!r}.")
+    return parts[0], parts[1]
 
 
 def parse_functions(text: str) -> list[Any]:

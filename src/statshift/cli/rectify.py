@@ -30,6 +30,7 @@ def rectify_command(
     resize: o.Resize = None,
     crop: o.Crop = None,
     interpolation: o.Interpolation = None,
+    split: o.Split = None,
     skip_bad: o.SkipBad = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")] = False,
     model_args: o.ModelArgs = None,
@@ -45,7 +46,7 @@ def rectify_command(
     from statshift.making.rectified import write_rectified
 
     source = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
-    options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad}
+    options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad, "split": split}
     record = write_rectified(
         source,
         load_target(source, data, options),

@@ -37,11 +37,9 @@ def load_model_on(
 
 def load_target(model: "PixelModel", data: str, options: Mapping[str, Any]) -> "ImageData":
     """Return the images, sized as the model's authors do unless the options say otherwise."""
-    from statshift.data import load_data
+    from statshift.data import load_data, loading_options
     from statshift.measuring.loading import fit_sizes
 
-    given = {name: value for name, value in options.items() if value is not None}
-    own = {} if {"resize", "crop"} & given.keys() else model.loading_options
-    images = load_data(data, **(own | given))
+    images = load_data(data, **loading_options(data, options, model.loading_options, split=None))
     fit_sizes(model, images)
     return images

@@ -53,7 +53,14 @@ def train_command(
     ] = None,
     weight_decay: o.WeightDecay = ONE_CYCLE["weight_decay"],
     augment: o.Augment = ONE_CYCLE["augment"],
+    window: o.Window = None,
+    scale: o.Scale = None,
+    aspect: o.Aspect = 1.0,
+    colour: o.Colour = 0.0,
+    task: o.Task = None,
     validation: o.Validation = None,
+    validation_split: o.ValidationSplit = None,
+    keep_best: o.KeepBest = False,
     validation_limit: Annotated[int | None, typer.Option(help="Class-balanced subset of N of them.")] = None,
     shifts: Annotated[
         str | None, o.shifts(", attacks such as pgd-l2:0.25:10, of the validation images", "clean")
@@ -68,6 +75,10 @@ def train_command(
     dtype: o.Dtype = "float32",
     compiled: o.Compiled = False,
     seed: o.Seed = 0,
+    workers: o.Workers = None,
+    split: o.Split = None,
+    ignore_index: o.IgnoreIndex = None,
+    label_map: o.LabelMap = None,
     mean: o.Mean = None,
     std: o.Std = None,
     size_multiple: o.SizeMultiple = None,
@@ -85,8 +96,9 @@ def train_command(
         raise unknown("method", method, TRAINED)
     if shifts and not validation:
         raise InputError("Expected --validation, the images that --shifts is of.")
-    if validation_limit is not None and not validation:
-        raise InputError("Expected no --validation-limit without --validation.")
+    for option, given in (("limit", validation_limit), ("split", validation_split)):
+        if given is not None and not validation:
+            raise InputError(f"Expected no --validation-{option} without --validation.")
     from statshift._core.processes import join
     from statshift.hardening.choosing import chosen_method
     from statshift.hardening.from_scratch import build
@@ -114,6 +126,10 @@ def train_command(
             nesterov=optimizer == "sgd" and schedule == "one-cycle",
             weight_decay=weight_decay,
             augment=augment,
+            window=o.parse_window(window),
+            scale=o.parse_scale(scale),
+            aspect=aspect,
+            colour=colour,
             dtype=dtype,
             seed=seed,
         ),
@@ -127,9 +143,11 @@ def train_command(
         std=o.parse_channels("std", std),
         size_multiple=size_multiple,
     ).to(find_device(device))
-    images = None
+    images, reading = None, {"workers": workers, "ignore_index": ignore_index, "label_map": label_map}
     if validation:
-        images = load_target(network, validation, {"limit": validation_limit, "seed": seed})
+        images = load_target(
+            network, validation, {"limit": validation_limit, "seed": seed, "split": validation_split, **reading}
+        )
     with progress_bar() as bar:
         hardened = harden(
             network,
@@ -141,9 +159,11 @@ def train_command(
             severities=o.parse_severities(severities),
             ligs=o.split(ligs or ""),
             landscape=landscape,
+            keep_best=keep_best,
             device=device,
             compiled=compiled,
-            data_options={"limit": limit, "seed": seed if limit is not None else None},
+            task=task,
+            data_options={"limit": limit, "seed": seed if limit is not None else None, "split": split, **reading},
             progress=(report := TrainingReport(bar)),
         )
     if join()[0] == 0:
@@ -152,7 +172,7 @@ def train_command(
         if as_json:
             print_json(hardened.record)
             return
-        print_out(history_text(hardened.record["history"]))
+        print_out(history_text(hardened.record))
         print_out(f"\nWritten to {out}: clean.safetensors, record.json; load it into the same architecture with")
         words = ["--model", model]
         for option, value in (("--mean", mean), ("--std", std)):

@@ -17,7 +17,7 @@ from statshift._core.errors import ClassesWarning, InputError
 from statshift.data.cache import PixelCache
 from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
-from statshift.data.reading import read_made, read_pixels
+from statshift.data.reading import read_made, read_pairs, read_pixels
 from statshift.data.sources import Source
 
 SCANNED = 64
@@ -60,7 +60,6 @@ class ImageData:
         labels: (N,) int64, or (N,...) of a task with more labels an image, or None; None where there are label maps.
         class_names: by label, or None.
         shape: (3,H,W) after preprocessing, that of most images.
-        sizes: (N,2) int64, height and width of each image after preprocessing.
         preprocessing: `resize`, `crop` (px or None) and `interpolation`, as applied.
         converted: how many images were not RGB.
         skipped: names of the images left out because they cannot be read.
@@ -69,6 +68,7 @@ class ImageData:
             where ImageNet's own indices were taken; see `fit_labels`.
         cache_bytes: as many decoded images, with their label maps, stay in memory as take no more.
         ignore_index: the value of label maps that marks pixels which are left out.
+        sizes: (N,2) int64, height and width of each image after preprocessing; not given, all have that of `shape`.
     """
 
     spec: str
@@ -77,7 +77,6 @@ class ImageData:
     labels: NDArray[np.int64] | None = field(repr=False)
     class_names: tuple[str, ...] | None = field(repr=False)
     shape: tuple[int, int, int]
-    sizes: NDArray[np.int64] = field(repr=False)
     preprocessing: dict[str, Any]
     converted: int = 0
     skipped: list[str] = field(default_factory=list)
@@ -85,8 +84,11 @@ class ImageData:
     cache_bytes: int = 4 << 30
     class_order: str | None = None
     ignore_index: int = IGNORE_INDEX
+    sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64), repr=False)
 
     def __post_init__(self) -> None:
+        if not len(self.sizes):
+            self.sizes = np.tile(np.array(self.shape[1:], np.int64), (len(self), 1))
         self._order = np.lexsort((np.arange(len(self)), self.sizes[:, 1], self.sizes[:, 0]))
         together = 4 if self.has_maps else 3
         self._cache = PixelCache(self.sizes, self._order, self.cache_bytes, 3, together)
@@ -286,3 +288,29 @@ class ImageData:
         indices = [self.indices[group].tolist() for group in groups]
         made = read_made(self.source, indices, augment, self.workers if workers is None else workers)
         return zip(made, groups, strict=True)
+
+    def augmented_pairs(
+        self,
+        groups: Sequence[NDArray[np.int64]],
+        augment: Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]],
+        workers: int | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
+        """Yield (images uint8 (B,V,3,h,w), label maps uint8 (B,h,w), positions (B,)) for each group of positions.
+
+        Every image and label map is decoded anew, as nothing augmented is kept.
+
+        Args:
+            groups: positions (B,) each, in any order, of images of any size.
+            augment: takes an RGB image and its label map (H,W), both before preprocessing, and the image's place in
+                the whole data set, and returns V views (V,3,h,w) and the label map (h,w) of all of them, uint8 and of
+                the same size whichever the image is; worker processes may need to pickle it.
+            workers: processes that decode and augment; default as loaded.
+
+        Raises:
+            InputError: there are no label maps, or an image or a label map is damaged.
+        """
+        if self.source.maps is None:
+            raise InputError(f"Expected label maps, but {self.spec} has none.")
+        indices = [self.indices[group].tolist() for group in groups]
+        made = read_pairs(self.source, indices, augment, self.workers if workers is None else workers)
+        return ((images, maps, group) for (images, maps), group in zip(made, groups, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 from warnings import warn
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from statshift._core.errors import DataWarning, InputError, unknown
@@ -20,7 +21,7 @@ from statshift.data.relabelling import relabelled
 from statshift.data.sampling import balanced_subset
 from statshift.data.scenes import cityscapes, gta5, seg, synthia, voc
 from statshift.data.schemes import cifar, digits, folder, npz, svhn
-from statshift.data.sources import Source
+from statshift.data.sources import Header, Source
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
 
 DATA_SCHEMES: dict[str, Callable[..., Source]] = {
@@ -41,7 +42,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
 WITH_LABEL_MAPS = ("seg", "cityscapes", "gta5", "synthia", "voc")
 """Schemes of data with label maps."""
 
-WHOLE = ("seg", "gta5")
+UNNAMED_SPLITS = ("seg", "gta5")
 """Schemes with splits of which none is called `train` in general: all images are taken where none is named."""
 
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
@@ -103,22 +104,9 @@ def load_data(
     _check_source(source, name)
     source, ignored = _with_labels(source, name, ignore_index, label_map)
     orphans = _check_orphans(source, skip_bad)
-    indices = np.arange(len(source), dtype=np.int64)
-    if limit is not None:
-        if limit > len(source):
-            warn(
-                f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.",
-                DataWarning,
-                stacklevel=2,
-            )
-        labels = np.zeros_like(indices) if source.labels is None else source.labels
-        indices = balanced_subset(labels, limit, seed)
-    headers = read_headers(source, indices.tolist(), decode=skip_bad, workers=workers)
-    damaged = {int(i): header for i, header in zip(indices, headers, strict=True) if isinstance(header, InputError)}
-    if damaged and (not skip_bad or len(damaged) == len(headers)):
-        raise next(iter(damaged.values()))
-    indices = np.setdiff1d(indices, list(damaged))
-    sizes, modes = zip(*(header for header in headers if not isinstance(header, InputError)), strict=True)
+    indices = np.arange(len(source), dtype=np.int64) if limit is None else _drawn(source, name, limit, seed)
+    indices, headers, damaged = _readable(source, indices, skip_bad, workers)
+    sizes, modes = zip(*headers, strict=True)
     labelled = source.maps is not None
     how = resolve_preprocessing(sizes, resize, crop, interpolation, labelled=labelled)
     final = check_sizes([source.name(index) for index in indices.tolist()], sizes, how, equal=not labelled)
@@ -134,7 +122,7 @@ def load_data(
         sizes=final,
         preprocessing=how,
         converted=sum(mode != "RGB" for mode in modes),
-        skipped=[source.label_of(index) for index in damaged] + orphans,
+        skipped=damaged + orphans,
         workers=workers,
         cache_bytes=cache_bytes,
         class_order=source.class_order,
@@ -156,7 +144,11 @@ def loading_options(
     options = {name: value for name, value in (given or {}).items() if value is not None}
     defaults = {} if {"resize", "crop"} & options.keys() or has_label_maps(spec) else dict(own)
     scheme, _, rest = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    splits = scheme in DATA_SCHEMES and scheme not in WHOLE and "split" in signature(DATA_SCHEMES[scheme]).parameters
+    splits = (
+        scheme in DATA_SCHEMES
+        and scheme not in UNNAMED_SPLITS
+        and "split" in signature(DATA_SCHEMES[scheme]).parameters
+    )
     named = scheme == "digits" and rest  # digits:SPLIT
     return defaults | ({"split": split} if splits and split and not named else {}) | options
 
@@ -223,6 +215,29 @@ def _with_labels(
     if not 0 <= ignored < LABEL_VALUES:
         raise InputError(f"Expected `ignore_index` to be from 0 to {LABEL_VALUES - 1}, but got {ignored}.")
     return (source if label_map is None else relabelled(source, label_map, ignored)), ignored
+
+
+def _drawn(source: Source, name: str, limit: int, seed: int) -> NDArray[np.int64]:
+    """Return the ascending indices of a subset: class-balanced where there are labels that are not maps."""
+    if limit > len(source):
+        warn(f"`limit` is {limit:,} images, but {name} has {len(source):,}: all are taken.", DataWarning, stacklevel=3)
+    return balanced_subset(np.zeros(len(source), np.int64) if source.labels is None else source.labels, limit, seed)
+
+
+def _readable(
+    source: Source, indices: NDArray[np.int64], skip_bad: bool, workers: int
+) -> tuple[NDArray[np.int64], list[Header], list[str]]:
+    """Return the indices of images that can be read, their headers, and what records call the others.
+
+    Raises:
+        InputError: there are others, unless these are to be skipped; or there are no more.
+    """
+    headers = read_headers(source, indices.tolist(), decode=skip_bad, workers=workers)
+    damaged = {int(i): header for i, header in zip(indices, headers, strict=True) if isinstance(header, InputError)}
+    if damaged and (not skip_bad or len(damaged) == len(headers)):
+        raise next(iter(damaged.values()))
+    whole = [header for header in headers if not isinstance(header, InputError)]
+    return np.setdiff1d(indices, list(damaged)), whole, [source.label_of(index) for index in damaged]
 
 
 def _check_orphans(source: Source, skip_bad: bool) -> list[str]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -60,6 +62,25 @@ def read_made(
         if isinstance(images, InputError):
             raise images
         yield images
+
+
+def read_pairs(
+    source: Source,
+    batches: Sequence[list[int]],
+    make: Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]],
+    workers: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield what `make` makes of each RGB image, its label map and its index, both stacked, for each batch of indices.
+
+    Raises:
+        InputError: an image or a label map is damaged.
+    """
+    for pairs in _load(_PairDecoder(source, make), batches, list, workers):
+        for pair in pairs:
+            if isinstance(pair, InputError):
+                raise pair
+        images, maps = zip(*pairs, strict=True)
+        yield torch.stack(images), torch.stack(maps)
 
 
 def _preprocessed(how: dict[str, Any], image: Image.Image, index: int) -> Tensor:
@@ -128,7 +149,25 @@ class _Decoder(Dataset[Tensor | InputError]):
         return image if isinstance(image, InputError) else self.make(image, index)  # whose errors are no damage
 
     def _read(self, index: int) -> Image.Image:
-        with self.source.open(index) as image:
-            whole = to_rgb(image)
-            whole.load()
-            return whole
+        return _whole(self.source, index)
+
+
+@dataclass
+class _PairDecoder(Dataset[tuple[Tensor, Tensor] | InputError]):
+    source: Source
+    make: Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor] | InputError:
+        pair = _attempt(self.source, index, self._read)
+        return pair if isinstance(pair, InputError) else self.make(*pair, index)
+
+    def _read(self, index: int) -> tuple[Image.Image, NDArray[np.uint8]]:
+        assert self.source.maps is not None
+        return _whole(self.source, index), self.source.maps.read(index)
+
+
+def _whole(source: Source, index: int) -> Image.Image:
+    with source.open(index) as image:
+        whole = to_rgb(image)
+        whole.load()
+        return whole

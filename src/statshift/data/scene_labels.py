@@ -72,7 +72,8 @@ def by_colour(colours: NDArray[np.int64], image: Image.Image) -> NDArray[np.uint
         palette = np.array(image.getpalette("RGB") or [], np.int64).reshape(-1, 3)
         table = np.full(LABEL_VALUES, IGNORE_INDEX, np.uint8)
         table[: len(palette)] = _places(palette, colours)
-        return table[np.asarray(image)]
+        labels: NDArray[np.uint8] = table[np.asarray(image)]
+        return labels
     return _places(np.asarray(image.convert("RGB")), colours)
 
 
@@ -89,9 +90,9 @@ def first_channel(table: NDArray[np.uint8], image: Image.Image) -> NDArray[np.ui
     """Return the labels (H,W) of an image whose first channel holds ids, 8 or 16 bits wide, translated by a table."""
     if image.mode not in ("RGB", "RGBA"):
         return by_table(table, image)
-    tile = image.tile[0] if getattr(image, "tile", None) else None  # type: ignore[attr-defined]
-    if tile is not None and tile[3] == "RGB;16B":  # Pillow keeps the high byte of 16 bits, where ids are in the low one
-        image.tile = [(*tile[:3], "RGB;16L")]  # type: ignore[attr-defined]
+    for tile in getattr(image, "tile", [])[:1]:
+        if tile[3] == f"{image.mode};16B":  # of 16 bits Pillow keeps the high byte, and ids are in the low one
+            image.tile = [(*tile[:3], f"{image.mode};16L")]  # type: ignore[attr-defined]
     labels: NDArray[np.uint8] = table[np.asarray(image)[:, :, 0]]
     return labels
 

@@ -1,7 +1,7 @@
 """The batches of a training: addressed images, shared out to processes and parts, augmented, on the device.
 
 Small images that memory holds are decoded once, kept on the device and augmented there as tensors; others are decoded
-and augmented one by one. The pixels are the same either way.
+and augmented one by one. The pixels are the same either way. Label maps are augmented with their images.
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from statshift._core.randomness import Draws
 from statshift.data import ImageData
 from statshift.hardening.augmentation import MIXING, WINDOWS, Augmentation, cutmix, sent, windowed
 from statshift.hardening.batch import Batch
+from statshift.hardening.pairs import PairAugmentation
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
@@ -31,7 +32,7 @@ class Batches:
 
     Attributes:
         data: with labels.
-        augmentation: augmentation of them; its seed is that of the order too.
+        augmentation: augmentation of them, see `augmentation_of`; its seed is that of the order too.
         size: images in a batch, over all processes and parts; more than there are mean all.
         parts: that each process's share of a batch is cut into.
         classes: K of the soft targets.
@@ -45,7 +46,7 @@ class Batches:
     """
 
     data: ImageData = field(repr=False)
-    augmentation: Augmentation
+    augmentation: Augmentation | PairAugmentation
     size: int
     parts: int
     classes: int
@@ -100,16 +101,29 @@ class Batches:
             start + (part * self._world + self._rank) * self._part for start in starts for part in range(self.parts)
         ]
         groups = [order[place : place + self._part] for place in places]
-        chosen = np.concatenate(groups)
-        labels = sent(self.task.labels(self.data, chosen), self.device).chunk(len(groups))
-        images = self._from_held(chosen, epoch) if self.holds else self._from_source(groups, epoch)
-        for positions, views, own in zip(groups, images, labels, strict=True):
+        for (views, own), positions in zip(self._labelled(groups, epoch), groups, strict=True):
             yield self._batch(views, own, positions, epoch), positions
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the positions (N,) in the order of an epoch."""
         draws = Draws(self.augmentation.seed, torch.from_numpy(self.data.indices), f"training epoch {epoch}")
         return draws.uniform("order").argsort(stable=True).numpy()
+
+    def _labelled(self, groups: list[NDArray[np.int64]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images (V*B,3,H,W), view after view, and labels (B,...) int64, of each group of positions."""
+        if isinstance(self.augmentation, PairAugmentation):
+            for images, maps, _ in self.data.augmented_pairs(groups, self.augmentation.at(epoch)):
+                yield sent(images.transpose(0, 1).flatten(0, 1), self.device), sent(maps, self.device).long()
+            return
+        chosen = np.concatenate(groups)
+        labels = sent(self.task.labels(self.data, chosen), self.device).chunk(len(groups))
+        augmentation = self.augmentation
+        made = (
+            self._from_held(chosen, augmentation, epoch)
+            if self.holds
+            else self._from_source(groups, augmentation, epoch)
+        )
+        yield from zip(made, labels, strict=True)
 
     @cached_property
     def _held(self) -> Tensor:
@@ -121,18 +135,18 @@ class Batches:
             done += len(images)
         return held
 
-    def _from_held(self, chosen: NDArray[np.int64], epoch: int) -> Iterator[Tensor]:
+    def _from_held(self, chosen: NDArray[np.int64], augmentation: Augmentation, epoch: int) -> Iterator[Tensor]:
         """Yield uint8 images (B,3,H,W); nothing but the epoch's addresses travels, and that beforehand."""
         held = self._held
-        windows = self.augmentation.windows(epoch, torch.from_numpy(self.data.indices[chosen]))
+        windows = augmentation.windows(epoch, torch.from_numpy(self.data.indices[chosen]))
         addresses = sent(torch.cat([torch.from_numpy(chosen)[None], windows]), self.device)
         for address in addresses.chunk(len(chosen) // self._part, dim=1):
             images = held.index_select(0, address[0])
-            yield windowed(images, address[1:]) if self.augmentation.name in WINDOWS else images
+            yield windowed(images, address[1:]) if augmentation.name in WINDOWS else images
 
-    def _from_source(self, groups: list[NDArray[np.int64]], epoch: int) -> Iterator[Tensor]:
+    def _from_source(self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int) -> Iterator[Tensor]:
         """Yield uint8 images (V*B,3,H,W), view after view."""
-        for images, _ in self.data.augmented(groups, self.augmentation.at(epoch)):
+        for images, _ in self.data.augmented(groups, augmentation.at(epoch)):
             yield sent(images.transpose(0, 1).flatten(0, 1), self.device)
 
     def _batch(self, images: Tensor, labels: Tensor, positions: NDArray[np.int64], epoch: int) -> Batch:

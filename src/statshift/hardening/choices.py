@@ -4,7 +4,7 @@ from typing import Any
 
 AUGMENTATIONS = ("none", "crop", "standard", "autoaugment", "augmix", "cutmix")
 OPTIMIZERS = ("sgd", "adam", "adagrad")
-SCHEDULES = ("step", "one-cycle", "constant", "cosine")
+SCHEDULES = ("step", "one-cycle", "constant", "cosine", "poly")
 
 ONE_CYCLE: dict[str, Any] = {
     "epochs": 30,

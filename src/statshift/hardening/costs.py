@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,15 @@ from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData, load_data
 from statshift.hardening.batch import Batch, takes_channels_last
+from statshift.hardening.batches import Batches
 from statshift.hardening.options import HardenOptions
+from statshift.hardening.pairs import augmentation_of
 from statshift.hardening.trainer import Objective
 from statshift.measuring.loading import DTYPES, dtype_name, find_device, fit_to_model
 from statshift.models import PixelModel, load_model
 from statshift.splitting.branches import Branches
-from statshift.tasks.classification import check_labels
-from statshift.tasks.targets import Targets
+from statshift.tasks.choice import task_for
+from statshift.tasks.task import Task
 
 
 def step_costs(
@@ -37,7 +40,7 @@ def step_costs(
 
     Args:
         model: a spec, or what makes a fresh model.
-        data: with labels; the first batch is used as it is, unaugmented.
+        data: with labels; the first batch is used as it is, unaugmented; of data with label maps, the first windows.
         options: methods by label; ratios are to the first.
         repeats: turns, at least 1.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
@@ -85,18 +88,16 @@ def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: 
     """Return what takes a step on the first images, which leaves no gradient, and how many these are."""
     training, where = options.training, model.mean.device
     size = min(training.batch_size, len(data))
-    pixels, positions = next(data.batches(size))
-    if data.labels is None:
+    task = task_for(data)
+    if task.labels_of(data) is None:
         raise InputError(f"Expected labels to train on, but {data.spec} has none.")
-    check_labels(data, model.num_classes)
-    images = pixels.to(where).float() / 255
+    task.check_labels(data, model.num_classes)
+    batch = _first_batch(model, data, options, task)
+    images = batch.images
     found = Branches(model, options.layer, images[:2], dual=options.chosen.dual, trace=trace)
     if training.channels_last and takes_channels_last(options.chosen, where):
         found.to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
-    targets = Targets(torch.from_numpy(data.labels[positions]).to(where))
-    draws = Draws(training.seed, torch.from_numpy(data.indices[positions]), "step cost")
-    batch = Batch(images, targets, draws, DTYPES[dtype_name(training.dtype)])
+        batch = replace(batch, images=images.contiguous(memory_format=torch.channels_last))
     objective = Objective(found.train(), options.chosen)
 
     def step() -> None:
@@ -104,3 +105,16 @@ def _step_of(model: PixelModel, data: ImageData, options: HardenOptions, trace: 
         found.zero_grad()
 
     return step, size
+
+
+def _first_batch(model: PixelModel, data: ImageData, options: HardenOptions, task: Task) -> Batch:
+    """Return the first images as they are, or of data with label maps the first windows of a training."""
+    training, where = options.training, model.mean.device
+    size, dtype = min(training.batch_size, len(data)), DTYPES[dtype_name(training.dtype)]
+    if data.has_maps:
+        augmentation = augmentation_of(training, data, model.mean)
+        batches = Batches(data, augmentation, size, 1, 0, where, dtype, channels_last=False, task=task)
+        return next(batches.epoch(0))[0]
+    pixels, positions = next(data.batches(size))
+    draws = Draws(training.seed, torch.from_numpy(data.indices[positions]), "step cost")
+    return Batch(pixels.to(where).float() / 255, task.targets(task.labels(data, positions).to(where)), draws, dtype)

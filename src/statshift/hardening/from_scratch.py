@@ -42,6 +42,14 @@ IMAGENET = TrainingOptions(
 """ImageNet's networks with any norm, "the same parameters as in He et al. 2016" (appendix B.1): weight decay, batch and
 first rate are those of He et al., section 3.4; they decay by plateaus, here after the usual 30 and 60 epochs."""
 
+IBN_NET = TrainingOptions(
+    epochs=80, batch_size=16, learning_rate=0.01, schedule="poly", weight_decay=1e-4, augment="standard", aspect=4 / 3
+)
+"""Segmentation: Pan et al., "Two at Once" (IBN-Net, ECCV 2018), section 4.2, whose protocol Shu et al. follow: SGD with
+a momentum of 0.9, the poly rate with a power of 0.9, random scale, aspect ratio and mirror, random crops of Cityscapes
+at full resolution and of GTA5 at 1024 x 563. The size of the crops, here `window`, and the ranges of scale and aspect
+ratio are not printed: the latter are 0.5 to 2 and 3/4 to 4/3 here, and the former is the user's to give."""
+
 ONE_CYCLE = TrainingOptions(**choices.ONE_CYCLE)
 """A tenth of the papers' epochs, by one cycle of the learning rate to twice theirs; networks without norm bear it."""
 

@@ -12,23 +12,27 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from statshift._core import processes
+from statshift._core.errors import InputError
 from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
 from statshift.data import ImageData
+from statshift.hardening.best import Best, best_epoch
 from statshift.hardening.options import HardenOptions
+from statshift.hardening.pairs import PairAugmentation, augmentation_of
 from statshift.hardening.trainer import train
 from statshift.hardening.training import Step
 from statshift.hardening.validation import Validation, prepare
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
+from statshift.norms.sizes import fit_size
 from statshift.results import alone, write_json_atomically
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.shift import CLEAN
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
-from statshift.tasks.choice import describe_task, resolve_task
+from statshift.tasks.choice import describe_task, resolve_task, task_for
 from statshift.tasks.task import Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -66,16 +70,18 @@ def harden(
     *,
     out: str | Path | None = None,
     validation: str | Dataset[Any] | ImageData | None = None,
+    validation_split: str | None = None,
     shifts: Shifts = (CLEAN,),
     severities: Sequence[int] = (1, 3, 5),
     ligs: Sequence[str] = (),
+    keep_best: bool = False,
     landscape: bool = False,
     device: str | torch.device = "auto",
     compiled: bool = False,
     trace: bool = True,
     data_options: Mapping[str, Any] | None = None,
     progress: Callable[[Step], None] | None = None,
-    task: str | Task = "classification",
+    task: str | Task | None = None,
 ) -> Hardened:
     """Train or fine-tune a model in place, against shifts or plainly.
 
@@ -89,9 +95,12 @@ def harden(
         options: the method and its numbers.
         out: folder, made if need be.
         validation: images to measure each branch on after each epoch.
+        validation_split: split of them, as of `load_data`, where they are not loaded.
         shifts: of the validation images; see `measure`.
         severities: of these shifts.
         ligs: perturbations with which LIGS is measured on the validation images, as in `measure`.
+        keep_best: write `best.safetensors` too, of the epoch whose branch `options.branch` has the highest mean score
+            on the validation images, which is then no fair measure of it.
         landscape: after each epoch, walk down the gradient of a batch of training images, always the same ones, and
             record loss and gradient on the way; see `statshift.hardening.landscape.landscape`.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
@@ -100,7 +109,7 @@ def harden(
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
             data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
         progress: called after each step.
-        task: what the labels are of, as in `measure`.
+        task: what the labels are of, as in `measure`; by default what the data hold.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -108,16 +117,21 @@ def harden(
     Reference:
         Shu et al., NeurIPS 2021, Algorithm 1 and section 5.1.
     """
-    where, task = find_device(device), resolve_task(task)
+    where, wanted = find_device(device), None if task is None else resolve_task(task)
     for name in ligs:
         LigsOptions(name)  # an unknown one is told now, not after an epoch
+    if keep_best and (validation is None or out is None):
+        raise InputError("Expected `validation` and `out`, to tell the best epoch by and to keep it in.")
     options.chosen.check(options.training, compiled)
     pixel_model, images = load(model, data, where, data_options, in_place=True)
-    task = task.fitted(images)
+    task = task_for(images, wanted)
+    if options.training.window is not None:
+        fit_size(pixel_model, [options.training.window])
     looking = prepare(
         validation,
         pixel_model,
         data_options,
+        split=validation_split,
         shifts=shifts,
         severities=severities,
         ligs=ligs,
@@ -139,8 +153,13 @@ def harden(
     record["split"] = {"traced": branches.splits["clean"].graph is not None}
     folder = None if out is None else Path(out)
     with alone(folder) if folder is not None and processes.join()[0] == 0 else nullcontext():
-        record["history"], stepped = _trained(branches, images, options, looking, identity, folder, progress)
-        _write(branches, pixel_model, record, identity, folder, new=stepped)
+        verb = "train" if record["model"]["weights_hash"] == pixel_model.random_weights else "harden"
+        headers = {branch: _header(identity, branch, verb) for branch in branches.splits}
+        best = Best(folder, options.branch, headers[options.branch]) if folder is not None and keep_best else None
+        record["history"], stepped = _trained(branches, images, options, looking, identity, folder, best, progress)
+        if keep_best:
+            record["best"] = best_epoch(record["history"], options.branch)
+        _write(branches, record, headers, folder, new=stepped)
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
 
 
@@ -151,11 +170,14 @@ def _described(
     record: dict[str, Any] = {
         "model": describe_model(model),
         "answers": answers_of(model, images.shape),
-        "data": describe_data(images, images.labels, task),
+        "data": describe_data(images, task.labels_of(images), task),
         "hardening": options.describe(),
         **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
+    augmentation = augmentation_of(options.training, images, model.mean)
+    if isinstance(augmentation, PairAugmentation):
+        record["hardening"]["augmentation"] = augmentation.describe()
     if options.by_process:
         record["hardening"]["processes"] = processes.join()[1]
     return record
@@ -168,6 +190,7 @@ def _trained(
     looking: Validation,
     identity: Mapping[str, Any],
     folder: Path | None,
+    best: Best | None,
     progress: Callable[[Step], None] | None,
 ) -> tuple[list[dict[str, Any]], bool]:
     """Train, and return the history, and whether a step was done; False where all was finished before."""
@@ -179,6 +202,12 @@ def _trained(
         if progress:
             progress(step)
 
+    def look(epoch: int) -> dict[str, Any]:
+        measured = looking.look(branches, images, options.training)
+        if best is not None:
+            best.look(epoch, measured, branches)
+        return measured
+
     history = train(
         branches,
         images,
@@ -187,17 +216,21 @@ def _trained(
         task=looking.task,
         checkpoint=None if folder is None else folder / CHECKPOINT,
         identity={**identity, "model": {k: v for k, v in identity["model"].items() if k != "made_by"}},
-        validate=(lambda epoch: looking.look(branches, images, options.training)) if looking.looks else None,
+        validate=look if looking.looks else None,
         progress=follow,
     )
     return history, stepped
 
 
+def _header(identity: Mapping[str, Any], branch: str, verb: str) -> dict[str, Any]:
+    """Return what a branch's weights say of themselves; answers are those of the model before."""
+    return {name: value for name, value in identity.items() if name != ANSWERS} | {"branch": branch, "verb": verb}
+
+
 def _write(
     branches: Branches,
-    model: PixelModel,
     record: dict[str, Any],
-    identity: Mapping[str, Any],
+    headers: Mapping[str, dict[str, Any]],
     folder: Path | None,
     *,
     new: bool,
@@ -206,17 +239,13 @@ def _write(
 
     Args:
         branches: trained.
-        model: that was trained.
         record: gets the weights' hashes.
-        identity: what was trained, for the weights' headers.
+        headers: by branch, what the weights say of themselves.
         folder: if any.
         new: whether something was trained; if not, a record that is there was written then, perhaps on another machine.
     """
     networks = {branch: network_of(one.model) for branch, one in branches.splits.items()}
     record["weights_hash"] = {branch: weights_hash(network) for branch, network in networks.items()}
-    verb = "train" if record["model"]["weights_hash"] == model.random_weights else "harden"
-    told = {name: value for name, value in identity.items() if name != ANSWERS}  # those of the model before
-    headers = {branch: told | {"branch": branch, "verb": verb} for branch in networks}
     for branch, one in branches.splits.items():
         if isinstance(one.model, PixelModel):
             one.model.mark(made_by(headers[branch]))

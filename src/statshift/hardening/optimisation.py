@@ -17,6 +17,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 SCHEDULES = choices.SCHEDULES
 WITH_MOMENTUM = ("sgd",)
+POWER = 0.9
+"""Of the schedule "poly"."""
 
 
 def optimizer_of(
@@ -48,7 +50,8 @@ def rate_at(
 
     Reference:
         Smith and Topin, "Super-Convergence" (2017), section 3 ("one-cycle"); Loshchilov and Hutter, "SGDR" (ICLR
-        2017), equation 5 with one period and nothing as the least rate ("cosine").
+        2017), equation 5 with one period and nothing as the least rate ("cosine"); Chen et al., "DeepLab" (TPAMI
+        2018), section 4.1 ("poly"), with the power of 0.9.
     """
     if schedule == "step":
         return highest * factor ** sum(step >= decay for decay in decays)
@@ -56,6 +59,8 @@ def rate_at(
         return _cosine(highest, 0.0, step / steps)
     if schedule == "constant":
         return highest
+    if schedule == "poly":
+        return highest * math.pow(1 - step / steps, POWER)
     low, end, peak = highest / 25, highest / 25e4, max(0.2 * steps - 1, 1e-9)
     if step <= peak:
         return _cosine(low, highest, step / peak)

@@ -8,7 +8,7 @@ from statshift.hardening.augmentation import MIXING
 from statshift.hardening.choosing import find, made
 from statshift.hardening.method import Method, option_names
 from statshift.hardening.registry import METHODS
-from statshift.hardening.training import TrainingOptions
+from statshift.hardening.training import PAIR_OPTIONS, TrainingOptions
 from statshift.models import source_hash
 from statshift.splitting.branches import BRANCHES
 from statshift.splitting.cuts import INPUT
@@ -79,6 +79,9 @@ class HardenOptions:
         """Return the options for a record; what the method does not use is left out."""
         training = asdict(self.training)
         del training["checkpoint_every"]
+        for name in PAIR_OPTIONS:
+            if training[name] == getattr(TrainingOptions, name):
+                del training[name]
         described: dict[str, Any] = {
             "method": self.chosen.name,
             "reference": self.chosen.summary,

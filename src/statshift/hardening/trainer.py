@@ -19,10 +19,10 @@ from statshift._core.errors import InputError
 from statshift._core.randomness import keys
 from statshift._core.resumption import Checkpoint, Stateful, interruptible
 from statshift.data import ImageData
-from statshift.hardening.augmentation import augmentation_for
 from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
 from statshift.hardening.optimisation import optimizer_of
+from statshift.hardening.pairs import augmentation_of
 from statshift.hardening.training import Step, TrainingOptions
 from statshift.measuring.loading import DTYPES, dtype_name, fit_to_model
 from statshift.models import extract_logits
@@ -141,7 +141,7 @@ class _Training:
         self.data = fit_to_model(branches.clean, data, self.device)
         self.batches = Batches(
             self.data,
-            augmentation_for(options.augment, self.data, options.seed),
+            augmentation_of(options, self.data, getattr(branches.clean, "mean", None)),
             options.batch_size,
             options.accumulate,
             _count_classes(branches, self.data, task),

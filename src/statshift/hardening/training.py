@@ -10,6 +10,12 @@ from statshift.hardening.augmentation import AUGMENTATIONS
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES, WITH_MOMENTUM, rate_at
 from statshift.measuring.loading import Dtype, dtype_name
 
+USUAL_SCALE = (0.5, 2.0)
+"""From what to what images with label maps are scaled."""
+
+PAIR_OPTIONS = ("window", "scale", "aspect", "colour")
+"""Those that only data with label maps have."""
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -21,7 +27,8 @@ class TrainingOptions:
         learning_rate: the highest.
         schedule: "step" multiplies it by `decay_factor` half-way, or after the `decay_epochs`; "one-cycle" raises it
             for a fifth of the steps and lowers it to nothing along a cosine, so that running statistics settle;
-            "constant" leaves it; "cosine" lowers it to nothing from the first step on.
+            "constant" leaves it; "cosine" lowers it to nothing from the first step on, and so does "poly", as the share
+            of the steps that are left to the power of 0.9.
         decay_epochs: numbers of epochs done, ascending, for the schedule "step"; None is half-way.
         decay_factor: factor of the schedule "step".
         optimizer: one of `OPTIMIZERS`.
@@ -29,7 +36,11 @@ class TrainingOptions:
         nesterov: whether the momentum is Nesterov's.
         weight_decay: weight decay of all parameters.
         accumulate: parts that each process's share of a batch is cut into; statistics are then each part's.
-        augment: one of `AUGMENTATIONS`.
+        augment: one of `AUGMENTATIONS`; of data with label maps "none", "crop" or "standard", see `PairAugmentation`.
+        window: of data with label maps, (height, width) of what is cut out, px; default the images' own size.
+        scale: of these, the least and the greatest factor by which they are scaled; default `USUAL_SCALE`.
+        aspect: of these, the greatest factor by which width over height changes, at least 1.
+        colour: of these, by how much brightness, contrast and saturation change at most, in [0,1).
         dtype: what the model runs in, a name or a `torch.dtype`, by autocast unless float32.
         channels_last: lay the model and its features out channels last while it trains, which convolutions prefer;
             not on a CPU for a method that takes gradients of gradients, see `takes_channels_last`.
@@ -56,6 +67,10 @@ class TrainingOptions:
     weight_decay: float = 1e-4
     accumulate: int = 1
     augment: str = "standard"
+    window: tuple[int, int] | None = None
+    scale: tuple[float, float] | None = None
+    aspect: float = 1.0
+    colour: float = 0.0
     dtype: Dtype = "float32"
     channels_last: bool = True
     gamma: float = 1.0
@@ -91,7 +106,7 @@ class TrainingOptions:
             object.__setattr__(self, "dtype", dtype_name(self.dtype))
         except InputError as error:
             faults.append(str(error))
-        faults += self._faults_of_decay()
+        faults += self._faults_of_decay() + self._faults_of_pairs()
         if self.optimizer in OPTIMIZERS and self.optimizer not in WITH_MOMENTUM:
             faults += [
                 f"Expected no `{name}` for the optimizer {self.optimizer}, but got {getattr(self, name)}."
@@ -100,8 +115,9 @@ class TrainingOptions:
             ]
         if faults:
             raise InputError(" ".join(faults))
-        if self.decay_epochs is not None:
-            object.__setattr__(self, "decay_epochs", tuple(self.decay_epochs))
+        for name in ("decay_epochs", "window", "scale"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def _faults_of_decay(self) -> list[str]:
         faults = []
@@ -125,11 +141,29 @@ class TrainingOptions:
         ]
         return faults
 
+    def _faults_of_pairs(self) -> list[str]:
+        faults = []
+        if self.window is not None and not (
+            _is_pair(self.window) and all(isinstance(side, int) and side >= 1 for side in self.window)
+        ):
+            faults.append(f"Expected `window` to be (height, width) in px, but got {self.window}.")
+        if self.scale is not None and not (_is_pair(self.scale) and 0 < self.scale[0] <= self.scale[1] < math.inf):
+            faults.append(f"Expected `scale` to be the least and the greatest factor above 0, but got {self.scale}.")
+        if not 1 <= self.aspect < math.inf:
+            faults.append(f"Expected `aspect` to be at least 1, but got {self.aspect}.")
+        if not 0 <= self.colour < 1:
+            faults.append(f"Expected `colour` in [0,1), but got {self.colour}.")
+        return faults
+
     def rate(self, step: int, per_epoch: int) -> float:
         """Return the learning rate of a step, from 0, where an epoch has `per_epoch`."""
         steps = self.epochs * per_epoch
         decays = [-(-steps // 2)] if self.decay_epochs is None else [epoch * per_epoch for epoch in self.decay_epochs]
         return rate_at(self.schedule, step, steps, self.learning_rate, decays=decays, factor=self.decay_factor)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from statshift.shifts.conditions import Shifts, conditions, resolve
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 from statshift.shifts.stored import offered
 from statshift.splitting.branches import Branches
+from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
 LIGS = "LIGS"
@@ -87,9 +89,11 @@ class Validation:
         attacks = [shift.name for shifts in asked for shift in shifts if shift.needs_model]
         others = [part for part, made in zip(parts, asked, strict=True) if not all(one.needs_model for one in made)]
         others = others or [CLEAN]
-        look = partial(measure, model, self.data, severities=self.severities, device=self.device, task=self.task)
+        look = partial(
+            measure, model, self.data, severities=self.severities, device=self.device, task=self.task, examples=0
+        )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Clean accuracy is")  # near chance, as in a first epoch it may be
+            warnings.filterwarnings("ignore", "Clean (pixel )?accuracy is")  # near chance, as it may be at first
             try:
                 measured = look(shifts=self.shifts)
             except NoGradientError:
@@ -107,6 +111,7 @@ def prepare(
     model: PixelModel,
     data_options: Mapping[str, Any] | None,
     *,
+    split: str | None = None,
     shifts: Shifts,
     severities: Sequence[int],
     ligs: Sequence[str],
@@ -123,10 +128,12 @@ def prepare(
         if ligs:
             raise InputError("Expected validation images to measure LIGS on.")
         return Validation(None, shifts, severities, ligs, walk, device, task)
-    loading = loading_options(data, _preprocessing(data_options), model.loading_options, split=None)
+    given = {**_preprocessing(data_options), "split": split}
+    loading = loading_options(data, given, model.loading_options, split=None)
     chosen = resolve(shifts, offered=offered(data))
     conditions(chosen, severities)
     described: dict[str, Any] = {
+        **({} if task == CLASSIFICATION else {"score": task.headline}),
         "data": data,
         "shifts": [shift.name for shift in chosen],
         "severities": list(severities),
@@ -134,9 +141,10 @@ def prepare(
     if of_clean_images(chosen):
         data = data if isinstance(data, ImageData) else load_data(data, **loading)
         data = fit_to_model(model, data, model.mean.device)
-        if data.labels is None:
+        labels = task.labels_of(data)
+        if labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
-        described["data"] = describe_data(data, data.labels, task)
+        described["data"] = describe_data(data, labels, task)
     return Validation(data, shifts, severities, ligs, walk, device, task, described)
 
 
@@ -147,9 +155,13 @@ def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _walk(branches: Branches, data: ImageData, training: TrainingOptions, task: Task) -> dict[str, Any]:
-    """Return the landscape where a training is, on as many of the images as a batch has, always the same ones."""
+    """Return the landscape where a training is, on as many of the images as a batch has, always the same ones.
+
+    Of images of several sizes they are of the most frequent one.
+    """
     device = next(branches.parameters()).device
-    drawn = adaptation_positions(data.indices, min(training.batch_size, len(data)), training.seed, 0)
+    alike = np.flatnonzero((data.sizes == data.shape[1:]).all(1))
+    drawn = alike[adaptation_positions(data.indices[alike], min(training.batch_size, len(alike)), training.seed, 0)]
     ((pixels, _),) = data.groups([drawn])
     labels = task.labels(data, drawn).to(device)
     sizes = step_sizes_around(training.learning_rate)

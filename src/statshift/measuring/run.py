@@ -175,7 +175,7 @@ def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> Summary:
         class_counts=plan.record["data"].get("class_counts", []),
         task=plan.task,
     )
-    if similar := measure_ligs(plan.evaluate, plan.images.base, plan.ligs, ligs, plan.seed):
+    if similar := measure_ligs(plan.evaluate, plan.images.base, plan.ligs, ligs, plan.seed, plan.task):
         summary["ligs"] = similar
     if reference:
         summary["baseline"] = {name: reference.record["model"][name] for name in ("spec", "weights_hash")}

@@ -101,17 +101,10 @@ def describe_data(data: ImageData, labels: NDArray[np.int64] | None, task: Task 
 
 
 def _describe_maps(data: ImageData) -> dict[str, Any]:
-    """Return what is known of label maps: which value is left out, whether others were given, pixels by label."""
+    """Return how label maps are read: which value is left out, and a hash of the labels given in place of theirs."""
     if not data.has_maps:
         return {}
-    pixels = data.map_counts.sum(axis=0)
-    return {
-        "maps": {
-            "ignore_index": data.ignore_index,
-            "label_map": data.label_map_hash,
-            "pixels": {str(label): int(pixels[label]) for label in np.flatnonzero(pixels).tolist()},
-        }
-    }
+    return {"maps": {"ignore_index": data.ignore_index, "label_map": data.label_map_hash}}
 
 
 REPEATED = ("resize", "crop", "interpolation", "class_map", "skip_bad", "split", "ignore_index", "label_map")

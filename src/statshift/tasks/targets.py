@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from statshift._core.errors import InputError
 
 JSD_WEIGHT = 12.0
+CONFIDENCE = 50.0
+"""By how much one logit shall exceed another at most, under the loss of Carlini and Wagner."""
 
 
 class Loss(ABC):
@@ -59,6 +61,27 @@ class LossByImage(Loss):
     def partners(self, order: Tensor) -> "LossByImage":
         """Return the same loss of the images at `order` (B,)."""
         return replace(self, labels=self.labels[order])
+
+
+@dataclass(frozen=True)
+class LossByPixel(LossByImage):
+    """Label maps (B,H,W), a function that returns each image's mean loss over its pixels that count, and which do.
+
+    Attributes:
+        ignore_index: label of pixels that do not count.
+    """
+
+    ignore_index: int = 255
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the mean over all pixels of the batch that count; 0 where none does.
+
+        It is torch's `CrossEntropyLoss(ignore_index=...)`: an image counts by its pixels. Of processes and parts that
+        share a batch, the loss is the mean of theirs.
+        """
+        losses = self.losses(logits)
+        counted = (self.labels != self.ignore_index).flatten(1).sum(1).to(losses.dtype)
+        return (losses * counted).sum() / counted.sum().clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -114,6 +137,17 @@ class Targets(Loss):
 
     def _target(self, logits: Tensor) -> Tensor:
         return self.labels if self.soft is None else self.soft.to(_wide(logits).dtype)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return by how much the greatest other logit exceeds the label's: (B,...) for logits (B,K,...).
+
+    Reference:
+        Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks" (S&P 2017), section IV.A, f6.
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return others - own
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -3,15 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from statshift._core.errors import InputError
-from statshift.data import ImageData, integers_hash
 from statshift.tasks.figures import (
     Difference,
     Figure,
@@ -21,16 +19,15 @@ from statshift.tasks.figures import (
     percentiles,
     score_of,
 )
+from statshift.tasks.labelled import Labelled
 from statshift.tasks.row import Array, Row
 from statshift.tasks.targets import Loss, LossByImage
-
-T = TypeVar("T", bound="Task")
 
 Results = tuple[Any, ...]
 """A named tuple of what is kept of each image's logits: tensors, or arrays, that all begin with B."""
 
 
-class Task(ABC):
+class Task(Labelled, ABC):
     """What labels are, what is kept of logits, and what a score is.
 
     A task of one's own says what `per_image` keeps, what the `score` of its sums is, and, to train, its `losses`.
@@ -68,75 +65,42 @@ class Task(ABC):
         """Names of what `measures` returns."""
         return (self.headline, "error")
 
-    @property
-    def ignored(self) -> int | None:
-        """The value of label maps that marks pixels which do not count, if there is one."""
-        return None
-
     def describe(self) -> dict[str, Any]:
         """Return name and options for a record."""
         held: Any = self
         options = {one.name: getattr(held, one.name) for one in fields(held)} if is_dataclass(held) else {}
         return {"name": self.name, "options": options}
 
-    # labels
-
-    def fitted(self: T, data: ImageData) -> T:
-        """Return the task as it is for a data set; itself, unless it has something to learn from the labels."""
-        return self
-
-    def labels_of(self, data: ImageData) -> NDArray[np.int64] | None:
-        """Return (N,...) by which rows and records know the labels, or None where there are none."""
-        return data.labels
-
-    def width(self, logits: Tensor) -> int:
-        """Return K, the second size of logits (B,K,...).
-
-        Raises:
-            InputError: they have another shape than the task's.
-        """
-        return logits.shape[1]
-
-    def labels(self, data: ImageData, positions: NDArray[np.int64]) -> Tensor:
-        """Return labels (B,...) of the images at positions (B,), on the CPU, fit for `per_image` and `targets`."""
-        assert data.labels is not None
-        return torch.from_numpy(data.labels[positions])
-
-    def check_labels(self, data: ImageData, width: int | None) -> None:  # noqa: B027
-        """Check that the labels are what the logits are of; unknown ones pass.
-
-        Args:
-            data: with labels or without.
-            width: K, the second size of the logits, where it is known.
-
-        Raises:
-            InputError: they are not.
-        """
-
-    def doubt_labels(self, data: ImageData, width: int) -> str | None:
-        """Return what is strange about labels of logits so wide, if anything is."""
-        return None
-
-    def describe_labels(self, data: ImageData) -> dict[str, Any]:
-        """Return what a record says of labels (N,...)."""
-        assert data.labels is not None
-        return {"labels_hash": integers_hash(data.labels)}
-
-    def strata(self, data: ImageData) -> NDArray[np.int64]:
-        """Return (N,...): example images are as many of those with one value as of those with any other."""
-        return np.zeros(len(data), np.int64) if data.labels is None else data.labels
-
-    def pictured(self, data: ImageData, positions: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what is stored, in JSON types, of the truth of example images at positions (n,): their `labels`."""
-        return {"labels": None if data.labels is None else data.labels[positions].tolist()}
+    # what takes gradients of pixels
 
     def check_gradients(self, what: str) -> None:
-        """Check that `what` can be had, which needs the cross-entropy of one class an image.
+        """Check that `what` can be had, which needs the loss of each image.
+
+        Raises:
+            InputError: the task has no `losses`.
+        """
+        if type(self).losses is Task.losses and type(self).targets is Task.targets:
+            raise InputError(f"Expected a task with `losses` for {what}, but {self.name} has none: leave it out.")
+
+    def check_margins(self, what: str) -> None:
+        """Check that `what` can be had, which needs the margin of each image.
+
+        Raises:
+            InputError: the task has no `margins`.
+        """
+        if type(self).margins is Task.margins:
+            raise InputError(f"Expected a task with `margins` for {what}, but {self.name} has none: attack by pgd.")
+
+    def check_one_class(self, what: str) -> None:
+        """Check that `what` can be had, which needs one class an image among all that the logits have.
 
         Raises:
             InputError: it cannot.
         """
-        raise InputError(f"Expected one class an image for {what}, but the task is {self.name}: leave it out.")
+        raise InputError(
+            f"Expected one class an image for {what}, but the task is {self.name}: attack by fgsm, pgd-linf or pgd-l2, "
+            "without a target."
+        )
 
     # results
 
@@ -271,8 +235,12 @@ class Task(ABC):
         return LossByImage(labels, self.losses, views)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss (B,) of each image that a training lowers."""
+        """Return the loss (B,) of each image that a training lowers and an attack raises."""
         raise InputError(f"The task {self.name} has no loss to train by: give it `losses`.")
+
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return (B,), by how much wrong answers exceed the right ones, which an attack on the margin raises."""
+        raise InputError(f"The task {self.name} has no margin to attack by: give it `margins`.")
 
     def soft(self, labels: Tensor, width: int) -> Tensor:
         """Return labels (B,...) as shares (B,K) of classes, which cutmix mixes."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
-from statshift.data.checks import check_images, checked_labels
+from statshift.data.checks import check_images
 from statshift.hardening.batch import Batch, Losses
 from statshift.hardening.method import Flag, Method
 from statshift.hardening.passes import attacked
@@ -16,7 +16,8 @@ from statshift.hardening.registry import FINE_TUNING
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack, attack_features, batch_moments, perturb
 from statshift.splitting.branches import Branches
-from statshift.tasks.targets import Targets
+from statshift.tasks.choice import task_of_labels
+from statshift.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,14 @@ class AdvBN(Method):
         return self.attack.perturbation == "local"
 
 
-def advbn_losses(branches: Branches, images: Tensor, labels: Tensor, attack: FeatureAttack | None = None) -> Losses:
+def advbn_losses(
+    branches: Branches,
+    images: Tensor,
+    labels: Tensor,
+    attack: FeatureAttack | None = None,
+    *,
+    task: str | Task | None = None,
+) -> Losses:
     """Return AdvBN's losses of a batch, for a training loop of one's own: step down their sum.
 
     The images are as they are, augmented by the loop if at all; the model runs in the dtype of the autocast in force.
@@ -88,11 +96,12 @@ def advbn_losses(branches: Branches, images: Tensor, labels: Tensor, attack: Fea
     Args:
         branches: in training mode, with a twin; train those of their parameters that require a gradient.
         images: (B,3,H,W); in [0,1] where the model is a `PixelModel`, else as the model takes them.
-        labels: (B,) int64, on the images' device.
+        labels: (B,) int64, or label maps (B,H,W), or as `task` has them, on the images' device.
         attack: the numbers; default those of the paper.
+        task: what labels are of, as for `attack_images`.
 
     Returns:
-        The mean cross-entropy of each branch, "clean" and "adv".
+        The mean loss of each branch, "clean" and "adv".
 
     Raises:
         InputError: branches without a cut or twin; of a `PixelModel`, images and labels that do not fit, or pixels that
@@ -100,10 +109,11 @@ def advbn_losses(branches: Branches, images: Tensor, labels: Tensor, attack: Fea
     """
     if "adv" not in branches.splits or branches.splits["clean"].cut is None:
         raise InputError("Expected branches with a twin behind a cut: Branches(model, LAYER, images).")
+    own = task_of_labels(labels, task)
     if isinstance(branches.clean, PixelModel):
         check_images(images)
-        labels = checked_labels(labels, images)
+        labels = own.checked_labels(labels, images)
     kind = images.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     undrawn = Draws(0, torch.arange(len(images)), "loop")  # AdvBN draws nothing
-    return AdvBN(attack or FeatureAttack()).losses(branches, Batch(images, Targets(labels), undrawn, dtype))
+    return AdvBN(attack or FeatureAttack()).losses(branches, Batch(images, own.targets(labels), undrawn, dtype))
