@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from statshift.report.best import telling
-from statshift.report.content import Block, Cell, Column, Rows, Section, Series, Table
+from statshift.report.content import Block, Cell, Column, ByRow, Section, Series, Table
 from statshift.report.damage import damaged
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject
@@ -16,7 +16,7 @@ from statshift.results.means import mean_name
 from statshift.results.worded import spelt
 from statshift.tasks.row import Array
 
-MOST = 4
+MOST_DRAWN = 4
 """Subjects in a chart and a table."""
 
 
@@ -28,13 +28,13 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
         if group.reference.task.class_score:
             with damaged(group.reference.measured.run.path):
                 blocks.append(_measures(group, f"measures-{group.number + 1}"))
-                charts, told = _charts(group, telling(group, changes, MOST), len(groups) > 1)
+                charts, told = _charts(group, telling(group, changes, MOST_DRAWN), len(groups) > 1)
                 blocks += charts
                 text[told] = None
     return Section("classes", "By class", tuple(text), tuple(blocks)) if blocks else None
 
 
-def _charts(group: Group, subjects: Sequence[Subject], several: bool) -> tuple[list[Rows], str]:
+def _charts(group: Group, subjects: Sequence[Subject], several: bool) -> tuple[list[ByRow], str]:
     """Return a chart of the clean images and one of the shifts that all share, and what they are of in words."""
     word = group.reference.task.class_score
     over: list[tuple[str, tuple[Condition, ...]]] = [("clean", (("clean", 0),))]
@@ -111,7 +111,7 @@ def names_of(subject: Subject) -> Any:
     return (subject.measured.run.examples or {}).get("class_names")
 
 
-def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> Rows:
+def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> ByRow:
     first = next(iter(scores))
     names, width = names_of(first), max(map(len, scores.values()))
     padded = {
@@ -141,7 +141,7 @@ def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> Ro
     counts = {one.label: one.images for one in scores}
     over = listed([f"{label} over {plural(count, 'image')}" for label, count in counts.items()])
     note = f"Not over the same images: {over}." if len(set(counts.values())) > 1 else ""
-    return Rows(name, title, f"{word}, %", rows, series, table, note)
+    return ByRow(name, title, f"{word}, %", rows, series, table, note)
 
 
 def _known(value: float) -> float | None:
