@@ -25,13 +25,16 @@ def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> s
     return f"Measurement of {model} on {data}: {spelt(headline)} in %\n{short_table(rows)}"
 
 
-def difference_text(images: int, protocols: Sequence[str], differences: Mapping[str, Any]) -> str:
+def difference_text(
+    images: int, protocols: Sequence[str], differences: Mapping[str, Any], headline: str = "accuracy"
+) -> str:
     """Return a line of what is compared, and a table of `Difference`s in %, by name, second less first."""
     rows = [["condition", "first", "second", "difference", "95 % interval"]]
     for name, one in differences.items():
         interval = f"{percent(one.low, '+')} to {percent(one.high, '+')}"
         rows.append([name, percent(one.first), percent(one.second), percent(one.difference, "+"), interval])
-    return f"Comparison of {' and '.join(protocols)} over {images} images, in %\n{short_table(rows)}"
+    score = "" if headline == "accuracy" else f"{spelt(headline)} "
+    return f"Comparison of {' and '.join(protocols)} over {images} images, {score}in %\n{short_table(rows)}"
 
 
 def data_frame(rows: Sequence[Row]) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from statshift.report.content import Chart, Panel, Series
-from statshift.report.marks import classes, digits, figure_text, marker, visible
+from statshift.report.marks import classes, decimal, figure_text, marker, visible
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def draw(chart: Chart, panel: Panel, label_styles: Mapping[str, int]) -> Markup:
         parts.append(f'<g class="{classes(style)}">{_line(series, axes, scale, style)}</g>')
     parts.extend(_hovers(chart, panel, axes))
     label = f"{chart.title}; {panel.title}: " + "; ".join(_in_words(series, chart.percent) for series in panel.series)
-    size = f'viewBox="0 0 {digits(axes.width)} {digits(axes.height)}"'
+    size = f'viewBox="0 0 {decimal(axes.width)} {decimal(axes.height)}"'
     return Markup(f'<svg class="plot" role="img" {size} aria-label="{_text(label)}">{"".join(parts)}</svg>')
 
 
@@ -89,7 +89,7 @@ def strip_chart(
     low, high = span
 
     def x(place: float) -> str:
-        return digits(4 + 92 * (place - low) / (high - low) if high > low else 50)
+        return decimal(4 + 92 * (place - low) / (high - low) if high > low else 50)
 
     mark = "" if reference is None else f'<path class="r" d="M{x(reference)} 1V13"/>'
     whisker = f'<path class="w" d="M{x(bounds[0])} 7H{x(bounds[1])}"/>' if bounds and _finite(*bounds) else ""
@@ -125,11 +125,13 @@ def _step(span: float, pieces: int) -> float:
 
 def _grid(axes: Frame) -> str:
     lines = "".join(
-        f"M{digits(axes.left)} {digits(axes.y(tick))}H{digits(axes.width - axes.right)}" for tick in axes.ticks if tick
+        f"M{decimal(axes.left)} {decimal(axes.y(tick))}H{decimal(axes.width - axes.right)}"
+        for tick in axes.ticks
+        if tick
     )
-    zero = f"M{digits(axes.left)} {digits(axes.y(0))}H{digits(axes.width - axes.right)}"
+    zero = f"M{decimal(axes.left)} {decimal(axes.y(0))}H{decimal(axes.width - axes.right)}"
     labels = "".join(
-        f'<text x="{digits(axes.left - 5)}" y="{digits(axes.y(tick) + 3.5)}">{_tick(tick)}</text>'
+        f'<text x="{decimal(axes.left - 5)}" y="{decimal(axes.y(tick) + 3.5)}">{_tick(tick)}</text>'
         for tick in axes.ticks
     )
     return f'<path class="grid" d="{lines}"/><path class="zero" d="{zero}"/><g class="y">{labels}</g>'
@@ -143,9 +145,9 @@ def _x_ticks(chart: Chart, axes: Frame) -> str:
     every = next(nice for nice in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if nice >= every or nice == 1000)
     base = axes.height - axes.bottom
     kept = range(0, len(names), every)
-    marks = "".join(f"M{digits(axes.x(index))} {digits(base)}v3" for index in kept)
+    marks = "".join(f"M{decimal(axes.x(index))} {decimal(base)}v3" for index in kept)
     texts = "".join(
-        f'<text x="{digits(axes.x(index))}" y="{digits(base + 14)}"{_anchor(index, len(names), names[index], axes)}>'
+        f'<text x="{decimal(axes.x(index))}" y="{decimal(base + 14)}"{_anchor(index, len(names), names[index], axes)}>'
         f"{escape(names[index])}</text>"
         for index in kept
     )
@@ -174,7 +176,7 @@ def _runs(values: Sequence[float | None], *others: Sequence[float | None]) -> It
 
 
 def _points(indices: Iterable[int], values: Sequence[float | None], axes: Frame, scale: float) -> str:
-    return " ".join(f"{digits(axes.x(i))},{digits(axes.y(scale * (values[i] or 0.0)))}" for i in indices)
+    return " ".join(f"{decimal(axes.x(i))},{decimal(axes.y(scale * (values[i] or 0.0)))}" for i in indices)
 
 
 def _bands(series: Series, axes: Frame, scale: float) -> str:
@@ -216,8 +218,8 @@ def _hovers(chart: Chart, panel: Panel, axes: Frame) -> Iterator[str]:
                 bounds = f" [{low}, {high}]"
             lines.append(f"{visible(series.label)}: {figure_text(value, chart.percent)}{bounds}")
         yield (
-            f'<rect x="{digits(axes.x(index) - width / 2)}" y="0" width="{digits(width)}" '
-            f'height="{digits(axes.height - axes.bottom)}"><title>{escape(chr(10).join(lines))}</title></rect>'
+            f'<rect x="{decimal(axes.x(index) - width / 2)}" y="0" width="{decimal(width)}" '
+            f'height="{decimal(axes.height - axes.bottom)}"><title>{escape(chr(10).join(lines))}</title></rect>'
         )
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from statshift.report.best import telling
-from statshift.report.content import Block, Cell, Column, Rows, Section, Series, Table
+from statshift.report.content import Block, Cell, Column, ByRow, Section, Series, Table
+from statshift.report.damage import damaged
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import accuracy_cell, bounded_cell, class_name, count_cell, listed, percent, plural, short
@@ -15,7 +16,7 @@ from statshift.results.means import mean_name
 from statshift.results.worded import spelt
 from statshift.tasks.row import Array
 
-MOST = 4
+MOST_DRAWN = 4
 """Subjects in a chart and a table."""
 
 
@@ -24,24 +25,29 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
     blocks: list[Block] = []
     text: dict[str, None] = {}
     for group in groups:
-        word = group.reference.task.class_score
-        if not word:
-            continue
-        subjects = telling(group, changes, MOST)
-        blocks.append(_measures(group, f"measures-{group.number + 1}"))
-        over: list[tuple[str, tuple[Condition, ...]]] = [
-            ("clean", (("clean", 0),)),
-            (mean_name(group.shared), group.shared),
-        ]
-        for number, (name, wanted) in enumerate(over, start=1):
-            scores = {one: found for one in subjects if (found := _mean(one, wanted)) is not None}
-            if scores:
-                several = f", over {group.data}" if len(groups) > 1 else ""
-                blocks.append(
-                    _chart(scores, word, f"{word} by class, {name}{several}", f"classes-{group.number + 1}-{number}")
-                )
-                text |= dict.fromkeys(_told(group, scores, subjects))
+        if group.reference.task.class_score:
+            with damaged(group.reference.measured.run.path):
+                blocks.append(_measures(group, f"measures-{group.number + 1}"))
+                charts, told = _charts(group, telling(group, changes, MOST_DRAWN), len(groups) > 1)
+                blocks += charts
+                text[told] = None
     return Section("classes", "By class", tuple(text), tuple(blocks)) if blocks else None
+
+
+def _charts(group: Group, subjects: Sequence[Subject], several: bool) -> tuple[list[ByRow], str]:
+    """Return a chart of the clean images and one of the shifts that all share, and what they are of in words."""
+    word = group.reference.task.class_score
+    over: list[tuple[str, tuple[Condition, ...]]] = [("clean", (("clean", 0),))]
+    if group.shared:
+        over.append((mean_name(group.shared), group.shared))
+    charts, told = [], ""
+    for number, (name, wanted) in enumerate(over, start=1):
+        scores = {one: found for one in subjects if (found := _mean(one, wanted)) is not None}
+        if scores:
+            title = f"{word} by class, {name}{f', over {group.data}' if several else ''}"
+            charts.append(_chart(scores, word, title, f"classes-{group.number + 1}-{number}"))
+            told = told or _told(group, scores, subjects)
+    return charts, told
 
 
 def _measures(group: Group, name: str) -> Table:
@@ -75,7 +81,7 @@ def _mean(subject: Subject, wanted: Sequence[Condition]) -> Array | None:
     return np.asarray(np.mean(known, axis=0)) if known else None
 
 
-def _told(group: Group, scores: dict[Subject, Array], subjects: Sequence[Subject]) -> list[str]:
+def _told(group: Group, scores: dict[Subject, Array], subjects: Sequence[Subject]) -> str:
     """Return what these scores are of, and which pixels are left out of them."""
     task, names = group.reference.task, names_of(group.reference)
     text = (
@@ -97,7 +103,7 @@ def _told(group: Group, scores: dict[Subject, Array], subjects: Sequence[Subject
         class_name(label, names) for label in range(len(clean)) if np.isnan(clean[label]) and label != task.ignored
     ]
     gone = f" In no pixel of these images and answers: {listed(absent, 30)}." if absent else ""
-    return [f"{text}{ignored}{gone}{rest}"]
+    return f"{text}{ignored}{gone}{rest}"
 
 
 def names_of(subject: Subject) -> Any:
@@ -105,7 +111,7 @@ def names_of(subject: Subject) -> Any:
     return (subject.measured.run.examples or {}).get("class_names")
 
 
-def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> Rows:
+def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> ByRow:
     first = next(iter(scores))
     names, width = names_of(first), max(map(len, scores.values()))
     padded = {
@@ -132,7 +138,10 @@ def _chart(scores: dict[Subject, Array], word: str, title: str, name: str) -> Ro
         *(accuracy_cell(_mean_of(one)) for one in series),
     )
     table = Table(f"{name}-table", f"{title}, %", columns, (*body, mean), folded=True, footer=1)
-    return Rows(name, title, f"{word}, %", rows, series, table)
+    counts = {one.label: one.images for one in scores}
+    over = listed([f"{label} over {plural(count, 'image')}" for label, count in counts.items()])
+    note = f"Not over the same images: {over}." if len(set(counts.values())) > 1 else ""
+    return ByRow(name, title, f"{word}, %", rows, series, table, note)
 
 
 def _known(value: float) -> float | None:

@@ -156,7 +156,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ByRow:
     """A chart of a row for each of `labels`, on which each series has a mark; drawn in percent from 0 to 100.
 
     Attributes:
@@ -178,7 +178,7 @@ class Rows:
     note: str = ""
 
 
-Block = Table | Chart | Rows | Pictures | Scenes | Facts
+Block = Table | Chart | ByRow | Pictures | Scenes | Facts
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def markers() -> Markup:
 
 
 def figure_text(value: float | None, percent: bool) -> str:
-    """Return a value as text: in percent to one decimal, others to four digits; a dash for none."""
+    """Return a value as text: in percent to one decimal, others to four decimal; a dash for none."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
@@ -54,10 +54,10 @@ def shape(style: int) -> int:
 
 def marker(style: int, x: float, y: float) -> str:
     """Return a style's marker at a place."""
-    return f'<use href="#_m{shape(style)}" x="{digits(x)}" y="{digits(y)}"/>'
+    return f'<use href="#_m{shape(style)}" x="{decimal(x)}" y="{decimal(y)}"/>'
 
 
-def digits(value: float) -> str:
-    """Return a coordinate to one decimal."""
+def decimal(value: float) -> str:
+    """Return a decimal to one decimal."""
     text = f"{value:.1f}".removesuffix(".0")
     return "0" if text == "-0" else text

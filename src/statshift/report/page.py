@@ -22,7 +22,7 @@ from statshift.report.content import (
     Fold,
     Page,
     Pictures,
-    Rows,
+    ByRow,
     Table,
     Verdict,
     blocks_of,
@@ -60,7 +60,7 @@ def render(page: Page) -> str:
             script=script,
             sections=[(anchor(section.name), section) for section in page.sections],
             anchor=anchor,
-            markers=marks.markers() if _all_blocks(page, Chart | Rows) else "",
+            markers=marks.markers() if _all_blocks(page, Chart | ByRow) else "",
             strips=_strips(page.verdicts),
             tones=[_tone(verdict, page.verdicts) for verdict in page.verdicts],
             notes=_notes(page.verdicts),
@@ -68,7 +68,9 @@ def render(page: Page) -> str:
             shading=_shading(page),
             draw=charts.draw,
             legend=charts.legend,
-            styles=lambda chart: (dots if isinstance(chart, Rows) else charts).styles(chart, subjects),
+            styles=lambda chart: (
+                dots.row_styles(chart, subjects) if isinstance(chart, ByRow) else charts.styles(chart, subjects)
+            ),
             row=dots.draw_row,
             axis=dots.axis,
         )
@@ -88,7 +90,7 @@ def _environment() -> Environment:
     environment.tests |= {
         "table": lambda block: isinstance(block, Table),
         "chart": lambda block: isinstance(block, Chart),
-        "dots": lambda block: isinstance(block, Rows),
+        "dots": lambda block: isinstance(block, ByRow),
         "scenes": lambda block: isinstance(block, Scenes),
         "pictures": lambda block: isinstance(block, Pictures),
         "fold": lambda block: isinstance(block, Fold),
@@ -188,7 +190,7 @@ def _shading(page: Page) -> Callable[[Column, float | None], str]:
     Deep shades are losses: low accuracy, high error, differences below 0. Differences above 0 have another hue. A shade
     means the same in all of a page's tables: errors above 1 share a scale, and so do all differences.
     """
-    tables = [*_all_blocks(page, Table), *(chart.table for chart in _all_blocks(page, Chart | Rows))]
+    tables = [*_all_blocks(page, Table), *(chart.table for chart in _all_blocks(page, Chart | ByRow))]
     values: dict[str, list[float]] = {"accuracy": [], "error": [], "difference": []}
     small: set[int] = set()
     for table in tables:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-FEW = "69a5fffff02df0004bb4f0b4f0780f69002dd21eb45a3c004b5af00fe1ff003c6969ff78"
-MANY = (
+FEW_COLOURS = "69a5fffff02df0004bb4f0b4f0780f69002dd21eb45a3c004b5af00fe1ff003c6969ff78"
+MANY_COLOURS = (
     "4bd2ffff87003c00963c2d2d3cff96786900fff02df01e6900fff0691e005a96f0c30fb4"
     "0069ff0f693ce1875a961e69c387c396d2a5a5e15a1e2d78"
 )
@@ -26,14 +26,14 @@ _PATTERNS = 5
 def palette(classes: int) -> NDArray[np.uint8]:
     """Return (P,3), the colours of so many classes; of more than P, later ones have the same with a pattern.
 
-    With deuteranopia or protanopia any two of `FEW` are at least 25 apart in CIELAB, and of `MANY` at least 19; without
+    With deuteranopia or protanopia any two of `FEW_COLOURS` are at least 25 apart in CIELAB, and of `MANY_COLOURS` at least 19; without
     either 46 and 35. They were found by exchanging one colour at a time for the one farthest from all others, and are
     in such an order that the first ones are farthest apart.
 
     Reference: Machado et al. (IEEE TVCG 2009) and Viénot et al. (Color Research & Application 1999), whose simulations
         of both were taken.
     """
-    chosen = FEW if 6 * classes <= len(FEW) else MANY
+    chosen = FEW_COLOURS if 6 * classes <= len(FEW_COLOURS) else MANY_COLOURS
     return np.frombuffer(bytes.fromhex(chosen), np.uint8).reshape(-1, 3)
 
 

@@ -21,31 +21,31 @@ from statshift.report.words import class_name, listed, percent, plural
 from statshift.results.conditions import Condition
 from statshift.tasks.row import Row, kept_positions
 
-MOST = {"gained": 4, "lost": 1, "alike": 1}
+MOST_SCENES = {"gained": 4, "lost": 1, "alike": 1}
 """Scenes of each kind: where another subject's score of the image is higher than the first's, lower, or neither."""
 
 APART = 0.05
 """Scores of an image are higher by at least this."""
 
-Map = NDArray[np.uint8]
+LabelMap = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Seen:
+class MapSeen:
     """What a subject sees: classes (h,w), and its score of the image; both None of one that it adapted on."""
 
     subject: Subject
-    classes: Map | None
+    classes: LabelMap | None
     score: float | None
 
 
 @dataclass(frozen=True)
-class Candidate:
+class ShownMap:
     """An example image under a condition."""
 
     condition: Condition
     place: int
-    seen: tuple[Seen, ...]
+    seen: tuple[MapSeen, ...]
 
     @property
     def gain(self) -> float | None:
@@ -56,7 +56,7 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """One of the keys of `MOST`."""
+        """One of the keys of `MOST_SCENES`."""
         gain = self.gain or 0.0
         return "gained" if gain >= APART else "lost" if gain <= -APART else "alike"
 
@@ -64,7 +64,7 @@ class Candidate:
 def scenes(holder: Subject, subjects: Sequence[Subject], name: str, title: str) -> tuple[Scenes | None, str]:
     """Return the most telling scenes, and in words how they were chosen; None where there are none."""
     candidates = list(_candidates(holder, subjects))
-    chosen = choose(candidates)
+    chosen = choose_maps(candidates)
     painted = [made for one in chosen if (made := _scene(holder, one))]
     if not painted:
         return None, ""
@@ -82,10 +82,13 @@ def scenes(holder: Subject, subjects: Sequence[Subject], name: str, title: str) 
     return Scenes(name, title, tuple(legend), shown), _choice(subjects, candidates, len(shown))
 
 
-def choose(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return those with the largest differences of each kind, each image and each condition in turn."""
-    chosen: list[Candidate] = []
-    for kind, most in MOST.items():
+def choose_maps(candidates: Sequence[ShownMap]) -> list[ShownMap]:
+    """Return those with the largest differences of each kind, each image and each condition in turn; clean ones first.
+
+    One at least is clean where there is one: of an image that is shown under a shift too, if it can be.
+    """
+    chosen: list[ShownMap] = []
+    for kind, most in MOST_SCENES.items():
         waiting = sorted((one for one in candidates if one.kind == kind), key=lambda one: -abs(one.gain or 0))
         while waiting and sum(one.kind == kind for one in chosen) < most:
             best = min(
@@ -97,10 +100,14 @@ def choose(candidates: Sequence[Candidate]) -> list[Candidate]:
             )
             waiting.remove(best)
             chosen.append(best)
-    return chosen
+    unshifted = [one for one in candidates if one.condition[0] == "clean"]
+    if unshifted and not any(one in unshifted for one in chosen):
+        places = [one.place for one in chosen]
+        chosen.append(min(unshifted, key=lambda one: places.index(one.place) if one.place in places else len(places)))
+    return sorted(chosen, key=lambda one: one not in unshifted)
 
 
-def _candidates(holder: Subject, subjects: Sequence[Subject]) -> Iterator[Candidate]:
+def _candidates(holder: Subject, subjects: Sequence[Subject]) -> Iterator[ShownMap]:
     examples = holder.measured.run.examples or {}
     strips = strips_of(holder)
     for condition in holder.conditions:
@@ -110,7 +117,7 @@ def _candidates(holder: Subject, subjects: Sequence[Subject]) -> Iterator[Candid
             found = [_see(one, condition, position, examples["sizes"][place]) for one in subjects]
             seen = tuple(one for one in found if one is not None)
             if seen and seen[0].subject is holder:
-                yield Candidate(condition, place, seen)
+                yield ShownMap(condition, place, seen)
 
 
 def _name(condition: Condition) -> str:
@@ -118,7 +125,7 @@ def _name(condition: Condition) -> str:
     return f"{shift} {severity}" if severity else shift
 
 
-def _see(subject: Subject, condition: Condition, position: int, size: Sequence[int]) -> Seen | None:
+def _see(subject: Subject, condition: Condition, position: int, size: Sequence[int]) -> MapSeen | None:
     """Return what a subject sees of the image at a position; None where it was not asked."""
     examples, draws = subject.measured.run.examples, subject.conditions.get(condition)
     row: Row | None = min(draws, key=lambda one: one["draw"]) if draws else None
@@ -126,12 +133,12 @@ def _see(subject: Subject, condition: Condition, position: int, size: Sequence[i
         return None
     stored: Any = row["examples"]["predicted"][examples["positions"].index(position)]
     if stored is None:
-        return Seen(subject, None, None)
+        return MapSeen(subject, None, None)
     place = int(np.flatnonzero(kept_positions(row) == position)[0])
-    return Seen(subject, subject.task.shown_map(stored, size), float(subject.task.image_scores(row)[place]))
+    return MapSeen(subject, subject.task.shown_map(stored, size), float(subject.task.image_scores(row)[place]))
 
 
-def _scene(holder: Subject, one: Candidate) -> tuple[str, tuple[Tile, ...], set[int]] | None:
+def _scene(holder: Subject, one: ShownMap) -> tuple[str, tuple[Tile, ...], set[int]] | None:
     """Return a scene's title, its pictures and which labels are in them; None where there is no picture."""
     examples, folder = holder.measured.run.examples or {}, holder.measured.run.path / "examples"
     path = folder / Path(str(strips_of(holder)[_name(one.condition)])).name
@@ -154,7 +161,7 @@ def _scene(holder: Subject, one: Candidate) -> tuple[str, tuple[Tile, ...], set[
     return f"{condition_name(one.condition)}, image {one.place + 1}", tuple(tiles), found
 
 
-def _painted(holder: Subject, labels: Map, title: str, text: str) -> Tile:
+def _painted(holder: Subject, labels: LabelMap, title: str, text: str) -> Tile:
     classes, ignored = _classes(holder)
     names, (values, counts) = names_of(holder), np.unique(labels, return_counts=True)
     order = [int(values[place]) for place in np.argsort(-counts, kind="stable") if values[place] != ignored]
@@ -174,7 +181,7 @@ def _jpeg(pixels: NDArray[np.uint8]) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
-def _choice(subjects: Sequence[Subject], candidates: Sequence[Candidate], shown: int) -> str:
+def _choice(subjects: Sequence[Subject], candidates: Sequence[ShownMap], shown: int) -> str:
     """Return how the scenes were chosen, and how often what they show happens among the examples."""
     of = f"{shown} of {plural(len(candidates), 'example image')} (each under each condition counted)"
     pixels = "Maps are reduced to every few pixels; scores below them are of the whole image alone."
@@ -183,7 +190,7 @@ def _choice(subjects: Sequence[Subject], candidates: Sequence[Candidate], shown:
     gained, lost = (sum(one.kind == kind for one in candidates) for kind in ("gained", "lost"))
     first, *others = (one.label for one in subjects)
     return (
-        f"A choice, not a sample: {of}, first those on which the accuracy of {listed(others, conjunction='or')} is at "
+        f"A choice, not a sample: {of}, mostly those on which the accuracy of {listed(others, conjunction='or')} is at "
         f"least {100 * APART:.0f} points above that of {first}, which are {gained} of them; all are at least as far "
         f"below in {lost}. {pixels}"
     )
