@@ -257,7 +257,7 @@ def test_a_baseline_is_corrupted_alike(runs):
         read_baseline(runs / "usual", record)
 
 
-def test_the_command_asks_for_it_and_the_report_asks_again(run, tmp_path):
+def test_the_command_asks_for_it_and_the_report_tells(run, tmp_path):
     model = tmp_path / "mine.py"
     model.write_text(
         "import torch\n\n\ndef build():\n    torch.manual_seed(0)\n    return torch.nn.Sequential("
@@ -274,7 +274,6 @@ def test_the_command_asks_for_it_and_the_report_asks_again(run, tmp_path):
     assert (told.code, "Expected --scale-constants to be yes or no, but got 'perhaps'." in told.err) == (2, True)
     assert run("report", tmp_path / "run", "--out", tmp_path / "page.html").code == 0
     page = (tmp_path / "page.html").read_text()
-    assert "--scale-constants no" in page
     assert "not scaled with the images, as Cityscapes-C is made" in page
 
 
@@ -293,3 +292,16 @@ def test_corrupted_images_are_written_with_constants_as_they_stand(run, tmp_path
         ]
         made = written[2 * (severity - 1) : 2 * severity][np.argsort(positions)].astype(int)
         assert np.abs(made - np.stack(expected)[np.argsort(positions)]).max() <= 1
+
+
+def test_a_large_image_is_reduced_on_a_contact_sheet(run, tmp_path):
+    (tmp_path / "scenes" / "road").mkdir(parents=True)
+    pixels = np.full((300, 1200, 3), 90, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "scenes" / "road" / "a.png")
+    words = ["corrupt", "--data", f"folder:{tmp_path / 'scenes'}", "--shifts", "brightness", "--resize", "300"]
+    assert run(*words, "--sheet", tmp_path / "sheet.png").code == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width < 6 * (512 + 4) + 200
+        row = np.asarray(sheet)[sheet.height - 60, -6 * (512 + 4) :, 0]
+    levels_there = {value for value in row.tolist() if value != 255}
+    assert levels_there == {90, *(int(90 + 255 * added) for added in (0.1, 0.2, 0.3, 0.4, 0.5))}

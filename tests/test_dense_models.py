@@ -7,12 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError
+from statshift._core.errors import BackboneWarning, InputError
 from statshift.adapting.diagnose import diagnose
 from statshift.adapting.rectify import rectify
-from statshift.models import PixelModel, Preprocessing, extract_logits, load_model
+from statshift.models import PixelModel, Preprocessing, extract_logits, load_model, save_weights
+from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.norms.sizes import fit_size
 from statshift.results.provenance import describe_model
+from statshift.splitting.branches import Branches
+from statshift.splitting.cuts import find_cut, find_cuts
+from statshift.splitting.split import split
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -211,3 +215,233 @@ LOGITS = torch.rand(2, 5, 6, 7)
 )
 def test_logits_of_each_pixel_are_found_in_what_networks_return(output):
     assert extract_logits(output) is LOGITS
+
+
+# torchvision's
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("deeplabv3_mobilenet_v3_large", {"aux_loss": True, "num_classes": 4}),
+        ("lraspp_mobilenet_v3_large", {}),
+    ],
+)
+def test_segmentation_models_of_torchvision_equal_the_plain_ones(name, arguments, tmp_path):
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    plain = settled(get_model(name, weights=None, weights_backbone=None, **arguments))
+    torch.save(plain.state_dict(), tmp_path / "plain.pt")
+    model = load_model(f"torchvision:{name}@none", weights=tmp_path / "plain.pt", model_args=arguments)
+    expected = plain((ODD - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1))[
+        "out"
+    ]
+    assert torch.equal(model(ODD), expected)
+    assert model(ODD).shape == (2, arguments.get("num_classes", 21), 45, 67)
+    assert model.num_classes == arguments.get("num_classes", 21)
+    assert fit_size(model, [(45, 67)]) is None
+
+
+def test_published_weights_tell_the_preprocessing_and_have_an_auxiliary_head(tmp_path):
+    from torchvision.models import get_model
+
+    name = "deeplabv3_mobilenet_v3_large"
+    torch.save(get_model(name, weights=None, weights_backbone=None, aux_loss=True).state_dict(), tmp_path / "it.pt")
+    model = load_model(f"torchvision:{name}@COCO_WITH_VOC_LABELS_V1", weights=tmp_path / "it.pt")
+    assert model.preprocessing == Preprocessing(IMAGENET_MEAN, IMAGENET_STD, resize=520)
+    assert model.loading_options == {}
+    assert model.num_classes == 21
+    assert model.network.aux_classifier is not None
+    with pytest.raises(InputError, match=f"name its pretrained weights, as torchvision:{name}@TAG; choose from: COCO_"):
+        load_model(f"torchvision:{name}")
+    with pytest.raises(InputError, match=r"Did you mean 'aux_loss'\? Choose from: aux_loss, num_classes, weights_back"):
+        load_model(f"torchvision:{name}@none", model_args={"aux_los": True})  # which torchvision would pass by
+    with pytest.raises(InputError, match="Did you mean 'deeplabv3_resnet50'"):
+        load_model("torchvision:deeplab_resnet50")
+
+
+# the zoo
+
+
+def features_of(network, images):
+    """Return what comes into the head."""
+    for name in ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4"):
+        images = getattr(network, name)(images)
+    return images
+
+
+@torch.no_grad()
+def test_the_zoos_resnets_are_dilated_as_those_of_torchvision_and_timm(tmp_path):
+    """From ImageNet checkpoints, which have no head: it is drawn by a seed, whatever was drawn before."""
+    import timm
+    from torchvision.models import resnet50
+
+    torch.manual_seed(0)
+    theirs = {
+        "resnet50": settled(resnet50(replace_stride_with_dilation=[False, True, True])),
+        "resnet18": settled(timm.create_model("resnet18", output_stride=8)),
+    }
+    for name, plain in theirs.items():
+        path = tmp_path / f"{name}.pt"
+        torch.save({"state_dict": plain.state_dict()}, path)
+        with pytest.warns(
+            BackboneWarning, match=r"a backbone alone: the head, classifier, stays random and wants train"
+        ):
+            model = load_model(f"seg:{name}", weights=path, model_args={"num_classes": 12})
+        plain.act = torch.relu
+        theirs_then = features_of(plain, normalised(ODD))
+        assert theirs_then.shape[2:] == (6, 9)  # an eighth
+        ours_then = features_of(model.network, normalised(ODD))
+        torch.testing.assert_close(ours_then, theirs_then, rtol=1e-4, atol=1e-5 * float(theirs_then.abs().max()))
+        assert model(ODD).shape == (2, 12, 45, 67)
+        with pytest.warns(BackboneWarning):
+            again = load_model(f"seg:{name}", weights=path, model_args={"num_classes": 12})
+        assert torch.equal(again(ODD), model(ODD))
+
+
+@torch.no_grad()
+def test_the_zoo_upsamples_bilinearly():
+    network = load_model("seg:resnet18", model_args={"width": 0.125, "num_classes": 3}).network
+    small = network.classifier(features_of(network, ODD))
+    rows = [(torch.arange(size) + 0.5) * count / size - 0.5 for size, count in ((45, 6), (67, 9))]
+    whole = small.double()
+    for side, at in zip((2, 3), rows, strict=True):
+        low = at.clamp(min=0).floor().long().clamp(max=whole.shape[side] - 1)
+        high = (low + 1).clamp(max=whole.shape[side] - 1)
+        share = (at.clamp(min=0) - low).double().reshape(-1, *[1] * (3 - side))
+        whole = whole.index_select(side, low) * (1 - share) + whole.index_select(side, high) * share
+    torch.testing.assert_close(network(ODD).double(), whole, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "parameters"),
+    [
+        ("resnet18", {}, 11_176_512 + 19 * 513),
+        ("resnet50", {"num_classes": 12}, 23_508_032 + 12 * 2049),
+        ("resnet18", {"width": 0.25, "num_classes": 12}, 703_644),
+    ],
+)
+def test_the_zoo_has_the_sizes_of_its_backbones(name, arguments, parameters):
+    """Torchvision's ResNet-18 and 50 have 11,689,512 and 25,557,032 weights, 1000 x 513 and 1000 x 2049 in the head."""
+    model = load_model(f"seg:{name}", model_args=arguments)
+    assert sum(one.numel() for one in model.parameters()) == parameters
+    assert model.num_classes == arguments.get("num_classes", 19)
+    assert model.preprocessing == Preprocessing(IMAGENET_MEAN, IMAGENET_STD)
+
+
+def test_what_the_zoo_cannot_build_or_load_is_told(tmp_path):
+    with pytest.raises(InputError, match="Unknown segmentation model 'resnet34'"):
+        load_model("seg:resnet34")
+    with pytest.raises(InputError, match="'classes'"):
+        load_model("seg:resnet18", model_args={"classes": 3})
+    network = load_model("seg:resnet18", model_args={"width": 0.125}).network
+    state = network.state_dict()
+    for wrong, told in (
+        ({name: value for name, value in state.items() if name != "classifier.bias"}, "missing: classifier.bias"),
+        ({name: value for name, value in state.items() if name[:6] not in ("classi", "layer4")}, "missing: layer4"),
+        (state | {"fc.weight": torch.zeros(2, 2)}, "unexpected: fc.weight"),
+    ):
+        torch.save(wrong, tmp_path / "wrong.pt")
+        with pytest.raises(InputError, match=told):
+            load_model("seg:resnet18", weights=tmp_path / "wrong.pt", model_args={"width": 0.125})
+    torch.save({name: value for name, value in state.items() if name != "conv1.weight"}, tmp_path / "wrong.pt")
+    with pytest.raises(InputError, match=r"missing: conv1\.weight"):  # another network's head may not be missing
+        load_model("seg:resnet18", weights=tmp_path / "wrong.pt", model_args={"width": 0.125})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spec", ["seg:resnet18", "torchvision:lraspp_mobilenet_v3_large@none"])
+def test_weights_come_back_as_they_were_saved(spec, tmp_path):
+    arguments = {"width": 0.125} if spec.startswith("seg") else {}
+    model = load_model(spec, model_args=arguments)
+    settled(model)
+    save_weights(model.network, tmp_path / "it.safetensors")
+    again = load_model(spec, weights=tmp_path / "it.safetensors", model_args=arguments)
+    assert torch.equal(again(ODD), model(ODD))
+
+
+# cut in two
+
+
+def espnet(shared):
+    return load_model(
+        f"py:{shared / 'data/espnet_camvid.py'}:espnet_camvid",
+        weights=shared / "data/espnet_camvid.pth",
+        mean=(0.41190, 0.42513, 0.43267),
+        std=(0.27413, 0.28505, 0.28284),
+    )
+
+
+def dense_model(name, shared):
+    torch.manual_seed(0)
+    if name == "espnet":
+        return espnet(shared)
+    if name == "hourglass":
+        return in_pixels(Hourglass())
+    arguments = {"width": 0.125} if name.startswith("seg") else {"aux_loss": True} if "deeplab" in name else {}
+    return in_pixels(load_model(name, model_args=arguments).network)
+
+
+CUTS = [
+    ("espnet", "conv.conv", 1),
+    ("hourglass", "norm", 1),
+    ("seg:resnet50", "conv2_3", 18),
+    ("seg:resnet18", "layer3.0", 10),
+    ("torchvision:deeplabv3_mobilenet_v3_large@none", "classifier.0", 62),
+    ("torchvision:lraspp_mobilenet_v3_large@none", "backbone.4", 21),
+    ("hourglass", "input", 1),
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "at", "cuts", "trace"),
+    [(*one, trace) for one in CUTS for trace in (True, False)]
+    + [("torchvision:deeplabv3_resnet50@none", "conv2_3", 23, True)],
+)
+def test_prefix_and_suffix_are_the_whole_at_any_size(name, at, cuts, trace, shared):
+    model = dense_model(name, shared)
+    assert len(find_cuts(model, ODD)) == cuts
+    parts = split(model, at, ODD, trace=trace)
+    assert (parts.graph is not None) is trace  # though they read the image's size behind the cut
+    for images in (ODD, TINY, ODD[:1]):
+        logits = model(images)
+        assert logits.shape[2:] == images.shape[2:]
+        found = parts.suffix(parts.prefix(images))
+        torch.testing.assert_close(found, logits, rtol=0, atol=1e-6 * float(logits.abs().max()))
+
+
+@pytest.mark.parametrize(("name", "at", "cuts"), CUTS[1:5])
+def test_branches_answer_at_the_images_size(name, at, cuts, shared):
+    model = dense_model(name, shared)
+    branches = Branches(model, at, ODD).eval()
+    with torch.no_grad():
+        expected = model(ODD)
+        features = branches.prefix(ODD)
+        for branch in ("clean", "adv"):
+            torch.testing.assert_close(branches.suffix(features, branch), expected)
+        assert branches._folded is not None
+        assert len(branches._folded.pairs) == len(find_cut(model, at, ODD).norms_after)
+        with branches.attacked() as suffix:
+            torch.testing.assert_close(suffix(features), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_auxiliary_head_is_not_trained_by_what_the_main_one_answers(shared):
+    branches = Branches(dense_model("torchvision:deeplabv3_mobilenet_v3_large@none", shared), "classifier.0", ODD)
+    trained = {name for name, weight in branches.clean.network.named_parameters() if weight.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"classifier"}
+    assert "classifier.4.weight" in trained
+
+
+@torch.no_grad()
+def test_a_model_of_hugging_face_answers_through_its_logits(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.SegformerConfig(
+        depths=[1] * 4, hidden_sizes=[8] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8, num_labels=5
+    )
+    network = transformers.SegformerForSemanticSegmentation(config).eval()
+    model = load_model(network, mean=MEAN, std=STD)
+    assert torch.equal(model(ODD), network(normalised(ODD)).logits)
+    assert model(ODD).shape == (2, 5, 12, 17)

@@ -374,7 +374,7 @@ def test_a_loop_of_ones_own_has_the_same_losses(data):
     attack = FeatureAttack(steps=2)
     ours = AdvBN(attack)(Branches(build().double(), "act1", batch.images[:2]).train(), batch)
     branches = Branches(build().double(), "act1", batch.images[:2]).train()
-    theirs = advbn_losses(branches, batch.images, batch.targets.labels, attack, TASK)
+    theirs = advbn_losses(branches, batch.images, batch.targets.labels, attack, task=TASK)
     assert {name: float(loss.detach()) for name, loss in theirs.items()} == {
         name: float(loss.detach()) for name, loss in ours.items()
     }

@@ -32,7 +32,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE)
 HOSTS = {"github.com", "keepachangelog.com"}
-ELSEWHERE = {"robust-checkpoints.md": "test_robust_checkpoints.py"}
+ELSEWHERE = {
+    "robust-checkpoints.md": "test_robust_checkpoints.py",
+    "howto/segmentation.md": "test_segmentation_recipes.py",
+}
 """Pages whose Python another test runs, in surroundings of its own."""
 
 

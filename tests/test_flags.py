@@ -98,7 +98,7 @@ FLAGS = {
     "--steps": "harden, attack, extract",
     "--table": "measure, corrupt",
     "--target": "attack",
-    "--task": "measure, harden, train, compare, report",
+    "--task": "measure, harden, compare, report, train",
     "--title": "report",
     "--unbiased": "measure, rectify",
     "--validation": "harden, train, run",

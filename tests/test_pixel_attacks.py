@@ -25,8 +25,8 @@ from statshift.shifts.attacks import (
     parse_attack,
     random_offset,
 )
-from statshift.shifts.attacks.pixels import margin
 from statshift.shifts.registry import family_of
+from statshift.tasks.targets import margin
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

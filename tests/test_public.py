@@ -16,12 +16,13 @@ SIGNATURES = {
     "Measurement": "(record, rows, summary, path=None)",
     "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass)",
     "Comparison": (
-        "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', headline='accuracy')"
+        "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', "
+        "headline='accuracy', counts_images=True)"
     ),
     "compare": "(first, second, *, protocols=('source', 'source'), table=None, task=None)",
     "Ligs": "(values, seed=0)",
     "LigsOptions": "(perturbation='gaussian', scale=0.01)",
-    "ligs": ("(model, images, labels, options=None, *, loss=cross_entropy, seed=0, indices=None, batch_size=128)"),
+    "ligs": ("(model, images, labels, options=None, *, loss=None, seed=0, indices=None, batch_size=128, task=None)"),
     "read_run": "(path)",
     "run_recipe": (
         "(name, model, data, out, *, validation=None, training=None, at=None, shifts=None, severities=None, "
@@ -64,7 +65,7 @@ SIGNATURES = {
     ),
     "Method": "()",
     "AdvBN": "(attack=<factory>)",
-    "advbn_losses": "(branches, images, labels, attack=None, task=Classification())",
+    "advbn_losses": "(branches, images, labels, attack=None, *, task=None)",
     "Adversarial": (
         "(attack=PixelAttack(epsilon=0.5, step_size=0.1, steps=7, norm='l2', loss='cross-entropy', "
         "target='none', random_start=True, clip=True))"
@@ -84,7 +85,7 @@ SIGNATURES = {
     "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False)",
     "Cut": "(name, aliases, shape, rectified, norms_before, norms_after)",
     "find_cuts": "(model, image)",
-    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False)",
+    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, sized=False, latest=<factory>)",
     "split": "(model, at, image, *, trace=True)",
     # Corrupt and attack
     "corrupt": (
@@ -101,7 +102,7 @@ SIGNATURES = {
         "(epsilon=0.00392156862745098, step_size=None, steps=20, norm='linf', loss='cross-entropy', "
         "target='none', random_start=True, clip=True)"
     ),
-    "attack_images": "(model, images, labels, attack, *, seed=0, indices=None, loss=None, check=True)",
+    "attack_images": "(model, images, labels, attack, *, seed=0, indices=None, loss=None, check=True, task=None)",
     # Make
     "write_adversarial": (
         "(model, data, attack, *, out, batch_size=128, seed=0, device='auto', data_options=None, progress=None)"
@@ -115,7 +116,10 @@ SIGNATURES = {
     # Models, data, tasks, errors and warnings
     "PixelModel": "(network, preprocessing=None, *, spec='', num_classes=None, arguments=None, source_hash=None)",
     "exchange_norm": "(model, norm, *, groups=32)",
-    "load_model": "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True)",
+    "load_model": (
+        "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True, "
+        "size_multiple=None)"
+    ),
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "
         "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, sizes=<factory>)"

@@ -280,7 +280,8 @@ def test_commands_are_quoted_for_a_shell(tmp_path):
         "arguments": {"norm": "'group'", "width": "2"},
         "preprocessing": {"mean": [0.5, 0.5, 0.5], "std": [0.229, 0.224, 0.225]},
     }
-    record = solid(data={"spec": hostile}, model=model, seed=7, corruption={"frost": "procedural"})
+    corruption = {"frost": "procedural", "scale_constants": False}
+    record = solid(data={"spec": hostile}, model=model, seed=7, corruption=corruption)
     run = write_run(tmp_path / "a $(run)", record, rows_of(source_of()))
     words = command_in(one_with(advice_of(run), "Try rectifying"))
     assert words[words.index("--data") + 1] == hostile
@@ -290,6 +291,7 @@ def test_commands_are_quoted_for_a_shell(tmp_path):
     assert "--std" not in words
     assert words[words.index("--seed") + 1] == "7"
     assert words[words.index("--frost") + 1] == "procedural"
+    assert words[words.index("--scale-constants") + 1] == "no"
     assert words[-1] == str(run)
 
 

@@ -147,7 +147,7 @@ def test_a_subset_has_the_classes_of_the_whole_data_set(tmp_path):
         ClassSubset((3,))
 
 
-def test_a_subset_is_measured_reported_and_refused_an_attack(tmp_path):
+def test_a_subset_is_measured_reported_and_refused_autoattack(tmp_path):
     images, labels = load_data("digits", limit=60).tensors()
     chosen = torch.isin(labels, torch.tensor([1, 3, 8]))
     np.savez(tmp_path / "few.npz", images=(images[chosen] * 255).byte().permute(0, 2, 3, 1), labels=labels[chosen])
@@ -162,8 +162,8 @@ def test_a_subset_is_measured_reported_and_refused_an_attack(tmp_path):
     assert run.record["task"] == {"name": "subset", "options": {"classes": [1, 3, 8]}}
     assert run.record["alexnet"] is None
     assert f",{right.mean():.6g}," in tidy_csv(tmp_path / "run")
-    with pytest.raises(InputError, match="all of the model's classes for pgd-linf:1/255, but the task is subset"):
-        measure(model, data, shifts=("clean", "pgd-linf:1/255"), task="subset", device="cpu")
+    with pytest.raises(InputError, match=r"all of the model's classes for autoattack-linf:0\.1, but the task is subs"):
+        measure(model, data, shifts=("clean", "autoattack-linf:0.1"), task="subset", device="cpu")
     with pytest.raises(InputError, match="no `alexnet` for the task subset"):
         measure(model, data, shifts="clean", alexnet="cifar10", task="subset", device="cpu")
 
@@ -257,10 +257,17 @@ def test_what_is_no_task_is_told(own, given, told):
 
 def test_what_a_task_lacks_is_told(own):
     task, model = own
-    with pytest.raises(InputError, match="one class an image for pgd-linf:1/255, but the task is digit-and-parity"):
-        measure(model, Pairs(), task=task, shifts=("clean", "pgd-linf:1/255"), device="cpu")
-    with pytest.raises(InputError, match="one class an image for LIGS under gaussian"):
-        measure(model, Pairs(), task=task, shifts="clean", ligs=("gaussian",), device="cpu")
+    with pytest.raises(InputError, match=r"with `margins` for cw-linf:1/255, but digit-and-parity has none"):
+        measure(model, Pairs(), task=task, shifts=("clean", "cw-linf:1/255"), device="cpu")
+    with pytest.raises(
+        InputError, match=r"one class an image for autoattack-linf:0\.1, but the task is digit-and-parity"
+    ):
+        measure(model, Pairs(), task=task, shifts=("clean", "autoattack-linf:0.1"), device="cpu")
+    lossless = type("Lossless", (type(task),), {"name": "lossless", "losses": Task.losses})()
+    with pytest.raises(InputError, match="with `losses` for pgd-linf:1/255, but lossless has none"):
+        measure(model, Pairs(), task=lossless, shifts=("clean", "pgd-linf:1/255"), device="cpu")
+    with pytest.raises(InputError, match="with `losses` for LIGS under gaussian, but lossless has none"):
+        measure(model, Pairs(), task=lossless, shifts="clean", ligs=("gaussian",), device="cpu")
     cutmix = HardenOptions(method="cutmix", training=TrainingOptions(epochs=1, batch_size=40))
     with pytest.raises(InputError, match="has no labels that mix"):
         harden(model, Pairs(), cutmix, task=task, device="cpu")

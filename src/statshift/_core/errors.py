@@ -44,6 +44,10 @@ class DefaultPreprocessingWarning(StatshiftWarning):
     """A user's own model that is taken to want ImageNet's mean and deviation, since none were given."""
 
 
+class BackboneWarning(StatshiftWarning):
+    """Weights of a backbone alone, so that what lies behind it stays random."""
+
+
 class ClassesWarning(StatshiftWarning):
     """Labels that may mean other classes than the model's, or a model near chance."""
 

@@ -12,6 +12,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out
 
 LIST_WIDTH = 100
+OURS = ""
 
 recipes_app = typer.Typer(
     help="List the papers' experiments; `statshift run NAME` runs one.", add_completion=False, rich_markup_mode=None
@@ -72,8 +73,8 @@ def listing() -> str:
 
     described = [describe(recipe(name)) for name in RECIPES]
     parts = []
-    for paper, title in PAPERS.items():
-        own = sorted((one for one in described if next(iter(one["source"])) == paper), key=_order)
+    for paper, title in {**PAPERS, OURS: "Of no paper"}.items():
+        own = sorted((one for one in described if next(iter(one["source"]), OURS) == paper), key=_order)
         lines = [title, "=" * len(title), *(line for one in own for line in ["", *_lines(one, paper)])]
         parts.append("\n".join(lines))
     lines = ["Not here", "========"]
@@ -91,7 +92,7 @@ def _order(one: dict[str, Any]) -> tuple[bool, int]:
     """Return what sorts a paper's tables by their numbers, then its figures, then the rest."""
     from statshift.recipes import places
 
-    kind, _, number = next(iter(places(next(iter(one["source"].values())))), "Section 99").partition(" ")
+    kind, _, number = next(iter(places(next(iter(one["source"].values()), ""))), "Section 99").partition(" ")
     return kind != "Table", int(number)
 
 
@@ -100,7 +101,8 @@ def _lines(one: dict[str, Any], paper: str) -> list[str]:
     from statshift.recipes import PAPERS
 
     others = [f"also {PAPERS[other]}, {where}" for other, where in one["source"].items() if other != paper]
-    lines = _wrapped(f"{one['title']} ({one['source'][paper]})", f"{one['name']:<26}", " " * 26)
+    where = f" ({one['source'][paper]})" if paper in one["source"] else ""
+    lines = _wrapped(f"{one['title']}{where}", f"{one['name']:<26}", " " * 26)
     facts = {"expected": one["expected"], "cost": one["cost"], "needs": one["needs"], "source": "; ".join(others)}
     for name, fact in facts.items():
         if fact:

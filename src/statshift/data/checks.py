@@ -39,29 +39,32 @@ def check_images(images: Any, *, least: int = 1, in_range: bool = True) -> None:
             raise InputError(f"Expected pixels in [0,1], but got {found}: {remedy}.")
 
 
-def checked_labels(labels: Any, images: Tensor) -> Tensor:
-    """Return labels (B,) of images (B,3,H,W) as int64, of whatever integers they are.
+def checked_labels(labels: Any, images: Tensor, *, maps: bool = False) -> Tensor:
+    """Return labels (B,), or label maps (B,H,W), of images (B,3,H,W) as int64, of whatever integers they are.
 
     Raises:
         InputError: no tensor of integers, or another shape.
     """
+    expected = "label maps (B,H,W)" if maps else "labels (B,)"
     if not isinstance(labels, Tensor):
-        raise InputError(f"Expected labels (B,) as a tensor, but got {_described(labels)}.")
-    if labels.shape != images.shape[:1]:
+        raise InputError(f"Expected {expected} as a tensor, but got {_described(labels)}.")
+    if labels.shape != (images.shape[0], *(images.shape[2:] if maps else ())):
         raise InputError(
-            f"Expected images (B,3,H,W) and labels (B,), but got {tuple(images.shape)} and {tuple(labels.shape)}."
+            f"Expected images (B,3,H,W) and {expected}, but got {tuple(images.shape)} and {tuple(labels.shape)}."
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise InputError(f"Expected labels (B,) as integers, but got {labels.dtype}.")
+        raise InputError(f"Expected {expected} as integers, but got {labels.dtype}.")
     return labels.long()
 
 
-def check_classes(labels: Tensor, classes: int) -> None:
-    """Check that labels (B,) are from 0 to `classes` - 1; on a GPU without waiting for it.
+def check_classes(labels: Tensor, classes: int, *, ignored: int | None = None) -> None:
+    """Check that labels (B,...) are from 0 to `classes` - 1, or `ignored`; on a GPU without waiting for it.
 
     Raises:
         InputError: one is not.
     """
+    if ignored is not None:
+        labels = labels.masked_fill(labels == ignored, 0)
     if labels.device.type == "cuda":
         torch._assert_async(((labels >= 0) & (labels < classes)).all())
         return

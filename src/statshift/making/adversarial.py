@@ -65,6 +65,11 @@ def write_adversarial(
     chosen = parse_attack(attack) if isinstance(attack, str) else attack
     where = find_device(device)
     pixel_model, images = load(model, data, where, data_options, split=None)
+    if images.has_maps:
+        raise InputError(
+            f"Expected one class an image to write adversarial images, but {images.spec} has label maps: attack them "
+            "in `measure`, by `shifts` such as pgd-linf:1/255, or by `attack_images`."
+        )
     if images.labels is None:
         raise InputError(f"Expected labelled images to attack, but {images.spec} has no labels.")
     labels = images.labels

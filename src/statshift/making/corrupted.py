@@ -23,6 +23,7 @@ from statshift.shifts.shift import CLEAN, CorruptionOptions, Shift, under
 
 BATCH = 64
 LAYOUTS = ("arrays", "jpeg")
+LARGEST_SHOWN = 512  # px of the longer side on a contact sheet
 
 CorruptedImages = Callable[[Condition], Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]]
 
@@ -176,6 +177,15 @@ def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path
                     file.write_bytes(encoded.getvalue())
 
 
+def _shown_size(height: int, width: int) -> tuple[int, int]:
+    """Return the width and height that an image has on a contact sheet: small ones grow, large ones shrink."""
+    if max(height, width) > LARGEST_SHOWN:
+        scale = LARGEST_SHOWN / max(height, width)
+        return round(width * scale), round(height * scale)
+    enlarged = max(1, 96 // min(height, width))
+    return width * enlarged, height * enlarged
+
+
 def contact_sheet(
     data: ImageData, position: int, shifts: Sequence[str | Shift], options: CorruptionOptions, path: str | Path
 ) -> None:
@@ -190,10 +200,9 @@ def contact_sheet(
         raise InputError(f"Expected an image from 0 to {len(data) - 1}, but got {position}.")
     (images, positions), *_ = data.batches(1, which=[position])
     clean, indices = images.float() / 255, torch.from_numpy(data.indices[positions])
-    height, width = data.shape[1:]
     made = resolve(shifts, options)
-    scale = max(1, 96 // min(height, width))
-    cell = (width * scale + 4, height * scale + 4)
+    shown_size = _shown_size(*clean.shape[-2:])
+    cell = (shown_size[0] + 4, shown_size[1] + 4)
     size = max(16, cell[1] // 8)  # px; letters that are read beside the pictures
     font = ImageFont.load_default(size)
     label, top = 8 + math.ceil(max(font.getlength(shift.name) for shift in made)), size + 8
@@ -206,7 +215,7 @@ def contact_sheet(
         for column, severity in enumerate((0, *SEVERITIES)):
             shown = under(shift, clean, severity, seed=options.seed, indices=indices) if severity else clean
             picture = Image.fromarray(to_bytes(shown)[0])
-            picture = picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            picture = picture.resize(shown_size, Image.Resampling.NEAREST)
             sheet.paste(picture, (label + column * cell[0], top + row * cell[1]))
     try:
         sheet.save(path, "PNG")

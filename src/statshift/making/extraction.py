@@ -187,7 +187,8 @@ def _maker(model: PixelModel, data: ImageData, kind: str, options: ExtractionOpt
         InputError: the data or the model cannot be used.
     """
     if data.labels is None:
-        raise InputError(f"Expected labelled images, but {data.spec} has no labels.")
+        lacking = "label maps, and no class an image" if data.has_maps else "no labels"
+        raise InputError(f"Expected labelled images, but {data.spec} has {lacking}.")
     labels, size = data.labels, options.batch_size
     some = _pixels(next(data.batches(8, which=[0]))[0], device)
     with attackable(model):

@@ -170,10 +170,11 @@ class Evaluator:
 
         Args:
             data: with labels.
-            function: function of images (B,3,H,W) in [0,1], labels (B,) and indices (B,), on the device; returns (B,).
+            function: function of images (B,3,H,W) in [0,1], labels (B,...) and indices (B,), on the device; returns
+                (B,).
         """
         rank, world = processes.join()
-        mine = []
+        mine: list[tuple[NDArray[np.int64], Tensor]] = []
         for images, positions in data.batches(
             self.batch_size, which=range(rank, data.batch_count(self.batch_size), world)
         ):
@@ -186,11 +187,14 @@ class Evaluator:
                 part = slice(start, start + self._at_once.images)
                 try:
                     with self._with_gradients():
-                        mine.append(function(pixels[part], labels[part], indices[part]))
+                        found = function(pixels[part], labels[part], indices[part])
+                    mine.append((positions[part], found))
                     start = part.stop
                 except torch.OutOfMemoryError:
                     self._at_once.take_fewer(len(images))
-        return torch.cat(processes.in_turn(processes.gather([one.cpu() for one in mine])))
+        gathered = [one for share in processes.gather([(part, found.cpu()) for part, found in mine]) for one in share]
+        everyone = torch.from_numpy(np.concatenate([positions for positions, _ in gathered])).argsort()
+        return torch.cat([found for _, found in gathered])[everyone]
 
     def _in_parts(
         self,

@@ -22,10 +22,11 @@ from statshift.measuring.evaluate import Evaluator
 from statshift.results import read_json, write_bytes_atomically, write_json_atomically
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 T = TypeVar("T")
 
-SIDE = 128  # px; larger images are shown reduced to it
 SMALL = 64  # px; up to here a strip is a PNG, of larger images a JPEG
 JPEG_QUALITY = 85
 
@@ -39,10 +40,9 @@ def middle_conditions(conditions: Iterable[Condition]) -> list[Condition]:
     return [group[len(group) // 2] for group in by_shift.values()]
 
 
-def draw_examples(data: ImageData, count: int) -> NDArray[np.int64]:
-    """Return the ascending positions of `count` images, as many of each class as of any other, or one more."""
-    labels = np.zeros(len(data), np.int64) if data.labels is None else data.labels
-    return balanced_subset(labels, count) if count else np.empty(0, np.int64)
+def draw_examples(data: ImageData, count: int, task: Task = CLASSIFICATION) -> NDArray[np.int64]:
+    """Return the ascending positions of `count` images, as many of each of the task's strata, or one more."""
+    return balanced_subset(task.strata(data), count) if count else np.empty(0, np.int64)
 
 
 class Examples:
@@ -52,22 +52,23 @@ class Examples:
         folder: made if need be; where an earlier sitting has chosen images, its choice holds.
         data: with labels.
         count: number of images.
+        task: what the labels are of.
 
     Attributes:
         positions: positions of the images, ascending.
     """
 
-    def __init__(self, folder: Path, data: ImageData, count: int) -> None:
+    def __init__(self, folder: Path, data: ImageData, count: int, task: Task = CLASSIFICATION) -> None:
         self._folder = folder
         kept = read_json(folder / "examples.json") or {}
-        chosen = kept.get("positions") or draw_examples(data, count).tolist()
+        chosen = kept.get("positions") or draw_examples(data, count, task).tolist()
         self.positions = np.array(chosen, np.int64)
         self._described: dict[str, Any] = {
             "positions": chosen,
             "indices": data.indices[self.positions].tolist(),
-            "labels": None if data.labels is None else data.labels[self.positions].tolist(),
+            **task.pictured(data, self.positions),
             "class_names": _names(data),
-            "side": min(SIDE, max(data.shape[1:])),
+            "side": min(task.picture_side, int(data.sizes[self.positions].max(initial=1))),
             "strips": kept.get("strips", {}),
         }
         if kept != self._described:
@@ -84,14 +85,23 @@ class Examples:
 
         AutoAttack's are like those that are measured, not the same: it draws by batch.
         """
-        images = attempt("show example images", lambda: evaluate.shifted(data, condition, self.positions).cpu())
-        if images is None:
+        tiles = attempt("show example images", lambda: self._tiles(evaluate, data, condition))
+        if tiles is None:
             return
-        content, kind = encode(strip(images), small=max(data.shape[1:]) <= SMALL)
+        content, kind = encode(np.concatenate(tiles, axis=1), small=self._described["side"] <= SMALL)
         name = f"{file_name(condition)}.{kind}"
         write_bytes_atomically(self._folder / name, content)
         self._described["strips"][str(condition)] = name
         write_json_atomically(self._folder / "examples.json", self._described)
+
+    def _tiles(self, evaluate: Evaluator, data: ImageData, condition: Condition) -> list[NDArray[np.uint8]]:
+        """Return pixels (side,side,3) of each image, which may be of several sizes."""
+        side = int(self._described["side"])
+        found: dict[int, NDArray[np.uint8]] = {}
+        for group in data.alike(self.positions):
+            images = evaluate.shifted(data, condition, group).cpu()
+            found.update(zip(group.tolist(), np.split(strip(images, side), len(group), axis=1), strict=True))
+        return [found[position] for position in self.positions.tolist()]
 
 
 def _names(data: ImageData) -> list[str] | dict[str, str] | None:
@@ -112,15 +122,15 @@ def attempt(what: str, function: Callable[[], T]) -> T | None:
         return None
 
 
-def strip(images: Tensor) -> NDArray[np.uint8]:
-    """Return images (n,3,H,W) in [0,1] side by side as pixels (side,n*side,3), reduced to `SIDE` if they are larger.
+def strip(images: Tensor, side: int | None = None) -> NDArray[np.uint8]:
+    """Return images (n,3,H,W) in [0,1] side by side as pixels (side,n*side,3), reduced to `side` if they are larger.
 
-    What is not square gets grey margins.
+    What is not square gets grey margins; without a `side` there are none above and below, or none beside the image.
     """
     height, width = images.shape[-2:]
-    side = min(SIDE, max(height, width))
-    if max(height, width) > SIDE:
-        size = [max(1, round(length * SIDE / max(height, width))) for length in (height, width)]
+    side = side or min(Task.picture_side, max(height, width))
+    if max(height, width) > side:
+        size = [max(1, round(length * side / max(height, width))) for length in (height, width)]
         images = F.interpolate(images.float(), size=size, mode="bilinear", antialias=True).clamp(0, 1)
         height, width = size
     tiles = images.new_full((len(images), 3, side, side), 0.5)

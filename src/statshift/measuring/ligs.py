@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError, NoGradientError, unknown
 from statshift._core.randomness import Draws
-from statshift.data.checks import check_classes, check_images, checked_labels
+from statshift.data.checks import check_images
 from statshift.measuring import choices
 from statshift.metrics.uncertainty import bootstrap_interval
 from statshift.shifts.attacks import (
@@ -24,11 +24,13 @@ from statshift.shifts.attacks import (
     PixelAttack,
     attack_pixels,
     attackable,
-    cross_entropy,
     gradient_of,
-    logits_of,
+    wide_logits,
 )
 from statshift.shifts.attacks.ascent import directions
+from statshift.tasks.choice import task_of_labels
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 PERTURBATIONS = choices.PERTURBATIONS
 PGD_STEPS = 7
@@ -106,10 +108,11 @@ def ligs(
     labels: Tensor,
     options: LigsOptions | None = None,
     *,
-    loss: LogitLoss = cross_entropy,
+    loss: LogitLoss | None = None,
     seed: int = 0,
     indices: Tensor | None = None,
     batch_size: int = 128,
+    task: str | Task | None = None,
 ) -> Ligs:
     """Return LIGS, the Local Input Gradient Similarity E[cos(grad l(x, y), grad l(x + nu, y))], of a model over images.
 
@@ -118,27 +121,33 @@ def ligs(
     Args:
         model: takes images in [0,1].
         images: (N,3,H,W) in [0,1], on the model's device.
-        labels: (N,).
+        labels: (N,), or label maps (N,H,W), or as `task` has them.
         options: what nu is; the perturbed image is not clipped to [0,1].
-        loss: loss (B,) by image, of logits (B,K) and labels (B,).
+        loss: loss (B,) by image, of logits (B,K,...) and labels (B,...), in the place of the task's.
         seed: seed of nu and of the interval.
         indices: (N,) of the images in their data set, to which nu is addressed; default 0 to N-1.
         batch_size: images at once.
+        task: what labels are of, as for `attack_images`.
 
     Raises:
-        InputError: images that are not in [0,1], or no image with a gradient.
+        InputError: images that are not in [0,1], labels that do not fit, a task without losses, or no image with a
+            gradient.
 
     Reference:
         Benz et al., ICLR 2021 submission, equation 1.
     """
     check_images(images)
-    labels = checked_labels(labels, images)
+    own = task_of_labels(labels, task)
+    labels = own.checked_labels(labels, images)
+    if loss is None:
+        own.check_gradients("LIGS")
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     chosen = options or LigsOptions()
     values = []
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        values.append(similarities(model, images[part], labels[part], places[part], chosen, loss=loss, seed=seed))
+        few = images[part], labels[part], places[part]
+        values.append(similarities(model, *few, chosen, loss=loss, seed=seed, task=own))
     return checked(torch.cat(values), seed)
 
 
@@ -165,28 +174,30 @@ def similarities(
     indices: Tensor,
     options: LigsOptions,
     *,
-    loss: LogitLoss = cross_entropy,
+    loss: LogitLoss | None = None,
     seed: int = 0,
+    task: Task = CLASSIFICATION,
 ) -> Tensor:
     """Return the cosine (B,) of each image's gradient and its perturbed image's; NaN where either has no direction.
 
     Args:
         model: left as it was found.
         images: (B,3,H,W).
-        labels: (B,).
+        labels: (B,...) as the task has them.
         indices: (B,) of the images, on their device.
         options: what nu is.
-        loss: by image.
+        loss: by image; by default the task's.
         seed: seed of nu.
+        task: what labels are of.
     """
     draws = Draws(seed, indices, "ligs")
     images = images.contiguous(memory_format=torch.channels_last)
     with attackable(model):
 
         def total(point: Tensor) -> Tensor:
-            logits = logits_of(model, point)
-            check_classes(labels, logits.shape[1])
-            return loss(logits, labels).sum()
+            logits = wide_logits(model, point)
+            task.checked_labels(labels, images, task.width(logits))
+            return (loss(logits, labels) if loss else task.targets(labels).losses(logits.double())).sum()
 
         try:
             gradient = gradient_of(total, 1.0)
@@ -195,7 +206,7 @@ def similarities(
         except RuntimeError as error:
             if "does not require grad" not in str(error):
                 raise
-            return torch.full(labels.shape, torch.nan, device=images.device)
+            return torch.full(images.shape[:1], torch.nan, device=images.device)
     return cosines(here, there)
 
 

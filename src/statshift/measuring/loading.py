@@ -90,7 +90,7 @@ def load(
 
 def fit_sizes(model: nn.Module, data: ImageData) -> None:
     """Set on a model the `size_multiple` that it needs for the images, see `fit_size`."""
-    fit_size(model, getattr(data, "sizes", [data.shape[1:]]))
+    fit_size(model, data.sizes)
 
 
 @torch.no_grad()

@@ -105,7 +105,7 @@ def make_plan(
     options = _loading_options(wanted, pixel_model, device)
     images = read_images(data, chosen, todo, options, fit, wanted.task)
     task = images.task
-    shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one for one in chosen}}
+    shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one.fitted(task) for one in chosen}}
     evaluate = Evaluator(
         pixel_model,
         device,
@@ -185,8 +185,8 @@ def _check_gradients(
 ) -> None:
     """Check that what needs a gradient finds a task that has one, and a model that stands still."""
     attacks = [shift.name for shift in shifts if shift.needs_model]
-    for what in [*attacks, *(f"LIGS under {name}" for name in dict.fromkeys(ligs))]:
-        task.check_gradients(what)
+    for name in dict.fromkeys(ligs):
+        task.check_gradients(f"LIGS under {name}")
     check_attacked(protocols, attacks)
     if attacks:
         evaluate.check_attackable(data)

@@ -20,6 +20,7 @@ from statshift.norms.layers import running_norms
 from statshift.results import read_json, write_json_atomically
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
+from statshift.tasks.task import Task
 
 IMAGES = 32
 """With so many images a layer's shift is read out."""
@@ -127,14 +128,15 @@ def describe_diagnosis(found: Diagnosis) -> dict[str, Any]:
 
 
 def measure_ligs(
-    evaluate: Evaluator, data: ImageData, wanted: Sequence[LigsOptions], path: Path | None, seed: int
+    evaluate: Evaluator, data: ImageData, wanted: Sequence[LigsOptions], path: Path | None, seed: int, task: Task
 ) -> dict[str, Any]:
     """Return mean, interval and counts of each perturbation, and of those that an earlier sitting kept."""
     kept = processes.from_first((read_json(path) if path else None) or {})
     for options in wanted:
         if options.perturbation in kept:
             continue
-        values = evaluate.per_image(data, partial(similarities, evaluate.model, options=options, seed=seed))
+        similar = partial(similarities, evaluate.model, options=options, seed=seed, task=task)
+        values = evaluate.per_image(data, similar)
         kept |= {options.perturbation: checked(values, seed).describe() | {"scale": options.scale}}
         if path:
             write_json_atomically(path, kept)

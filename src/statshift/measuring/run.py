@@ -76,8 +76,9 @@ def run_plan(plan: Plan, out: str | Path | None, progress: Tell | None) -> Measu
     first_process = processes.join()[0] == 0
     with open_run(out, plan.record) if out is not None and first_process else nullcontext() as run:
         rows = processes.from_first(list(run.rows) if run else [])
-        pictured = Examples(run.path / "examples", plan.images.base, plan.examples) if run and plan.examples else None
-        shown = pictured.positions if pictured else draw_examples(plan.images.base, plan.examples)
+        asked = plan.images.base, plan.examples, plan.task
+        pictured = Examples(run.path / "examples", *asked) if run and plan.examples else None
+        shown = pictured.positions if pictured else draw_examples(*asked)
         todo, passes = _todo(plan, rows), _Passes(plan, rows, progress if first_process else None)
         looks: Looks = {}
         if run:
@@ -174,7 +175,7 @@ def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> Summary:
         class_counts=plan.record["data"].get("class_counts", []),
         task=plan.task,
     )
-    if similar := measure_ligs(plan.evaluate, plan.images.base, plan.ligs, ligs, plan.seed):
+    if similar := measure_ligs(plan.evaluate, plan.images.base, plan.ligs, ligs, plan.seed, plan.task):
         summary["ligs"] = similar
     if reference:
         summary["baseline"] = {name: reference.record["model"][name] for name in ("spec", "weights_hash")}

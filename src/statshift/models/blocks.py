@@ -53,12 +53,14 @@ class Style:
         kernel: int,
         stride: int = 1,
         *,
+        dilation: int = 1,
         cardinality: int = 1,
         bias: bool | None = None,
     ) -> nn.Conv2d:
         """Return a convolution that keeps the resolution but for its stride; it has a bias where no norm shifts."""
         bias = self.norm == "none" if bias is None else bias
-        return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=cardinality, bias=bias)
+        padding = dilation * (kernel // 2)
+        return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, cardinality, bias)
 
     def normalisation(self, channels: int) -> nn.Module:
         """Return the norm for features of so many channels."""

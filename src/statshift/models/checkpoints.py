@@ -8,12 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
-from statshift._core.errors import InputError
+from statshift._core.errors import BackboneWarning, InputError
 from statshift._core.files import replacing
+from statshift.models.segmenting import DilatedResNet
 
 NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
 """Where the weights are looked for, in this order; averaged ones come first, as in timm."""
@@ -26,7 +28,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """Copy the weights of a checkpoint into `network`, all of them or none.
 
     A state dict may lie under one of `NESTS`, and its names may share the `PREFIXES` that wrappers leave.
-    A missing `num_batches_tracked` is tolerated: nothing but a momentum of None reads it.
+    A missing `num_batches_tracked` is tolerated: nothing but a momentum of None reads it. A `DilatedResNet`
+    takes the weights of its backbone alone as well, with a `BackboneWarning`: its head is then drawn by a seed.
 
     Args:
         network: the module to fill.
@@ -37,6 +40,10 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     """
     own = network.state_dict()
     weights = _strip_prefixes(_find_state(_read(Path(path).expanduser()), path), own)
+    backbone = isinstance(network, DilatedResNet) and not any(name.startswith(f"{network.head}.") for name in weights)
+    if backbone:
+        own = {name: value for name, value in own.items() if not name.startswith(f"{network.head}.")}
+        weights = {name: value for name, value in weights.items() if not name.startswith(f"{network.unused}.")}
     missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in weights if name not in own]
     differing = [
@@ -49,6 +56,13 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         told = "; ".join(f"{kind}: {_few(names)}" for kind, names in faults.items() if names)
         raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.")
     network.load_state_dict(weights, strict=False)
+    if isinstance(network, DilatedResNet) and backbone:
+        network.reset_head()
+        warn(
+            f"{path} has the weights of a backbone alone: the head, {network.head}, stays random and wants training.",
+            BackboneWarning,
+            stacklevel=3,
+        )
 
 
 def check_writable(path: str | Path) -> None:

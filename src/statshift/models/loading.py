@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -18,6 +19,7 @@ from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
 from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing
+from statshift.models.segmenting import SEGMENTING
 from statshift.models.usercode import check_arguments, import_function, target_hash
 
 Built = tuple[nn.Module, Preprocessing, int | None]
@@ -37,9 +39,9 @@ def load_model(
     """Return a model in pixel space, in evaluation mode; a module given is wrapped, not copied, and left in its mode.
 
     Args:
-        spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights), `cifar:NAME`,
-            `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
-        weights: a checkpoint to load instead of the pretrained weights.
+        spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights; segmentation models too),
+            `cifar:NAME`, `seg:NAME`, `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
+        weights: a checkpoint to load instead of the pretrained weights; for `seg`, one of ImageNet's ResNets fits too.
         mean: mean of the three channels in [0,1], or one number for all three; default the model's own, else
             ImageNet's, with a `DefaultPreprocessingWarning` for a model of one's own.
         std: likewise.
@@ -175,8 +177,10 @@ def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Bui
     models: Any = import_module("torchvision.models")
     spec = f"torchvision:{name}"
     name, _, tag = name.partition("@")
-    if name not in models.list_models(models):
-        raise unknown("torchvision model", name, models.list_models(models))
+    by_pixel = models.list_models(module=models.segmentation)
+    known = models.list_models(module=models) + by_pixel
+    if name not in known:
+        raise unknown("torchvision model", name, known)
     tags = {weights.name: weights for weights in models.get_model_weights(name)}
     if tag and tag != "none" and tag not in tags:
         raise unknown(f"weights tag of torchvision:{name}", tag, [*tags, "none"])
@@ -186,24 +190,50 @@ def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Bui
             "none (random), or give a file as `weights`."
         )
     chosen: Any = tags.get(tag)
+    if name in by_pixel:
+        args = _of_segmentation(spec, models.get_model_builder(name), chosen is not None, args)
     try:
         network = models.get_model(name, weights=chosen if pretrained else None, **args)
     except OSError as error:
+        if chosen is None:  # of `weights_backbone`
+            raise InputError(f"Cannot download the backbone's weights of {spec}: {error}.") from error
         raise _no_download(spec, chosen.url) from error
     preprocessing = Preprocessing(input_size=getattr(network, "image_size", None))
     if chosen is not None:
         recipe = chosen.transforms()
-        size = recipe.crop_size[0]
+        size = None if name in by_pixel else recipe.crop_size[0]  # label maps stay as they were read
         preprocessing = Preprocessing(
             recipe.mean, recipe.std, size, recipe.resize_size[0], size, recipe.interpolation.value
         )
-    return network, preprocessing, args.get("num_classes", 1000)
+    return network, preprocessing, args.get("num_classes", 21 if name in by_pixel else 1000)
+
+
+def _of_segmentation(spec: str, build: Callable[..., Any], published: bool, args: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a segmentation model of torchvision: no download beside its own weights.
+
+    Published weights have an auxiliary head, where the model has one. What the model does not know torchvision would
+    pass by in silence.
+    """
+    taken = {name for name, one in signature(build).parameters.items() if one.kind is Parameter.KEYWORD_ONLY}
+    taken -= {"weights", "progress"}
+    if foreign := args.keys() - taken:
+        raise unknown(f"model argument of {spec},", min(foreign), sorted(taken))
+    usual: dict[str, Any] = {"weights_backbone": None}
+    if published and "aux_loss" in taken:
+        usual["aux_loss"] = True
+    return usual | args
 
 
 def _build_cifar(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
     if name not in ZOO:
         raise unknown("CIFAR model", name, ZOO)
     return ZOO[name](**args), Preprocessing(input_size=32), args.get("num_classes", 10)
+
+
+def _build_seg(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    if name not in SEGMENTING:
+        raise unknown("segmentation model", name, SEGMENTING)
+    return SEGMENTING[name](**args), Preprocessing(), args.get("num_classes", 19)
 
 
 def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
@@ -222,5 +252,6 @@ MODEL_SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
     "timm": _build_timm,
     "torchvision": _build_torchvision,
     "cifar": _build_cifar,
+    "seg": _build_seg,
     "py": _build_py,
 }

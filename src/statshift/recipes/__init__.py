@@ -18,6 +18,7 @@ from statshift.recipes.description import NOT_PRINTED as NOT_PRINTED
 from statshift.recipes.description import describe as describe
 from statshift.recipes.description import in_percent as in_percent
 from statshift.recipes.description import name_of as name_of
+from statshift.recipes.domains import DomainRecipe as DomainRecipe
 from statshift.recipes.faults import RecipeError as RecipeError
 from statshift.recipes.files import read_recipe as read_recipe
 from statshift.recipes.measuring import MeasuringRecipe as MeasuringRecipe
@@ -25,7 +26,9 @@ from statshift.recipes.networks import Network as Network
 from statshift.recipes.papers.advbn import HARDENING as HARDENING
 from statshift.recipes.papers.normalization import NORMALIZATION as NORMALIZATION
 from statshift.recipes.papers.rectification import RECTIFICATION as RECTIFICATION
+from statshift.recipes.papers.segmentation import SEGMENTATION as SEGMENTATION
 from statshift.recipes.papers.trained import MEASURING as MEASURING
+from statshift.recipes.parts import DataPart as DataPart
 from statshift.recipes.sources import BASE as BASE
 from statshift.recipes.sources import COLUMNS as COLUMNS
 from statshift.recipes.sources import DATA_SETS as DATA_SETS

@@ -15,6 +15,7 @@ from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.loading import Dtype
 from statshift.recipes.networks import Network
+from statshift.recipes.parts import DataPart
 from statshift.recipes.strict import shown_value
 from statshift.recipes.writing import ADAPTATION, TRAINING
 
@@ -25,6 +26,7 @@ STAND_INS: dict[Any, Any] = {
     HardenOptions: HardenOptions("standard"),
     Network: Network("cifar:resnet20"),
     AdaptationOptions: AdaptationOptions(),
+    DataPart: DataPart(),
     str: "",
     float: 0.0,
 }

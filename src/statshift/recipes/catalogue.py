@@ -10,15 +10,15 @@ from statshift.recipes.configuration import Recipe
 from statshift.recipes.papers.advbn import HARDENING
 from statshift.recipes.papers.normalization import NORMALIZATION
 from statshift.recipes.papers.rectification import RECTIFICATION
+from statshift.recipes.papers.segmentation import SEGMENTATION
 from statshift.recipes.papers.trained import MEASURING
 from statshift.recipes.papers.training import Numbers, as_printed, in_one_cycle
 from statshift.recipes.sources import BASE
 
-RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING
+RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING | SEGMENTATION
 """The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""
 
 _PICTURES = "pictures through a decoder, which is not here"
-_SEGMENTATION = "segmentation, which is not here"
 _NUMBERS = "numbers to train with, which the recipes on CIFAR-10 hold"
 
 NOT_HERE: dict[str, dict[str, str]] = {
@@ -28,16 +28,13 @@ NOT_HERE: dict[str, dict[str, str]] = {
         "Figure 1": "photographs and answers, one of them through a decoder, which is not here",
         "Figure 2": _PICTURES,
         "Figure 3": _PICTURES,
-        "Table 3": _SEGMENTATION,
-        "Figure 6": "photographs for segmentation, which is not here",
+        "Figure 6": "photographs; `statshift report` shows yours, with their labels and predictions",
     },
     "submission": {
         "Figure 1": "photographs and answers, one of them through a decoder, which is not here",
         "Figure 2": _PICTURES,
         "Figure 3": _PICTURES,
         "Figure 5": _PICTURES,
-        "Table 5": _SEGMENTATION,
-        "Table 6": _SEGMENTATION,
         "Table 7": "ImageNet-AdvBN, images made through a decoder, which is not here",
     },
 }
@@ -87,7 +84,8 @@ def recipe(
     elif scratch:
         chosen = RECIPES[name](_numbers(training, one_cycle))
     else:
-        chosen = RECIPES[name](training or TrainingOptions(), **({} if at is None else {"at": tuple(at)}))
+        given = {} if training is None else {"training": training}
+        chosen = RECIPES[name](**given, **({} if at is None else {"at": tuple(at)}))
     return changed(chosen, labels, **changes)
 
 

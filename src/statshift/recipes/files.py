@@ -12,6 +12,7 @@ from statshift.recipes.analyses.registry import ANALYSES
 from statshift.recipes.analysing import AnalysisRecipe
 from statshift.recipes.building import WRONG, Faults, Merged, build_value, fields_of, is_known, tell_wrong
 from statshift.recipes.configuration import Recipe
+from statshift.recipes.domains import DomainRecipe
 from statshift.recipes.faults import RecipeError
 from statshift.recipes.measuring import MeasuringRecipe
 from statshift.recipes.strict import load_strictly
@@ -20,6 +21,7 @@ from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING
 
 VERBS: dict[type[Recipe], str] = {
     TrainingRecipe: "trains",
+    DomainRecipe: "trains",
     MeasuringRecipe: "trains nothing",
     AnalysisRecipe: "has an analysis",
 }
@@ -86,14 +88,15 @@ def _kind_of(content: Mapping[str, Any]) -> type[Recipe]:
     """Return which kind of recipe it is, by what stands in it."""
     if content.get("analysis"):
         return AnalysisRecipe
-    return TrainingRecipe if content.get("options") else MeasuringRecipe
+    trains = DomainRecipe if content.get("domains") else TrainingRecipe
+    return trains if content.get("options") else MeasuringRecipe
 
 
 def _fields_of_kind(kind: type[Recipe], content: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
     """Return the fields of a recipe, each built or `WRONG`; what its kind has no place for must be empty."""
     own = {field.name for field in fields(kind)}
     excess = {name: value for name, value in content.items() if name not in own}
-    for other in (TrainingRecipe, AnalysisRecipe):
+    for other in (TrainingRecipe, AnalysisRecipe, DomainRecipe):
         hints = get_type_hints(other)
         for name in [name for name in excess if name in hints]:
             value = excess.pop(name)

@@ -19,9 +19,11 @@ from statshift.recipes.faults import refused
 from statshift.recipes.options import RunOptions
 from statshift.recipes.sources import DATA_SETS
 from statshift.recipes.tables import network_rows, shift_rows
+from statshift.results.worded import as_accuracy
 from statshift.shifts.conditions import import_shift
 from statshift.shifts.registry import averaged, family_of
 from statshift.shifts.shift import Shift
+from statshift.tasks.classification import CLASSIFICATION
 
 
 @dataclass(frozen=True)
@@ -176,12 +178,14 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
     conditions = list(dict.fromkeys((row["shift"], row["severity"]) for row in found.rows))
     similar = {name: one["mean"] for name, one in found.summary.get("ligs", {}).items()}
     figures, families = {}, found.record.get("families", {})
+    headline = found.summary.get("headline", CLASSIFICATION.headline)
+    scores = as_accuracy(found.summary, headline)["protocols"]
     own = {name: family for name, family in families.items() if family != family_of(name)}
-    for protocol, one in found.summary["protocols"].items():
+    for protocol, one in scores.items():
         shifts = {name: shift["accuracy"] for name, shift in one["per_shift"].items()}
         counted = averaged({name: families.get(name, family_of(name)) for name in shifts})
         figures[protocol] = {
-            "clean_accuracy": one["clean_accuracy"],
+            f"clean_{headline}": one["clean_accuracy"],
             "mean_of_shifts": fmean(shifts[name] for name in counted) if counted else None,
             "mce": one["mce"],
             "shifts": shifts,
@@ -189,5 +193,7 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
             "images": one.get("images", found.summary["images"]),
             "conditions": conditions,
             **({"families": own} if own else {}),
+            **({} if headline == CLASSIFICATION.headline else {"headline": headline}),
+            **({"pixel_accuracy": one["pixel_accuracy"]} if "pixel_accuracy" in one else {}),
         }
     return figures

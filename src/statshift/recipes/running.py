@@ -10,7 +10,7 @@ import torch
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
-from statshift.data.loading import check_scheme
+from statshift.data.loading import STORED, WITH_LABEL_MAPS, check_scheme
 from statshift.hardening.training import Step, TrainingOptions
 from statshift.measuring.loading import Dtype, dtype_name
 from statshift.measuring.run import Progress
@@ -81,10 +81,12 @@ def run_recipe(
         measuring_progress: given a label and branch, returns what is called after each batch.
 
     Returns:
-        By label and branch ("clean, auto" where rectified by the protocol auto), or where nothing is trained by label
-        and protocol ("source", "replace"): `clean_accuracy`; `mean_of_shifts`, accuracy over all shifts measured;
+        By label and branch ("clean, auto" where rectified by the protocol auto), or of a recipe with domains by label
+        and domain ("dusk", "dusk, auto"), or where nothing is trained by label and protocol ("source", "replace"):
+        `clean_accuracy`; `mean_of_shifts`, accuracy over all shifts measured;
         `mce`, as fractions, None where not measured or not defined; `shifts`, the accuracy under each; `ligs`, the mean
-        by perturbation; `images` and `conditions`, what they are over; and `smoothness` at the end of the last epoch
+        by perturbation; of another task `clean_SCORE` in the place of `clean_accuracy`, and the `headline`, SCORE;
+        `images` and `conditions`, what they are over; and `smoothness` at the end of the last epoch
         where the landscape was walked. Of a recipe that studies networks, by label under "analysis": `figures` by name,
         and `images`. Of "cost" what `step_costs` returns, of "branches" `AUTHORS_BRANCH`.
 
@@ -174,4 +176,4 @@ def _absent(chosen: Recipe, images: Sequence[str]) -> list[str]:
 def _place_of(spec: str) -> str:
     """Return the path in a spec that must be there, or ""."""
     scheme, _, rest = spec.partition(":")
-    return rest if scheme in ("folder", "npz", "cifar-c", "imagenet-c") else ""
+    return rest if scheme in ("folder", "npz", *STORED, *WITH_LABEL_MAPS) else ""

@@ -9,6 +9,7 @@ from statshift.recipes.analyses.analysis import theirs
 from statshift.recipes.description import Rows, in_percent, name_of
 from statshift.recipes.sources import BASE, COLUMNS, RECTIFIED
 from statshift.shifts.registry import averaged, family_of
+from statshift.tasks.classification import CLASSIFICATION
 
 if TYPE_CHECKING:
     from statshift.recipes.configuration import Found, Recipe
@@ -26,8 +27,8 @@ def branch_rows(chosen: "Recipe", found: "Found") -> Rows:
     for label in dict.fromkeys([BASE, *found, *chosen.published]):
         published = theirs(chosen.published, label, columns)
         for branch, one in found.get(label, {"-": {}}).items():
-            ours = [in_percent(one.get(column)) for column in ("clean_accuracy", "mean_of_shifts", "mce")]
-            rows.append([label, branch, *ours, *published])
+            ours = [clean_score(one), *(one.get(column) for column in ("mean_of_shifts", "mce"))]
+            rows.append([label, branch, *map(in_percent, ours), *published])
             published = [""] * len(heads)
     return rows
 
@@ -58,6 +59,17 @@ def own_figures(by_branch: Mapping[str, Mapping[str, Any]]) -> dict[str, float |
     return {name + behind: figures[name] for name in every for behind, figures in columns.items() if name in figures}
 
 
+def headline_of(one: Mapping[str, Any]) -> str:
+    """Return what the score of figures is called."""
+    return str(one.get("headline", CLASSIFICATION.headline))
+
+
+def clean_score(one: Mapping[str, Any]) -> float | None:
+    """Return the score of images as they are, None where not measured."""
+    score: float | None = one.get(f"clean_{headline_of(one)}")
+    return score
+
+
 def family_in(one: Mapping[str, Any], shift: str) -> str:
     """Return a shift's family: what the figures say of it, else what ships by its name."""
     return str(one.get("families", {}).get(shift) or family_of(shift))
@@ -68,7 +80,7 @@ def _plain_figures(one: Mapping[str, Any]) -> dict[str, float | None]:
     counted = averaged({shift: family for shift, family in families.items() if family != "attack"})
     corruptions = [one["shifts"][shift] for shift in counted]
     figures = {
-        **({} if one["clean_accuracy"] is None else {"clean": one["clean_accuracy"]}),
+        **({} if (clean := clean_score(one)) is None else {"clean": clean}),
         **{shift: accuracy for shift, accuracy in one["shifts"].items() if families[shift] == "attack"},
         **({"corrupted": fmean(corruptions)} if corruptions else {}),
         **({} if one["mce"] is None else {"mce": one["mce"]}),

@@ -31,6 +31,9 @@ SECTIONS: dict[str, str] = {
     "data": "Images: cifar10, cifar100, svhn, digits, folder:DIR, npz:FILE, cifar-c:DIR, imagenet-c:DIR; "
     "to train on, or where nothing is trained to measure on; empty: give --data.",
     "validation": "Images to measure on after training; empty: --validation, or the test part of the above.",
+    "loads": "What else says how all these data are loaded, such as ignore_index.",
+    "trained_on": "Which part of the data is trained on: of (data or validation), the folder below it, the split.",
+    "domains": "By name, the parts that are measured on after training.",
     "model": "The model that is fine-tuned; empty: give --model.",
     "files": "Weights that nobody ships, by name: a path each; empty: give --file NAME=PATH.",
     "networks": "What is built, by label: spec, and if need be arguments, weights (a name of files), mean, std.",

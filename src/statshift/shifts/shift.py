@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData
+from statshift.tasks.task import Task
+
+T = TypeVar("T", bound="Shift")
 
 CLEAN = "clean"
 Table = Literal["imagenet", "cifar"]
@@ -64,6 +67,14 @@ class Shift:
             raise InputError(f"Expected no numbers for the shift {self.name}, but got {spec!r}.")
         return self
 
+    def fitted(self: T, task: Task) -> T:
+        """Return the shift as it is where labels are a task's; itself, unless it asks what they mean.
+
+        Raises:
+            InputError: the task lacks what it needs.
+        """
+        return self
+
     def at(self, levels: Sequence[int]) -> list[int]:
         """Return which of the severities asked for it has, ascending; [0] of one without severities.
 
@@ -98,7 +109,7 @@ class Shift:
             severity: one of its own, or 0.
             seed: seed of its draws.
             indices: (B,) the images' places in their data set, by which draws are addressed.
-            labels: (B,), where they are known.
+            labels: (B,...) as the task has them, where they are known.
             model: the one that is attacked; of a shift that needs none it may be None.
         """
         return images

@@ -33,7 +33,7 @@ class Cut:
         shape: (C,H,W) of its output.
         rectified: whether it ends in a ReLU, or in a pooling or concatenation of such, so that it is never negative.
         norms_before: names of the batch norms of the prefix, in execution order.
-        norms_after: names of those of the suffix.
+        norms_after: names of those of the suffix, on whose outputs the logits depend.
     """
 
     name: str
@@ -180,16 +180,16 @@ class _Dataflow:
 
     def _published(self, name: str) -> str | None:
         """Return what the papers call the end of a ResNet's stage or block: conv2_3 is the third block of `layer1`."""
-        match = re.fullmatch(r"layer([1-9])(?:\.(\d+))?", name)
+        match = re.fullmatch(r"((?:backbone\.|encoder\.)?layer([1-9]))(?:\.(\d+))?", name)
         if match is None:
             return None
-        stage = self.network.get_submodule(f"layer{match[1]}")
+        stage = self.network.get_submodule(match[1])
         blocks = len(stage) if isinstance(stage, nn.Sequential) else 0
-        return f"conv{int(match[1]) + 1}_{int(match[2]) + 1 if match[2] else blocks}" if blocks else None
+        return f"conv{int(match[2]) + 1}_{int(match[3]) + 1 if match[3] else blocks}" if blocks else None
 
     def _norms_around(self, edge: Edge) -> tuple[tuple[str, ...], tuple[str, ...]]:
         above = _ancestors(edge[0])
-        norms = [call for call in self.calls.values() if call.module in self.norms]
+        norms = [call for call in self.calls.values() if call.module in self.norms and call.edge[0] in self.reaching]
         before = [call.name for call in norms if call.edge[0] in above]
         return tuple(before), tuple(call.name for call in norms if call.edge[0] not in above)
 

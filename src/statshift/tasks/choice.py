@@ -23,6 +23,16 @@ def task_for(data: ImageData, task: str | Task | None = None) -> Task:
     return resolve_task(usual if task is None else task).fitted(data)
 
 
+def task_of_labels(labels: Any, task: str | Task | None = None) -> Task:
+    """Return `resolve_task`; None is what a batch's labels are of: segmentation of label maps (B,H,W).
+
+    Raises:
+        InputError: as of `resolve_task`.
+    """
+    usual = "segmentation" if getattr(labels, "ndim", 1) == 3 else CLASSIFICATION
+    return resolve_task(usual if task is None else task)
+
+
 def resolve_task(task: str | Task) -> Task:
     """Return a task: itself, the one that ships under a name, or that of a user's file as py:FILE:NAME.
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData
+from statshift.data.checks import check_classes, checked_labels
 from statshift.metrics.alexnet import ALEXNET
 from statshift.metrics.classification import calibration_bins, calibration_error
 from statshift.metrics.uncertainty import mcnemar, wilson_interval
@@ -23,7 +24,7 @@ from statshift.tasks.figures import Paired
 from statshift.tasks.mean import MeanTask
 from statshift.tasks.row import Row
 from statshift.tasks.statistics import ImageStatistics, image_statistics
-from statshift.tasks.targets import Targets
+from statshift.tasks.targets import Targets, margin
 from statshift.tasks.task import Results
 
 
@@ -35,6 +36,8 @@ class Classification(MeanTask):
     family: ClassVar[str] = "classification"
     headline: ClassVar[str] = "accuracy"
     counts_images: ClassVar[bool] = True
+    meaning: ClassVar[str] = "Share classified rightly of the images"
+    test: ClassVar[str] = "McNemar's exact one"
     alexnets: ClassVar[tuple[str, ...]] = tuple(ALEXNET)
 
     @property
@@ -68,8 +71,15 @@ class Classification(MeanTask):
             "class_counts": np.bincount(data.labels, minlength=data.classes or 0).tolist(),
         }
 
-    def check_gradients(self, what: str) -> None:
-        """Every image has one class, and so a cross-entropy."""
+    def checked_labels(self, labels: Any, images: Tensor, width: int | None = None) -> Tensor:
+        """Return labels (B,) as int64."""
+        found = checked_labels(labels, images)
+        if width is not None:
+            check_classes(found, width)
+        return found
+
+    def check_one_class(self, what: str) -> None:
+        """Every image has one."""
 
     def per_image(self, logits: Tensor, labels: Tensor) -> ImageStatistics:
         """Return `image_statistics`."""
@@ -182,6 +192,10 @@ class Classification(MeanTask):
     def targets(self, labels: Tensor, soft: Tensor | None = None, views: int = 1) -> Targets:
         """Return the cross-entropy's targets."""
         return Targets(labels, soft, views)
+
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return `margin`, as far as it may be."""
+        return margin(logits, labels)
 
     def soft(self, labels: Tensor, width: int) -> Tensor:
         """Return one-hot labels (B,K)."""

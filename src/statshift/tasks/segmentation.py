@@ -1,9 +1,6 @@
 """Segmentation: a class for each pixel, logits (B,K,h,w); mIoU from one confusion matrix over all images."""
 
-import base64
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,14 +12,12 @@ from torch.nn import functional as F
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData, integers_hash
+from statshift.data.checks import check_classes, checked_labels
 from statshift.metrics.segmentation import class_iou, mean_iou, pixel_accuracy
+from statshift.tasks.packing import packed, small_picture, unpacked_counts, unpacked_picture
 from statshift.tasks.row import Array, Row
-from statshift.tasks.targets import LossByPixel
+from statshift.tasks.targets import CONFIDENCE, LossByPixel, margin
 from statshift.tasks.task import Results, Task
-
-PICTURE = 128  # px; predictions of example images are shown reduced to it
-NO_PIXEL = 255
-_COUNTS = np.dtype("<u4")
 
 
 class PixelCounts(NamedTuple):
@@ -58,11 +53,24 @@ class Segmentation(Task):
     name: ClassVar[str] = "segmentation"
     family: ClassVar[str] = "segmentation"
     headline: ClassVar[str] = "miou"
+    meaning: ClassVar[str] = (
+        "Intersection over union (IoU) averaged over the classes, from one confusion matrix of all pixels that count "
+        "in the images"
+    )
+    class_score: ClassVar[str] = "IoU"
+    shows_maps: ClassVar[bool] = True
+    training_images: ClassVar[str] = "seg:TRAIN"
+    picture_side: ClassVar[int] = 256
 
     @property
     def measure_names(self) -> tuple[str, ...]:
         """The mIoU and 1 less it, pixel accuracy, and the mean of each image's own mIoU."""
         return ("miou", "error", "pixel_accuracy", "per_image_miou")
+
+    @property
+    def ignored(self) -> int:
+        """`ignore_index`."""
+        return self.ignore_index
 
     # labels
 
@@ -123,8 +131,17 @@ class Segmentation(Task):
             "pixel_counts": {str(label): int(counts[label]) for label in np.flatnonzero(counts)},
         }
 
-    def check_gradients(self, what: str) -> None:
-        """Every image has a mean cross-entropy."""
+    def checked_labels(self, labels: Any, images: Tensor, width: int | None = None) -> Tensor:
+        """Return label maps (B,H,W) as int64."""
+        found = checked_labels(labels, images, maps=True)
+        if width is not None:
+            check_classes(found, width, ignored=self.ignore_index)
+        return found
+
+    def pictured(self, data: ImageData, positions: NDArray[np.int64]) -> dict[str, Any]:
+        """Return small pictures of the label maps, as `shown` has them, and the images' sizes."""
+        maps = [data.label_maps(np.array([position]))[0] for position in positions.tolist()]
+        return {"labels": [packed(small_picture(one).numpy()) for one in maps], "sizes": data.sizes[positions].tolist()}
 
     # results
 
@@ -132,16 +149,13 @@ class Segmentation(Task):
         """Count pixels of logits (B,K,h,w) by labels (B,H,W), image by image: full-sized logits take memory."""
         classes = self.width(logits)
         finite = logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
-        step = -(-max(labels.shape[1:]) // PICTURE)
         matrices, pictures = [], []
         for image, truth in zip(logits, labels, strict=True):
             predicted = _resized(image[None], truth.shape)[0].max(0).indices  # argmax takes four times as long
             places = (truth * classes + predicted).masked_fill_(truth == self.ignore_index, classes * classes)
             counts = torch.bincount(places.flatten(), minlength=classes * classes + 1)[:-1]
             matrices.append(counts.view(classes, classes))
-            small = predicted[::step, ::step].to(torch.uint8)
-            height, width = small.shape
-            pictures.append(F.pad(small, (0, PICTURE - width, 0, PICTURE - height), value=NO_PIXEL))
+            pictures.append(small_picture(predicted))
         matrix = torch.stack(matrices)
         sums = torch.stack([matrix.diagonal(dim1=1, dim2=2), matrix.sum(2), matrix.sum(1)])
         if self.ignore_index < classes:
@@ -155,12 +169,16 @@ class Segmentation(Task):
         if not finite.all():
             raise FloatingPointError(f"{(~finite).sum()} of {len(finite)}")
         images, classes = counts[0].shape
-        return {"images": images, "classes": classes, "pixels": _packed(np.concatenate(counts, axis=1))}
+        return {"images": images, "classes": classes, "pixels": packed(np.concatenate(counts, axis=1))}
 
     def shown(self, results: Results, examples: NDArray[np.int64], seen: NDArray[np.bool_]) -> dict[str, Any]:
         """Return small pictures of the predictions of example images, (S,S) packed: None of those left out."""
         pictures = results[-1][examples]
-        return {"predicted": [_packed(one) if known else None for one, known in zip(pictures, seen, strict=True)]}
+        return {"predicted": [packed(one) if known else None for one, known in zip(pictures, seen, strict=True)]}
+
+    def shown_map(self, stored: Any, size: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the part (h,w) of a small picture that is of the image."""
+        return unpacked_picture(stored, size)
 
     # of a row
 
@@ -169,7 +187,7 @@ class Segmentation(Task):
         stored: dict[str, Any] = {**row}
         shape = (row["images"], 3 * stored["classes"])
         try:
-            return unpacked(stored["pixels"], _COUNTS).reshape(shape).astype(np.float64)
+            return unpacked_counts(stored["pixels"]).reshape(shape).astype(np.float64)
         except ValueError:
             raise InputError(
                 f"A row is damaged: expected `pixels` of {shape[0]} images and {shape[1] // 3} classes."
@@ -191,20 +209,24 @@ class Segmentation(Task):
     def restricted(self, row: Row, kept: NDArray[np.bool_]) -> dict[str, Any]:
         """Return the counts of the images kept."""
         counts = self.statistics(row)[kept]
-        return {"classes": counts.shape[1] // 3, "pixels": _packed(counts)}
+        return {"classes": counts.shape[1] // 3, "pixels": packed(counts)}
 
     def per_class(self, draws: Sequence[Row], counts: Sequence[int] | None) -> dict[str, Any]:
         """Return pixel accuracy, each class's IoU, None of one that does not occur, and which do not."""
         if not draws:
             return {"pixel_accuracy": None, "class_iou": None, "absent_classes": None}
-        sums = [np.split(self.statistics(row).sum(0), 3) for row in draws]
-        iou = np.mean([class_iou(*one) for one in sums], axis=0)
+        sums, iou = [np.split(self.statistics(row).sum(0), 3) for row in draws], self.class_scores(draws)
         absent = np.isnan(iou)
         return {
             "pixel_accuracy": float(np.mean([pixel_accuracy(one[0], one[2]) for one in sums])),
             "class_iou": [None if gone else float(value) for value, gone in zip(iou, absent, strict=True)],
             "absent_classes": np.flatnonzero(absent).tolist(),
         }
+
+    def class_scores(self, draws: Sequence[Row]) -> Array:
+        """Return each class's IoU."""
+        sums = [np.split(self.statistics(row).sum(0), 3) for row in draws]
+        return np.asarray(np.mean([class_iou(*one) for one in sums], axis=0))
 
     def doubt(self, row: Row, width: int) -> str | None:
         """Return that the commonest label for every pixel would be right as often, where it would."""
@@ -236,24 +258,19 @@ class Segmentation(Task):
         counted: Tensor = (labels != self.ignore_index).flatten(1).sum(1)
         return lost / counted.clamp(min=1)
 
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return (B,), each image's mean margin over the pixels that count, each at most `CONFIDENCE`; 0 without any.
+
+        Differs:
+            from Carlini & Wagner, whose image has one margin: capped by pixel, so that none of them stands for others.
+        """
+        counts = labels != self.ignore_index
+        by_pixel = margin(_resized(logits, labels.shape[1:]), labels.where(counts, 0)).clamp_max(CONFIDENCE)
+        return by_pixel.where(counts, 0).flatten(1).sum(1) / counts.flatten(1).sum(1).clamp(min=1)
+
 
 def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Return logits (B,K,h,w) as (B,K,H,W)."""
     if logits.shape[2:] == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _packed(values: NDArray[Any]) -> str:
-    """Return counts as base64 of deflated 32-bit integers, or a picture's bytes as such."""
-    content = np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(_COUNTS)).tobytes()
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
-
-
-def unpacked(text: Any, kind: np.dtype[Any] | type = np.uint8) -> NDArray[Any]:
-    """Return the flat values of what a row has packed; none of damaged text."""
-    content = b""
-    if isinstance(text, str):
-        with suppress(ValueError, zlib.error):
-            content = zlib.decompress(base64.b64decode(text, validate=True))
-    return np.frombuffer(content, kind) if len(content) % np.dtype(kind).itemsize == 0 else np.empty(0, kind)

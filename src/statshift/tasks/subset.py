@@ -62,9 +62,16 @@ class ClassSubset(Classification):
         """Return what classification does, and the number of classes that the model chooses among."""
         return {**super().describe_labels(data), "classes": len(self._known)}
 
-    def check_gradients(self, what: str) -> None:
-        """Refuse: what takes gradients sees all logits."""
-        raise InputError(f"Expected all of the model's classes for {what}, but the task is {self.name}: leave it out.")
+    def check_one_class(self, what: str) -> None:
+        """Refuse: what asks sees all logits."""
+        raise InputError(
+            f"Expected all of the model's classes for {what}, but the task is {self.name}: attack by fgsm, pgd or cw, "
+            "without a target."
+        )
+
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the margin among the classes."""
+        return super().margins(logits.masked_fill(self._others(logits), -torch.inf), labels)
 
     def per_image(self, logits: Tensor, labels: Tensor) -> ImageStatistics:
         """Return `image_statistics` of the logits (B,K), those of other classes at minus infinity."""

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from statshift._core.errors import InputError
 
 JSD_WEIGHT = 12.0
+CONFIDENCE = 50.0
+"""By how much one logit shall exceed another at most, under the loss of Carlini and Wagner."""
 
 
 class Loss(ABC):
@@ -135,6 +137,17 @@ class Targets(Loss):
 
     def _target(self, logits: Tensor) -> Tensor:
         return self.labels if self.soft is None else self.soft.to(_wide(logits).dtype)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return by how much the greatest other logit exceeds the label's: (B,...) for logits (B,K,...).
+
+    Reference:
+        Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks" (S&P 2017), section IV.A, f6.
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return others - own
 
 
 def _wide(logits: Tensor) -> Tensor:

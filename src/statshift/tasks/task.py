@@ -3,15 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from statshift._core.errors import InputError
-from statshift.data import ImageData, integers_hash
 from statshift.tasks.figures import (
     Difference,
     Figure,
@@ -21,16 +19,15 @@ from statshift.tasks.figures import (
     percentiles,
     score_of,
 )
+from statshift.tasks.labelled import Labelled
 from statshift.tasks.row import Array, Row
 from statshift.tasks.targets import Loss, LossByImage
-
-T = TypeVar("T", bound="Task")
 
 Results = tuple[Any, ...]
 """A named tuple of what is kept of each image's logits: tensors, or arrays, that all begin with B."""
 
 
-class Task(ABC):
+class Task(Labelled, ABC):
     """What labels are, what is kept of logits, and what a score is.
 
     A task of one's own says what `per_image` keeps, what the `score` of its sums is, and, to train, its `losses`.
@@ -42,6 +39,12 @@ class Task(ABC):
         headline: what the score is called, in [0,1] of which 1 is best; the name of its fields in a summary.
         measure_names: what a summary tells of each condition; the headline and "error", 1 less it, among them.
         counts_images: whether the score is the share of images that are right, as a report's sentences have it.
+        meaning: what the score is of the images, as a report explains it.
+        test: the test of `paired`, as a report names it.
+        class_score: what `class_scores` are called; "" for none.
+        shows_maps: whether truth and answers are maps of classes, which a report shows as pictures.
+        training_images: what an advised command names for the images of a training.
+        picture_side: px; larger example images are stored reduced to it.
         alexnets: tables of AlexNet's errors that its errors may be divided by.
     """
 
@@ -49,6 +52,12 @@ class Task(ABC):
     family: ClassVar[str] = "own"
     headline: ClassVar[str] = "score"
     counts_images: ClassVar[bool] = False
+    meaning: ClassVar[str] = "The score of the images"
+    test: ClassVar[str] = "the normal one, with the deviation over resamples of the images"
+    class_score: ClassVar[str] = ""
+    shows_maps: ClassVar[bool] = False
+    training_images: ClassVar[str] = "folder:TRAIN"
+    picture_side: ClassVar[int] = 128
     alexnets: ClassVar[tuple[str, ...]] = ()
 
     @property
@@ -62,56 +71,36 @@ class Task(ABC):
         options = {one.name: getattr(held, one.name) for one in fields(held)} if is_dataclass(held) else {}
         return {"name": self.name, "options": options}
 
-    # labels
-
-    def fitted(self: T, data: ImageData) -> T:
-        """Return the task as it is for a data set; itself, unless it has something to learn from the labels."""
-        return self
-
-    def labels_of(self, data: ImageData) -> NDArray[np.int64] | None:
-        """Return (N,...) by which rows and records know the labels, or None where there are none."""
-        return data.labels
-
-    def width(self, logits: Tensor) -> int:
-        """Return K, the second size of logits (B,K,...).
-
-        Raises:
-            InputError: they have another shape than the task's.
-        """
-        return logits.shape[1]
-
-    def labels(self, data: ImageData, positions: NDArray[np.int64]) -> Tensor:
-        """Return labels (B,...) of the images at positions (B,), on the CPU, fit for `per_image` and `targets`."""
-        assert data.labels is not None
-        return torch.from_numpy(data.labels[positions])
-
-    def check_labels(self, data: ImageData, width: int | None) -> None:  # noqa: B027
-        """Check that the labels are what the logits are of; unknown ones pass.
-
-        Args:
-            data: with labels or without.
-            width: K, the second size of the logits, where it is known.
-
-        Raises:
-            InputError: they are not.
-        """
-
-    def doubt_labels(self, data: ImageData, width: int) -> str | None:
-        """Return what is strange about labels of logits so wide, if anything is."""
-        return None
-
-    def describe_labels(self, data: ImageData) -> dict[str, Any]:
-        """Return what a record says of labels (N,...)."""
-        assert data.labels is not None
-        return {"labels_hash": integers_hash(data.labels)}
+    # what takes gradients of pixels
 
     def check_gradients(self, what: str) -> None:
-        """Check that `what` can be had, which needs the cross-entropy of one class an image.
+        """Check that `what` can be had, which needs the loss of each image.
+
+        Raises:
+            InputError: the task has no `losses`.
+        """
+        if type(self).losses is Task.losses and type(self).targets is Task.targets:
+            raise InputError(f"Expected a task with `losses` for {what}, but {self.name} has none: leave it out.")
+
+    def check_margins(self, what: str) -> None:
+        """Check that `what` can be had, which needs the margin of each image.
+
+        Raises:
+            InputError: the task has no `margins`.
+        """
+        if type(self).margins is Task.margins:
+            raise InputError(f"Expected a task with `margins` for {what}, but {self.name} has none: attack by pgd.")
+
+    def check_one_class(self, what: str) -> None:
+        """Check that `what` can be had, which needs one class an image among all that the logits have.
 
         Raises:
             InputError: it cannot.
         """
-        raise InputError(f"Expected one class an image for {what}, but the task is {self.name}: leave it out.")
+        raise InputError(
+            f"Expected one class an image for {what}, but the task is {self.name}: attack by fgsm, pgd-linf or pgd-l2, "
+            "without a target."
+        )
 
     # results
 
@@ -144,6 +133,14 @@ class Task(ABC):
     def shown(self, results: Results, examples: NDArray[np.int64], seen: NDArray[np.bool_]) -> dict[str, Any]:
         """Return what a row stores of example images, at positions (n,), where they are `seen` (n,): not left out."""
         return {}
+
+    def shown_map(self, stored: Any, size: Sequence[int]) -> NDArray[np.uint8]:
+        """Return classes (h,w) of one of the texts in `shown` or `pictured`, of an image of a size (H,W).
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        raise ValueError(f"the task {self.name} has no maps")
 
     # of a row
 
@@ -180,6 +177,10 @@ class Task(ABC):
         """Return what a summary tells of the clean images beside the measures; `draws` may be empty."""
         return {}
 
+    def class_scores(self, draws: Sequence[Row]) -> Array | None:
+        """Return (K,) scores of the classes in one condition, NaN of those absent, draws averaged; None of no such."""
+        return None
+
     def doubt(self, row: Row, width: int) -> str | None:
         """Return what is strange about the clean images' row where logits have `width` classes, if anything is."""
         return None
@@ -212,11 +213,11 @@ class Task(ABC):
 
     def alone(self, pairs: Sequence[tuple[Row, Row]]) -> tuple[int, int]:
         """Return of how many images the first row, and of how many the second, has the higher score."""
-        sides = [[self._scores(row) for row in side] for side in zip(*pairs, strict=True)]
+        sides = [[self.image_scores(row) for row in side] for side in zip(*pairs, strict=True)]
         first, second = (np.concatenate(side) for side in sides)
         return int((first > second).sum()), int((second > first).sum())
 
-    def _scores(self, row: Row) -> Array:
+    def image_scores(self, row: Row) -> Array:
         """Return (M,), the score of each image alone."""
         statistics = self.statistics(row)
         return self.score(statistics, np.ones(len(statistics)))
@@ -234,8 +235,12 @@ class Task(ABC):
         return LossByImage(labels, self.losses, views)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss (B,) of each image that a training lowers."""
+        """Return the loss (B,) of each image that a training lowers and an attack raises."""
         raise InputError(f"The task {self.name} has no loss to train by: give it `losses`.")
+
+    def margins(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return (B,), by how much wrong answers exceed the right ones, which an attack on the margin raises."""
+        raise InputError(f"The task {self.name} has no margin to attack by: give it `margins`.")
 
     def soft(self, labels: Tensor, width: int) -> Tensor:
         """Return labels (B,...) as shares (B,K) of classes, which cutmix mixes."""

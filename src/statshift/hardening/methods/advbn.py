@@ -8,7 +8,7 @@ from torch import Tensor
 
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
-from statshift.data.checks import check_images, checked_labels
+from statshift.data.checks import check_images
 from statshift.hardening.batch import Batch, Losses
 from statshift.hardening.method import Flag, Method
 from statshift.hardening.passes import attacked
@@ -16,8 +16,7 @@ from statshift.hardening.registry import FINE_TUNING
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack, attack_features, batch_moments, perturb
 from statshift.splitting.branches import Branches
-from statshift.tasks.choice import resolve_task
-from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.choice import task_of_labels
 from statshift.tasks.task import Task
 
 
@@ -87,7 +86,8 @@ def advbn_losses(
     images: Tensor,
     labels: Tensor,
     attack: FeatureAttack | None = None,
-    task: str | Task = CLASSIFICATION,
+    *,
+    task: str | Task | None = None,
 ) -> Losses:
     """Return AdvBN's losses of a batch, for a training loop of one's own: step down their sum.
 
@@ -96,9 +96,9 @@ def advbn_losses(
     Args:
         branches: in training mode, with a twin; train those of their parameters that require a gradient.
         images: (B,3,H,W); in [0,1] where the model is a `PixelModel`, else as the model takes them.
-        labels: (B,) int64, on the images' device; or what else the task's are, as label maps (B,H,W) int64.
+        labels: (B,) int64, or label maps (B,H,W), or as `task` has them, on the images' device.
         attack: the numbers; default those of the paper.
-        task: what the labels are of, as in `measure`.
+        task: what labels are of, as for `attack_images`.
 
     Returns:
         The mean loss of each branch, "clean" and "adv".
@@ -109,11 +109,11 @@ def advbn_losses(
     """
     if "adv" not in branches.splits or branches.splits["clean"].cut is None:
         raise InputError("Expected branches with a twin behind a cut: Branches(model, LAYER, images).")
-    wanted = resolve_task(task)
+    own = task_of_labels(labels, task)
     if isinstance(branches.clean, PixelModel):
         check_images(images)
-        labels = checked_labels(labels, images) if wanted == CLASSIFICATION else labels
+        labels = own.checked_labels(labels, images)
     kind = images.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
     undrawn = Draws(0, torch.arange(len(images)), "loop")  # AdvBN draws nothing
-    return AdvBN(attack or FeatureAttack()).losses(branches, Batch(images, wanted.targets(labels), undrawn, dtype))
+    return AdvBN(attack or FeatureAttack()).losses(branches, Batch(images, own.targets(labels), undrawn, dtype))

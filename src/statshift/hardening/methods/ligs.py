@@ -52,7 +52,7 @@ class LigsRegularised(Method):
         """Return the loss of the images, and the weighed term."""
         norms = running_norms(branches)
         losses, cosines = losses_and_cosines(
-            lambda images: batch.targets.losses(branches.suffix(features_of(branches, images), "clean")),
+            lambda images: batch.targets.losses(branches.suffix(features_of(branches, images), "clean").double()),
             batch.images,
             self.ligs,
             batch.draws_on_device,

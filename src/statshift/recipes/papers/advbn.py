@@ -70,7 +70,7 @@ def position(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PO
 
 def strength(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with ever more steps of 0.2, each radius m * 0.2 - 0.1."""
-    training, layer = replace(training, augment="autoaugment"), _only("strength", at)
+    training, layer = replace(training, augment="autoaugment"), one_layer("strength", at)
     options = {f"m={m}": HardenOptions(AdvBN(FeatureAttack(steps=m)), layer, training) for m in STRENGTHS}
     return _recipe(
         "strength",
@@ -84,7 +84,7 @@ def strength(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PL
 
 def additive(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with factors of the statistics, and with shifts of them."""
-    training, layer = replace(training, augment="autoaugment"), _only("additive", at)
+    training, layer = replace(training, augment="autoaugment"), one_layer("additive", at)
     kinds = ("multiplicative", "additive")
     return _recipe(
         "additive",
@@ -98,7 +98,7 @@ def additive(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PL
 
 def gamma(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN with weights of the adversarial loss."""
-    training, layer = replace(training, augment="autoaugment"), _only("gamma", at)
+    training, layer = replace(training, augment="autoaugment"), one_layer("gamma", at)
     options = {f"gamma={one:g}": HardenOptions("advbn", layer, replace(training, gamma=one)) for one in GAMMAS}
     return _recipe(
         "gamma",
@@ -112,7 +112,7 @@ def gamma(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE
 
 def augmentation(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN gains and what AutoAugment gains: each alone, and both."""
-    layer = _only("augmentation", at)
+    layer = one_layer("augmentation", at)
     return _recipe(
         "augmentation",
         "AdvBN and AutoAugment, each alone and both",
@@ -134,7 +134,7 @@ def augmentation(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] 
 
 def methods(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN is compared with, as far as it is fine-tuning here; see `note` for what differs."""
-    layer = _only("methods", at)
+    layer = one_layer("methods", at)
     combined = {f"{label}-advbn": label for label in ("advprop", "cutmix", "augmix")}
     standard, autoaugment, augmix = (replace(training, augment=name) for name in ("standard", "autoaugment", "augmix"))
     return _recipe(
@@ -182,7 +182,7 @@ def branches(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PL
 
 def step_cost(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """The methods whose steps `step_costs` times, all behind the same cut; nothing is trained."""
-    layer = _only("cost", at)
+    layer = one_layer("cost", at)
     names = ("standard", "moex", "advbn", "pixel-at", "advprop")
     return AnalysisRecipe(
         "cost",
@@ -199,7 +199,7 @@ def step_cost(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = P
 
 def architectures(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """AdvBN, and AdvProp beside it, on another architecture that is given."""
-    layer, autoaugment = _only("architectures", at), replace(training, augment="autoaugment")
+    layer, autoaugment = one_layer("architectures", at), replace(training, augment="autoaugment")
     options = {
         "advbn-autoaugment": HardenOptions("advbn", layer, autoaugment),
         "advprop": HardenOptions("advprop", training=replace(training, augment="standard")),
@@ -230,7 +230,12 @@ HARDENING: dict[str, Callable[..., Recipe]] = {
 """By name, in the papers' order: NeurIPS 2021, then the submission's appendices."""
 
 
-def _only(name: str, at: Sequence[str]) -> str:
+def one_layer(name: str, at: Sequence[str]) -> str:
+    """Return the layer of a recipe that takes one.
+
+    Raises:
+        InputError: there are more, or none.
+    """
     if len(at) != 1:
         raise InputError(f"Expected one layer for the recipe {name}, but got {', '.join(at)}: position takes several.")
     return at[0]

@@ -20,7 +20,9 @@ from statshift.shifts.attacks.pixels import cross_entropy as cross_entropy
 from statshift.shifts.attacks.pixels import random_offset as random_offset
 from statshift.shifts.attacks.whitebox import attack_images as attack_images
 from statshift.shifts.attacks.whitebox import attackable as attackable
+from statshift.shifts.attacks.whitebox import check_attack as check_attack
 from statshift.shifts.attacks.whitebox import check_gradient as check_gradient
 from statshift.shifts.attacks.whitebox import logits_of as logits_of
 from statshift.shifts.attacks.whitebox import targets_of as targets_of
+from statshift.shifts.attacks.whitebox import wide_logits as wide_logits
 from statshift.shifts.registry import ATTACKS as ATTACKS

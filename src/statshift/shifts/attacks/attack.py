@@ -11,8 +11,10 @@ from statshift._core.numbers import parse_number
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.balls import Ball, ball_of
 from statshift.shifts.attacks.pixels import PixelAttack
-from statshift.shifts.attacks.whitebox import attack_images
+from statshift.shifts.attacks.whitebox import attack_images, check_attack
 from statshift.shifts.shift import CorruptionOptions, Shift, numbers_of
+from statshift.tasks.classification import CLASSIFICATION
+from statshift.tasks.task import Task
 
 How = PixelAttack | AutoAttack
 
@@ -27,6 +29,7 @@ class Attack(Shift):
         build: makes `how` of `epsilon` and the others of `options`.
         options: names of the numbers; a spec tells the first, and the second where it is "steps".
         title: in a report.
+        task: what labels are of; its losses rise.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Attack(Shift):
     build: Callable[..., How] = field(default=PixelAttack, repr=False)
     options: tuple[str, ...] = ("epsilon",)
     title: str = ""
+    task: Task = field(default=CLASSIFICATION, repr=False)
     family = "attack"
     needs_model = True
 
@@ -63,6 +67,16 @@ class Attack(Shift):
             raise InputError(f"{wrong}: the steps {numbers[1]!r} are not an integer.") from None
         return replace(self, name=spec, how=self.build(epsilon, **({"steps": steps[0]} if steps else {})))
 
+    def fitted(self, task: Task) -> "Attack":
+        """Return the attack on the losses of a task.
+
+        Raises:
+            InputError: the task has none, or the attack needs one class an image.
+        """
+        if self.how is not None:
+            check_attack(self.how, task, self.name)
+        return self if task == self.task else replace(self, task=task)
+
     def make(
         self,
         images: Tensor,
@@ -77,7 +91,8 @@ class Attack(Shift):
         assert self.how is not None
         assert labels is not None
         assert model is not None
-        return attack_images(model, images, labels, self.how, seed=seed, indices=indices, check=False)
+        how, own = self.how, self.task
+        return attack_images(model, images, labels, how, task=own, seed=seed, indices=indices, check=False)
 
     def describe(self, batch_size: int) -> Mapping[str, Mapping[str, Any]]:
         """Return the attack's numbers."""

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,9 +14,7 @@ from statshift.shifts.attacks.balls import BALLS, Ball, ball_of
 from statshift.shifts.attacks.gradients import Loss, gradient_of
 
 TARGETS = ("none", "random", "next")
-CONFIDENCE = 50.0
-"""By how much one logit shall exceed another at most, under the loss of Carlini and Wagner."""
-
+LOSSES = ("cross-entropy", "cw")
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -27,20 +24,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     In float32 the gradient of an image that is classified surely has no part at its own label: 1 - p rounds to zero.
     """
     return F.cross_entropy(logits.double(), labels, reduction="none")
-
-
-def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return by how much the greatest other logit exceeds the label's: (B,) for logits (B,K).
-
-    Reference:
-        Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks" (S&P 2017), section IV.A, f6.
-    """
-    own = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    return others - own
-
-
-LOSSES: dict[str, LogitLoss] = {"cross-entropy": cross_entropy, "cw": margin}
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,15 @@ from torch import Tensor, nn
 
 from statshift._core.errors import InputError, NoGradientError
 from statshift._core.randomness import Draws
-from statshift.data.checks import check_classes, check_images, checked_labels
-from statshift.models import class_logits
+from statshift.data.checks import check_images
+from statshift.models import class_logits, extract_logits
 from statshift.norms.layers import check_changeable, evaluating, run
 from statshift.shifts.attacks.autoattack import AutoAttack
 from statshift.shifts.attacks.balls import ball_of
-from statshift.shifts.attacks.pixels import CONFIDENCE, LOSSES, LogitLoss, PixelAttack, attack_pixels, margin
+from statshift.shifts.attacks.pixels import LogitLoss, PixelAttack, attack_pixels
+from statshift.tasks.choice import task_of_labels
+from statshift.tasks.targets import CONFIDENCE
+from statshift.tasks.task import Task
 
 
 def attack_images(
@@ -26,6 +29,7 @@ def attack_images(
     indices: Tensor | None = None,
     loss: LogitLoss | None = None,
     check: bool = True,
+    task: str | Task | None = None,
 ) -> Tensor:
     """Return adversarial images (B,3,H,W) in [0,1] against a model as it is now; it is left as it was found.
 
@@ -35,19 +39,23 @@ def attack_images(
     Args:
         model: takes images in [0,1].
         images: (B,3,H,W) in [0,1], on the model's device.
-        labels: (B,) of the true classes, integers of any kind.
+        labels: (B,) of the true classes, integers of any kind; or label maps (B,H,W), or as `task` has them.
         attack: the numbers.
         seed: seed of the random start and target.
         indices: (B,) of the images in their data set, to which both are addressed; default 0 to B-1.
-        loss: loss (B,) by image, of logits (B,K) and labels (B,), in the place of `attack.loss`.
+        loss: loss (B,) by image, of logits (B,K,...) and labels (B,...), in the place of `attack.loss`.
         check: look first whether there is an input gradient, which a device is waited for.
+        task: what labels are of, whose losses rise: of label maps each image's mean over the pixels that count. Default
+            classification, and of label maps "segmentation"; `Segmentation(ignore_index)` leaves out other pixels.
 
     Raises:
-        InputError: images that are not in [0,1], labels that do not fit, a ball that holds all images, or a model
-            without input gradient.
+        InputError: images that are not in [0,1], labels that do not fit, a ball that holds all images, a model
+            without input gradient, or an attack that the task has no loss for.
     """
     check_images(images)
-    labels = checked_labels(labels, images)
+    chosen = task_of_labels(labels, task)
+    labels = chosen.checked_labels(labels, images)
+    check_attack(attack, chosen, loss=loss)
     ball = ball_of(attack.norm)
     if attack.epsilon > (largest := ball.largest(images[0].numel())):
         raise InputError(
@@ -60,21 +68,23 @@ def attack_images(
     if isinstance(attack, AutoAttack):
         with attackable(model):
             classes = logits_of(model, images[:1]).shape[1]
-            check_classes(labels, classes)
+            chosen.checked_labels(labels, images, classes)
             return attack.run(model, images, labels, classes, seed)
     places = torch.arange(len(images), device=images.device) if indices is None else indices.to(images.device)
     draws = Draws(seed, places, "pixel attack")
-    chosen = loss or LOSSES[attack.loss]
     with attackable(model):
         wanted, sign = labels, 1
         if attack.target != "none":
             wanted, sign = targets_of(model, images, labels, attack.target, draws), -1
 
         def rising(point: Tensor) -> Tensor:
-            logits = logits_of(model, point)
-            check_classes(labels, logits.shape[1])
-            values = sign * chosen(logits, wanted)
-            return (values.clamp_max(CONFIDENCE) if chosen is margin else values).sum()
+            logits = wide_logits(model, point)
+            chosen.checked_labels(labels, images, chosen.width(logits))
+            if loss is not None:
+                return (sign * loss(logits, wanted)).sum()
+            if attack.loss == "cw":
+                return (sign * chosen.margins(logits, wanted)).clamp_max(CONFIDENCE).sum()
+            return (sign * chosen.targets(wanted).losses(logits.double())).sum()
 
         found = attack_pixels(images.contiguous(memory_format=torch.channels_last), rising, attack, draws)
     return found.contiguous()
@@ -97,8 +107,30 @@ def attackable(model: nn.Module) -> Iterator[None]:
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:
     """Return logits (B,K) in float32, or float64 where the model's are."""
-    logits = class_logits(run(model, images))
+    return class_logits(wide_logits(model, images))
+
+
+def wide_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Return logits (B,K,...) in float32, or float64 where the model's are."""
+    logits = extract_logits(run(model, images))
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def check_attack(
+    attack: PixelAttack | AutoAttack, task: Task, name: str = "", *, loss: LogitLoss | None = None
+) -> None:
+    """Check that a task has what an attack, of a name or of none, needs; of a loss of one's own that is little.
+
+    Raises:
+        InputError: it has not.
+    """
+    if isinstance(attack, AutoAttack):
+        task.check_one_class(name or "AutoAttack")
+    elif attack.target != "none":
+        task.check_one_class(name or f"the target {attack.target!r}")
+    elif loss is None:
+        check = task.check_margins if attack.loss == "cw" else task.check_gradients
+        check(name or f"the loss {attack.loss!r}")
 
 
 @torch.no_grad()
@@ -119,9 +151,10 @@ def check_gradient(model: nn.Module, images: Tensor) -> None:
     """
     for some in (images[:1], images):  # one image tells, unless it happens to be where the network is dead
         point = some.detach().clone().requires_grad_()
-        logits = logits_of(model, point)
+        logits = wide_logits(model, point)
         if logits.requires_grad:
             weights = torch.linspace(1, 2, logits.shape[1], dtype=logits.dtype, device=logits.device)
+            weights = weights.view(-1, *[1] * (logits.ndim - 2))
             (found,) = torch.autograd.grad((logits * weights).sum(), point, allow_unused=True)
             if found is not None and bool((found != 0).any()):
                 return
