@@ -1,13 +1,14 @@
 """Does hardening pay in segmentation? A small dilated network trained by day, hardened, and taken to dusk.
 
-python benchmarks/segmentation_hardening.py OUT [--data ../shared/data/camvid] [--seeds 3] [--epochs 4]
-    [--start-epochs 60] [--share 0/2] [--table]
+python benchmarks/segmentation_hardening.py OUT [--data ../shared/data/camvid] [--seeds 3] [--varied-seeds 1]
+    [--epochs 3] [--start-epochs 60] [--share 0/2] [--table] [--cost]
 
 One start is trained on `train-day` alone, on windows of 256 x 192. From it each method fine-tunes by the same epochs
 and rate, with each seed; `standard-long` has as many seconds as AdvBN, by the cost of a step. Every model is measured
 on the other scenes, as it is and rectified, and under corruptions of every third frame. What is done is not done again:
 a model has its folder and its JSON in OUT, and a training goes on where it was stopped. `--share K/N` takes every N-th
-of the jobs once the start is there, for N processes; `--table` prints what there is and trains nothing.
+of the jobs once the start is there, for N processes; `--table` prints what there is and trains nothing. `--cost` times
+a step of each method on windows of 512 x 256 beside its floor: its passes, in units of those of a standard step.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import torch
 
+from advbn_step import operations
 from reporting import machine, report, start
 from small_dilated import small_dilated
 from statshift import AdaptationOptions, PixelModel, load_data, measure
@@ -40,6 +42,7 @@ from statshift.models.pixel import Preprocessing
 from statshift.results import write_json_atomically
 from statshift.shifts.attacks import FeatureAttack
 from statshift.shifts.shift import CorruptionOptions
+from statshift.splitting.branches import Branches
 
 CLASSES, VOID, WINDOW = 11, 11, (192, 256)
 MEAN, STD = (0.41190, 0.42513, 0.43267), (0.27413, 0.28505, 0.28284)  # of CamVid's training frames, by ESPNet's authors
@@ -54,6 +57,7 @@ ARMS: dict[str, tuple[Method, str]] = {
     "advbn-layer2": (AdvBN(PAPER), "layer2"),
     "pixel-at": (PixelAT(), "input"),
 }
+VARIED = ("advbn-4", "advbn-stem", "advbn-layer2")
 SCENES = ("val-day", "test-day", "train-dusk")
 CORRUPTED = ("val-day", "test-day")
 CORRUPTIONS = ("gaussian_noise", "contrast", "fog", "motion_blur", "brightness")
@@ -118,9 +122,10 @@ def trained(out: Path, data: Path, label: str, seed: int, epochs: int) -> tuple[
     return model, (time.process_time() - begun) / 60, number
 
 
-def jobs(seeds: int) -> list[tuple[str, int]]:
-    """Return what is to be trained, the seeds in turns."""
-    return [(label, seed) for seed in range(seeds) for label in ARMS]
+def jobs(seeds: int, varied: int) -> list[tuple[str, int]]:
+    """Return what is to be trained, the seeds in turns; the variants of AdvBN with `varied` seeds."""
+    turns = [(label, seed) for seed in range(seeds) for label in ARMS]
+    return [(label, seed) for label, seed in turns if label not in VARIED or seed < varied]
 
 
 def run(out: Path, data: Path, arguments: argparse.Namespace) -> None:
@@ -131,7 +136,7 @@ def run(out: Path, data: Path, arguments: argparse.Namespace) -> None:
         write(out / "start.json", *started(out, data, arguments.start_epochs), data)
     while not (out / "start.json").exists():
         time.sleep(10)
-    for label, seed in jobs(arguments.seeds)[first::step]:
+    for label, seed in jobs(arguments.seeds, arguments.varied_seeds)[first::step]:
         place = out / f"{label}-{seed}.json"
         if not place.exists():
             write(place, *trained(out, data, label, seed, arguments.epochs), data)
@@ -183,18 +188,44 @@ def _costs(out: Path) -> Any:
     return json.loads(place.read_text()) if place.exists() else None
 
 
+def cost(data: Path) -> None:
+    """Print what a step of each method costs on windows of 512 x 256, and its floor, in units of a standard step."""
+    images = frames(data, "train-day")
+    training = dataclasses.replace(FINE, batch_size=4, window=(256, 512), scale=(1.5, 2.0))
+    options = {label: HardenOptions(method, at=at, training=training) for label, (method, at) in ARMS.items()}
+    del options["standard-long"]
+    found = step_costs(model_of, images, options, repeats=5, device="cpu")
+    pixels = torch.rand(4, 3, 256, 512)
+    rows, whole = [], None
+    for label, one in found.items():
+        method, at = ARMS[label]
+        passes = operations(Branches(model_of(), at, pixels[:2], dual=method.dual), pixels)
+        steps = method.attack.steps if isinstance(method, AdvBN | PixelAT) else 0
+        many = 3 if steps == 0 else 2 * steps + 6  # an attack's step is a pass forth and one back, a training's three
+        whole = whole or many * passes["suffix"]
+        floor = (passes["prefix"] + many * passes["suffix"]) / whole
+        rows.append([label, f"{one['seconds']:.2f}", f"{one['ratio']:.2f}", f"{floor:.2f}"])
+    results = {"machine": machine(torch.device("cpu")), "steps": found}
+    report("segmentation_step", results, ["step", "seconds", "of a standard step", "floor"], rows)
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/camvid"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--varied-seeds", type=int, default=1)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--start-epochs", type=int, default=60)
     parser.add_argument("--share", default="0/1")
     parser.add_argument("--table", action="store_true")
+    parser.add_argument("--cost", action="store_true")
     arguments = parser.parse_args()
     start(threads=1)
+    if arguments.cost:
+        cost(arguments.data)
+        return
     if not arguments.table:
         run(arguments.out, arguments.data, arguments)
     table(arguments.out)
