@@ -16,8 +16,8 @@ SIGNATURES = {
     "Measurement": "(record, rows, summary, path=None)",
     "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass)",
     "Comparison": (
-        "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', headline='accuracy', "
-        "counts_images=True)"
+        "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', "
+        "headline='accuracy', counts_images=True)"
     ),
     "compare": "(first, second, *, protocols=('source', 'source'), table=None, task=None)",
     "Ligs": "(values, seed=0)",

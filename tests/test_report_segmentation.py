@@ -22,7 +22,8 @@ from statshift.report.page import render
 from statshift.report.palette import LEFT_OUT, SCALE, paint, palette
 from statshift.results import make_row, summarise
 from statshift.results.worded import reworded
-from statshift.tasks.segmentation import PICTURE, PixelCounts, Segmentation, unpacked
+from statshift.tasks.packing import PICTURE, unpacked
+from statshift.tasks.segmentation import PixelCounts, Segmentation
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

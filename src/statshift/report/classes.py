@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from statshift.report.best import telling
-from statshift.report.content import Block, Cell, Column, ByRow, Section, Series, Table
+from statshift.report.content import Block, ByRow, Cell, Column, Section, Series, Table
 from statshift.report.damage import damaged
 from statshift.report.differences import Changes
 from statshift.report.subjects import Group, Subject

@@ -16,13 +16,13 @@ from markupsafe import Markup, escape
 
 from statshift.report import charts, dots, marks
 from statshift.report.content import (
+    ByRow,
     Chart,
     Column,
     Facts,
     Fold,
     Page,
     Pictures,
-    ByRow,
     Table,
     Verdict,
     blocks_of,

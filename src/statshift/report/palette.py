@@ -26,9 +26,9 @@ _PATTERNS = 5
 def palette(classes: int) -> NDArray[np.uint8]:
     """Return (P,3), the colours of so many classes; of more than P, later ones have the same with a pattern.
 
-    With deuteranopia or protanopia any two of `FEW_COLOURS` are at least 25 apart in CIELAB, and of `MANY_COLOURS` at least 19; without
-    either 46 and 35. They were found by exchanging one colour at a time for the one farthest from all others, and are
-    in such an order that the first ones are farthest apart.
+    With deuteranopia or protanopia any two of `FEW_COLOURS` are at least 25 apart in CIELAB, and of `MANY_COLOURS` at
+    least 19; without either 46 and 35. They were found by exchanging one colour at a time for the one farthest from all
+    others, and are in such an order that the first ones are farthest apart.
 
     Reference: Machado et al. (IEEE TVCG 2009) and Viénot et al. (Color Research & Application 1999), whose simulations
         of both were taken.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from statshift.report.content import Cell, Chart, Column, Page, ByRow, Table, blocks_of
+from statshift.report.content import ByRow, Cell, Chart, Column, Page, Table, blocks_of
 from statshift.report.words import ABSENT
 
 INTERVAL = Column("95 % interval", numeric=False)
