@@ -159,7 +159,7 @@ def test_scores_by_class_and_their_mean_are_those_of_loops(network, paths):
         "images",
         "mIoU %",
         "pixel accuracy %",
-        "mean mIoU of single images %",
+        "mIoU by image %",
     ]
     row = [cell.value for cell in measured.rows[0]]
     alone = [np.mean(list(iou_of(network, paths, [one])[0].values())) for one in range(len(SIZES))]
