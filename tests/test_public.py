@@ -85,7 +85,7 @@ SIGNATURES = {
     "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False)",
     "Cut": "(name, aliases, shape, rectified, norms_before, norms_after)",
     "find_cuts": "(model, image)",
-    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, latest=<factory>)",
+    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, sized=False, latest=<factory>)",
     "split": "(model, at, image, *, trace=True)",
     # Corrupt and attack
     "corrupt": (

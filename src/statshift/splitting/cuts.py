@@ -116,7 +116,6 @@ class _Dataflow:
         if logits.grad_fn not in self.reaching:
             raise InputError("Cannot follow the model: its logits do not depend on the image in a way torch can see.")
         self._paths = self._count_paths()
-        self._leading = set(self.order)  # which an auxiliary head's norms are not in
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -190,7 +189,7 @@ class _Dataflow:
 
     def _norms_around(self, edge: Edge) -> tuple[tuple[str, ...], tuple[str, ...]]:
         above = _ancestors(edge[0])
-        norms = [call for call in self.calls.values() if call.module in self.norms and call.edge[0] in self._leading]
+        norms = [call for call in self.calls.values() if call.module in self.norms and call.edge[0] in self.reaching]
         before = [call.name for call in norms if call.edge[0] in above]
         return tuple(before), tuple(call.name for call in norms if call.edge[0] not in above)
 
