@@ -19,7 +19,7 @@ from statshift.data import scenes
 from statshift.data.scene_labels import CITYSCAPES, SYNTHIA
 from statshift.metrics.segmentation import mean_iou
 from statshift.models import save_weights
-from statshift.recipes import SEGMENTATION, Network, Part, changed, describe, recipe
+from statshift.recipes import SEGMENTATION, DataPart, Network, changed, describe, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.running import run_recipe
 from statshift.tasks.segmentation import Segmentation
@@ -88,9 +88,9 @@ def test_trainings_are_those_of_table_3(papers):
             training = one.training
             assert (training.schedule, training.batch_size, one.branch) == ("poly", 16, "clean")
         assert list(chosen.domains) == DOMAINS
-        assert chosen.domains["highway-fog"] == Part(below="highway-fog", split="test")
-    assert recipe("synthia-new-york").trained_on == Part(below="new-york-spring", split="train")
-    assert recipe("synthia-highway").trained_on == Part(below="highway-dawn", split="train")
+        assert chosen.domains["highway-fog"] == DataPart(below="highway-fog", split="test")
+    assert recipe("synthia-new-york").trained_on == DataPart(below="new-york-spring", split="train")
+    assert recipe("synthia-highway").trained_on == DataPart(below="highway-dawn", split="train")
 
 
 def test_the_submission_prints_gains_and_no_table(papers):

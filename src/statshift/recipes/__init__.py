@@ -28,7 +28,7 @@ from statshift.recipes.papers.normalization import NORMALIZATION as NORMALIZATIO
 from statshift.recipes.papers.rectification import RECTIFICATION as RECTIFICATION
 from statshift.recipes.papers.segmentation import SEGMENTATION as SEGMENTATION
 from statshift.recipes.papers.trained import MEASURING as MEASURING
-from statshift.recipes.parts import Part as Part
+from statshift.recipes.parts import DataPart as DataPart
 from statshift.recipes.sources import BASE as BASE
 from statshift.recipes.sources import COLUMNS as COLUMNS
 from statshift.recipes.sources import DATA_SETS as DATA_SETS

@@ -15,7 +15,7 @@ from statshift.hardening.registry import METHODS
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.loading import Dtype
 from statshift.recipes.networks import Network
-from statshift.recipes.parts import Part
+from statshift.recipes.parts import DataPart
 from statshift.recipes.strict import shown_value
 from statshift.recipes.writing import ADAPTATION, TRAINING
 
@@ -26,7 +26,7 @@ STAND_INS: dict[Any, Any] = {
     HardenOptions: HardenOptions("standard"),
     Network: Network("cifar:resnet20"),
     AdaptationOptions: AdaptationOptions(),
-    Part: Part(),
+    DataPart: DataPart(),
     str: "",
     float: 0.0,
 }

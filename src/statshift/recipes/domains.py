@@ -12,7 +12,7 @@ from statshift.recipes.configuration import Found, Recipe
 from statshift.recipes.description import NOT_PRINTED, Rows, counted, in_percent
 from statshift.recipes.measuring import check_files
 from statshift.recipes.options import RunOptions
-from statshift.recipes.parts import Part
+from statshift.recipes.parts import DataPart
 from statshift.recipes.sources import BASE
 from statshift.recipes.tables import headline_of
 from statshift.recipes.training import TrainingRecipe
@@ -31,8 +31,8 @@ class DomainRecipe(TrainingRecipe):
         loads: further arguments of `load_data` for all of them, such as `ignore_index`.
     """
 
-    trained_on: Part = field(default_factory=Part)
-    domains: Mapping[str, Part] = field(default_factory=dict)
+    trained_on: DataPart = field(default_factory=DataPart)
+    domains: Mapping[str, DataPart] = field(default_factory=dict)
     loads: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -9,7 +9,7 @@ GIVEN = ("data", "validation")
 
 
 @dataclass(frozen=True)
-class Part:
+class DataPart:
     """A part of the data that a recipe is given.
 
     Attributes:

@@ -16,12 +16,11 @@ from statshift.hardening.training import TrainingOptions
 from statshift.recipes.configuration import Recipe
 from statshift.recipes.domains import DomainRecipe
 from statshift.recipes.networks import Network
-from statshift.recipes.papers.advbn import one_layer
-from statshift.recipes.parts import Part
+from statshift.recipes.papers.advbn import PLACE, one_layer
+from statshift.recipes.parts import DataPart
 from statshift.recipes.sources import Figures, fraction
 from statshift.shifts.attacks import FeatureAttack
 
-PLACE = ("conv2_3",)
 STEM = "maxpool"
 """Where MoEx, which trains what is behind its cut, leaves most to train."""
 
@@ -91,8 +90,8 @@ def cityscapes_gta5(training: TrainingOptions | None = None, at: Sequence[str] =
         training,
         at,
         classes=19,
-        trained_on=Part(split="train"),
-        domains={"cityscapes": Part(split="val"), "gta5": Part("validation", split="val")},
+        trained_on=DataPart(split="train"),
+        domains={"cityscapes": DataPart(split="val"), "gta5": DataPart("validation", split="val")},
         wants="Cityscapes as cityscapes:DIR, and GTA5 as --validation gta5:DIR",
         note="Our copy prints the gains on GTA5, not the table: 8.2 points of mIoU and 11.3 of pixel accuracy. "
         "Frames are taken at their own size, where IBN-Net's authors make GTA5's 1024 x 563.",
@@ -120,8 +119,8 @@ def camvid(training: TrainingOptions | None = None, at: Sequence[str] = ("layer1
         },
         networks=dict.fromkeys(labels, network),
         begins_with=dict.fromkeys(labels[1:], labels[0]),
-        trained_on=Part(split="train-day"),
-        domains={split: Part(split=split) for split in ("val-day", "test-day", "train-dusk")},
+        trained_on=DataPart(split="train-day"),
+        domains={split: DataPart(split=split) for split in ("val-day", "test-day", "train-dusk")},
         loads={"ignore_index": 11},
         wants="CamVid's splits as seg:DIR, 11 classes and void",
         protocols=("auto",),
@@ -212,8 +211,8 @@ def _sequences(source: str, domains: Sequence[str]) -> dict[str, Any]:
     """Return what is trained and measured on, sequences of SYNTHIA by scene and condition."""
     return {
         "classes": 13,
-        "trained_on": Part(below=source, split="train"),
-        "domains": {domain: Part(below=domain, split="test") for domain in domains},
+        "trained_on": DataPart(below=source, split="train"),
+        "domains": {domain: DataPart(below=domain, split="test") for domain in domains},
         "wants": "SYNTHIA's video sequences as synthia:DIR",
     }
 
