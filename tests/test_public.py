@@ -16,7 +16,8 @@ SIGNATURES = {
     "Measurement": "(record, rows, summary, path=None)",
     "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass)",
     "Comparison": (
-        "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', headline='accuracy')"
+        "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', "
+        "headline='accuracy', counts_images=True)"
     ),
     "compare": "(first, second, *, protocols=('source', 'source'), table=None, task=None)",
     "Ligs": "(values, seed=0)",
@@ -84,7 +85,7 @@ SIGNATURES = {
     "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False)",
     "Cut": "(name, aliases, shape, rectified, norms_before, norms_after)",
     "find_cuts": "(model, image)",
-    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, latest=<factory>)",
+    "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, sized=False, latest=<factory>)",
     "split": "(model, at, image, *, trace=True)",
     # Corrupt and attack
     "corrupt": (

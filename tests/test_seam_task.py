@@ -147,7 +147,7 @@ def test_a_subset_has_the_classes_of_the_whole_data_set(tmp_path):
         ClassSubset((3,))
 
 
-def test_a_subset_is_measured_reported_and_refused_an_attack(tmp_path):
+def test_a_subset_is_measured_reported_and_refused_autoattack(tmp_path):
     images, labels = load_data("digits", limit=60).tensors()
     chosen = torch.isin(labels, torch.tensor([1, 3, 8]))
     np.savez(tmp_path / "few.npz", images=(images[chosen] * 255).byte().permute(0, 2, 3, 1), labels=labels[chosen])
@@ -162,8 +162,8 @@ def test_a_subset_is_measured_reported_and_refused_an_attack(tmp_path):
     assert run.record["task"] == {"name": "subset", "options": {"classes": [1, 3, 8]}}
     assert run.record["alexnet"] is None
     assert f",{right.mean():.6g}," in tidy_csv(tmp_path / "run")
-    with pytest.raises(InputError, match="all of the model's classes for pgd-linf:1/255, but the task is subset"):
-        measure(model, data, shifts=("clean", "pgd-linf:1/255"), task="subset", device="cpu")
+    with pytest.raises(InputError, match=r"all of the model's classes for autoattack-linf:0\.1, but the task is subs"):
+        measure(model, data, shifts=("clean", "autoattack-linf:0.1"), task="subset", device="cpu")
     with pytest.raises(InputError, match="no `alexnet` for the task subset"):
         measure(model, data, shifts="clean", alexnet="cifar10", task="subset", device="cpu")
 

@@ -51,7 +51,8 @@ def layers_command(
     if as_json:
         print_json({"model": model, "side": side, "cuts": cuts})
         return
-    print_out(f"{len(cuts)} cuts between the norms of {model} at {side} px\n\n{cuts_text(cuts)}")
+    number = "1 cut" if len(cuts) == 1 else f"{len(cuts)} cuts"
+    print_out(f"{number} between the norms of {model} at {side} px\n\n{cuts_text(cuts)}")
     if chosen := end_of_first_stage(cuts, side):
         print_out(
             f"\nFor AdvBN try --at {chosen.name}, the end of the first stage; on a small network, its first block too."

@@ -101,6 +101,8 @@ def _protocol_text(name: str, protocol: dict[str, Any], summary: dict[str, Any])
     lines = [title]
     if protocol["clean_accuracy"] is not None:
         lines.append(f"clean {_with_interval(protocol, 'clean_accuracy', 'clean_interval')}")
+    if protocol.get("pixel_accuracy") is not None:
+        lines.append(f"clean pixel accuracy {_percent(protocol['pixel_accuracy'])} %")
     if len(rows) > 1:
         lines += ["", table(rows), ""]
     return "\n".join([*lines, *_means(protocol, summary)])
@@ -146,7 +148,8 @@ def _with_interval(found: dict[str, Any], value: str, interval: str) -> str:
 
 def comparison_text(comparison: "Comparison") -> str:
     """Return the table of a comparison, second less first, and what it comes to."""
-    rows = [["condition", "first", "second", "difference", "95 % interval", "only first", "only second", "p (Holm)"]]
+    alone = ["only first", "only second"] if comparison.counts_images else ["first higher", "second higher"]
+    rows = [["condition", "first", "second", "difference", "95 % interval", *alone, "p (Holm)"]]
     for one in comparison.conditions:
         condition = f"{one.shift} {one.severity}" if one.severity else one.shift
         rows.append(

@@ -15,7 +15,7 @@ from statshift.results import write_json_atomically
 from statshift.splitting.branches import Branches
 from statshift.splitting.cuts import network_of
 
-WEIGHTS, NOTE = "best.safetensors", "best.json"
+BEST_WEIGHTS, BEST_NOTE = "best.safetensors", "best.json"
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Best:
         """Keep the weights, if their score is the highest of the epochs from 1 to this one."""
         if processes.join()[0] != 0:
             return
-        note = self.folder / NOTE
+        note = self.folder / BEST_NOTE
         known = json.loads(note.read_text()) if epoch > 1 and note.exists() else {}
         score = score_of_epoch(measured, self.branch)
         if score is None or score <= known.get("score", -1):
             return
         network = network_of(branches.splits[self.branch].model)
         told = {**self.header, "epoch": epoch}
-        save_weights(network, self.folder / WEIGHTS, {"statshift": json.dumps(told)})
+        save_weights(network, self.folder / BEST_WEIGHTS, {"statshift": json.dumps(told)})
         write_json_atomically(note, {"epoch": epoch, "score": score})
 
 

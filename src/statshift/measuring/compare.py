@@ -98,6 +98,7 @@ def compare(
         measured_mean=accuracy_difference(chosen(before, some)[0], *chosen(after, some), own) if some else None,
         measured_over=mean_name(some) if some else "",
         headline=own.headline,
+        counts_images=own.counts_images,
     )
 
 
@@ -143,13 +144,15 @@ class Comparison:
     """What it is over: "mean of the 15 at severity 3"."""
     headline: str = "accuracy"
     """What the score is called that stands where the accuracy of classification does."""
+    counts_images: bool = True
+    """Whether the score is the share of images that are right, so that `only_first` are those right in the first."""
 
     def __repr__(self) -> str:
         """Return a table of the differences in %: the means, and the first and last conditions."""
         means = {"mean of 15 x 5": self.mean_accuracy, self.measured_over: self.measured_mean, "mCE": self.mce}
         conditions = {f"{one.shift} {one.severity or ''}".strip(): one.accuracy for one in self.conditions}
         shown = {name: one for name, one in means.items() if one is not None} | conditions
-        return difference_text(self.images, self.protocols, shown)
+        return difference_text(self.images, self.protocols, shown, self.headline)
 
 
 def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:

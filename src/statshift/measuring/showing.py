@@ -7,7 +7,7 @@ from typing import Any
 from statshift._core.errors import InputError
 from statshift._core.tables import percent, short_table
 from statshift.results import Row
-from statshift.results.worded import as_accuracy
+from statshift.results.worded import as_accuracy, spelt
 
 
 def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -22,16 +22,19 @@ def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> s
         count = one.get("images", summary["images"])
         rows.append([name, str(count), *map(percent, (one["clean_accuracy"], mean)), "-" if mean is None else over])
     model, data = record["model"]["spec"], record["data"]["spec"]
-    return f"Measurement of {model} on {data}: {headline} in %\n{short_table(rows)}"
+    return f"Measurement of {model} on {data}: {spelt(headline)} in %\n{short_table(rows)}"
 
 
-def difference_text(images: int, protocols: Sequence[str], differences: Mapping[str, Any]) -> str:
+def difference_text(
+    images: int, protocols: Sequence[str], differences: Mapping[str, Any], headline: str = "accuracy"
+) -> str:
     """Return a line of what is compared, and a table of `Difference`s in %, by name, second less first."""
     rows = [["condition", "first", "second", "difference", "95 % interval"]]
     for name, one in differences.items():
         interval = f"{percent(one.low, '+')} to {percent(one.high, '+')}"
         rows.append([name, percent(one.first), percent(one.second), percent(one.difference, "+"), interval])
-    return f"Comparison of {' and '.join(protocols)} over {images} images, in %\n{short_table(rows)}"
+    score = "" if headline == "accuracy" else f"{spelt(headline)} "
+    return f"Comparison of {' and '.join(protocols)} over {images} images, {score}in %\n{short_table(rows)}"
 
 
 def data_frame(rows: Sequence[Row]) -> Any:

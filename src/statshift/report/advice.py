@@ -58,10 +58,11 @@ def _finish(group: Group, _: Changes) -> Iterator[str]:
 def _check_weights(group: Group, _: Changes) -> Iterator[str]:
     for source in group.sources:
         if near_chance(source):
+            share, counted = percent(source.summary["clean_accuracy"]), source.task.counts_images
+            near = f"{share} on clean images" if counted else f"{share} accuracy on clean images"
             yield _then(
-                f"Check weights, labels and preprocessing of {source.the_model} before anything else: with "
-                f"{percent(source.summary['clean_accuracy'])} on clean images it is near chance, or these images are "
-                "shifted already.",
+                f"Check weights, labels and preprocessing of {source.the_model} before anything else: with {near} it "
+                "is near chance, or these images are shifted already.",
                 commands.measure(source, "--shifts", "clean", out=commands.beside(source, "check")),
             )
             return
@@ -218,9 +219,10 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
         if found["intervals"][0][1] < BROKEN_BELOW:
             model = commands.model(source.record)
             words = [*_training(source), "--method", AGAINST_ATTACKS.name, "--out", "robust"]
+            rest = "of the images right" if source.task.counts_images else "accuracy"
             yield _then(
                 f"If attackers matter, train {source.the_model} adversarially: {short(name)} leaves "
-                f"{percent(found['accuracy'])} {interval(found['intervals'][0])} of the images right.",
+                f"{percent(found['accuracy'])} {interval(found['intervals'][0])} {rest}.",
                 commands.join("harden", *model, *words),
             )
             return
@@ -278,7 +280,7 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
 
 def _training(source: Subject) -> list[object]:
     """Return the words of a command that trains a subject's model on images like its own."""
-    return ["--data", commands.TRAIN, *commands.loading(source.record)]
+    return ["--data", source.task.training_images, *commands.loading(source.record)]
 
 
 ADVICE_RULES: tuple[Callable[[Group, Changes], Iterator[str]], ...] = (

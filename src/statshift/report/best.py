@@ -104,7 +104,11 @@ def pair(group: Group, changes: Changes, holder: Subject, most: int) -> list[Sub
 def headline(group: Group, changes: Changes) -> str:
     """Return in one sentence what shift costs the reference, and what of it is won back."""
     source = group.reference
+    counted = source.task.counts_images
     name, clean = source.the_model, source.summary["clean_accuracy"]
+    gets, right, of = (
+        ("gets", "of the clean images right", "") if counted else ("has", "accuracy on clean images", " accuracy")
+    )
     whole = source.summary["mean_accuracy"]
     partial = partial_mean(source, group.shared) if whole is None else None
     mean, bounds = partial or (whole, source.summary["mean_interval"])
@@ -112,19 +116,18 @@ def headline(group: Group, changes: Changes) -> str:
     if mean is None and source.shifts:
         found = [source.summary["per_shift"][one]["accuracy"] for one in source.shifts]
         return (
-            f"{_begin(name)} gets {percent(clean)} of the clean images right, and from {percent(min(found), '')} to "
+            f"{_begin(name)} {gets} {percent(clean)} {right}, and from {percent(min(found), '')} to "
             f"{percent(max(found))} under {plural(len(found), 'shift')}, which no mean can be over."
         )
     if mean is None:
-        return f"{_begin(name)} gets {percent(clean)} of the clean images right; no shift was measured."
+        return f"{_begin(name)} {gets} {percent(clean)} {right}; no shift was measured."
     if clean is None:
-        fall = f"{_begin(name)} gets {percent(mean)} right under shift{over}"
+        fall = f"{_begin(name)} {gets} {percent(mean)}{of or ' right'} under shift{over}"
     elif bounds[1] < clean:
-        fall = f"Shift takes {name} from {percent(clean)} to {percent(mean)}{over}"
+        fall = f"Shift takes {name} from {percent(clean)} to {percent(mean)}{of}{over}"
     else:
-        fall = (
-            f"Shift hardly costs {name} anything: {percent(clean)} on clean images, {percent(mean)} under shift{over}"
-        )
+        fall = f"Shift hardly costs {name} anything: {percent(clean)}{of} on clean images, "
+        fall += f"{percent(mean)} under shift{over}"
     told = _won_back(group, changes, "recovers" if clean is not None and bounds[1] < clean else "gains")
     return f"{fall}; {told}." if told else f"{fall}."
 

@@ -8,7 +8,7 @@ from warnings import warn
 
 from statshift._core.errors import InputError, ReportWarning
 from statshift._core.files import replacing
-from statshift.report import attacks, changes, layers, pictures, records, severities, trainings
+from statshift.report import attacks, changes, classes, layers, pictures, records, severities, trainings
 from statshift.report.advice import advice
 from statshift.report.best import best, headline
 from statshift.report.cautions import warnings
@@ -21,7 +21,7 @@ from statshift.report.subjects import Group, group, short_spec
 from statshift.report.tables import as_csv, tables
 from statshift.report.tidy import tidy
 from statshift.report.words import listed
-from statshift.results.worded import reworded
+from statshift.results.worded import reworded, spelt
 from statshift.tasks.task import Task
 
 TITLE = "Accuracy under shift: "
@@ -130,6 +130,7 @@ def _page(survey: Survey, title: str | None) -> Page:
     models = list(dict.fromkeys(short_spec(one.record["model"]) for found in groups for one in found.sources))
     sections = (
         severities.section(groups, compared),
+        classes.section(groups, compared),
         changes.section(groups, compared),
         layers.section(groups),
         attacks.section(groups),
@@ -139,18 +140,17 @@ def _page(survey: Survey, title: str | None) -> Page:
     )
     taken, tasks = best(groups[0], compared), [one.task for found in groups for one in found.subjects]
     words = dict.fromkeys(task.headline for task in tasks)
-    told = all(task.counts_images for task in tasks)
     page = Page(
         title=title or TITLE + listed(models, 3),
         lead=lead(groups),
         verdicts=verdicts(groups, compared, taken.after if taken else None),
-        advice=advice(groups, compared) if told else (),
+        advice=advice(groups, compared),
         warnings=(*survey.material.notes, *warnings(measured, groups)),
         sections=tuple(section for section in sections if section),
         made_by=f"statshift {version('statshift')}",
-        headline=headline(groups[0], compared) if told else "",
+        headline=headline(groups[0], compared),
     )
-    return reworded(page, " or ".join(words))
+    return reworded(page, " or ".join(spelt(word) for word in words))
 
 
 def write_report(

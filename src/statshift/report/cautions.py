@@ -91,7 +91,9 @@ def missing(subject: Subject) -> tuple[int, int]:
 
 
 def near_chance(subject: Subject) -> bool:
-    """Return whether the clean accuracy is hardly above that of guessing."""
+    """Return whether the clean accuracy is hardly above that of guessing, or the task doubts it."""
+    if not subject.task.counts_images:
+        return _doubt(subject) is not None
     data, value = subject.record["data"], subject.summary["clean_accuracy"]
     if value is None or not data.get("classes"):
         return False
@@ -116,7 +118,11 @@ def _incomplete(subject: Subject, _: Group) -> Iterator[str]:
 
 
 def _chance(subject: Subject, _: Group) -> Iterator[str]:
-    if near_chance(subject):
+    if not subject.task.counts_images:
+        doubt = _doubt(subject)
+        if doubt:
+            yield doubt
+    elif near_chance(subject):
         clean = percent(subject.summary["clean_accuracy"])
         yield (
             f"Clean accuracy is {clean} with {subject.record['data']['classes']} classes, near chance: are the weights "
@@ -125,14 +131,23 @@ def _chance(subject: Subject, _: Group) -> Iterator[str]:
         )
 
 
+def _doubt(subject: Subject) -> str | None:
+    draws = subject.conditions.get(("clean", 0))
+    return subject.task.doubt(draws[0], 0) if draws else None
+
+
 def _few_images(subject: Subject, _: Group) -> Iterator[str]:
     images = subject.measured.summary["images"]
     if images < FEWER_THAN_A_RUN:
         low, high = wilson_interval(images / 2, images)
-        yield (
-            f"{images:,} images are few: the 95 % interval of one condition is up to ± {50 * float(high - low):.1f} "
-            "points."
-        )
+        widest = float(high - low) if subject.task.counts_images else _widest(subject)
+        yield (f"{images:,} images are few: the 95 % interval of one condition is up to ± {50 * widest:.1f} points.")
+
+
+def _widest(subject: Subject) -> float:
+    """Return the width of the widest interval of a condition."""
+    found = [subject.task.condition_interval(draws) for draws in subject.conditions.values()]
+    return max(high - low for low, high in found)
 
 
 def _subset(subject: Subject, _: Group) -> Iterator[str]:

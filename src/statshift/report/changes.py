@@ -8,13 +8,13 @@ from statshift.report.content import Block, Cell, Column, Fold, Section, Table
 from statshift.report.differences import Change, Changes, conditions_in_words
 from statshift.report.severities import ordered
 from statshift.report.subjects import Group, condition_name, told_family
-from statshift.report.words import accuracy_cell, count_cell, p_value, points_cell
+from statshift.report.words import accuracy_cell, count_cell, listed, p_value, points_cell
 from statshift.tasks.figures import Difference
 
 TEST = (
     "Differences are in points: the subject less what it is against, over the same images, with 95 % intervals. A "
     "condition is significantly better or worse where the test, adjusted by Holm over the conditions compared, has p "
-    f"below {SIGNIFICANT}; all others are undecided. The test is McNemar's exact one."
+    f"below {SIGNIFICANT}; all others are undecided. The test is "
 )
 DRAWS = (
     "Draws share their images and are no further evidence: where there are several, an image has one value, its mean "
@@ -44,7 +44,11 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
                 Fold(f"change-{number}-tables", f"{_against(change)}, by corruption", (by_shift, by_condition))
             )
     several = any(one.draws > 1 for change in told for one in change.comparison.conditions)
-    return Section("changes", "What changed", (TEST, *([DRAWS] if several else [])), tuple(blocks))
+    return Section("changes", "What changed", (_test(told), *([DRAWS] if several else [])), tuple(blocks))
+
+
+def _test(told: Sequence[Change]) -> str:
+    return f"{TEST}{listed(list(dict.fromkeys(change.before.task.test for change in told)), conjunction='or')}."
 
 
 def _against(change: Change) -> str:
@@ -113,13 +117,14 @@ def _by_shift(change: Change, name: str) -> Table:
 
 
 def _by_condition(change: Change, name: str) -> Table:
+    counted = change.before.task.counts_images
+    sides = ("right before only", "right after only") if counted else ("higher before", "higher after")
     columns = (
         Column("condition", numeric=False),
         Column("before, %", shade="accuracy"),
         Column("after, %", shade="accuracy"),
         Column("difference, points", shade="difference"),
-        Column("right before only", note="images, over all draws"),
-        Column("right after only", note="images, over all draws"),
+        *(Column(one, note="images, over all draws") for one in sides),
         Column("p", note="of the paired test, adjusted by Holm over the conditions"),
         Column("verdict", numeric=False),
     )

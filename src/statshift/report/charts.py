@@ -7,22 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from statshift.report.content import Chart, Panel, Series
-
-STYLES = 8
-"""Colours, dash patterns and marker shapes; more series take other combinations of these."""
-
-_SHAPES = (
-    '<circle r="2.3"/>',
-    '<path d="M-2.4-2.4H2.4V2.4H-2.4Z"/>',
-    '<path d="M0-3.2L3 2.3H-3Z"/>',
-    '<path d="M0-3.4L3.2 0 0 3.4-3.2 0Z"/>',
-    '<path class="hollow" d="M2.5 0A2.5 2.5 0 1 1-2.5 0 2.5 2.5 0 1 1 2.5 0Z"/>',
-    '<path class="hollow" d="M-2.2-2.2H2.2V2.2H-2.2Z"/>',
-    '<path d="M0 3.2L3-2.3H-3Z"/>',
-    '<path class="cross" d="M-2.6-2.6L2.6 2.6M-2.6 2.6L2.6-2.6"/>',
-)
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {9: "⇥", 10: "⏎", 0x2028: "⏎", 0x2029: "⏎"}
+from statshift.report.marks import classes, decimal, figure_text, marker, visible
 
 
 @dataclass(frozen=True)
@@ -52,20 +37,6 @@ class Frame:
         return self.top + inner * (self.high - value) / (self.high - self.low)
 
 
-def visible(value: object) -> object:
-    """Return text with its control characters made visible and undecodable bytes marked; other things as they are."""
-    if isinstance(value, str) and not isinstance(value, Markup):
-        text = value.replace("\r\n", "\n").translate(_CONTROLS)
-        return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return value
-
-
-def markers() -> Markup:
-    """Return the marker shapes, for once on a page."""
-    shapes = "".join(f'<g id="_m{index}">{shape}</g>' for index, shape in enumerate(_SHAPES))
-    return Markup(f'<svg class="defs" width="0" height="0" aria-hidden="true"><defs>{shapes}</defs></svg>')
-
-
 def styles(chart: Chart, subjects: Sequence[str] = ()) -> dict[str, int]:
     """Return the style of each series label: a page's subject has the same one everywhere."""
     labels = list(dict.fromkeys(series.label for panel in chart.panels for series in panel.series))
@@ -77,8 +48,8 @@ def styles(chart: Chart, subjects: Sequence[str] = ()) -> dict[str, int]:
 def legend(label_styles: Mapping[str, int]) -> Markup:
     """Return a list of the series' labels, each beside a piece of its line."""
     items = (
-        f'<li><svg class="{_classes(style)}" width="34" height="12" viewBox="0 0 34 12" aria-hidden="true">'
-        f'<path d="M0 6H34"/>{_marker(style, 17, 6)}</svg><bdi>{_text(label)}</bdi></li>'
+        f'<li><svg class="{classes(style)}" width="34" height="12" viewBox="0 0 34 12" aria-hidden="true">'
+        f'<path d="M0 6H34"/>{marker(style, 17, 6)}</svg><bdi>{_text(label)}</bdi></li>'
         for label, style in label_styles.items()
     )
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
@@ -102,12 +73,12 @@ def draw(chart: Chart, panel: Panel, label_styles: Mapping[str, int]) -> Markup:
     parts = [_grid(axes), _x_ticks(chart, axes)]
     drawn = [(series, label_styles[series.label]) for series in panel.series]
     for series, style in drawn:
-        parts.append(f'<g class="{_classes(style)}">{_bands(series, axes, scale)}</g>')
+        parts.append(f'<g class="{classes(style)}">{_bands(series, axes, scale)}</g>')
     for series, style in reversed(drawn):  # The first, to which others are compared, lies on top.
-        parts.append(f'<g class="{_classes(style)}">{_line(series, axes, scale, style)}</g>')
+        parts.append(f'<g class="{classes(style)}">{_line(series, axes, scale, style)}</g>')
     parts.extend(_hovers(chart, panel, axes))
     label = f"{chart.title}; {panel.title}: " + "; ".join(_in_words(series, chart.percent) for series in panel.series)
-    size = f'viewBox="0 0 {_n(axes.width)} {_n(axes.height)}"'
+    size = f'viewBox="0 0 {decimal(axes.width)} {decimal(axes.height)}"'
     return Markup(f'<svg class="plot" role="img" {size} aria-label="{_text(label)}">{"".join(parts)}</svg>')
 
 
@@ -118,7 +89,7 @@ def strip_chart(
     low, high = span
 
     def x(place: float) -> str:
-        return _n(4 + 92 * (place - low) / (high - low) if high > low else 50)
+        return decimal(4 + 92 * (place - low) / (high - low) if high > low else 50)
 
     mark = "" if reference is None else f'<path class="r" d="M{x(reference)} 1V13"/>'
     whisker = f'<path class="w" d="M{x(bounds[0])} 7H{x(bounds[1])}"/>' if bounds and _finite(*bounds) else ""
@@ -126,13 +97,6 @@ def strip_chart(
         '<svg class="strip" width="100" height="14" viewBox="0 0 100 14" aria-hidden="true"><path d="M0 7H100"/>'
         f'{mark}{whisker}<circle cx="{x(value)}" cy="7" r="3"/></svg>'
     )
-
-
-def figure_text(value: float | None, percent: bool) -> str:
-    """Return a value as text: in percent to one decimal, others to four digits; a dash for none."""
-    if value is None or not math.isfinite(value):
-        return "-"
-    return f"{100 * value:.1f} %" if percent else f"{value:.4g}"
 
 
 def _range(chart: Chart) -> tuple[float, float, tuple[float, ...]]:
@@ -160,10 +124,15 @@ def _step(span: float, pieces: int) -> float:
 
 
 def _grid(axes: Frame) -> str:
-    lines = "".join(f"M{_n(axes.left)} {_n(axes.y(tick))}H{_n(axes.width - axes.right)}" for tick in axes.ticks if tick)
-    zero = f"M{_n(axes.left)} {_n(axes.y(0))}H{_n(axes.width - axes.right)}"
+    lines = "".join(
+        f"M{decimal(axes.left)} {decimal(axes.y(tick))}H{decimal(axes.width - axes.right)}"
+        for tick in axes.ticks
+        if tick
+    )
+    zero = f"M{decimal(axes.left)} {decimal(axes.y(0))}H{decimal(axes.width - axes.right)}"
     labels = "".join(
-        f'<text x="{_n(axes.left - 5)}" y="{_n(axes.y(tick) + 3.5)}">{_tick(tick)}</text>' for tick in axes.ticks
+        f'<text x="{decimal(axes.left - 5)}" y="{decimal(axes.y(tick) + 3.5)}">{_tick(tick)}</text>'
+        for tick in axes.ticks
     )
     return f'<path class="grid" d="{lines}"/><path class="zero" d="{zero}"/><g class="y">{labels}</g>'
 
@@ -176,9 +145,9 @@ def _x_ticks(chart: Chart, axes: Frame) -> str:
     every = next(nice for nice in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000) if nice >= every or nice == 1000)
     base = axes.height - axes.bottom
     kept = range(0, len(names), every)
-    marks = "".join(f"M{_n(axes.x(index))} {_n(base)}v3" for index in kept)
+    marks = "".join(f"M{decimal(axes.x(index))} {decimal(base)}v3" for index in kept)
     texts = "".join(
-        f'<text x="{_n(axes.x(index))}" y="{_n(base + 14)}"{_anchor(index, len(names), names[index], axes)}>'
+        f'<text x="{decimal(axes.x(index))}" y="{decimal(base + 14)}"{_anchor(index, len(names), names[index], axes)}>'
         f"{escape(names[index])}</text>"
         for index in kept
     )
@@ -207,7 +176,7 @@ def _runs(values: Sequence[float | None], *others: Sequence[float | None]) -> It
 
 
 def _points(indices: Iterable[int], values: Sequence[float | None], axes: Frame, scale: float) -> str:
-    return " ".join(f"{_n(axes.x(i))},{_n(axes.y(scale * (values[i] or 0.0)))}" for i in indices)
+    return " ".join(f"{decimal(axes.x(i))},{decimal(axes.y(scale * (values[i] or 0.0)))}" for i in indices)
 
 
 def _bands(series: Series, axes: Frame, scale: float) -> str:
@@ -230,7 +199,7 @@ def _line(series: Series, axes: Frame, scale: float, style: int) -> str:
             parts.append(f'<polyline points="{_points(run, series.values, axes, scale)}"/>')
         for index in run:
             if index % every == 0 or len(run) == 1:
-                parts.append(_marker(style, axes.x(index), axes.y(scale * (series.values[index] or 0.0))))
+                parts.append(marker(style, axes.x(index), axes.y(scale * (series.values[index] or 0.0))))
     return "".join(parts)
 
 
@@ -249,8 +218,8 @@ def _hovers(chart: Chart, panel: Panel, axes: Frame) -> Iterator[str]:
                 bounds = f" [{low}, {high}]"
             lines.append(f"{visible(series.label)}: {figure_text(value, chart.percent)}{bounds}")
         yield (
-            f'<rect x="{_n(axes.x(index) - width / 2)}" y="0" width="{_n(width)}" '
-            f'height="{_n(axes.height - axes.bottom)}"><title>{escape(chr(10).join(lines))}</title></rect>'
+            f'<rect x="{decimal(axes.x(index) - width / 2)}" y="0" width="{decimal(width)}" '
+            f'height="{decimal(axes.height - axes.bottom)}"><title>{escape(chr(10).join(lines))}</title></rect>'
         )
 
 
@@ -267,30 +236,12 @@ def _finite(*numbers: float | None) -> bool:
     return all(number is not None and math.isfinite(number) for number in numbers)
 
 
-def _classes(style: int) -> str:
-    return f"s{style % STYLES} d{_shape(style)}"
-
-
-def _shape(style: int) -> int:
-    return (style + style // STYLES) % STYLES
-
-
-def _marker(style: int, x: float, y: float) -> str:
-    return f'<use href="#_m{_shape(style)}" x="{_n(x)}" y="{_n(y)}"/>'
-
-
 def _shorten(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-(most - most // 2 - 1) :]}"
 
 
 def _tick(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")  # noqa: RUF001
-
-
-def _n(value: float) -> str:
-    """Return a coordinate to one decimal."""
-    text = f"{value:.1f}".removesuffix(".0")
-    return "0" if text == "-0" else text
 
 
 def _text(text: str) -> Markup:

@@ -14,7 +14,6 @@ from statshift.shifts.registry import GROUPS
 from statshift.shifts.stored import read_shifted
 
 WEIGHTS = "WEIGHTS"
-TRAIN = "folder:TRAIN"
 TARGET = "folder:TARGET"
 OWN = "py:FILE:FUNCTION"
 BY_AUTHORS = ((None, None), (256, 224))

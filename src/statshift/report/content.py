@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from statshift.report.tiles import Scenes
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -153,7 +155,30 @@ class Facts:
     folded: bool = True
 
 
-Block = Table | Chart | Pictures | Facts
+@dataclass(frozen=True)
+class ByRow:
+    """A chart of a row for each of `labels`, on which each series has a mark; drawn in percent from 0 to 100.
+
+    Attributes:
+        name: unique on a page; letters, digits and hyphens.
+        title: what it shows, over what.
+        x_label: label of the axis, with the unit.
+        labels: one for each row.
+        series: values by row; None where there is none.
+        table: the same figures as a table.
+        note: beneath it.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    labels: tuple[str, ...]
+    series: tuple[Series, ...]
+    table: Table
+    note: str = ""
+
+
+Block = Table | Chart | ByRow | Pictures | Scenes | Facts
 
 
 @dataclass(frozen=True)

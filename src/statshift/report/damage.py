@@ -73,6 +73,8 @@ COUNTED_AS: dict[str, tuple[type, ...]] = {
     "model.preprocessing.std": (list, NoneType),
     "model.preprocessing.size_multiple": (int, NoneType),
     "data.counts": (dict, NoneType),
+    "data.maps": (dict, NoneType),
+    "data.pixel_counts": (dict, NoneType),
     "task": (dict, NoneType),
     "task.name": (str, NoneType),
     "task.options": (dict, NoneType),

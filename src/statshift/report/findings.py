@@ -100,13 +100,19 @@ def summary_table(groups: Sequence[Group]) -> Table:
         *([Column("mCE relative to", numeric=False)] if with_mce else []),
     )
     rows = [_summary_row(subject, group, with_mce) for group in groups for subject in group.subjects]
-    return Table("summary", "The summary's figures, in %", columns, tuple(rows), _NOTE, folded=True)
+    counted = all(subject.task.counts_images for group in groups for subject in group.subjects)
+    note = (_WILSON if counted else _RESAMPLED) + _NOTE
+    return Table("summary", "The summary's figures, in %", columns, tuple(rows), note, folded=True)
 
 
 RELATIVE = "rises over the clean error, in units of the baseline's rise"
+_WILSON = "Intervals are 95 %: Wilson's for the clean accuracy, and for means and mCE over images with one value each. "
+_RESAMPLED = (
+    "Intervals are 95 %, each task's own: where its score is no share of images, over resamples of the images. "
+)
 _NOTE = (
-    "Intervals are 95 %: Wilson's for the clean accuracy, and for means and mCE over images with one value each. Where "
-    "a subject lacks one of the 15 x 5 common conditions its mean is over those that all subjects were measured under."
+    "Where a subject lacks one of the 15 x 5 common conditions its mean is over those that all subjects were measured "
+    "under."
 )
 
 
@@ -142,7 +148,9 @@ def _beside(change: Change, part: Difference) -> str:
     """Return what the source has on the images of the difference, where its own figures are over more."""
     if change.comparison.images == change.before.images:
         return ""
-    return f" ({change.comparison.images:,}, of which the source has {percent(part.first)} right)"
+    share = percent(part.first)
+    right = f"of which the source has {share} right" if change.before.task.counts_images else f"source {share}"
+    return f" ({change.comparison.images:,}, {right})"
 
 
 def _difference(found: Difference) -> str:
@@ -187,7 +195,7 @@ def _clean(subject: Subject, change: Change | None) -> Figure:
         CLEAN_ACCURACY,
         value,
         bounds,
-        "Share classified rightly of the images as they are in the data, nothing made of them.",
+        f"{subject.task.meaning} as they are in the data, nothing made of them.",
         clean,
     )
 

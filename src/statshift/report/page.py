@@ -14,8 +14,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from statshift.report import charts
-from statshift.report.content import Chart, Column, Facts, Fold, Page, Pictures, Table, Verdict, blocks_of
+from statshift.report import charts, dots, marks
+from statshift.report.content import (
+    ByRow,
+    Chart,
+    Column,
+    Facts,
+    Fold,
+    Page,
+    Pictures,
+    Table,
+    Verdict,
+    blocks_of,
+)
+from statshift.report.tiles import Scenes
 
 LEVELS = 12
 """Steps of a table's shading, towards losses and towards gains."""
@@ -48,7 +60,7 @@ def render(page: Page) -> str:
             script=script,
             sections=[(anchor(section.name), section) for section in page.sections],
             anchor=anchor,
-            markers=charts.markers() if _all_blocks(page, Chart) else "",
+            markers=marks.markers() if _all_blocks(page, Chart | ByRow) else "",
             strips=_strips(page.verdicts),
             tones=[_tone(verdict, page.verdicts) for verdict in page.verdicts],
             notes=_notes(page.verdicts),
@@ -56,7 +68,11 @@ def render(page: Page) -> str:
             shading=_shading(page),
             draw=charts.draw,
             legend=charts.legend,
-            styles=lambda chart: charts.styles(chart, subjects),
+            styles=lambda chart: (
+                dots.row_styles(chart, subjects) if isinstance(chart, ByRow) else charts.styles(chart, subjects)
+            ),
+            row=dots.draw_row,
+            axis=dots.axis,
         )
     )
 
@@ -69,11 +85,13 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=charts.visible,
+        finalize=marks.visible,
     )
     environment.tests |= {
         "table": lambda block: isinstance(block, Table),
         "chart": lambda block: isinstance(block, Chart),
+        "dots": lambda block: isinstance(block, ByRow),
+        "scenes": lambda block: isinstance(block, Scenes),
         "pictures": lambda block: isinstance(block, Pictures),
         "fold": lambda block: isinstance(block, Fold),
         "facts": lambda block: isinstance(block, Facts),
@@ -124,7 +142,7 @@ def _anchors(*taken: str) -> Callable[[str], str]:
     return anchor
 
 
-def _all_blocks(page: Page, kind: type) -> list[Any]:
+def _all_blocks(page: Page, kind: Any) -> list[Any]:
     return [block for block in blocks_of(page) if isinstance(block, kind)]
 
 
@@ -172,7 +190,7 @@ def _shading(page: Page) -> Callable[[Column, float | None], str]:
     Deep shades are losses: low accuracy, high error, differences below 0. Differences above 0 have another hue. A shade
     means the same in all of a page's tables: errors above 1 share a scale, and so do all differences.
     """
-    tables = [*_all_blocks(page, Table), *(chart.table for chart in _all_blocks(page, Chart))]
+    tables = [*_all_blocks(page, Table), *(chart.table for chart in _all_blocks(page, Chart | ByRow))]
     values: dict[str, list[float]] = {"accuracy": [], "error": [], "difference": []}
     small: set[int] = set()
     for table in tables:
@@ -203,9 +221,9 @@ def _shading(page: Page) -> Callable[[Column, float | None], str]:
 
 def _coded(text: str) -> Markup:
     """Return a sentence whose words between backticks are code."""
-    parts = [escape(charts.visible(part)) for part in text.split("`")]
+    parts = [escape(marks.visible(part)) for part in text.split("`")]
     if len(parts) % 2 == 0:
-        return escape(charts.visible(text))
+        return escape(marks.visible(text))
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts)
     )

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from statshift._core.errors import InputError
 from statshift.report.best import pair
 from statshift.report.content import Block, Cell, Column, Picture, Pictures, Prediction, Section, Table
 from statshift.report.damage import damaged
 from statshift.report.differences import Changes
+from statshift.report.scenes import scenes
+from statshift.report.strips import strips_of, tile
 from statshift.report.subjects import Group, Subject, condition_name
-from statshift.report.words import count_cell, listed, plural, short
+from statshift.report.words import class_name, count_cell, listed, plural
 from statshift.results import Row
 from statshift.results.conditions import Condition
 
@@ -55,11 +55,17 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
     blocks: list[Block] = []
     text = []
     for group in groups:
-        holder = next((one for one in group.sources if _strips(one)), None)
+        holder = next((one for one in group.sources if strips_of(one)), None)
         if holder is None:
             continue
         with damaged(holder.measured.run.path / "examples"):
             subjects = pair(group, changes, holder, MOST_SUBJECTS)
+            if holder.task.shows_maps:
+                title = f"Images under shift{f', of {group.data}' if len(groups) > 1 else ''}, truth and predictions"
+                block, chosen_so = scenes(holder, subjects, f"images-{group.number + 1}", title)
+                blocks += [*([block] if block else []), *_how_often(group, holder, changes)]
+                text += [chosen_so] if block else []
+                continue
             candidates = _candidates(subjects, holder)
             chosen = choose(candidates, MOST_OF_KIND if len(group.subjects) > 1 else ALONE)
             pictures = _cut(holder, chosen)
@@ -98,29 +104,17 @@ def cut(content: bytes, place: int, count: int, side: int) -> str:
     Raises:
         ValueError: the content is no image of that size.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as strip:
-            kind = "PNG" if strip.format == "PNG" else "JPEG"
-            if strip.size != (count * side, side):
-                raise ValueError(f"its size is {strip.size}, not {(count * side, side)}")
-            tile = strip.convert("RGB").crop((place * side, 0, (place + 1) * side, side))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError("it is no image") from error
+    found = tile(content, place, count, side)
+    kind = "PNG" if found.format == "PNG" else "JPEG"
     file = io.BytesIO()
-    tile.save(file, kind, **({"optimize": True} if kind == "PNG" else {"quality": PICTURE_QUALITY}))
+    found.save(file, kind, **({"optimize": True} if kind == "PNG" else {"quality": PICTURE_QUALITY}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-
-
-def _strips(subject: Subject) -> dict[str, str]:
-    examples = subject.measured.run.examples
-    with damaged(subject.measured.run.path / "examples" / "examples.json"):
-        return dict(examples["strips"]) if examples else {}
 
 
 def _candidates(subjects: Sequence[Subject], holder: Subject) -> list[Candidate]:
     """Return every example image under every condition with a strip; the holder's own prediction is the first."""
     examples = holder.measured.run.examples or {}
-    strips, labels, names = _strips(holder), examples["labels"], examples["class_names"]
+    strips, labels, names = strips_of(holder), examples["labels"], examples["class_names"]
     found = []
     for condition in holder.conditions:
         if _name(condition) not in strips:
@@ -154,13 +148,6 @@ def _predict(subject: Subject, condition: Condition, position: int, label: int, 
 def _first_draw(subject: Subject, condition: Condition) -> Row | None:
     draws = subject.conditions.get(condition)
     return min(draws, key=lambda row: row["draw"]) if draws else None
-
-
-def class_name(label: int, names: Any) -> str:
-    """Return a class by its name, or its number where it has none."""
-    if isinstance(names, Mapping):
-        return short(str(names.get(str(label)) or f"class {label}"), 40)
-    return short(str(names[label]), 40) if names and 0 <= label < len(names) and names[label] else f"class {label}"
 
 
 def _cut(holder: Subject, chosen: Sequence[Candidate]) -> list[Picture]:
@@ -200,11 +187,12 @@ def _choice(group: Group, subjects: Sequence[Subject], candidates: Sequence[Cand
 
 def _how_often(group: Group, holder: Subject, changes: Changes) -> list[Table]:
     """Return how often each subject alone is right, over all images and conditions, not the examples only."""
+    alone = "alone is right" if holder.task.counts_images else "has the higher accuracy"
     columns = (
         Column("subject", numeric=False),
         Column("against", numeric=False),
-        Column("it alone is right", note="images, over all conditions and draws"),
-        Column("the other alone is right", note="images, over all conditions and draws"),
+        Column(f"it {alone}", note="images, over all conditions and draws"),
+        Column(f"the other {alone}", note="images, over all conditions and draws"),
     )
     rows = []
     for change in (changes.of(holder, subject) for subject in group.subjects):
@@ -212,5 +200,5 @@ def _how_often(group: Group, holder: Subject, changes: Changes) -> list[Table]:
             conditions = change.comparison.conditions
             counts = sum(one.only_second for one in conditions), sum(one.only_first for one in conditions)
             rows.append((Cell(change.after.label), Cell(holder.label), *map(count_cell, counts)))
-    title = "How often one alone is right, over all images and conditions"
+    title = f"How often one {alone}, over all images and conditions"
     return [Table(f"alone-right-{group.number + 1}", title, columns, tuple(rows), folded=True)] if rows else []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from statshift.report.content import Cell, Chart, Column, Page, Table, blocks_of
+from statshift.report.content import ByRow, Cell, Chart, Column, Page, Table, blocks_of
 from statshift.report.words import ABSENT
 
 INTERVAL = Column("95 % interval", numeric=False)
@@ -15,7 +15,7 @@ INTERVAL = Column("95 % interval", numeric=False)
 
 def tables(page: Page) -> list[Table]:
     """Return all tables of a page, in order; a chart counts as its table, and intervals have columns of their own."""
-    found = (block.table if isinstance(block, Chart) else block for block in blocks_of(page))
+    found = (block.table if isinstance(block, Chart | ByRow) else block for block in blocks_of(page))
     return [spread(block) for block in found if isinstance(block, Table)]
 
 

@@ -1,7 +1,8 @@
 """Numbers as a reader sees them: percent, points, intervals, and the cells that hold them."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from statshift.report.content import Cell
 
@@ -59,6 +60,13 @@ def points_cell(value: float, bounds: Interval, note: str = "") -> Cell:
 def count_cell(value: float) -> Cell:
     """Return the cell of a whole number."""
     return Cell(f"{value:,.0f}", float(value))
+
+
+def class_name(label: int, names: Any) -> str:
+    """Return a class by its name, of names in order or by label as text, or its number where it has none."""
+    if isinstance(names, Mapping):
+        return short(str(names.get(str(label)) or f"class {label}"), 40)
+    return short(str(names[label]), 40) if names and 0 <= label < len(names) and names[label] else f"class {label}"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

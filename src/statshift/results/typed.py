@@ -13,10 +13,15 @@ class MeanOver(TypedDict):
 class ShiftSummary(TypedDict, total=False):
     """One shift: the task's measures over the severities measured, and its score at each.
 
-    The fields of measures are those of classification; of another task they are its `measure_names`.
+    The fields of measures are those of classification and of segmentation; of another task they are its
+    `measure_names`.
     """
 
     accuracy: float
+    miou: float
+    miou_by_severity: list[float | None]
+    pixel_accuracy: float
+    per_image_miou: float
     error: float
     top5_accuracy: float
     cross_entropy: float
@@ -29,10 +34,19 @@ class ShiftSummary(TypedDict, total=False):
 class ProtocolSummary(TypedDict, total=False):
     """One protocol; what there is not enough of is None.
 
-    The fields of measures, `clean_` and `mean_`, are those of classification; of another task they have the names of
-    its measures. Those from `images` on are of an adapted protocol.
+    The fields of measures, `clean_` and `mean_`, are those of classification and of segmentation; of another task they
+    have the names of its measures. Those from `images` on are of an adapted protocol.
     """
 
+    clean_miou: float | None
+    clean_pixel_accuracy: float | None
+    clean_per_image_miou: float | None
+    pixel_accuracy: float | None
+    class_iou: list[float | None] | None
+    absent_classes: list[int] | None
+    mean_miou: float | None
+    mean_pixel_accuracy: float | None
+    mean_per_image_miou: float | None
     clean_accuracy: float | None
     clean_error: float | None
     clean_top5_accuracy: float | None
@@ -56,6 +70,8 @@ class ProtocolSummary(TypedDict, total=False):
     draws: int
     mean_accuracy_by_draw: list[float]
     mean_accuracy_deviation: float | None
+    mean_miou_by_draw: list[float]
+    mean_miou_deviation: float | None
     gain: dict[str, Any] | None
     paired_source: "ProtocolSummary"
 

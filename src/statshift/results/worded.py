@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+SPELT = {"miou": "mIoU", "per_image_miou": "mean mIoU of single images"}
+"""Headlines that are not spelt as their words are."""
+
 CODES = ("shade",)
 """Fields that are no text."""
 
@@ -38,12 +41,21 @@ def _renamed(found: Mapping[str, Any], headline: str) -> dict[str, Any]:
     return {scores.get(name, name): value for name, value in others.items()}
 
 
+def spelt(headline: str) -> str:
+    """Return a headline as a reader sees it: "mIoU"."""
+    return SPELT.get(headline, headline.replace("_", " "))
+
+
+def _as_written(headline: str, first: str) -> str:
+    words = spelt(headline)
+    return words[:1].upper() + words[1:] if first == "A" and words.partition(" ")[0].islower() else words
+
+
 def reworded(value: T, headline: str) -> T:
-    """Return texts, alone or in data classes and tuples, with a headline in the place of "accuracy"."""
+    """Return texts, alone or in data classes and tuples, with a headline for "accuracy", but for that of pixels."""
     found: Any = value
     if isinstance(value, str):
-        words = headline.replace("_", " ")
-        found = value.replace("accuracy", words).replace("Accuracy", words[:1].upper() + words[1:])
+        found = re.sub(r"(?<![Pp]ixel )[Aa]ccuracy", lambda match: _as_written(headline, match[0][0]), value)
     elif isinstance(value, tuple):
         found = tuple(reworded(one, headline) for one in value)
     elif is_dataclass(value) and not isinstance(value, type):

@@ -155,7 +155,7 @@ class Branches(nn.Module):
 
 
 def _run_folded(part: Folded, weights: list[Tensor], whole: Split, features: Tensor) -> Tensor:
-    return whole.logits(part(features.clone() if whole.copies else features, weights))
+    return whole.logits(part(features.clone() if whole.copies else features, weights, *whole.beside(features)))
 
 
 def twin(model: nn.Module, norms: dict[str, _BatchNorm]) -> nn.Module:

@@ -33,7 +33,7 @@ class Cut:
         shape: (C,H,W) of its output.
         rectified: whether it ends in a ReLU, or in a pooling or concatenation of such, so that it is never negative.
         norms_before: names of the batch norms of the prefix, in execution order.
-        norms_after: names of those of the suffix.
+        norms_after: names of those of the suffix, on whose outputs the logits depend.
     """
 
     name: str
@@ -189,7 +189,7 @@ class _Dataflow:
 
     def _norms_around(self, edge: Edge) -> tuple[tuple[str, ...], tuple[str, ...]]:
         above = _ancestors(edge[0])
-        norms = [call for call in self.calls.values() if call.module in self.norms]
+        norms = [call for call in self.calls.values() if call.module in self.norms and call.edge[0] in self.reaching]
         before = [call.name for call in norms if call.edge[0] in above]
         return tuple(before), tuple(call.name for call in norms if call.edge[0] not in above)
 

@@ -23,7 +23,8 @@ class Folded:
 
     Attributes:
         pairs: each convolution and the batch norm that is folded into it.
-        part: features (B,C,H,W) and the folded weights and biases, two a pair, to what the part returns.
+        part: features (B,C,H,W), the folded weights and biases, two a pair, and what else the part takes, to what it
+            returns.
     """
 
     pairs: list[tuple[nn.Conv2d, _BatchNorm]]
@@ -34,9 +35,9 @@ class Folded:
         """Return the folded weights and biases of now, of a type if one is given; detached."""
         return [tensor.to(dtype) for conv, norm in self.pairs for tensor in fold(conv, norm)]
 
-    def __call__(self, features: Tensor, weights: FoldedWeights) -> Any:
+    def __call__(self, features: Tensor, weights: FoldedWeights, *more: Any) -> Any:
         """Return what the part returns in evaluation mode, which its other modules must be in."""
-        return self.part(features, *weights)
+        return self.part(features, *weights, *more)
 
 
 def fold(conv: nn.Conv2d, norm: _BatchNorm) -> tuple[Tensor, Tensor]:

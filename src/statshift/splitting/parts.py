@@ -12,7 +12,18 @@ from statshift._core.errors import InputError
 from statshift.models import PixelModel, extract_logits
 from statshift.splitting.cuts import Cut
 
-Part = Callable[[Tensor], Any]
+Part = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class ImageSize:
+    """Stands for images (B,3,H,W) of which the size alone is read."""
+
+    shape: torch.Size
+
+    def size(self, side: int | None = None) -> Any:
+        """Return the size, or that of a side, as a tensor does."""
+        return self.shape if side is None else self.shape[side]
 
 
 @dataclass(frozen=True)
@@ -27,6 +38,7 @@ class Split:
         cut: where; None for the input, where the prefix only normalises, if that.
         graph: the suffix in evaluation mode as torch.fx traced it; None where it could not and the suffix is replayed.
         copies: whether the suffix changes its input in evaluation mode, so that it is given a copy.
+        sized: whether the graph reads the size of the image too, as its second input; see `beside`.
         latest: height and width of the latest images of the prefix, which logits are of where images are padded.
     """
 
@@ -37,6 +49,7 @@ class Split:
     _suffix: Part = field(repr=False)
     _build: Callable[[nn.Module], "Split"] = field(repr=False)
     copies: bool = False
+    sized: bool = False
     latest: list[int] = field(default_factory=list, repr=False)
 
     def prefix(self, images: Tensor) -> Tensor:
@@ -49,7 +62,16 @@ class Split:
         """Return the logits (B,K) or (B,K,h,w) of features, which stay as they are; of the latest prefix of as many."""
         if self.copies or self.model.training:  # dropout may be in place
             features = features.clone()
-        return self.logits(self._suffix(features))
+        return self.logits(self._suffix(features, *self.beside(features)))
+
+    def beside(self, features: Tensor) -> tuple["ImageSize", ...]:
+        """Return what the suffix takes beside features: the size of the latest images, as the network takes them."""
+        if not self.sized:
+            return ()
+        height, width = self.latest
+        if isinstance(self.model, PixelModel):
+            height, width = self.model.preprocessing.padded_size(self.latest)
+        return (ImageSize(torch.Size((len(features), 3, height, width))),)
 
     def logits(self, output: Any) -> Tensor:
         """Return the logits in what the network returned for the latest images of the prefix."""

@@ -1,7 +1,7 @@
 """A model cut in two by torch.fx: the graphs of prefix and suffix, as functions of the network as it is."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -13,14 +13,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from statshift._core.errors import InputError
 from statshift.norms.kinds import keeps_statistics
 from statshift.splitting.cuts import Cut, network_of
-from statshift.splitting.parts import Split, as_network_takes, generator_states, set_generator_states
+from statshift.splitting.parts import ImageSize, Split, as_network_takes, generator_states, set_generator_states
 
 
 def traced(model: nn.Module, cut: Cut | None) -> Split:
     """Return a model's parts, of the graphs in both modes; where torch.fx cannot trace it, raise whatever it raises."""
     graphs = {mode: _cut_graph(network_of(model), cut, mode) for mode in (False, True)}
+    if _inputs(graphs[False][1]) != _inputs(graphs[True][1]):
+        raise InputError("The suffix reads the image's size in one mode alone.")
     functions = {mode: (_function(prefix), _function(suffix)) for mode, (prefix, suffix) in graphs.items()}
     return _traced_split(model, cut, graphs[False][1], functions)
+
+
+def _inputs(graph: fx.Graph) -> int:
+    return sum(node.op == "placeholder" for node in graph.nodes)
 
 
 class _Tracer(fx.Tracer):
@@ -53,6 +59,7 @@ def _cut_graph(network: nn.Module, cut: Cut | None, training: bool) -> tuple[fx.
     for node in nodes:
         if behind.intersection(node.all_input_nodes):
             behind.add(node)
+    nodes[-1].args = (_logits_of(nodes[-1].args[0]),)
     unused = [node for node in nodes if not node.users and node.op != "output"]  # they may act in place
     prefix, suffix = fx.Graph(), fx.Graph()
     _copy(nodes, prefix, [*(node for node in unused if node < at), at], {})
@@ -92,11 +99,25 @@ def _copy(nodes: list[fx.Node], graph: fx.Graph, wanted: list[fx.Node], known: d
             stack += node.all_input_nodes
     for node in nodes:
         if node in needed:
-            if node.op == "placeholder" and known:
+            if node.op == "placeholder" and known and not all(map(_reads_size, needed.intersection(node.users))):
                 raise InputError("The image crosses the cut.")
             known[node] = graph.node_copy(node, known.__getitem__)
     if wanted[-1].op != "output":
         graph.output(known[wanted[-1]])
+
+
+def _reads_size(node: fx.Node) -> bool:
+    """Return whether a node asks a tensor for its size alone."""
+    if node.op == "call_method":
+        return node.target == "size"
+    return node.op == "call_function" and node.target is getattr and node.args[1:] == ("shape",)
+
+
+def _logits_of(output: Any) -> Any:
+    """Return of a dict the logits alone, as `extract_logits` finds them, without what an auxiliary head answers."""
+    if not isinstance(output, Mapping):
+        return output
+    return output.get("logits", output.get("out", output))
 
 
 def _function(graph: fx.Graph) -> Callable[..., Any]:
@@ -119,9 +140,8 @@ def _traced_split(
     def run_prefix(images: Tensor) -> Any:
         return functions[network.training][0](network, as_network_takes(model, images))
 
-    def run_suffix(features: Tensor) -> Any:
-        return functions[network.training][1](network, features)
+    def run_suffix(features: Tensor, *sizes: ImageSize) -> Any:
+        return functions[network.training][1](network, features, *sizes)
 
-    return Split(
-        model, cut, graph, run_prefix, run_suffix, partial(_traced_split, cut=cut, graph=graph, functions=functions)
-    )
+    build = partial(_traced_split, cut=cut, graph=graph, functions=functions)
+    return Split(model, cut, graph, run_prefix, run_suffix, build, sized=_inputs(graph) == 2)

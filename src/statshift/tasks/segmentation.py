@@ -1,9 +1,6 @@
 """Segmentation: a class for each pixel, logits (B,K,h,w); mIoU from one confusion matrix over all images."""
 
-import base64
-import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,13 +14,10 @@ from statshift._core.errors import InputError
 from statshift.data import ImageData, integers_hash
 from statshift.data.checks import check_classes, checked_labels
 from statshift.metrics.segmentation import class_iou, mean_iou, pixel_accuracy
+from statshift.tasks.packing import packed, small_picture, unpacked_counts, unpacked_picture
 from statshift.tasks.row import Array, Row
 from statshift.tasks.targets import CONFIDENCE, LossByPixel, margin
 from statshift.tasks.task import Results, Task
-
-PICTURE = 128  # px; predictions of example images are shown reduced to it
-NO_PIXEL = 255
-_COUNTS = np.dtype("<u4")
 
 
 class PixelCounts(NamedTuple):
@@ -65,6 +59,7 @@ class Segmentation(Task):
     )
     class_score: ClassVar[str] = "IoU"
     shows_maps: ClassVar[bool] = True
+    training_images: ClassVar[str] = "seg:TRAIN"
     picture_side: ClassVar[int] = 256
 
     @property
@@ -146,7 +141,7 @@ class Segmentation(Task):
     def pictured(self, data: ImageData, positions: NDArray[np.int64]) -> dict[str, Any]:
         """Return small pictures of the label maps, as `shown` has them, and the images' sizes."""
         maps = [data.label_maps(np.array([position]))[0] for position in positions.tolist()]
-        return {"labels": [_packed(_small(one).numpy()) for one in maps], "sizes": data.sizes[positions].tolist()}
+        return {"labels": [packed(small_picture(one).numpy()) for one in maps], "sizes": data.sizes[positions].tolist()}
 
     # results
 
@@ -160,7 +155,7 @@ class Segmentation(Task):
             places = (truth * classes + predicted).masked_fill_(truth == self.ignore_index, classes * classes)
             counts = torch.bincount(places.flatten(), minlength=classes * classes + 1)[:-1]
             matrices.append(counts.view(classes, classes))
-            pictures.append(_small(predicted))
+            pictures.append(small_picture(predicted))
         matrix = torch.stack(matrices)
         sums = torch.stack([matrix.diagonal(dim1=1, dim2=2), matrix.sum(2), matrix.sum(1)])
         if self.ignore_index < classes:
@@ -174,20 +169,16 @@ class Segmentation(Task):
         if not finite.all():
             raise FloatingPointError(f"{(~finite).sum()} of {len(finite)}")
         images, classes = counts[0].shape
-        return {"images": images, "classes": classes, "pixels": _packed(np.concatenate(counts, axis=1))}
+        return {"images": images, "classes": classes, "pixels": packed(np.concatenate(counts, axis=1))}
 
     def shown(self, results: Results, examples: NDArray[np.int64], seen: NDArray[np.bool_]) -> dict[str, Any]:
         """Return small pictures of the predictions of example images, (S,S) packed: None of those left out."""
         pictures = results[-1][examples]
-        return {"predicted": [_packed(one) if known else None for one, known in zip(pictures, seen, strict=True)]}
+        return {"predicted": [packed(one) if known else None for one, known in zip(pictures, seen, strict=True)]}
 
     def shown_map(self, stored: Any, size: Sequence[int]) -> NDArray[np.uint8]:
         """Return the part (h,w) of a small picture that is of the image."""
-        values = unpacked(stored)
-        if len(values) != PICTURE**2:
-            raise ValueError(f"a map of example images is not {PICTURE} x {PICTURE}")
-        step = _step(size)
-        return values.reshape(PICTURE, PICTURE)[: -(-size[0] // step), : -(-size[1] // step)]
+        return unpacked_picture(stored, size)
 
     # of a row
 
@@ -196,7 +187,7 @@ class Segmentation(Task):
         stored: dict[str, Any] = {**row}
         shape = (row["images"], 3 * stored["classes"])
         try:
-            return unpacked(stored["pixels"], _COUNTS).reshape(shape).astype(np.float64)
+            return unpacked_counts(stored["pixels"]).reshape(shape).astype(np.float64)
         except ValueError:
             raise InputError(
                 f"A row is damaged: expected `pixels` of {shape[0]} images and {shape[1] // 3} classes."
@@ -218,7 +209,7 @@ class Segmentation(Task):
     def restricted(self, row: Row, kept: NDArray[np.bool_]) -> dict[str, Any]:
         """Return the counts of the images kept."""
         counts = self.statistics(row)[kept]
-        return {"classes": counts.shape[1] // 3, "pixels": _packed(counts)}
+        return {"classes": counts.shape[1] // 3, "pixels": packed(counts)}
 
     def per_class(self, draws: Sequence[Row], counts: Sequence[int] | None) -> dict[str, Any]:
         """Return pixel accuracy, each class's IoU, None of one that does not occur, and which do not."""
@@ -283,31 +274,3 @@ def _resized(logits: Tensor, size: Sequence[int]) -> Tensor:
     if logits.shape[2:] == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _step(size: Sequence[int]) -> int:
-    """Return every how many pixels of a map of a size (H,W) are in its small picture."""
-    return -(-max(size) // PICTURE)
-
-
-def _small(labels: Tensor) -> Tensor:
-    """Return a map (H,W) as a small picture (S,S)."""
-    step = _step(labels.shape)
-    small = labels[::step, ::step].to(torch.uint8)
-    height, width = small.shape
-    return F.pad(small, (0, PICTURE - width, 0, PICTURE - height), value=NO_PIXEL)
-
-
-def _packed(values: NDArray[Any]) -> str:
-    """Return counts as base64 of deflated 32-bit integers, or a picture's bytes as such."""
-    content = np.ascontiguousarray(values if values.dtype == np.uint8 else values.astype(_COUNTS)).tobytes()
-    return base64.b64encode(zlib.compress(content, 9)).decode("ascii")
-
-
-def unpacked(text: Any, kind: np.dtype[Any] | type = np.uint8) -> NDArray[Any]:
-    """Return the flat values of what a row has packed; none of damaged text."""
-    content = b""
-    if isinstance(text, str):
-        with suppress(ValueError, zlib.error):
-            content = zlib.decompress(base64.b64decode(text, validate=True))
-    return np.frombuffer(content, kind) if len(content) % np.dtype(kind).itemsize == 0 else np.empty(0, kind)

@@ -3,15 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from statshift._core.errors import InputError
-from statshift.data import ImageData, integers_hash
 from statshift.tasks.figures import (
     Difference,
     Figure,
@@ -21,16 +19,15 @@ from statshift.tasks.figures import (
     percentiles,
     score_of,
 )
+from statshift.tasks.labelled import Labelled
 from statshift.tasks.row import Array, Row
 from statshift.tasks.targets import Loss, LossByImage
-
-T = TypeVar("T", bound="Task")
 
 Results = tuple[Any, ...]
 """A named tuple of what is kept of each image's logits: tensors, or arrays, that all begin with B."""
 
 
-class Task(ABC):
+class Task(Labelled, ABC):
     """What labels are, what is kept of logits, and what a score is.
 
     A task of one's own says what `per_image` keeps, what the `score` of its sums is, and, to train, its `losses`.
@@ -46,6 +43,7 @@ class Task(ABC):
         test: the test of `paired`, as a report names it.
         class_score: what `class_scores` are called; "" for none.
         shows_maps: whether truth and answers are maps of classes, which a report shows as pictures.
+        training_images: what an advised command names for the images of a training.
         picture_side: px; larger example images are stored reduced to it.
         alexnets: tables of AlexNet's errors that its errors may be divided by.
     """
@@ -58,6 +56,7 @@ class Task(ABC):
     test: ClassVar[str] = "the normal one, with the deviation over resamples of the images"
     class_score: ClassVar[str] = ""
     shows_maps: ClassVar[bool] = False
+    training_images: ClassVar[str] = "folder:TRAIN"
     picture_side: ClassVar[int] = 128
     alexnets: ClassVar[tuple[str, ...]] = ()
 
@@ -66,83 +65,11 @@ class Task(ABC):
         """Names of what `measures` returns."""
         return (self.headline, "error")
 
-    @property
-    def ignored(self) -> int | None:
-        """The value of label maps that marks pixels which do not count, if there is one."""
-        return None
-
     def describe(self) -> dict[str, Any]:
         """Return name and options for a record."""
         held: Any = self
         options = {one.name: getattr(held, one.name) for one in fields(held)} if is_dataclass(held) else {}
         return {"name": self.name, "options": options}
-
-    # labels
-
-    def fitted(self: T, data: ImageData) -> T:
-        """Return the task as it is for a data set; itself, unless it has something to learn from the labels."""
-        return self
-
-    def labels_of(self, data: ImageData) -> NDArray[np.int64] | None:
-        """Return (N,...) by which rows and records know the labels, or None where there are none."""
-        return data.labels
-
-    def width(self, logits: Tensor) -> int:
-        """Return K, the second size of logits (B,K,...).
-
-        Raises:
-            InputError: they have another shape than the task's.
-        """
-        return logits.shape[1]
-
-    def labels(self, data: ImageData, positions: NDArray[np.int64]) -> Tensor:
-        """Return labels (B,...) of the images at positions (B,), on the CPU, fit for `per_image` and `targets`."""
-        assert data.labels is not None
-        return torch.from_numpy(data.labels[positions])
-
-    def check_labels(self, data: ImageData, width: int | None) -> None:  # noqa: B027
-        """Check that the labels are what the logits are of; unknown ones pass.
-
-        Args:
-            data: with labels or without.
-            width: K, the second size of the logits, where it is known.
-
-        Raises:
-            InputError: they are not.
-        """
-
-    def doubt_labels(self, data: ImageData, width: int) -> str | None:
-        """Return what is strange about labels of logits so wide, if anything is."""
-        return None
-
-    def describe_labels(self, data: ImageData) -> dict[str, Any]:
-        """Return what a record says of labels (N,...)."""
-        assert data.labels is not None
-        return {"labels_hash": integers_hash(data.labels)}
-
-    def checked_labels(self, labels: Any, images: Tensor, width: int | None = None) -> Tensor:
-        """Return a caller's labels (B,...) of a batch, fit for `per_image` and `targets`.
-
-        Args:
-            labels: what the caller gave.
-            images: (B,3,H,W).
-            width: K, the second size of the logits, where it is known.
-
-        Raises:
-            InputError: they do not fit.
-        """
-        if not isinstance(labels, Tensor) or labels.shape[:1] != images.shape[:1]:
-            found = tuple(labels.shape) if isinstance(labels, Tensor) else f"an object of type {type(labels).__name__}"
-            raise InputError(f"Expected labels (B,...) of {len(images)} images, but got {found}.")
-        return labels
-
-    def strata(self, data: ImageData) -> NDArray[np.int64]:
-        """Return (N,...): example images are as many of those with one value as of those with any other."""
-        return np.zeros(len(data), np.int64) if data.labels is None else data.labels
-
-    def pictured(self, data: ImageData, positions: NDArray[np.int64]) -> dict[str, Any]:
-        """Return what is stored, in JSON types, of the truth of example images at positions (n,): their `labels`."""
-        return {"labels": None if data.labels is None else data.labels[positions].tolist()}
 
     # what takes gradients of pixels
 

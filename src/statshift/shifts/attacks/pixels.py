@@ -14,9 +14,7 @@ from statshift.shifts.attacks.balls import BALLS, Ball, ball_of
 from statshift.shifts.attacks.gradients import Loss, gradient_of
 
 TARGETS = ("none", "random", "next")
-LOSSES = {"cross-entropy": "losses", "cw": "margins"}
-"""What may rise, and by what method of a task."""
-
+LOSSES = ("cross-entropy", "cw")
 LogitLoss = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -55,8 +55,7 @@ def attack_images(
     check_images(images)
     chosen = task_of_labels(labels, task)
     labels = chosen.checked_labels(labels, images)
-    if loss is None:
-        check_attack(attack, chosen, str(attack.loss if isinstance(attack, PixelAttack) else "AutoAttack"))
+    check_attack(attack, chosen, loss=loss)
     ball = ball_of(attack.norm)
     if attack.epsilon > (largest := ball.largest(images[0].numel())):
         raise InputError(
@@ -117,18 +116,21 @@ def wide_logits(model: nn.Module, images: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def check_attack(attack: PixelAttack | AutoAttack, task: Task, name: str) -> None:
-    """Check that a task has what an attack of this name needs.
+def check_attack(
+    attack: PixelAttack | AutoAttack, task: Task, name: str = "", *, loss: LogitLoss | None = None
+) -> None:
+    """Check that a task has what an attack, of a name or of none, needs; of a loss of one's own that is little.
 
     Raises:
         InputError: it has not.
     """
-    if isinstance(attack, AutoAttack) or attack.target != "none":
-        task.check_one_class(name)
-    elif attack.loss == "cw":
-        task.check_margins(name)
-    else:
-        task.check_gradients(name)
+    if isinstance(attack, AutoAttack):
+        task.check_one_class(name or "AutoAttack")
+    elif attack.target != "none":
+        task.check_one_class(name or f"the target {attack.target!r}")
+    elif loss is None:
+        check = task.check_margins if attack.loss == "cw" else task.check_gradients
+        check(name or f"the loss {attack.loss!r}")
 
 
 @torch.no_grad()
