@@ -19,7 +19,7 @@ from statshift.data import scenes
 from statshift.data.scene_labels import CITYSCAPES, SYNTHIA
 from statshift.metrics.segmentation import mean_iou
 from statshift.models import save_weights
-from statshift.recipes import SEGMENTATION, Network, DataPart, changed, describe, recipe
+from statshift.recipes import SEGMENTATION, DataPart, Network, changed, describe, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.running import run_recipe
 from statshift.tasks.segmentation import Segmentation

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-SPELT = {"miou": "mIoU", "per_image_miou": "mean mIoU of single images"}
+SPELT = {"miou": "mIoU", "per_image_miou": "mIoU by image"}
 """Headlines that are not spelt as their words are."""
 
 CODES = ("shade",)
