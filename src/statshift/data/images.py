@@ -15,7 +15,7 @@ from torch import Tensor
 from statshift._core.errors import InputError
 from statshift.data.cache import PixelCache
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
-from statshift.data.reading import read_made, read_pairs, read_pixels
+from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
 
 SCANNED = 64
@@ -271,29 +271,3 @@ class ImageData:
         indices = [self.indices[group].tolist() for group in groups]
         made = read_made(self.source, indices, augment, self.workers if workers is None else workers)
         return zip(made, groups, strict=True)
-
-    def augmented_pairs(
-        self,
-        groups: Sequence[NDArray[np.int64]],
-        augment: Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]],
-        workers: int | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
-        """Yield (images uint8 (B,V,3,h,w), label maps uint8 (B,h,w), positions (B,)) for each group of positions.
-
-        Every image and label map is decoded anew, as nothing augmented is kept.
-
-        Args:
-            groups: positions (B,) each, in any order, of images of any size.
-            augment: takes an RGB image and its label map (H,W), both before preprocessing, and the image's place in
-                the whole data set, and returns V views (V,3,h,w) and the label map (h,w) of all of them, uint8 and of
-                the same size whichever the image is; worker processes may need to pickle it.
-            workers: processes that decode and augment; default as loaded.
-
-        Raises:
-            InputError: there are no label maps, or an image or a label map is damaged.
-        """
-        if self.source.maps is None:
-            raise InputError(f"Expected label maps, but {self.spec} has none.")
-        indices = [self.indices[group].tolist() for group in groups]
-        made = read_pairs(self.source, indices, augment, self.workers if workers is None else workers)
-        return ((images, maps, group) for (images, maps), group in zip(made, groups, strict=True))
