@@ -366,6 +366,8 @@ def test_the_best_epoch_is_kept_beside_the_last(scenes, data, tmp_path):
         scores
     )
     assert read_made_by(out / "best.safetensors")["verb"] == "harden"
+    with pytest.raises(InputError, match="is of another training: it differs in keep_best"):  # of all epochs or none
+        harden(build(), data, options, out=out, device="cpu", validation=data)
     with pytest.raises(InputError, match="Expected `validation` and `out`"):
         harden(build(), data, options, device="cpu", keep_best=True)
 
