@@ -419,6 +419,17 @@ def test_augmentations_that_label_maps_have_not(method, augment, data):
     assert str(error.value) == f"Expected an augmentation that label maps have (none, crop, standard), {told}"
 
 
+def test_what_cannot_be_trained_on_unaugmented_is_told(scenes, tmp_path):
+    with pytest.raises(InputError, match="Expected no `window` for images that are not augmented"):
+        augmentation_of(replace(OPTIONS, augment="none"), load_data(f"seg:{scenes}"))
+    for number, size in enumerate([(48, 32), (32, 48)]):
+        for kind, mode in (("images", "RGB"), ("labels", "L")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.new(mode, size).save(tmp_path / kind / f"{number}.png")
+    with pytest.raises(InputError, match="Expected images of one size to train on unaugmented"):
+        augmentation_of(TrainingOptions(augment="none"), load_data(f"seg:{tmp_path}"))
+
+
 @pytest.mark.parametrize("name", ["window", "scale", "aspect", "colour"])
 def test_windows_are_of_label_maps(name):
     training = TrainingOptions(**{name: {"window": (24, 32), "scale": (0.5, 1), "aspect": 2, "colour": 0.1}[name]})
