@@ -164,7 +164,8 @@ def _loading_options(
 ) -> dict[str, Any]:
     """Add to the options of `load_data` what is left open: for `corrupt_at="model"` what the model's authors do.
 
-    That is of photographs: images with label maps keep their size, at which a model gets them anyway. Decoding gets processes of its own where the model runs on a GPU.
+    That is of photographs: images with label maps keep their size, at which a model gets them anyway. Decoding gets
+    processes of its own where the model runs on a GPU.
     """
     given = {name: value for name, value in wanted.data_options.items() if value is not None}
     given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
