@@ -148,6 +148,13 @@ def test_the_hardest_of_several_sizes_decides():
     assert fit_size(in_pixels(Hourglass(4)), [(64, 64), (50, 64)]) == 16
 
 
+def test_a_multiple_that_fits_one_size_by_chance_is_none():
+    """Images of 60 px become 64 px by multiples of 8 and 16 too, but those of 72 px would stay so."""
+    model = in_pixels(Hourglass(5))
+    assert fit_size(model, [(60, 60), (72, 72)]) == 32
+    assert model(torch.rand(1, 3, 72, 72)).shape[2:] == (72, 72)
+
+
 def test_an_answer_larger_than_the_image_asks_for_a_multiple():
     """Strides that round up and doublings that fit by chance: 47 px would come back as 48."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 5, 2, 2))

@@ -366,6 +366,8 @@ def test_the_best_epoch_is_kept_beside_the_last(scenes, data, tmp_path):
         scores
     )
     assert read_made_by(out / "best.safetensors")["verb"] == "harden"
+    with pytest.raises(InputError, match="is of another training: it differs in keep_best"):  # of all epochs or none
+        harden(build(), data, options, out=out, device="cpu", validation=data)
     with pytest.raises(InputError, match="Expected `validation` and `out`"):
         harden(build(), data, options, device="cpu", keep_best=True)
 
@@ -415,6 +417,17 @@ def test_augmentations_that_label_maps_have_not(method, augment, data):
         harden(build(), data, HardenOptions(method, training=replace(OPTIONS, augment=augment)), device="cpu")
     told = f"but got {'cutmix' if isinstance(method, CutMix) else augment}."
     assert str(error.value) == f"Expected an augmentation that label maps have (none, crop, standard), {told}"
+
+
+def test_what_cannot_be_trained_on_unaugmented_is_told(scenes, tmp_path):
+    with pytest.raises(InputError, match="Expected no `window` for images that are not augmented"):
+        augmentation_of(replace(OPTIONS, augment="none"), load_data(f"seg:{scenes}"))
+    for number, size in enumerate([(48, 32), (32, 48)]):
+        for kind, mode in (("images", "RGB"), ("labels", "L")):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.new(mode, size).save(tmp_path / kind / f"{number}.png")
+    with pytest.raises(InputError, match="Expected images of one size to train on unaugmented"):
+        augmentation_of(TrainingOptions(augment="none"), load_data(f"seg:{tmp_path}"))
 
 
 @pytest.mark.parametrize("name", ["window", "scale", "aspect", "colour"])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from statshift._core.errors import DataWarning, InputError
 from statshift._core.identity import differing
+from statshift.adapting.drawing import draw_images
 from statshift.data import load_data, loading_options
 from statshift.data.maps import stored_indices
 
@@ -186,6 +187,15 @@ def test_batches_are_of_one_size_each_and_hold_every_image_once(sizes):
     with pytest.raises(InputError, match="one size together"):
         data.label_maps([0, 1])
     assert load_data(f"seg:{sizes}", crop=32).sizes.tolist() == [[32, 32]] * 7
+
+
+def test_images_of_several_sizes_are_adapted_on_by_their_centres(sizes):
+    drawn = draw_images(load_data(f"seg:{sizes}"), 7)
+    assert drawn.shape == (7, 3, 32, 32)  # the least height and the least width
+    for number, (height, width) in enumerate([(40, 48), (32, 64), (40, 48), (64, 32), (32, 64), (40, 48), (64, 32)]):
+        top, left = (height - 32) // 2, (width - 32) // 2
+        expected = pixels(number, height, width)[top : top + 32, left : left + 32]
+        assert np.array_equal((drawn[number] * 255).round().permute(1, 2, 0).numpy(), expected)
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 7])

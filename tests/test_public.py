@@ -131,6 +131,7 @@ SIGNATURES = {
     "Task": "()",
     "Classification": "()",
     "ClassSubset": "(classes=None)",
+    "Segmentation": "(ignore_index=255)",
 }
 """By name, grouped by verb: whoever changes one breaks a user's code."""
 

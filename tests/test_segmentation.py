@@ -1,11 +1,13 @@
 """The task of label maps: counts, mIoU, intervals and losses against loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError
+from statshift._core.errors import DataWarning, InputError
 from statshift.metrics.segmentation import class_iou
 from statshift.results.rows import make_row, restrict
 from statshift.tasks.figures import score_of
@@ -135,3 +137,14 @@ def test_rows_are_refused_that_are_damaged_or_not_finite(answers):
         row_of(broken, labels)
     with pytest.raises(InputError, match=r"logits \(B,K,h,w\).*shape \(6, 5\)"):
         TASK.per_image(logits[..., 0, 0], labels)
+
+
+def test_a_task_takes_the_ignored_label_of_the_data_and_stays_what_it_is():
+    class Own(Segmentation):
+        name = "own"
+
+    data = SimpleNamespace(has_maps=True, ignore_index=11, spec="seg:frames")
+    assert Own().fitted(data) == Own(11)
+    assert Own(11).fitted(data) == Own(11)
+    with pytest.warns(DataWarning, match="leaves out pixels labelled 3, but seg:frames those labelled 11, which holds"):
+        assert TASK.fitted(data) == Segmentation(11)

@@ -72,6 +72,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.splitting.parts import Split as Split
     from statshift.splitting.split import split as split
     from statshift.tasks.classification import Classification as Classification
+    from statshift.tasks.segmentation import Segmentation as Segmentation
     from statshift.tasks.subset import ClassSubset as ClassSubset
     from statshift.tasks.task import Task as Task
 else:
@@ -127,6 +128,7 @@ else:
             "statshift.tasks.task": ("Task",),
             "statshift.tasks.classification": ("Classification",),
             "statshift.tasks.subset": ("ClassSubset",),
+            "statshift.tasks.segmentation": ("Segmentation",),
             "statshift._core.errors": ("FewImagesWarning", "InputError", "StatshiftWarning"),
         },
     )

@@ -1,5 +1,7 @@
 """Which images a measurement adapts on, draw by draw, and in which batches a stream and a whole set come."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -28,9 +30,25 @@ def adaptation_positions(indices: NDArray[np.int64], samples: int, seed: int, dr
 
 
 def draw_images(data: ImageData, samples: int, seed: int = 0, draw: int = 0) -> Tensor:
-    """Return the images (n,3,H,W) in [0,1] that a draw adapts on; see `adaptation_positions`."""
-    ((images, _),) = data.groups([adaptation_positions(data.indices, samples, seed, draw)])
-    return images.float() / 255
+    """Return the images (n,3,H,W) in [0,1] that a draw adapts on; see `adaptation_positions` and `together`."""
+    alike = data.alike(adaptation_positions(data.indices, samples, seed, draw))
+    return together([images for images, _ in data.groups(alike)], alike).float() / 255
+
+
+def together(parts: Sequence[Tensor], positions: Sequence[NDArray[np.int64]]) -> Tensor:
+    """Return images (b,3,h,w) of one size each as one batch (B,3,H,W), in the order of their positions (b,).
+
+    Of several sizes they are the centres, as large as all of them are: nothing is resized, which would move the
+    statistics.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    height, width = (min(part.shape[axis] for part in parts) for axis in (2, 3))
+    corners = [((part.shape[2] - height) // 2, (part.shape[3] - width) // 2) for part in parts]
+    centres = [
+        part[..., top : top + height, left : left + width] for part, (top, left) in zip(parts, corners, strict=True)
+    ]
+    return torch.cat(centres)[torch.from_numpy(np.concatenate(positions).argsort())]
 
 
 FULL_BATCH = 64

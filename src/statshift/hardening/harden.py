@@ -140,6 +140,8 @@ def harden(
         task=task,
     )
     record = _described(pixel_model, images, options, where, compiled, task) | looking.describe()
+    if keep_best:  # all epochs of a training are compared, or none
+        record["keep_best"] = options.branch
     identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
     example, _ = next(images.batches(2, which=[0]))
     branches = Branches(

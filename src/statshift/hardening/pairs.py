@@ -186,11 +186,18 @@ def augmentation_of(
     Raises:
         InputError: an augmentation that label maps do not have, or options that only they have.
     """
+    given = [name for name in PAIR_OPTIONS if getattr(options, name) != getattr(TrainingOptions, name)]
     if not data.has_maps:
-        given = [name for name in PAIR_OPTIONS if getattr(options, name) != getattr(TrainingOptions, name)]
         if given:
             raise InputError(f"Expected no `{given[0]}` to train on {data.spec}: it is of data with label maps.")
         return augmentation_for(options.augment, data, options.seed)
+    if options.augment == "none" and given:
+        raise InputError(f"Expected no `{given[0]}` for images that are not augmented: choose crop or standard.")
+    if options.augment == "none" and data.several_sizes:
+        raise InputError(
+            f"Expected images of one size to train on unaugmented, but those of {data.spec} differ: give `resize` and "
+            "`crop`, or choose crop or standard."
+        )
     red, green, blue = GREY if mean is None else (255 * mean.flatten().cpu()).clamp(0, 255).round().int().tolist()
     return PairAugmentation(
         options.augment,

@@ -59,7 +59,8 @@ def write_corrupted(
     if layout not in LAYOUTS:
         raise unknown("layout", layout, LAYOUTS)
     if data.labels is None:
-        raise InputError(f"Expected labelled images, but {data.spec} has no labels.")
+        lacking = "label maps, which these layouts do not hold" if data.has_maps else "no labels"
+        raise InputError(f"Expected labelled images, but {data.spec} has {lacking}.")
     levels: dict[str, list[int]] = {}
     for condition in wanted:
         levels.setdefault(condition.shift, []).append(condition.severity)

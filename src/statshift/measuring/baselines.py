@@ -15,6 +15,7 @@ from statshift.tasks.task import Task
 
 ALIKE = (
     ("data", "classes"),
+    ("data", "maps"),
     ("task", "name"),
     ("corruption", "table"),
     ("corruption", "scale_constants"),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from statshift._core import processes
 from statshift._core.copying import copied
+from statshift.adapting.drawing import together
 from statshift.data import ImageData
 from statshift.measuring.loading import DTYPES, Dtype, dtype_name
 from statshift.measuring.memory import AtOnce, Kept
@@ -29,12 +30,6 @@ def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
     """Return fields as a tuple of the type of others, named or not."""
     made: Results = getattr(type(results), "_make", tuple)(fields)
     return made
-
-
-def centre(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Return the middle (B,3,h,w) of images, of a size that they have at least."""
-    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[2:], size, strict=True))
-    return images[..., top : top + size[0], left : left + size[1]]
 
 
 def joined(parts: Sequence[Results]) -> Results:
@@ -147,16 +142,10 @@ class Evaluator:
     def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:
         """Return the images at these positions (B,3,H,W) under a condition, in [0,1], on the device.
 
-        Of images of several sizes their centres, as large as all of them are: nothing is resized, which would move
-        the statistics.
+        Of images of several sizes their centres, see `together`.
         """
         alike = data.alike(positions)
-        parts = [self._shifted(data, condition, images, group) for images, group in data.groups(alike)]
-        if len(parts) == 1:
-            return parts[0]
-        size = [min(part.shape[axis] for part in parts) for axis in (2, 3)]
-        order = torch.from_numpy(np.concatenate(alike).argsort())
-        return torch.cat([centre(part, size) for part in parts])[order]
+        return together([self._shifted(data, condition, images, group) for images, group in data.groups(alike)], alike)
 
     @torch.no_grad()
     def shares(self, data: ImageData, condition: Condition, groups: Sequence[NDArray[np.int64]]) -> Iterator[Tensor]:

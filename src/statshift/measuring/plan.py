@@ -18,7 +18,7 @@ from statshift.adapting.drawing import LARGE
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol
 from statshift.adapting.registry import SOURCE
-from statshift.data import ImageData
+from statshift.data import ImageData, has_label_maps
 from statshift.measuring.adapted import check_attacked, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
@@ -102,7 +102,7 @@ def make_plan(
     todo = conditions(chosen, wanted.severities)
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
-    options = _loading_options(wanted, pixel_model, device)
+    options = _loading_options(wanted, pixel_model, data, device)
     images = read_images(data, chosen, todo, options, fit, wanted.task)
     task = images.task
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one.fitted(task) for one in chosen}}
@@ -159,14 +159,17 @@ def _usual_batch_size(device: torch.device, data: ImageData) -> int:
     return max(1, min(usual, usual * LARGE // pixels))
 
 
-def _loading_options(wanted: Wanted, model: PixelModel, device: torch.device) -> dict[str, Any]:
+def _loading_options(
+    wanted: Wanted, model: PixelModel, data: str | Dataset[Any] | ImageData, device: torch.device
+) -> dict[str, Any]:
     """Add to the options of `load_data` what is left open: for `corrupt_at="model"` what the model's authors do.
 
-    Decoding gets processes of its own where the model runs on a GPU.
+    That is of photographs: images with label maps keep their size, at which a model gets them anyway. Decoding gets
+    processes of its own where the model runs on a GPU.
     """
     given = {name: value for name, value in wanted.data_options.items() if value is not None}
     given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
-    if wanted.corrupt_at == "benchmark" or {"resize", "crop"} & given.keys():
+    if wanted.corrupt_at == "benchmark" or {"resize", "crop"} & given.keys() or has_label_maps(data):
         return given
     if not model.loading_options:
         raise InputError(

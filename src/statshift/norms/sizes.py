@@ -44,7 +44,8 @@ def fit_size(model: nn.Module, sizes: Iterable[Iterable[int]]) -> int | None:
             return None
         for multiple in MULTIPLES:
             inner.preprocessing = replace(before, size_multiple=multiple)
-            if all(_takes(inner, size, by_pixel=True) for size in hardest):
+            odd = {(_odd_multiple(height, multiple), _odd_multiple(width, multiple)) for height, width in hardest}
+            if all(_takes(inner, size, by_pixel=True) for size in odd):
                 return multiple
     inner.preprocessing = before
     return None
@@ -54,6 +55,11 @@ def _hardest(sizes: Iterable[Iterable[int]]) -> set[tuple[int, int]]:
     """Return one or two of the sizes: those whose height and whose width can be halved least often."""
     all_sizes = sorted({(int(height), int(width)) for height, width in sizes})
     return {min(all_sizes, key=lambda size: gcd(size[side], MULTIPLES[-1])) for side in (0, 1) if all_sizes}
+
+
+def _odd_multiple(length: int, multiple: int) -> int:
+    """Return an odd multiple, of at least a length: what takes it takes all, where 64 px would not tell 8 from 32."""
+    return multiple * (-(-length // multiple) | 1)
 
 
 def _takes(model: PixelModel, size: tuple[int, int], *, by_pixel: bool) -> bool:

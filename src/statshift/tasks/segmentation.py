@@ -1,8 +1,9 @@
 """Segmentation: a class for each pixel, logits (B,K,h,w); mIoU from one confusion matrix over all images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
+from warnings import warn
 
 import numpy as np
 import torch
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError
+from statshift._core.errors import DataWarning, InputError
 from statshift.data import ImageData, integers_hash
 from statshift.data.checks import check_classes, checked_labels
+from statshift.data.maps import IGNORE_INDEX
 from statshift.metrics.segmentation import class_iou, mean_iou, pixel_accuracy
 from statshift.tasks.packing import packed, small_picture, unpacked_counts, unpacked_picture
 from statshift.tasks.row import Array, Row
@@ -48,7 +50,7 @@ class Segmentation(Task):
             IoU, and a pixel that counts and is predicted so is missed.
     """
 
-    ignore_index: int = 255
+    ignore_index: int = IGNORE_INDEX
 
     name: ClassVar[str] = "segmentation"
     family: ClassVar[str] = "segmentation"
@@ -75,8 +77,17 @@ class Segmentation(Task):
     # labels
 
     def fitted(self, data: ImageData) -> "Segmentation":
-        """Return the task with the data's ignored label."""
-        return Segmentation(data.ignore_index) if data.has_maps else self
+        """Return the task with the data's ignored label; a warning tells where it was given another."""
+        if not data.has_maps or data.ignore_index == self.ignore_index:
+            return self
+        if self.ignore_index != IGNORE_INDEX:
+            warn(
+                f"The task leaves out pixels labelled {self.ignore_index}, but {data.spec} those labelled "
+                f"{data.ignore_index}, which holds: give the data `ignore_index`.",
+                DataWarning,
+                stacklevel=3,
+            )
+        return replace(self, ignore_index=data.ignore_index)
 
     def labels_of(self, data: ImageData) -> NDArray[np.int64] | None:
         """Return a hash (N,) of each label map."""
