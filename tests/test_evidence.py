@@ -226,7 +226,7 @@ def test_layer_shift_is_numpys():
     np.testing.assert_allclose(distances(stored, observed, 0.01), expected[:2], rtol=1e-11)
     np.testing.assert_allclose(found.distance, expected[:2].sum(), rtol=1e-11)
     for effective in (1.0, 3.0, 6.0):
-        noise = (expected[2:4] + expected[4:] / effective) / effective
+        noise = (expected[2:4] + expected[4:] / effective) / (effective - 0.5)
         np.testing.assert_allclose(found.noise(torch.tensor(effective)), noise, rtol=1e-7)
     scaled = (features.mean((2, 3)) - stored.mean) / (stored.var + 0.01).sqrt() / 2
     np.testing.assert_allclose(found.means, scaled, rtol=1e-11)
@@ -280,21 +280,21 @@ def test_evidence_adds_the_layers_up_before_it_compares():
     found = weigh_evidence(shifts, pictures(8, 0))
     assert TRAINING_BATCH == 32
     assert found.effective.item() == pytest.approx(8)
-    assert found.persisting.item() == pytest.approx(1 - spread * (1 / 8 + 1 / 32) / distance, rel=1e-4)
-    assert found.certain.item() == 0  # 7.5 against 18 * 33/32
+    assert found.persisting.item() == pytest.approx(1 - spread * 8 / 7.5 * (1 / 8 + 1 / 32) / distance, rel=1e-4)
+    assert found.certain.item() == 0  # 7.5 against 18 * 33/32 and more
     strong = weigh_evidence([some_shift(30, 10, 8, 2, images=8)], pictures(8, 0))
-    assert strong.certain.item() == pytest.approx(1 - 10 * (1 + 1 / 32) / 40, rel=1e-4)
+    assert strong.certain.item() == pytest.approx(1 - 10 * 8 / 7.5 * (1 + 1 / 32) / 40, rel=1e-4)
     assert weigh_evidence(shifts[1:2], pictures(8, 0)).persisting.item() == 0  # 0.5 against 5 * 5/32
 
 
 def test_of_copies_only_a_shift_beyond_their_quarters_persists():
-    for distance, persisting in ((4.0, 0.5), (2.0, 0.0)):
+    for distance, persisting in ((8.0, 0.5), (4.0, 0.0)):
         copies = LayerShift(*map(torch.tensor, (distance - 1, 1.0, 0.0, 0.0, 1.5, 0.5)), means=torch.ones(32, 4))
         found = weigh_evidence([copies], pictures(1, 0).repeat(32, 1, 1, 1))
         assert found.effective.item() == 1
-        assert found.persisting.item() == pytest.approx(max(0, persisting - 2 / 32 / distance))
+        assert found.persisting.item() == pytest.approx(max(0, persisting - 4 / 32 / distance))
         assert found.certain.item() == pytest.approx(found.persisting.item())
-        assert [one.item() for one in copies.noise(found.effective)] == [1.5, 0.5]
+        assert [one.item() for one in copies.noise(found.effective)] == [3, 1]
 
 
 @pytest.mark.parametrize("side", [32, 31, 100])
@@ -396,15 +396,19 @@ def plain_auto(network, images):
     plain_forward(network, images, look)
     mean, var, mean_spread, var_spread, mean_apart, var_apart = np.sum(reached, axis=0)
     effective = count**2 / np.maximum(0, 1 - np.sum(pairs, axis=0) / mean_apart).sum()
-    spread = mean_spread + var_spread + (mean_apart + var_apart) / effective
+    known = effective / (effective - 1 / 2)
+    spread = known * (mean_spread + var_spread + (mean_apart + var_apart) / effective)
     persisting, certain = (max(0, 1 - spread * (1 / n + 1 / 32) / (mean + var)) for n in (effective, 1))
 
     def move(number, layer, features):
         stored = ChannelStatistics(layer.running_mean, layer.running_var, 0)
         found = numpy_shift(stored, features, layer.eps)
         weights = []
-        for distance, spread in zip(found[:2], found[2:4] + found[4:] / effective, strict=True):
-            least, most = certain * max(0, 1 - spread / distance), persisting * max(0, 1 - spread / effective / distance)
+        for distance, spread in zip(found[:2], known * (found[2:4] + found[4:] / effective), strict=True):
+            least, most = (
+                certain * max(0, 1 - spread / distance),
+                persisting * max(0, 1 - spread / effective / distance),
+            )
             weights.append((least + most) / 2)
         mean = (1 - weights[0]) * layer.running_mean + weights[0] * features.mean((0, 2, 3))
         var = (1 - weights[1]) * layer.running_var + weights[1] * features.var((0, 2, 3), correction=0)
