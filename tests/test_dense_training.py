@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from statshift import load_data, measure
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
+from statshift.data.pairs import augmented_pairs
 from statshift.hardening.batch import Batch
 from statshift.hardening.batches import Batches
 from statshift.hardening.costs import step_costs
@@ -159,7 +160,7 @@ def test_pairs_are_a_function_of_seed_epoch_and_index(data):
 
     def made(groups, workers=0, epoch=1):
         found = {}
-        for images, maps, positions in data.augmented_pairs(groups, augmentation.at(epoch), workers):
+        for images, maps, positions in augmented_pairs(data, groups, augmentation.at(epoch), workers):
             found |= {int(at): pair for at, *pair in zip(positions, images, maps, strict=True)}
         return found
 

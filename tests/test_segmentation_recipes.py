@@ -326,6 +326,7 @@ def test_the_how_to_s_ten_lines_do_what_they_say(splits, tmp_path, monkeypatch, 
     assert names["adapted"](frames[:1]).argmax(1).shape == (1, 32, 48)
 
 
+@pytest.mark.slow
 def test_the_example_says_what_is_absent_and_measures_what_is_there(shared, tmp_path, capsys):
     main = runpy.run_path(str(ROOT / "examples" / "driving.py"))["main"]
     assert main(tmp_path) == {}

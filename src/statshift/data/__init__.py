@@ -1,8 +1,8 @@
 """Data by spec: `load_data("folder:photographs")` returns images with labels, or with label maps."""
 
 from statshift.data.classes import imagenet_indices as imagenet_indices
+from statshift.data.fitting import fit_labels as fit_labels
 from statshift.data.images import ImageData as ImageData
-from statshift.data.images import fit_labels as fit_labels
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean
 from statshift.data.loading import has_label_maps as has_label_maps

@@ -1,7 +1,6 @@
 """Labelled images: fixed batches of one size each, decoded once where memory allows."""
 
 import hashlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,35 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from statshift._core.errors import ClassesWarning, InputError
+from statshift._core.errors import InputError
 from statshift.data.cache import PixelCache
-from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
-from statshift.data.reading import read_made, read_pairs, read_pixels
+from statshift.data.reading import read_made, read_pixels
 from statshift.data.sources import Source
 
 SCANNED = 64
 """Label maps in memory at once beyond the cache, where all are looked at."""
-
-
-def fit_labels(data: "ImageData", num_classes: int) -> "ImageData":
-    """Return the images with labels as a model of `num_classes` numbers its classes; itself where these are so already.
-
-    For a model of 1,000 classes, class folders that are WordNet ids of some of ImageNet's have ImageNet's indices.
-    """
-    indices = imagenet_indices(data.class_names) if num_classes == IMAGENET_CLASSES else None
-    if indices is None or data.labels is None:
-        return data
-    names = imagenet_classes()
-    warnings.warn(
-        f"The {len(indices)} class folders of {data.spec} are WordNet ids of ImageNet's 1,000 classes: their labels "
-        f"are ImageNet's, from {indices.min()} for {names[indices.min()]}.",
-        ClassesWarning,
-        stacklevel=3,
-    )
-    assert data.source.labels is not None
-    source = replace(data.source, labels=indices[data.source.labels])
-    return replace(data, source=source, labels=indices[data.labels], class_names=names, class_order="imagenet")
 
 
 def integers_hash(values: NDArray[np.int64]) -> str:
@@ -106,6 +84,11 @@ class ImageData:
     def classes(self) -> int | None:
         """Number of classes where it is known."""
         return None if self.class_names is None else len(self.class_names)
+
+    def subset(self, positions: NDArray[np.int64]) -> "ImageData":
+        """Return the images at ascending positions alone."""
+        labels = None if self.labels is None else self.labels[positions]
+        return replace(self, indices=self.indices[positions], sizes=self.sizes[positions], labels=labels)
 
     def content_hash(self) -> str:
         """Return 16 hexadecimal characters of SHA-256 over the content: pixels, bytes, or files' names and sizes."""
@@ -288,29 +271,3 @@ class ImageData:
         indices = [self.indices[group].tolist() for group in groups]
         made = read_made(self.source, indices, augment, self.workers if workers is None else workers)
         return zip(made, groups, strict=True)
-
-    def augmented_pairs(
-        self,
-        groups: Sequence[NDArray[np.int64]],
-        augment: Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]],
-        workers: int | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor, NDArray[np.int64]]]:
-        """Yield (images uint8 (B,V,3,h,w), label maps uint8 (B,h,w), positions (B,)) for each group of positions.
-
-        Every image and label map is decoded anew, as nothing augmented is kept.
-
-        Args:
-            groups: positions (B,) each, in any order, of images of any size.
-            augment: takes an RGB image and its label map (H,W), both before preprocessing, and the image's place in
-                the whole data set, and returns V views (V,3,h,w) and the label map (h,w) of all of them, uint8 and of
-                the same size whichever the image is; worker processes may need to pickle it.
-            workers: processes that decode and augment; default as loaded.
-
-        Raises:
-            InputError: there are no label maps, or an image or a label map is damaged.
-        """
-        if self.source.maps is None:
-            raise InputError(f"Expected label maps, but {self.spec} has none.")
-        indices = [self.indices[group].tolist() for group in groups]
-        made = read_pairs(self.source, indices, augment, self.workers if workers is None else workers)
-        return ((images, maps, group) for (images, maps), group in zip(made, groups, strict=True))

@@ -17,6 +17,7 @@ from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData
+from statshift.data.pairs import augmented_pairs
 from statshift.hardening.augmentation import MIXING, WINDOWS, Augmentation, cutmix, sent, windowed
 from statshift.hardening.batch import Batch
 from statshift.hardening.pairs import PairAugmentation
@@ -112,7 +113,7 @@ class Batches:
     def _labelled(self, groups: list[NDArray[np.int64]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield uint8 images (V*B,3,H,W), view after view, and labels (B,...) int64, of each group of positions."""
         if isinstance(self.augmentation, PairAugmentation):
-            for images, maps, _ in self.data.augmented_pairs(groups, self.augmentation.at(epoch)):
+            for images, maps, _ in augmented_pairs(self.data, groups, self.augmentation.at(epoch)):
                 yield sent(images.transpose(0, 1).flatten(0, 1), self.device), sent(maps, self.device).long()
             return
         chosen = np.concatenate(groups)

@@ -104,7 +104,7 @@ class PairAugmentation:
         return torch.from_numpy(np.array(seen)).permute(2, 0, 1)[None].contiguous(), torch.from_numpy(np.array(known))
 
     def at(self, epoch: int) -> Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]]:
-        """Return the augmentation of one epoch, for `ImageData.augmented_pairs`."""
+        """Return the augmentation of one epoch, for `augmented_pairs`."""
         return partial(_augment, self, epoch)
 
     def describe(self) -> dict[str, Any]:

@@ -219,5 +219,4 @@ def _sample(data: Any, options: Mapping[str, Any] | None) -> ImageData:
     if images.labels is None:
         raise InputError(f"Expected labels to validate with, but {images.spec} has none.")
     chosen = balanced_subset(images.labels, TREND_IMAGES)
-    few = {name: getattr(images, name)[chosen] for name in ("indices", "labels", "sizes")}
-    return replace(images, **few)
+    return images.subset(chosen)
