@@ -1,0 +1,105 @@
+"""`auto` beside other protocols for a dense predictor: every second frame of a drive, 15 corruptions, clean frames.
+
+STATSHIFT_FROST=SHARED/data/frost python benchmarks/segmentation_auto.py SHARED [--split test-day] [--threads 1]
+
+SHARED is as for `segmentation.py`; runs are resumed. Severities 1, 3 and 5, constants unscaled, one draw of 32 and one
+of 8 frames, all frames scored. Under the source are conditions whose paired bootstrap over frames lies below 0.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from reporting import machine, report, start
+from segmentation import UNSCALED, espnet
+from statshift import AdaptationOptions, compare, measure
+
+PROTOCOLS = {32: ["auto", "replace", "prior:16", "prior:64"], 8: ["auto", "replace"]}
+HEAD = ["frames", "protocol", "clean", "source", "mean of 45", "source", "worst condition", "under the source"]
+
+
+class EverySecond(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
+    """Frames of a split and their label maps, every second one."""
+
+    def __init__(self, camvid: Path, split: str) -> None:
+        self.frames = sorted((camvid / "images" / split).iterdir())[::2]
+        self.maps = camvid / "labels" / split
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        frame = self.frames[index]
+        with Image.open(frame) as image, Image.open(self.maps / f"{frame.stem}.png") as labels:
+            return np.asarray(image.convert("RGB")), np.asarray(labels)
+
+
+def rows_of(folder: Path, found: Any, samples: int) -> tuple[list[list[str]], dict[str, Any]]:
+    """Return the table's rows and the figures of one run."""
+    rows, figures = [], {}
+    for name in PROTOCOLS[samples]:
+        conditions = compare(folder, folder, protocols=("source", name)).conditions
+        gains = {f"{one.shift} {one.severity or ''}".strip(): one.accuracy for one in conditions}
+        shifted = [gain for condition, gain in gains.items() if condition != "clean"]
+        worst = min(gains, key=lambda condition: gains[condition].difference)
+        under = [condition for condition, gain in gains.items() if gain.high < 0]
+        clean = gains["clean"]
+        mean, source = (100 * fmean(getattr(gain, side) for gain in shifted) for side in ("second", "first"))
+        rows.append(
+            [
+                str(samples),
+                name,
+                f"{100 * clean.second:.1f}",
+                f"{100 * clean.first:.1f}",
+                f"{mean:.1f}",
+                f"{source:.1f}",
+                f"{worst} {100 * gains[worst].difference:+.1f}",
+                f"{len(under)}",
+            ]
+        )
+        figures[f"{name}@{samples}"] = {
+            "mean": mean,
+            "source": source,
+            "under": under,
+            "gains": {condition: 100 * gain.difference for condition, gain in gains.items()},
+        }
+    return rows, figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared", type=Path)
+    parser.add_argument("--split", default="test-day")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runs", type=Path, default=Path("runs/segmentation-auto"))
+    arguments = parser.parse_args()
+    start(arguments.threads)
+    results: dict[str, Any] = {"machine": machine(torch.device("cpu")), "split": arguments.split}
+    rows = []
+    for samples, protocols in PROTOCOLS.items():
+        folder = arguments.runs / f"{arguments.split}-{samples}"
+        found = measure(
+            espnet(arguments.shared),
+            EverySecond(arguments.shared / "data/camvid", arguments.split),
+            severities=(1, 3, 5),
+            rectify=protocols,
+            adaptation=AdaptationOptions(samples, include_adaptation=True),
+            options=UNSCALED,
+            data_options={"ignore_index": 11},
+            out=folder,
+        )
+        some, figures = rows_of(folder, found, samples)
+        rows += some
+        results |= figures
+    report(f"segmentation-auto-{arguments.split}", results, HEAD, rows)
+
+
+if __name__ == "__main__":
+    main()
