@@ -1,6 +1,7 @@
 """`auto` beside other protocols for a dense predictor: every second frame of a drive, 15 corruptions, clean frames.
 
-STATSHIFT_FROST=SHARED/data/frost python benchmarks/segmentation_auto.py SHARED [--split test-day] [--threads 1]
+STATSHIFT_FROST=SHARED/data/frost python benchmarks/segmentation_auto.py SHARED [--split test-day]
+    [--samples 32 8] [--dtype bfloat16] [--threads 1]
 
 SHARED is as for `segmentation.py`; runs are resumed. Severities 1, 3 and 5, constants unscaled, one draw of 32 and one
 of 8 frames, all frames scored. Under the source are conditions whose paired bootstrap over frames lies below 0.
@@ -77,19 +78,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared", type=Path)
     parser.add_argument("--split", default="test-day")
+    parser.add_argument("--samples", type=int, nargs="*", default=list(PROTOCOLS), choices=list(PROTOCOLS))
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/segmentation-auto"))
     arguments = parser.parse_args()
     start(arguments.threads)
-    results: dict[str, Any] = {"machine": machine(torch.device("cpu")), "split": arguments.split}
+    results: dict[str, Any] = {"machine": machine(torch.device("cpu"))}
+    results |= {"split": arguments.split, "dtype": arguments.dtype}
     rows = []
-    for samples, protocols in PROTOCOLS.items():
+    for samples in arguments.samples:
         folder = arguments.runs / f"{arguments.split}-{samples}"
         found = measure(
             espnet(arguments.shared),
             EverySecond(arguments.shared / "data/camvid", arguments.split),
             severities=(1, 3, 5),
-            rectify=protocols,
+            rectify=PROTOCOLS[samples],
+            dtype=arguments.dtype,
             adaptation=AdaptationOptions(samples, include_adaptation=True),
             options=UNSCALED,
             data_options={"ignore_index": 11},
