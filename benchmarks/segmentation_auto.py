@@ -14,32 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch.utils.data import Dataset
 
 from reporting import machine, report, start
-from segmentation import UNSCALED, espnet
+from segmentation import UNSCALED, espnet, frames
 from statshift import AdaptationOptions, compare, measure
 
 PROTOCOLS = {32: ["auto", "replace", "prior:16", "prior:64"], 8: ["auto", "replace"]}
 HEAD = ["frames", "protocol", "clean", "source", "mean of 45", "source", "worst condition", "under the source"]
-
-
-class EverySecond(Dataset[tuple[NDArray[np.uint8], NDArray[np.uint8]]]):
-    """Frames of a split and their label maps, every second one."""
-
-    def __init__(self, camvid: Path, split: str) -> None:
-        self.frames = sorted((camvid / "images" / split).iterdir())[::2]
-        self.maps = camvid / "labels" / split
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        frame = self.frames[index]
-        with Image.open(frame) as image, Image.open(self.maps / f"{frame.stem}.png") as labels:
-            return np.asarray(image.convert("RGB")), np.asarray(labels)
 
 
 def rows_of(folder: Path, found: Any, samples: int) -> tuple[list[list[str]], dict[str, Any]]:
@@ -86,18 +67,17 @@ def main() -> None:
     start(arguments.threads)
     results: dict[str, Any] = {"machine": machine(torch.device("cpu"))}
     results |= {"split": arguments.split, "dtype": arguments.dtype}
-    rows = []
+    rows, data = [], frames(arguments.shared, arguments.split)
     for samples in arguments.samples:
         folder = arguments.runs / f"{arguments.split}-{samples}"
         found = measure(
             espnet(arguments.shared),
-            EverySecond(arguments.shared / "data/camvid", arguments.split),
+            data.subset(np.arange(0, len(data), 2)),
             severities=(1, 3, 5),
             rectify=PROTOCOLS[samples],
             dtype=arguments.dtype,
             adaptation=AdaptationOptions(samples, include_adaptation=True),
             options=UNSCALED,
-            data_options={"ignore_index": 11},
             out=folder,
         )
         some, figures = rows_of(folder, found, samples)

@@ -123,6 +123,23 @@ def test_another_ignored_label_is_another_run(model, folder, tmp_path):
         compare(tmp_path / "run", tmp_path / "other")
 
 
+def test_maps_with_labels_beyond_the_models_classes_are_named_or_skipped(model, folder, tmp_path):
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+        for file in (folder / name).iterdir():
+            (tmp_path / name / file.name).write_bytes(file.read_bytes())
+    beyond = np.zeros(SIZES[1], np.uint8)
+    beyond[4, 7] = 5
+    Image.fromarray(beyond).save(tmp_path / "labels/1.png")
+    with pytest.raises(InputError, match=r"the model's 4 classes, but .*1\.png has pixels labelled 5"):
+        measure(model, streets(tmp_path), **HOW)
+    found = measure(model, streets(tmp_path, skip_bad=True), **HOW)
+    assert found.record["data"]["skipped"] == ["1.png"]
+    data = streets(folder)
+    counts = matrix(model, data.subset(np.array([0, 2, 3, 4, 5])))
+    assert found.summary["protocols"]["source"]["pixel_accuracy"] == pytest.approx(counts.trace() / counts.sum())
+
+
 def test_streams_want_one_size(model, folder):
     with pytest.raises(InputError, match="Expected images of one size for batch: give `resize` and `crop`"):
         measure(model, streets(folder), **HOW, rectify=["batch"])

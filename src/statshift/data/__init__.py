@@ -2,6 +2,7 @@
 
 from statshift.data.classes import imagenet_indices as imagenet_indices
 from statshift.data.fitting import fit_labels as fit_labels
+from statshift.data.fitting import fit_maps as fit_maps
 from statshift.data.images import ImageData as ImageData
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean

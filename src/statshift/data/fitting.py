@@ -3,9 +3,27 @@
 import warnings
 from dataclasses import replace
 
+import numpy as np
+
 from statshift._core.errors import ClassesWarning
 from statshift.data.classes import IMAGENET_CLASSES, imagenet_classes, imagenet_indices
 from statshift.data.images import ImageData
+
+
+def fit_maps(data: ImageData, num_classes: int) -> ImageData:
+    """Return images with label maps; where bad ones are skipped, without labels beyond a model's classes.
+
+    Where all have some, none is left out.
+    """
+    if not data.skip_bad:
+        return data
+    beyond = data.map_counts.copy()
+    beyond[:, data.ignore_index] = 0
+    bad = beyond[:, num_classes:].any(1)
+    if not bad.any() or bad.all():
+        return data
+    skipped = [data.source.label_of(index) for index in data.indices[bad].tolist()]
+    return replace(data.subset(np.flatnonzero(~bad)), skipped=data.skipped + skipped)
 
 
 def fit_labels(data: ImageData, num_classes: int) -> ImageData:

@@ -46,6 +46,7 @@ class ImageData:
             where ImageNet's own indices were taken; see `fit_labels`.
         cache_bytes: as many decoded images, with their label maps, stay in memory as take no more.
         ignore_index: the value of label maps that marks pixels which are left out.
+        skip_bad: whether what cannot be used is left out, not raised.
         sizes: (N,2) int64, height and width of each image after preprocessing; not given, all have that of `shape`.
     """
 
@@ -62,6 +63,7 @@ class ImageData:
     cache_bytes: int = 4 << 30
     class_order: str | None = None
     ignore_index: int = IGNORE_INDEX
+    skip_bad: bool = False
     sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64), repr=False)
 
     def __post_init__(self) -> None:

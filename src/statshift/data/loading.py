@@ -127,6 +127,7 @@ def load_data(
         cache_bytes=cache_bytes,
         class_order=source.class_order,
         ignore_index=ignored,
+        skip_bad=skip_bad,
     )
 
 

@@ -135,7 +135,7 @@ class _Headers(Dataset[Header | InputError]):
         if maps is not None:
             maps.check(index, header[0])
             if self.decode:
-                maps.decode(index)
+                maps.read(index)
         return header
 
 

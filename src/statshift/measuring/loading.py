@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from statshift._core import processes
 from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
-from statshift.data import ImageData, fit_labels, imagenet_indices, load_data, loading_options
+from statshift.data import ImageData, fit_labels, fit_maps, imagenet_indices, load_data, loading_options
 from statshift.models import PixelModel, extract_logits, load_model
 from statshift.norms.layers import evaluating, run
 from statshift.norms.sizes import fit_size
@@ -98,13 +98,14 @@ def fit_to_model(model: nn.Module, data: ImageData, device: torch.device) -> Ima
     """Return the images with labels as a model on the device numbers its classes; see `fit_labels`.
 
     The model is asked for its logits only where that matters. Of images without labels, or with label maps, it is given
-    the `size_multiple` that it needs, see `fit_size`.
+    the `size_multiple` that it needs, see `fit_size`; where bad ones are skipped, so are maps with other classes.
     """
     if data.labels is None:
         fit_sizes(model, data)
-    if data.labels is None or imagenet_indices(data.class_names) is None:
+    bad_maps = data.has_maps and data.skip_bad
+    if not bad_maps and (data.labels is None or imagenet_indices(data.class_names) is None):
         return data
     images, _ = next(data.batches(1, which=[0]))
     with evaluating(model):
         classes = extract_logits(run(model, images.to(device).float() / 255)).shape[1]
-    return fit_labels(data, classes)
+    return fit_maps(data, classes) if bad_maps else fit_labels(data, classes)

@@ -1,6 +1,5 @@
 """What will be measured: the model, the images and the shifts, all of it checked, and the record that says so."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -153,9 +152,9 @@ def make_plan(
 
 
 def _usual_batch_size(device: torch.device, data: ImageData) -> int:
-    if device.type != "cuda" and min(data.shape[1:]) < PHOTOGRAPH:
+    if device.type != "cuda" and min(data.shape[1:]) < PHOTOGRAPH and not data.has_maps:
         return 128
-    usual, pixels = 256 if device.type == "cuda" else 16, math.prod(data.shape[1:])
+    usual, pixels = 256 if device.type == "cuda" else 16, int(data.sizes.prod(1).max())
     return max(1, min(usual, usual * LARGE // pixels))
 
 

@@ -103,8 +103,8 @@ def quarter_statistics(features: Tensor) -> ChannelStatistics | None:
         for top in sorted({0, rows - height})
         for left in (0, columns - width)
     ]
-    mean, var = (torch.stack([getattr(one, name) for one in parts]).unflatten(0, (-1, 2)) for name in ("mean", "var"))
-    return ChannelStatistics(mean, var, parts[0].count)
+    mean, var = (torch.stack([getattr(one, name) for one in parts]) for name in ("mean", "var"))
+    return ChannelStatistics(mean.view(-1, 2, *mean.shape[1:]), var.view(-1, 2, *var.shape[1:]), parts[0].count)
 
 
 def channel_statistics(features: Tensor, *, quarters: bool = False) -> Observed:

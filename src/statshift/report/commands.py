@@ -49,8 +49,14 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
 
 
 def loading(record: Mapping[str, Any], *, labelled: bool = True) -> Words:
-    """Return the options that load images as a record's were; those without labels need no map of them."""
-    asked = record.get("asked") or {}
+    """Return the options that load images as a record's were; those without labels need no map of them.
+
+    Images with label maps keep their own size; without, a folder's are loaded at it.
+    """
+    asked = {**(record.get("asked") or {})}
+    data = record.get("data") or {}
+    if data.get("maps") and not labelled:
+        asked.setdefault("resize", min(data["shape"][1:]))
     names = ("class_map", "ignore_index", "label_map") if labelled else ()
     parts = _given(asked, "resize", "crop", "interpolation", *names)
     return parts + (["--skip-bad"] if asked.get("skip_bad") else [])

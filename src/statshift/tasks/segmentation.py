@@ -16,7 +16,7 @@ from statshift.data import ImageData, integers_hash
 from statshift.data.checks import check_classes, checked_labels
 from statshift.data.maps import IGNORE_INDEX
 from statshift.metrics.segmentation import class_iou, mean_iou, pixel_accuracy
-from statshift.tasks.packing import packed, small_picture, unpacked_counts, unpacked_picture
+from statshift.tasks.packing import NO_PIXEL, packed, small_picture, unpacked_counts, unpacked_picture
 from statshift.tasks.row import Array, Row
 from statshift.tasks.targets import CONFIDENCE, LossByPixel, margin
 from statshift.tasks.task import Results, Task
@@ -32,7 +32,7 @@ class PixelCounts(NamedTuple):
     labelled: Tensor
     """(B,K) int64."""
     finite: Tensor
-    """(B,) bool: all logits are finite."""
+    """(B,) bool: no logit is NaN."""
     picture: Tensor
     """(B,S,S) uint8, S = `PICTURE`: the predicted class of every so many pixels, and `NO_PIXEL` beside the image."""
 
@@ -159,14 +159,14 @@ class Segmentation(Task):
     def per_image(self, logits: Tensor, labels: Tensor) -> PixelCounts:
         """Count pixels of logits (B,K,h,w) by labels (B,H,W), image by image: full-sized logits take memory."""
         classes = self.width(logits)
-        finite = logits.flatten(1).sum(1, dtype=torch.float32).isfinite()
+        finite = ~logits.flatten(1).sum(1, dtype=torch.float32).isnan()  # a class may be masked by -inf
         matrices, pictures = [], []
         for image, truth in zip(logits, labels, strict=True):
             predicted = _resized(image[None], truth.shape)[0].max(0).indices  # argmax takes four times as long
             places = (truth * classes + predicted).masked_fill_(truth == self.ignore_index, classes * classes)
             counts = torch.bincount(places.flatten(), minlength=classes * classes + 1)[:-1]
             matrices.append(counts.view(classes, classes))
-            pictures.append(small_picture(predicted))
+            pictures.append(small_picture(predicted.clamp(max=NO_PIXEL - 1)))
         matrix = torch.stack(matrices)
         sums = torch.stack([matrix.diagonal(dim1=1, dim2=2), matrix.sum(2), matrix.sum(1)])
         if self.ignore_index < classes:
