@@ -4,8 +4,8 @@ python benchmarks/segmentation.py SHARED [reference] [cost] [memory] [--threads 
 
 SHARED is the folder with `data/camvid`, `data/espnet_camvid.py`, its weights, and `reference/camvid_espnet.json`.
 `reference` measures ESPNet on the 86 test-day frames, clean and under contrast and Gaussian noise, as it is and with
-`replace` from 32 frames, all frames scored. `cost` times a run over every second frame beside its bare forward passes
-and the corruptions alone. `memory` has the peak of runs over 20 and over 80 frames, each in a process of its own.
+`replace` from 32 frames, all frames scored. `cost` has the processor time of a run over 43 frames beside that of its bare
+forward passes and of the corruptions alone. `memory` has the peak of runs over 20 and over 80 frames, each in a process of its own.
 """
 
 import argparse
@@ -73,29 +73,29 @@ def reference(shared: Path) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def cost(shared: Path) -> dict[str, float]:
-    """Return the seconds of a run, and of the bare forward passes and the corruptions alone of the same frames."""
+    """Return the seconds on the processor of a run, and of its bare forward passes and its corruptions alone."""
     model, data = espnet(shared), frames(shared, limit=43)
     images = torch.cat([batch for batch, _ in data.batches(16)]).float() / 255
     conditions = [(name, severity) for name in COSTLY for severity in (1, 3, 5)]
     model(images[:16])
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     for batch in images.split(16):
         model(batch)
-    forward = (time.perf_counter() - begun) * (len(conditions) + 1)
+    forward = (time.process_time() - begun) * (len(conditions) + 1)
 
     from statshift import corrupt
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     for name, severity in conditions:
         for start_at in range(0, len(images), 16):
             part = slice(start_at, start_at + 16)
             corrupt(images[part], name, severity, indices=torch.from_numpy(data.indices[part]), scale_constants=False)
-    corruptions = time.perf_counter() - begun
+    corruptions = time.process_time() - begun
 
-    begun = time.perf_counter()
+    begun = time.process_time()
     measure(model, data, shifts=["clean", *COSTLY], severities=[1, 3, 5], options=UNSCALED, batch_size=16)
-    run = time.perf_counter() - begun
+    run = time.process_time() - begun
     return {"forward": forward, "corruptions": corruptions, "run": run, "ratio": run / (forward + corruptions)}
 
 

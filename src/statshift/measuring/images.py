@@ -121,6 +121,10 @@ def labels_of(data: ImageData, task: Task) -> NDArray[np.int64]:
         InputError: there are none.
     """
     labels = task.labels_of(data)
+    if labels is None and (data.has_maps or data.labels is not None):
+        raise InputError(
+            f"Expected labels of the task {task.name}, but those of {data.spec} are others: give no `task`."
+        )
     if labels is None:
         raise InputError(f"Expected labelled images to measure accuracy, but {data.spec} has no labels.")
     return labels

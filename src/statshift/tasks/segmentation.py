@@ -248,7 +248,7 @@ class Segmentation(Task):
         return (
             f"Clean pixel accuracy is {accuracy:.1%}, and class {labelled.argmax()} for every pixel has "
             f"{commonest:.1%}: are the weights trained ones (`weights`), do the labels mean the model's classes "
-            "(`label_map`), and are `mean` and `std` those of the training?"
+            "(`label_map`), are `mean` and `std` those of the training, or are the frames so unlike it?"
         )
 
     # training
