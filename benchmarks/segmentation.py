@@ -4,8 +4,9 @@ python benchmarks/segmentation.py SHARED [reference] [cost] [memory] [--threads 
 
 SHARED is the folder with `data/camvid`, `data/espnet_camvid.py`, its weights, and `reference/camvid_espnet.json`.
 `reference` measures ESPNet on the 86 test-day frames, clean and under contrast and Gaussian noise, as it is and with
-`replace` from 32 frames, all frames scored. `cost` has the processor time of a run over 43 frames beside that of its bare
-forward passes and of the corruptions alone. `memory` has the peak of runs over 20 and over 80 frames, each in a process of its own.
+`replace` from 32 frames, all frames scored. `cost` has the processor time of a run over 43 frames beside that of its
+bare forward passes and of the corruptions alone. `memory` has the peak of runs over 20 and over 80 frames, each in a
+process of its own.
 """
 
 import argparse
