@@ -2,19 +2,21 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from statshift.adapting.families import Rule
-from statshift.norms.shrinkage import layer_shift, share_beyond
+from statshift.norms.likeness import FEW
+from statshift.norms.shrinkage import TRAINING_BATCH, layer_shift, share_beyond
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 
 @dataclass(frozen=True)
 class Auto(Rule):
-    """Go half-way to the target, or further where no scene's content explains the shift; less by what noise explains.
+    """Go half-way to the target, less by what noise explains here and by what does not reach the last layers.
 
-    How much images differ is told by how much they do and by their own quarters, so that a single one tells its noise
-    too. The derivation is in docs/auto.md; nothing is to be tuned.
+    A single image, or effective ones of one or two scenes, cannot tell their own noise: they move the statistics by the
+    share of one image in a training batch. The derivation is in docs/auto.md; nothing is to be tuned.
     """
 
     name = "auto"
@@ -29,7 +31,6 @@ class Auto(Rule):
         *,
         eps: float,
         persisting: Tensor,
-        certain: Tensor,
         effective: Tensor,
     ) -> ChannelStatistics:
         """Return what a layer shall use.
@@ -40,13 +41,13 @@ class Auto(Rule):
             images: how many they are of.
             eps: the layer's own.
             persisting: () in [0,1], of `Evidence`.
-            certain: () from 0 to `persisting`, likewise.
             effective: () from 1 to `images`, of `Evidence`.
         """
         shift = layer_shift(stored, observed, eps)
+        mean_noise, var_noise = shift.noise(effective)
         mean_weight, var_weight = (
-            (persisting * share_beyond(noise, distance) + certain * share_beyond(noise * effective, distance)) / 2
-            for noise, distance in zip(shift.noise(effective), (shift.mean, shift.var), strict=True)
+            torch.where(effective < FEW, 1 / TRAINING_BATCH, persisting / 2 * share_beyond(noise, distance))
+            for noise, distance in ((mean_noise, shift.mean), (var_noise, shift.var))
         )
         return ChannelStatistics(
             stored.mean + mean_weight * (observed.mean - stored.mean),
