@@ -1,7 +1,7 @@
 """`auto` beside other protocols for a dense predictor: every second frame of a drive, 15 corruptions, clean frames.
 
 STATSHIFT_FROST=SHARED/data/frost python benchmarks/segmentation_auto.py SHARED [--split test-day]
-    [--samples 32 8] [--dtype bfloat16] [--threads 1]
+    [--samples 32 8] [--shifts clean fog ...] [--dtype bfloat16] [--threads 1]
 
 SHARED is as for `segmentation.py`; runs are resumed. Severities 1, 3 and 5, constants unscaled, one draw of 32 and one
 of 8 frames, all frames scored. Under the source are conditions whose paired bootstrap over frames lies below 0.
@@ -20,7 +20,7 @@ from segmentation import UNSCALED, espnet, frames
 from statshift import AdaptationOptions, compare, measure
 
 PROTOCOLS = {32: ["auto", "replace", "prior:16", "prior:64"], 8: ["auto", "replace"]}
-HEAD = ["frames", "protocol", "clean", "source", "mean of 45", "source", "worst condition", "under the source"]
+HEAD = ["frames", "protocol", "clean", "source", "mean, shifted", "source", "worst condition", "under the source"]
 
 
 def rows_of(folder: Path, found: Any, samples: int) -> tuple[list[list[str]], dict[str, Any]]:
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("shared", type=Path)
     parser.add_argument("--split", default="test-day")
     parser.add_argument("--samples", type=int, nargs="*", default=list(PROTOCOLS), choices=list(PROTOCOLS))
+    parser.add_argument("--shifts", nargs="*", help="default the clean frames and the 15")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/segmentation-auto"))
@@ -73,6 +74,7 @@ def main() -> None:
         found = measure(
             espnet(arguments.shared),
             data.subset(np.arange(0, len(data), 2)),
+            shifts=arguments.shifts,
             severities=(1, 3, 5),
             rectify=PROTOCOLS[samples],
             dtype=arguments.dtype,

@@ -122,7 +122,7 @@ SIGNATURES = {
     ),
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "
-        "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, sizes=<factory>)"
+        "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, skip_bad=False, sizes=<factory>)"
     ),
     "load_data": (
         "(spec, *, shift=None, split=None, resize=None, crop=None, interpolation='bilinear', limit=None, seed=0, "
