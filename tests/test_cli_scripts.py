@@ -243,7 +243,8 @@ def test_what_json_does_not_know_is_null_or_text(capsys):
         "scalar": 0.25,
         "path": str(Path("a/ü")),
         "surrogate": "\udcff",
-        "3": {"images": 1, "protocols": ["a", "b"], "conditions": [], "measured_over": "", "headline": "accuracy"}
+        "3": {"images": 1, "protocols": ["a", "b"], "conditions": [], "measured_over": ""}
+        | {"headline": "accuracy", "counts_images": True}
         | dict.fromkeys(("mean_accuracy", "mce", "measured_mean")),
     }
 
