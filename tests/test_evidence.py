@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from statshift._core.errors import InputError
+from statshift._core.errors import FewImagesWarning, InputError
 from statshift.adapting.rectify import rectify
 from statshift.norms.layers import batch_norms
+from statshift.norms.likeness import show_something
 from statshift.norms.shrinkage import (
     TRAINING_BATCH,
     LayerShift,
@@ -22,7 +23,7 @@ from statshift.norms.shrinkage import (
     survey,
     weigh_evidence,
 )
-from statshift.norms.statistics import ChannelStatistics, channel_statistics, instance_statistics
+from statshift.norms.statistics import ChannelStatistics, channel_statistics, instance_statistics, quarter_statistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,11 +37,12 @@ def normal(*shape, number=0):
 
 
 def pictures(images, number, side=10):
-    """Return images (n,3,H,W) that differ in brightness and contrast as photographs do."""
+    """Return images (n,3,H,W) that differ in brightness and contrast as photographs do, and across each."""
     generator = seed(number)
-    brightness, contrast = torch.rand(2, images, 3, 1, 1, generator=generator, dtype=torch.float64)
+    brightness, contrast, slope = torch.rand(3, images, 3, 1, 1, generator=generator, dtype=torch.float64)
     noise = torch.rand(images, 3, side, side, generator=generator, dtype=torch.float64)
-    return (0.15 + 0.7 * brightness + 0.5 * contrast * (noise - 0.5)).clamp(0, 1)
+    across = (slope - 0.5) * torch.linspace(-1, 1, side, dtype=torch.float64)
+    return (0.15 + 0.7 * brightness + 0.5 * contrast * (noise - 0.5) + across).clamp(0, 1)
 
 
 def small(layers=5, width=16, eps=1e-5):
@@ -82,16 +84,62 @@ def test_spreads_are_the_variances_between_what_images_add(shape):
     for channel in range(shape[1]):
         mean = values[:, channel].mean()
         adds = [(image[channel].mean(), ((image[channel] - mean) ** 2).mean()) for image in values]
-        expected[:, channel] = np.var(adds, axis=0, ddof=1)
+        expected[:, channel] = np.var(adds, axis=0)
         assert np.mean([added for _, added in adds]) == pytest.approx(values[:, channel].var(), rel=1e-12)
     found = channel_statistics(features).spreads
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-11)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-11)
 
 
-def test_one_image_tells_nothing_of_the_spread():
+def test_one_image_has_no_spread():
     from_mean, from_var = channel_statistics(normal(1, 3, 4, 4)).spreads
-    assert from_mean.tolist() == from_var.tolist() == [float("inf")] * 3
+    assert from_mean.tolist() == from_var.tolist() == [0] * 3
+
+
+def numpy_apart(values, mean):
+    """Return the variances (2,) between neighbouring quarters of what they add, values (n,H,W) of one channel."""
+    height, width = values.shape[1] // 2, values.shape[2] // 2
+    found = []
+    for image in values:
+        for rows in (image[:height], image[-height:]):
+            left, right = (((part.mean()), ((part - mean) ** 2).mean()) for part in (rows[:, :width], rows[:, -width:]))
+            found.append([(one - other) ** 2 / 2 for one, other in zip(left, right, strict=True)])
+    return np.mean(found, axis=0)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 2)])
+def test_quarters_lie_as_far_apart_as_half_their_squared_differences(size):
+    features = normal(3, 4, *size) * 2 + 0.5
+    observed = channel_statistics(features, quarters=True)
+    for channel in range(4):
+        values = features[:, channel].numpy()
+        found = [one[channel].item() for one in observed.apart]
+        np.testing.assert_allclose(found, numpy_apart(values, values.mean()), rtol=1e-11)
+    assert channel_statistics(features).apart is None
+
+
+def test_quarters_of_one_row_of_a_volume_and_of_none():
+    row = normal(3, 4, 10)
+    assert quarter_statistics(row).mean.shape == (1, 2, 3, 4)
+    torch.testing.assert_close(quarter_statistics(row).mean[0, 0], row[..., :5].mean(2))
+    volume = normal(3, 4, 2, 3, 6)
+    torch.testing.assert_close(quarter_statistics(volume).mean[1, 1], volume[:, :, 1, :, 3:].mean((2, 3)))
+    assert quarter_statistics(normal(3, 4)) is None
+    assert quarter_statistics(normal(3, 4, 5, 1)) is None
+
+
+def test_independent_halves_differ_as_independent_images_do():
+    between, apart = [], []
+    for number in range(
+        200
+    ):  # images of 2 x 2 independent quarters of the same mean: a quarter's variance is four images'
+        parts = normal(8, 16, 2, 2, number=number)
+        features = parts.repeat_interleave(3, 2).repeat_interleave(3, 3)
+        observed = channel_statistics(features, quarters=True)
+        between.append(observed.spreads[0].mean().item() * 8 / 7)
+        apart.append(observed.apart[0].mean().item())
+    assert np.mean(apart) == pytest.approx(1, rel=0.05)
+    assert np.mean(between) == pytest.approx(0.25, rel=0.05)
 
 
 MAPS = [(6, 5, 40), (6, 5, 28, 28), (3, 4, 6, 7, 8)]
@@ -149,19 +197,21 @@ def some_layer(number=0):
 
 
 def numpy_shift(stored, features, eps):
-    """Return (mean, var, mean_spread, var_spread), channel by channel."""
+    """Return (mean, var, mean_spread, var_spread, mean_apart, var_apart), channel by channel."""
     values, rows = features.numpy(), []
     for channel in range(values.shape[1]):
         own, mean, var = values[:, channel], float(stored.mean[channel]), float(stored.var[channel])
         scale = var + eps
         adds = [(image.mean(), ((image - own.mean()) ** 2).mean()) for image in own]
-        spread = np.var(adds, axis=0, ddof=1)
+        spread, apart = np.var(adds, axis=0), numpy_apart(own, own.mean())
         rows.append(
             (
                 (own.mean() - mean) ** 2 / scale,
                 ((own.var() - var) / (2 * scale)) ** 2,
                 spread[0] / scale,
                 spread[1] / (2 * scale) ** 2,
+                apart[0] / scale,
+                apart[1] / (2 * scale) ** 2,
             )
         )
     return np.mean(rows, axis=0)
@@ -169,17 +219,24 @@ def numpy_shift(stored, features, eps):
 
 def test_layer_shift_is_numpys():
     stored, features = some_layer()
-    observed = channel_statistics(features)
+    observed = channel_statistics(features, quarters=True)
     found, expected = layer_shift(stored, observed, 0.01), numpy_shift(stored, features, 0.01)
-    np.testing.assert_allclose([found.mean, found.var, found.mean_spread, found.var_spread], expected, rtol=1e-11)
+    numbers = [found.mean, found.var, found.mean_spread, found.var_spread, found.mean_apart, found.var_apart]
+    np.testing.assert_allclose(numbers, expected, rtol=1e-11)
     np.testing.assert_allclose(distances(stored, observed, 0.01), expected[:2], rtol=1e-11)
     np.testing.assert_allclose(found.distance, expected[:2].sum(), rtol=1e-11)
-    np.testing.assert_allclose(found.noise(torch.tensor(6.0)), expected[2:] / 6, rtol=1e-7)
-    np.testing.assert_allclose(found.noise(torch.tensor(3.0)), expected[2:] * 5 / 6 / 2, rtol=1e-7)  # Bessel's, of 3
-    ratio = (features.var((0, 2, 3), correction=0) / (stored.var + 0.01)).mean()
-    assert found.least.item() == pytest.approx(ratio.item() / 20, rel=1e-11)
+    for effective in (1.0, 3.0, 6.0):
+        noise = (expected[2:4] + expected[4:] / effective) / (effective - 0.5)
+        np.testing.assert_allclose(found.noise(torch.tensor(effective)), noise, rtol=1e-7)
     scaled = (features.mean((2, 3)) - stored.mean) / (stored.var + 0.01).sqrt() / 2
     np.testing.assert_allclose(found.means, scaled, rtol=1e-11)
+
+
+def test_a_layer_without_positions_has_stored_what_lies_between_images():
+    stored, features = ChannelStatistics(torch.zeros(2), torch.tensor([1.0, 4.0]), 0), normal(6, 2).float()
+    found = layer_shift(stored, channel_statistics(features, quarters=True), 0)
+    assert found.mean_apart.item() == pytest.approx(1)
+    assert found.var_apart.item() == pytest.approx(0.5)  # of a normal value's square: 2 variance² over (2 variance)²
 
 
 def test_half_the_relative_variance_is_the_deviation_to_first_order():
@@ -210,7 +267,7 @@ def test_share_beyond_is_the_positive_part_of_james_and_stein(noise, distance, s
 
 def some_shift(mean, var, mean_spread, var_spread, images):
     """Return a shift whose images are all different."""
-    numbers = map(torch.tensor, (mean, var, mean_spread, var_spread, 1e-6))
+    numbers = map(torch.tensor, (mean, var, mean_spread, var_spread, 1e-6, 0.0))
     return LayerShift(*numbers, means=torch.eye(images, dtype=torch.float64))
 
 
@@ -220,19 +277,48 @@ def test_evidence_adds_the_layers_up_before_it_compares():
     )  # mean, var and their spreads
     shifts = [some_shift(*row.tolist(), images=8) for row in numbers]
     distance, spread = numbers[:, :2].sum(), numbers[:, 2:].sum()
-    found = weigh_evidence(shifts)
+    found = weigh_evidence(shifts, pictures(8, 0))
     assert TRAINING_BATCH == 32
     assert found.effective.item() == pytest.approx(8)
-    assert found.persisting.item() == pytest.approx(1 - spread * (1 / 8 + 1 / 32) / distance, rel=1e-4)  # of `least`
-    assert weigh_evidence(shifts[1:2]).persisting.item() == 0  # 0.5 against 5 * 5/32
+    assert found.persisting.item() == pytest.approx(1 - spread * 8 / 7.5 * (1 / 8 + 1 / 32) / distance, rel=1e-4)
+    assert found.certain.item() == 0  # 7.5 against 18 * 33/32 and more
+    strong = weigh_evidence([some_shift(30, 10, 8, 2, images=8)], pictures(8, 0))
+    assert strong.certain.item() == pytest.approx(1 - 10 * 8 / 7.5 * (1 + 1 / 32) / 40, rel=1e-4)
+    assert weigh_evidence(shifts[1:2], pictures(8, 0)).persisting.item() == 0  # 0.5 against 5 * 5/32
 
 
-def test_copies_have_a_least_noise_and_nothing_is_known_to_persist():
-    copies = LayerShift(*map(torch.tensor, (3.0, 1.0, 0.0, 0.0, 0.05)), means=torch.ones(32, 4))
-    found = weigh_evidence([copies])
-    assert found.effective.item() == 1
-    assert found.persisting.item() == 0
-    assert copies.noise(found.effective)[0].item() == pytest.approx(0.05)
+def test_of_copies_only_a_shift_beyond_their_quarters_persists():
+    for distance, persisting in ((8.0, 0.5), (4.0, 0.0)):
+        copies = LayerShift(*map(torch.tensor, (distance - 1, 1.0, 0.0, 0.0, 1.5, 0.5)), means=torch.ones(32, 4))
+        found = weigh_evidence([copies], pictures(1, 0).repeat(32, 1, 1, 1))
+        assert found.effective.item() == 1
+        assert found.persisting.item() == pytest.approx(max(0, persisting - 4 / 32 / distance))
+        assert found.certain.item() == pytest.approx(found.persisting.item())
+        assert [one.item() for one in copies.noise(found.effective)] == [3, 1]
+
+
+@pytest.mark.parametrize("side", [32, 31, 100])
+def test_pictures_of_nothing_are_told_from_pictures(side):
+    for images in (1, 32):
+        nothing = {
+            "black": torch.zeros(images, 3, side, side),
+            "one colour each": torch.rand(images, 3, 1, 1, generator=seed(0)).expand(-1, -1, side, side),
+            "a covered lens": 0.02 * torch.rand(images, 3, side, side, generator=seed(2)),
+            "its noise, amplified": 0.1 * torch.rand(images, 3, side, side, generator=seed(1)),
+        }
+        assert [name for name, one in nothing.items() if show_something(one)] == []
+        noisy = pictures(images, 3, side) + 0.4 * normal(images, 3, side, side, number=4)
+        for seen in (pictures(images, 3, side), 0.05 * pictures(images, 3, side), noisy, 0.3 * noisy):
+            assert show_something(seen)
+
+
+def test_pictures_of_nothing_count_as_one_and_move_nothing(trained):
+    noise = 0.1 * torch.rand(16, 3, 10, 10, generator=seed(0), dtype=torch.float64)
+    evidence = gather_evidence(trained, noise, batch_norms(trained))
+    assert [one.item() for one in (evidence.effective, evidence.persisting, evidence.certain)] == [1, 0, 0]
+    with pytest.warns(FewImagesWarning, match="pictures of nothing"):
+        adapted = rectify(trained, noise)
+    assert len(unchanged(adapted, trained)) == 10
 
 
 @pytest.mark.parametrize(("layers", "last"), [(1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (19, 6), (53, 18)])
@@ -261,7 +347,8 @@ def test_a_survey_keeps_the_order_of_execution_and_leaves_the_model_untouched():
     for name, (factor, offset) in {"first": (3, 1), "second": (2, 0), "third": (1, 0)}.items():
         expected = numpy_shift(ChannelStatistics(torch.zeros(3), torch.ones(3), 0), features, 1e-5)
         found = shifts[name]
-        np.testing.assert_allclose([found.mean, found.var, found.mean_spread, found.var_spread], expected, rtol=1e-10)
+        numbers = [found.mean, found.var, found.mean_spread, found.var_spread, found.mean_apart, found.var_apart]
+        np.testing.assert_allclose(numbers, expected, rtol=1e-10)
         features = factor * features / root + offset
     assert list(survey(network, images, batch_norms(network), skip=2)) == ["third"]
     assert len(unchanged(network, network)) == len(before)
@@ -294,79 +381,70 @@ def plain_forward(network, images, decide):
 
 @torch.no_grad()
 def plain_auto(network, images):
-    """Return the share that persists, and of each layer the weights and the rectified mean and variance."""
+    """Return the evidence, of each layer the rectified mean and variance, and the logits."""
     count, layers = len(images), len(batch_norms(network))
-    reached, written, apart, floors = [], [], [], []
-
-    def least(layer, features):
-        total = (features.var((0, 2, 3), correction=0) / (layer.running_var + layer.eps)).mean().item()
-        return max(total, 1 / 16) / 20
+    reached, written, pairs = [], [], []
 
     def look(number, layer, features):
         if number >= layers - round(layers / 3):
             stored = ChannelStatistics(layer.running_mean, layer.running_var, 0)
             reached.append(numpy_shift(stored, features, layer.eps))
             own = (features.mean((2, 3)) / (layer.running_var + layer.eps).sqrt()).numpy()
-            apart.append([[((one - other) ** 2).mean() for other in own] for one in own])
-            floors.append(least(layer, features))
+            pairs.append([[((one - other) ** 2).mean() for other in own] for one in own])
         return layer.running_mean, layer.running_var
 
     plain_forward(network, images, look)
-    squared = np.sum(apart, axis=0)
-    effective = count**2 / np.maximum(0, 1 - squared / sum(floors)).sum()
-    bessel = (count - 1) / count * effective / (effective - 1)
-    mean, var, _, _ = np.sum(reached, axis=0)
-    spread = sum(max(row[2] * bessel, floor) + row[3] * bessel for row, floor in zip(reached, floors, strict=True))
-    persisting = max(0, 1 - spread * (1 / effective + 1 / 32) / (mean + var))
+    mean, var, mean_spread, var_spread, mean_apart, var_apart = np.sum(reached, axis=0)
+    effective = count**2 / np.maximum(0, 1 - np.sum(pairs, axis=0) / mean_apart).sum()
+    known = effective / (effective - 1 / 2)
+    spread = known * (mean_spread + var_spread + (mean_apart + var_apart) / effective)
+    persisting, certain = (max(0, 1 - spread * (1 / n + 1 / 32) / (mean + var)) for n in (effective, 1))
 
     def move(number, layer, features):
         stored = ChannelStatistics(layer.running_mean, layer.running_var, 0)
-        mean, var, mean_spread, var_spread = numpy_shift(stored, features, layer.eps)
-        spreads = max(mean_spread * bessel, least(layer, features)), var_spread * bessel
-        weights = [persisting / 2 * max(0, 1 - s / effective / d) for s, d in zip(spreads, (mean, var), strict=True)]
+        distances, spreads = np.split(numpy_shift(stored, features, layer.eps)[:4], 2)
+        weights = (persisting + certain) / 2 * np.maximum(0, 1 - spreads / (count - 1) / distances)
         mean = (1 - weights[0]) * layer.running_mean + weights[0] * features.mean((0, 2, 3))
         var = (1 - weights[1]) * layer.running_var + weights[1] * features.var((0, 2, 3), correction=0)
-        written.append((weights, mean, var))
+        written.append((mean, var))
         return mean, var
 
-    return (persisting, effective), written, plain_forward(network, images, move)
+    return (persisting, certain, effective), written, plain_forward(network, images, move)
 
 
 @pytest.mark.parametrize(("gain", "count"), [(0.4, 6), (0.5, 8), (0.3, 16)])
 def test_auto_is_what_a_second_writing_of_it_finds(trained, gain, count):
     images = pictures(count, 7) * gain
-    (persisting, effective), written, logits = plain_auto(trained, images)
+    (persisting, certain, effective), written, logits = plain_auto(trained, images)
     adapted = rectify(trained, images, "auto")
     evidence = gather_evidence(trained, images, batch_norms(trained))
     assert evidence.persisting.item() == pytest.approx(persisting, rel=1e-9)
+    assert evidence.certain.item() == pytest.approx(certain, rel=1e-9)
     assert evidence.effective.item() == pytest.approx(effective, rel=1e-9)
-    assert 0 < persisting < 1
-    assert len({weight for weights, _, _ in written for weight in weights}) > 5  # no two layers move alike
-    for (_, mean, var), layer in zip(written, batch_norms(adapted).values(), strict=True):
+    assert 0 <= certain < persisting < 1
+    for (mean, var), layer in zip(written, batch_norms(adapted).values(), strict=True):
         torch.testing.assert_close(layer.running_mean, mean, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(layer.running_var, var, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(adapted(images), logits, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("gain", [1, 0.2])
-def test_one_image_moves_auto_by_its_share_of_a_training_batch(trained, gain):
-    image = pictures(1, 5) * gain
-    expected = batch_norms(rectify(trained, image, "prior", prior_count=31))
-    for name, layer in batch_norms(rectify(trained, image, "auto")).items():
-        torch.testing.assert_close(layer.running_mean, expected[name].running_mean, rtol=1e-12, atol=1e-15)
-        torch.testing.assert_close(layer.running_var, expected[name].running_var, rtol=1e-12, atol=1e-15)
+@pytest.mark.parametrize(("gain", "moves"), [(1, False), (0.2, True)])
+def test_one_image_moves_auto_where_the_shift_is_beyond_its_quarters(trained, gain, moves):
+    parts = pictures(4, 5, side=5)  # an image of four, so that its quarters differ as images do
+    image = gain * torch.cat([torch.cat(list(row), 2) for row in parts.view(2, 2, 3, 5, 5)], 1)[None]
+    assert (len(unchanged(rectify(trained, image, "auto"), trained)) < 10) == moves
 
 
 def test_auto_leaves_the_source_alone_where_there_is_no_shift_and_moves_where_there_is(trained):
     asleep = [len(unchanged(rectify(trained, pictures(32, draw), "auto"), trained)) for draw in range(100, 120)]
     assert asleep.count(10) >= 18  # of 20 draws of the source's own images
-    for gain in (0.3, 0.5):
+    for gain, least, most in ((0.3, 0.8, 1), (0.7, 0.1, 0.6)):
         images = pictures(32, 100) * gain
         adapted, replaced = (rectify(trained, images, name)[1] for name in ("auto", "replace"))
         for part in ("running_mean", "running_var"):
             source = getattr(trained[1], part)
             moved = (getattr(adapted, part) - source) / (getattr(replaced, part) - source)
-            assert ((moved > 0.3) & (moved < 0.5)).all()  # half-way, less noise
+            assert ((moved > least) & (moved < most)).all()  # half-way, less noise, where a scene might explain it
 
 
 @pytest.mark.parametrize(("where", "touched"), [("front", ["1.", "4."]), ("end", ["13."]), ("7", ["7."])])

@@ -10,7 +10,7 @@ from statshift import load_model
 from statshift._core.errors import FewImagesWarning
 from statshift.adapting.online import RectifiedStream
 from statshift.adapting.rectify import rectified, rectify
-from statshift.norms.likeness import effective_images, least_spread
+from statshift.norms.likeness import effective_images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def counted(scenes, frames, jitter=0.0):
     """Return as how many images so many frames of so many scenes count, over two layers of 64 channels."""
     generator = torch.Generator().manual_seed(0)
-    means, least = [], []
+    means, apart = [], []
     for _ in range(2):
         own = torch.randn(scenes, 64, generator=generator).mul(0.3).repeat_interleave(frames, 0)
         own += jitter * torch.randn(own.shape, generator=generator)
         means.append(own / 8)
-        least.append(least_spread(torch.tensor(1.0)))
-    return effective_images(means, least).item()
+        apart.append(torch.tensor(0.05))
+    return effective_images(means, apart).item()
 
 
 @pytest.mark.parametrize(("jitter", "tolerance"), [(0, 1e-5), (0.03, 0.1)])
@@ -33,23 +33,23 @@ def test_frames_of_a_scene_count_as_one_and_different_images_each(scenes, frames
     assert counted(scenes, frames, jitter) == pytest.approx(scenes, rel=tolerance)
 
 
-def test_likeness_falls_to_nothing_at_half_of_what_is_expected():
-    least = [torch.tensor(0.5)]  # so 1 is expected between two
+def test_likeness_falls_to_nothing_at_half_of_what_quarters_differ():
+    apart = [torch.tensor(0.5)]  # so the squared distance of two quarters is 1
     for squared, likeness in ((0.0, 1), (0.125, 0.75), (0.25, 0.5), (0.5, 0), (0.7, 0)):
-        found = effective_images([torch.tensor([[0.0], [squared**0.5]])], least)
+        found = effective_images([torch.tensor([[0.0], [squared**0.5]])], apart)
         assert found.item() == pytest.approx(4 / (2 + 2 * likeness))
-    assert least_spread(torch.tensor(0.01)).item() == pytest.approx(1 / 320)
 
 
 def test_a_protocol_of_ones_own_is_offered_what_it_names():
-    model, images = load_model("cifar:resnet20"), torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model, images = load_model("cifar:resnet20"), torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    images = images.repeat_interleave(16, 2).repeat_interleave(16, 3)
     seen = []
 
     def own(stored, observed, images, *, effective, eps):
         seen.append((effective.item(), eps))
         return stored
 
-    with pytest.warns(FewImagesWarning, match="copies, frames of one or two scenes, or flat"):
+    with pytest.warns(FewImagesWarning, match="copies, frames of one or two scenes, or pictures of nothing"):
         rectify(model, images[:1].repeat(4, 1, 1, 1), own)
     assert seen == [(pytest.approx(1), 1e-5)] * 19
     rectify(model, images[:1], own)  # of one image there is nothing to warn of

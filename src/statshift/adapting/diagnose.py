@@ -29,7 +29,7 @@ class Diagnosis:
         noise: (L,), what `shift` would be without a shift, from sampling so many effective images alone.
         images: how many there were.
         persisting: share in [0,1] of the shift in the last third of the layers that no noise explains; "auto" goes
-            half this share of the way.
+            half this share of the way, and up to all of it where no scene's content explains the shift.
         effective: as how many independent images they count, from 1 (copies) to `images`.
         untrained: whether the stored means are all 0 and the variances all 1.
     """
@@ -70,10 +70,10 @@ class Diagnosis:
                 "The norm layers store means of 0 and variances of 1 everywhere: the model was never trained, or its "
                 "weights were not loaded, so there is nothing to compare with."
             )
-        if self.effective < FEW:
+        if self.effective < FEW and self.persisting == 0:
             return (
-                f"The {self.images} images are alike (copies, frames of one scene or flat pictures) and count as "
-                f"{self.effective:.1f}: too few to tell a shift from what they show. Give different images."
+                f"The {self.images} images are alike (copies, frames of one scene or pictures of nothing) and count as "
+                f"{self.effective:.1f}: no shift is told from what they show. Give different images."
             )
         count = f" ({self.images} images, so alike that they count as {self.effective:.1f})"
         return self._verdict + (count if 2 * self.effective < self.images else "")
@@ -115,7 +115,7 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     fit_size(model, [images.shape[-2:]])
     layers = select_layers(model, images)
     shifts = survey(model, images, layers)
-    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :])
+    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images)
     stored = [stored_statistics(layers[name]) for name in shifts]
     initial = torch.stack([(one.mean == 0).all() & (one.var == 1).all() for one in stored]).all()
     (untrained,) = check_finite({name: shift.distance[None] for name, shift in shifts.items()}, initial)

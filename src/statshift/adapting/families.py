@@ -56,8 +56,8 @@ class Rule(Writer):
 
     Attributes:
         target: the method of (stored, observed, images) that returns what a layer shall use. It gets what it names as
-            keywords without a default: `eps` of the layer; and `persisting` and `effective`, of a survey of the
-            untouched model (see `statshift.norms.shrinkage.Evidence`).
+            keywords without a default: `eps` of the layer; and `persisting`, `certain` and `effective`, of a survey of
+            the untouched model (see `statshift.norms.shrinkage.Evidence`).
         trusted: whether it returns what is finite wherever what it observes is, so that this is not looked at.
     """
 

@@ -25,13 +25,13 @@ from statshift.norms.sizes import fit_size
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 FEW_IMAGES = (
-    "The images to rectify to are alike: copies, frames of one or two scenes, or flat pictures. They are taken as a "
-    "single one, which moves the statistics by 1/32 at most; give different images."
+    "The images to rectify to are alike: copies, frames of one or two scenes, or pictures of nothing. Only a strong "
+    "shift is told from what they show; give different images."
 )
 SKIPPED = (
     "no running statistics are kept there, so these layers are not rectified: they normalise each batch by its own."
 )
-OFFERED = ("eps", "persisting", "effective")
+OFFERED = ("eps", "persisting", "certain", "effective")
 """What a rule gets that names it as a keyword without a default: of the layer, and of the images' `Evidence`."""
 
 Seen = dict[str, tuple[ChannelStatistics, Observed]]
@@ -90,7 +90,7 @@ def rewrite_statistics(
     layers = select_layers(model, images, where)
     asked = rule.asked
     evidence: dict[str, Tensor] = {}
-    if asked & {"persisting", "effective"}:
+    if asked & set(OFFERED[1:]):
         evidence = vars(gather_evidence(model, images, layers if where == "all" else select_layers(model, images)))
     seen: Seen = {}
 

@@ -13,11 +13,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
 from statshift.norms.layers import before_forward, evaluating, run
-from statshift.norms.likeness import FEW, effective_images, least_spread
+from statshift.norms.likeness import LEAST, effective_images, show_something
 from statshift.norms.statistics import ChannelStatistics, Observed, channel_statistics
 
 TRAINING_BATCH = 32
 """Images per device in the customary training with batch norm; networks tolerate the noise of its statistics."""
+
+QUARTERS = 4
+"""Values by which each scene tells how much scenes differ; of n scenes the noise is that of n - 2/4, by F's mean."""
 
 NONE_MET = "The forward met none of the layers to be rectified."
 
@@ -29,9 +32,10 @@ class LayerShift:
     Attributes:
         mean: () squared shift of the mean, per stored variance.
         var: () squared shift of the deviation, likewise; to first order half the variance's relative shift.
-        mean_spread: () expected of `mean` without a shift, times the number of images, if they are independent.
-        var_spread: () expected of `var` without a shift, likewise.
-        least: () that `mean_spread` is of different images, at least.
+        mean_spread: () variance between images of what they add to the mean, likewise.
+        var_spread: () of what they add to the deviation.
+        mean_apart: () variance between neighbouring quarters of an image of what they add to the mean, likewise.
+        var_apart: () of what they add to the deviation.
         means: (n,C) of the images' own channels, in stored deviations from the stored mean, over the root of C.
     """
 
@@ -39,7 +43,8 @@ class LayerShift:
     var: Tensor
     mean_spread: Tensor
     var_spread: Tensor
-    least: Tensor
+    mean_apart: Tensor
+    var_apart: Tensor
     means: Tensor
 
     @property
@@ -53,10 +58,11 @@ class LayerShift:
         Args:
             effective: () as how many independent images these count; see `effective_images`.
         """
-        images = len(self.means)
-        shared = max(images - 1, 1) / images * effective / (effective - 1).clamp_min(1)  # Bessel's, of so many
-        mean_spread = torch.maximum(self.mean_spread * shared, self.least)
-        return mean_spread / effective, self.var_spread * shared / effective
+        known = effective - 2 / QUARTERS
+        return (
+            (self.mean_spread + self.mean_apart / effective) / known,
+            (self.var_spread + self.var_apart / effective) / known,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,10 +71,12 @@ class Evidence:
 
     Attributes:
         persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
+        certain: () share of it, at most `persisting`, that not even the content of a single scene explains.
         effective: () as how many independent images these count, from 1 to their number.
     """
 
     persisting: Tensor
+    certain: Tensor
     effective: Tensor
 
 
@@ -86,14 +94,21 @@ def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -
 
 
 def layer_shift(stored: ChannelStatistics, observed: Observed, eps: float) -> LayerShift:
-    """Return how far `observed` lies from `stored`; `eps` is the layer's own."""
+    """Return how far `observed` lies from `stored`; `eps` is the layer's own.
+
+    Where `observed` has no quarters, for want of positions, what is stored is itself the variance between images, of
+    normal values.
+    """
     scale = stored.var + eps
-    mean_spread, var_spread = observed.spreads
+    parts = [*observed.spreads, *(observed.apart or (stored.var, stored.var.square() * 2))]
+    units = [scale, (2 * scale) ** 2] * 2
+    mean_spread, var_spread, mean_apart, var_apart = (one / unit for one, unit in zip(parts, units, strict=True))
     return LayerShift(
         *distances(stored, observed, eps),
-        (mean_spread / scale).mean(),
-        (var_spread / (2 * scale) ** 2).mean(),
-        least_spread((observed.var / scale).mean()),
+        mean_spread.mean(),
+        var_spread.mean(),
+        mean_apart.mean().clamp_min(LEAST),
+        var_apart.mean(),
         (observed.instances.mean - stored.mean) / (scale * len(scale)).sqrt(),
     )
 
@@ -127,7 +142,7 @@ def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, s
             raise met_twice(name)
         met.add(name)
         if len(met) > skip:
-            shifts[name] = layer_shift(stored_statistics(layer), observe(name, features), layer.eps)
+            shifts[name] = layer_shift(stored_statistics(layer), observe(name, features, quarters=True), layer.eps)
 
     with before_forward(layers, observe_layer), evaluating(model):
         run(model, images)
@@ -144,7 +159,7 @@ def gather_evidence(model: nn.Module, images: Tensor, layers: dict[str, _BatchNo
     if len(shifts) < wanted:  # a forward does not meet all layers, so it was another third
         shifts = survey(model, images, layers)
         wanted = last_third(len(shifts))
-    return weigh_evidence(list(shifts.values())[-wanted:])
+    return weigh_evidence(list(shifts.values())[-wanted:], images)
 
 
 def last_third(layers: int) -> int:
@@ -152,28 +167,36 @@ def last_third(layers: int) -> int:
     return max(1, round(layers / 3))
 
 
-def weigh_evidence(shifts: Sequence[LayerShift]) -> Evidence:
+def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor) -> Evidence:
     """Return what layers tell together.
 
     The noise in what persists is that of sampling, and that of batches of `TRAINING_BATCH` images, which training has
-    made harmless. Where there are too few different images to know noise by, nothing is known to persist.
+    made harmless. Pictures that show nothing count as one, of which nothing is known to persist.
+
+    Args:
+        shifts: of the layers.
+        images: (n,3,H,W) that showed them.
 
     Raises:
         InputError: there are no layers.
     """
     if not shifts:
         raise InputError(NONE_MET)
-    effective = effective_images([shift.means for shift in shifts], [shift.least for shift in shifts])
+    effective = effective_images([shift.means for shift in shifts], [shift.mean_apart for shift in shifts])
     distance = torch.stack([shift.distance for shift in shifts]).sum()
     noise = torch.stack([torch.add(*shift.noise(effective)) for shift in shifts]).sum()
-    share = share_beyond(noise * (1 + effective / TRAINING_BATCH), distance)
-    return Evidence(torch.where(effective < FEW, 0, share), effective)
+    shown = show_something(images)
+    share, certain = (
+        torch.where(shown, share_beyond(noise * effective * (1 / scenes + 1 / TRAINING_BATCH), distance), 0)
+        for scenes in (effective, 1)
+    )
+    return Evidence(share, certain, torch.where(shown, effective, 1))
 
 
-def observe(name: str, features: Tensor) -> Observed:
+def observe(name: str, features: Tensor, *, quarters: bool = False) -> Observed:
     """Return the statistics of what comes before the layer `name`, which an error names."""
     try:
-        return channel_statistics(features)
+        return channel_statistics(features, quarters=quarters)
     except InputError as error:
         raise InputError(f"The layer {name} cannot be rectified: {error}") from error
 

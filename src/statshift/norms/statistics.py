@@ -38,22 +38,28 @@ class Observed(ChannelStatistics):
 
     Attributes:
         instances: mean and variance (B,C) of each image's own channels.
+        quarters: those (R,2,B,C) of the left and right part of its R rows of parts, of `quarter_statistics`; None where
+            they were not asked for, or maps have a single column.
     """
 
     instances: ChannelStatistics
+    quarters: ChannelStatistics | None = None
 
     @property
     def spreads(self) -> tuple[Tensor, Tensor]:
-        """Variances (C,) between images of what an image adds to `mean` and to `var`; infinite for one image.
-
-        Divided by the number of images they are squared standard errors.
-        """
-        images = len(self.instances.mean)
-        if images == 1:
-            return torch.full_like(self.mean, torch.inf), torch.full_like(self.mean, torch.inf)
+        """Biased variances (C,) between images of what an image adds to `mean` and to `var`."""
         from_mean = (self.instances.mean - self.mean).square_()
         from_var = (self.instances.var + from_mean - self.var).square_()
-        return from_mean.sum(0) / (images - 1), from_var.sum(0) / (images - 1)
+        return from_mean.mean(0), from_var.mean(0)
+
+    @property
+    def apart(self) -> tuple[Tensor, Tensor] | None:
+        """Variances (C,) between neighbouring quarters of what they add to `mean` and to `var`, None without any."""
+        if self.quarters is None:
+            return None
+        adds = self.quarters.mean, self.quarters.var + (self.quarters.mean - self.mean).square_()
+        from_mean, from_var = ((left - right).square_().mean(0) / 2 for left, right in (one.unbind(1) for one in adds))
+        return from_mean.mean(0), from_var.mean(0)
 
 
 def instance_statistics(features: Tensor) -> ChannelStatistics:
@@ -78,8 +84,35 @@ def instance_statistics(features: Tensor) -> ChannelStatistics:
     return ChannelStatistics(mean, var, positions)
 
 
-def channel_statistics(features: Tensor) -> Observed:
+def quarter_statistics(features: Tensor) -> ChannelStatistics | None:
+    """Return the statistics (R,2,B,C) of the quarters of each image's own channels.
+
+    Features of shape (B,C,H,W) have R = 2 rows of a left and a right quarter, those of one row R = 1; a middle row or
+    column is left out. Leading dimensions of more count as rows. Features of a single column have no quarters: None.
+
+    Args:
+        features: (B,C) or (B,C,*positions).
+    """
+    if features.ndim == 2 or features.shape[-1] < 2:
+        return None
+    maps = features.unsqueeze(2) if features.ndim == 3 else features.flatten(2, -2)
+    rows, columns = maps.shape[2:]
+    height, width = max(1, rows // 2), columns // 2
+    parts = [
+        instance_statistics(maps[:, :, top : top + height, left : left + width])
+        for top in sorted({0, rows - height})
+        for left in (0, columns - width)
+    ]
+    mean, var = (torch.stack([getattr(one, name) for one in parts]) for name in ("mean", "var"))
+    return ChannelStatistics(mean.view(-1, 2, *mean.shape[1:]), var.view(-1, 2, *var.shape[1:]), parts[0].count)
+
+
+def channel_statistics(features: Tensor, *, quarters: bool = False) -> Observed:
     """Return the statistics of features (B,C) or (B,C,*positions) over images and positions.
+
+    Args:
+        features: at least two values of each channel.
+        quarters: measure the quarters of the maps too.
 
     Raises:
         InputError: fewer than two values in a channel, for which there is no variance.
@@ -90,7 +123,8 @@ def channel_statistics(features: Tensor) -> Observed:
         raise InputError(f"Expected at least two values in a channel, but got features {tuple(features.shape)}.")
     mean = one.mean.mean(0)
     between = (one.mean - mean).square_().mean(0)
-    return Observed(mean, one.var.mean(0).add_(between), images * one.count, one)
+    parts = quarter_statistics(features) if quarters else None
+    return Observed(mean, one.var.mean(0).add_(between), images * one.count, one, parts)
 
 
 def pool(*parts: ChannelStatistics) -> ChannelStatistics:

@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from statshift.adapting.families import Rule
-from statshift.norms.likeness import FEW
-from statshift.norms.shrinkage import TRAINING_BATCH, layer_shift, share_beyond
+from statshift.norms.shrinkage import distances, share_beyond
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 
 @dataclass(frozen=True)
 class Auto(Rule):
-    """Go half-way to the target, less by what noise explains here and by what does not reach the last layers.
+    """Go half-way to the target, or further where no scene's content explains the shift; less by what noise explains.
 
-    A single image, or effective ones of one or two scenes, cannot tell their own noise: they move the statistics by the
-    share of one image in a training batch. The derivation is in docs/auto.md; nothing is to be tuned.
+    How much scenes differ is told by how much the images do and by their own quarters, so that a single one tells its
+    noise too. The derivation is in docs/auto.md; nothing is to be tuned.
     """
 
     name = "auto"
@@ -31,7 +29,7 @@ class Auto(Rule):
         *,
         eps: float,
         persisting: Tensor,
-        effective: Tensor,
+        certain: Tensor,
     ) -> ChannelStatistics:
         """Return what a layer shall use.
 
@@ -41,13 +39,13 @@ class Auto(Rule):
             images: how many they are of.
             eps: the layer's own.
             persisting: () in [0,1], of `Evidence`.
-            effective: () from 1 to `images`, of `Evidence`.
+            certain: () from 0 to `persisting`, likewise.
         """
-        shift = layer_shift(stored, observed, eps)
-        mean_noise, var_noise = shift.noise(effective)
+        scale = stored.var + eps
+        spreads = observed.spreads[0] / scale, observed.spreads[1] / (2 * scale) ** 2
         mean_weight, var_weight = (
-            torch.where(effective < FEW, 1 / TRAINING_BATCH, persisting / 2 * share_beyond(noise, distance))
-            for noise, distance in ((mean_noise, shift.mean), (var_noise, shift.var))
+            (persisting + certain) / 2 * share_beyond(spread.mean() / max(images - 1, 1), distance)
+            for spread, distance in zip(spreads, distances(stored, observed, eps), strict=True)
         )
         return ChannelStatistics(
             stored.mean + mean_weight * (observed.mean - stored.mean),
