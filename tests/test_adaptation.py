@@ -37,6 +37,7 @@ pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:No frost photographs"),
     pytest.mark.filterwarnings("ignore:Clean accuracy"),
+    pytest.mark.filterwarnings("ignore:The images to rectify to are alike"),  # digits are to random features
 ]
 
 

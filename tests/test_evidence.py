@@ -23,7 +23,13 @@ from statshift.norms.shrinkage import (
     survey,
     weigh_evidence,
 )
-from statshift.norms.statistics import ChannelStatistics, channel_statistics, instance_statistics, quarter_statistics
+from statshift.norms.statistics import (
+    ChannelStatistics,
+    Observed,
+    channel_statistics,
+    instance_statistics,
+    quarter_statistics,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,9 +238,13 @@ def test_layer_shift_is_numpys():
     np.testing.assert_allclose(found.means, scaled, rtol=1e-11)
 
 
-def test_a_layer_without_positions_has_stored_what_lies_between_images():
+def test_a_layer_without_positions_goes_by_the_images_and_a_single_one_by_what_is_stored():
     stored, features = ChannelStatistics(torch.zeros(2), torch.tensor([1.0, 4.0]), 0), normal(6, 2).float()
     found = layer_shift(stored, channel_statistics(features, quarters=True), 0)
+    assert found.mean_apart.item() == found.mean_spread.item() > 0
+    assert found.var_apart.item() == found.var_spread.item() > 0
+    one = ChannelStatistics(features[0], torch.zeros(2), 1)
+    found = layer_shift(stored, Observed(one.mean, one.var, 1, ChannelStatistics(one.mean[None], one.var[None], 1)), 0)
     assert found.mean_apart.item() == pytest.approx(1)
     assert found.var_apart.item() == pytest.approx(0.5)  # of a normal value's square: 2 variance² over (2 variance)²
 
@@ -281,19 +291,19 @@ def test_evidence_adds_the_layers_up_before_it_compares():
     assert TRAINING_BATCH == 32
     assert found.effective.item() == pytest.approx(8)
     assert found.persisting.item() == pytest.approx(1 - spread * 8 / 7.5 * (1 / 8 + 1 / 32) / distance, rel=1e-4)
-    assert found.certain.item() == 0  # 7.5 against 18 * 33/32 and more
+    assert found.certain.item() == 0  # a scene's worth, 5 * 8/7.5 and more, is beyond the 5 of the distance
     strong = weigh_evidence([some_shift(30, 10, 8, 2, images=8)], pictures(8, 0))
-    assert strong.certain.item() == pytest.approx(1 - 10 * 8 / 7.5 * (1 + 1 / 32) / 40, rel=1e-4)
+    assert strong.certain.item() == pytest.approx(1 - 10 * 8 / 7.5 * (1 / 8 + 1 + 1 / 32) / 40, rel=1e-4)
     assert weigh_evidence(shifts[1:2], pictures(8, 0)).persisting.item() == 0  # 0.5 against 5 * 5/32
 
 
 def test_of_copies_only_a_shift_beyond_their_quarters_persists():
-    for distance, persisting in ((8.0, 0.5), (4.0, 0.0)):
+    for distance in (16.0, 8.0, 4.0):
         copies = LayerShift(*map(torch.tensor, (distance - 1, 1.0, 0.0, 0.0, 1.5, 0.5)), means=torch.ones(32, 4))
         found = weigh_evidence([copies], pictures(1, 0).repeat(32, 1, 1, 1))
         assert found.effective.item() == 1
-        assert found.persisting.item() == pytest.approx(max(0, persisting - 4 / 32 / distance))
-        assert found.certain.item() == pytest.approx(found.persisting.item())
+        assert found.persisting.item() == pytest.approx(max(0, 1 - 4 * (1 + 1 / 32) / distance))
+        assert found.certain.item() == pytest.approx(max(0, 1 - 4 * (1 + 1 + 1 / 32) / distance))
         assert [one.item() for one in copies.noise(found.effective)] == [3, 1]
 
 
@@ -398,12 +408,12 @@ def plain_auto(network, images):
     effective = count**2 / np.maximum(0, 1 - np.sum(pairs, axis=0) / mean_apart).sum()
     known = effective / (effective - 1 / 2)
     spread = known * (mean_spread + var_spread + (mean_apart + var_apart) / effective)
-    persisting, certain = (max(0, 1 - spread * (1 / n + 1 / 32) / (mean + var)) for n in (effective, 1))
+    persisting, certain = (max(0, 1 - spread * (1 / effective + n + 1 / 32) / (mean + var)) for n in (0, 1))
 
     def move(number, layer, features):
         stored = ChannelStatistics(layer.running_mean, layer.running_var, 0)
-        distances, spreads = np.split(numpy_shift(stored, features, layer.eps)[:4], 2)
-        weights = (persisting + certain) / 2 * np.maximum(0, 1 - spreads / (count - 1) / distances)
+        distances, spreads, apart = np.split(numpy_shift(stored, features, layer.eps), 3)
+        weights = (persisting + certain) / 2 * np.maximum(0, 1 - (spreads + apart / count) / count / distances)
         mean = (1 - weights[0]) * layer.running_mean + weights[0] * features.mean((0, 2, 3))
         var = (1 - weights[1]) * layer.running_var + weights[1] * features.var((0, 2, 3), correction=0)
         written.append((mean, var))

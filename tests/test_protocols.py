@@ -26,7 +26,11 @@ from synthetic_runs import per_image
 
 measure = partial(statshift.measure, device="cpu", shifts=["clean", "contrast"], severities=[5])
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Clean accuracy")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Clean accuracy"),
+    pytest.mark.filterwarnings("ignore:The images to rectify to are alike"),  # digits are to random features
+]
 
 
 def build():

@@ -31,7 +31,11 @@ from statshift.report.building import build_report
 from test_protocols import build as network_of_digits
 from test_protocols import pixels_of
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:Clean accuracy")]
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:Clean accuracy"),
+    pytest.mark.filterwarnings("ignore:The images to rectify to are alike"),  # digits are to random features
+]
 
 SPEC = f"py:{training_jobs.__file__}:build"
 
@@ -251,8 +255,8 @@ def prior_of(stored, observed, images, *, count=16):
 def test_auto_is_no_exception(network, digits):
     """A function that asks for what `auto` asks for does what it does."""
 
-    def mine(stored, observed, images, *, eps, persisting, effective):
-        return Auto().target(stored, observed, images, eps=eps, persisting=persisting, effective=effective)
+    def mine(stored, observed, images, *, eps, persisting, certain):
+        return Auto().target(stored, observed, images, eps=eps, persisting=persisting, certain=certain)
 
     @dataclass(frozen=True)
     class Copied(Rule):

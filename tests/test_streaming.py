@@ -14,7 +14,10 @@ from statshift.adapting.protocols.running import Running
 from statshift.adapting.rectify import rectify
 from statshift.norms.layers import batch_norms
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:The images to rectify to are alike"),  # without a shift, those of brightness are
+]
 
 
 def pictures(images, number):

@@ -25,7 +25,7 @@ from statshift.norms.sizes import fit_size
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 FEW_IMAGES = (
-    "The images to rectify to are alike: copies, frames of one or two scenes, or pictures of nothing. Only a strong "
+    "The images to rectify to are alike: copies, frames of one or two scenes, or pictures of nothing. No "
     "shift is told from what they show; give different images."
 )
 SKIPPED = (
@@ -105,7 +105,8 @@ def rewrite_statistics(
         if name in seen:
             raise met_twice(name)
         stored = stored_statistics(layer)
-        seen[name] = deepcopy(stored) if unbiased else stored, observe(name, features)
+        observed = observe(name, features, quarters="certain" in asked)
+        seen[name] = deepcopy(stored) if unbiased else stored, observed
         write(layer, decide(name), statistics)
 
     with before_forward(layers, rectify_layer), evaluating(model):
@@ -132,7 +133,9 @@ def offered_to(function: Callable[..., Any]) -> set[str]:
 
 def _check(layers: dict[str, _BatchNorm], seen: Seen, evidence: dict[str, Tensor], images: int, trusted: bool) -> None:
     """Check that what was observed and written is finite, and warn of images that are alike, by one transfer."""
-    few = [evidence["effective"] < min(FEW, 0.9 * images)] if evidence and images > 1 else []
+    few = []
+    if evidence and images > 1:
+        few = [(evidence["effective"] < min(FEW, 0.9 * images)) & (evidence["persisting"] == 0)]
     looked_at = {
         name: observed.var if trusted else _written_and_seen(layers[name], observed)
         for name, (_, observed) in seen.items()

@@ -71,7 +71,7 @@ class Evidence:
 
     Attributes:
         persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
-        certain: () share of it, at most `persisting`, that not even the content of a single scene explains.
+        certain: () share of it, at most `persisting`, that the content of a single scene does not explain either.
         effective: () as how many independent images these count, from 1 to their number.
     """
 
@@ -96,11 +96,12 @@ def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -
 def layer_shift(stored: ChannelStatistics, observed: Observed, eps: float) -> LayerShift:
     """Return how far `observed` lies from `stored`; `eps` is the layer's own.
 
-    Where `observed` has no quarters, for want of positions, what is stored is itself the variance between images, of
-    normal values.
+    Where `observed` has no quarters, for want of positions, the spread between the images stands for them; that of a
+    single one is what is stored, of normal values.
     """
     scale = stored.var + eps
-    parts = [*observed.spreads, *(observed.apart or (stored.var, stored.var.square() * 2))]
+    between = observed.spreads if len(observed.instances.mean) > 1 else (stored.var, stored.var.square() * 2)
+    parts = [*observed.spreads, *(observed.apart or between)]
     units = [scale, (2 * scale) ** 2] * 2
     mean_spread, var_spread, mean_apart, var_apart = (one / unit for one, unit in zip(parts, units, strict=True))
     return LayerShift(
@@ -186,11 +187,11 @@ def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor) -> Evidence:
     distance = torch.stack([shift.distance for shift in shifts]).sum()
     noise = torch.stack([torch.add(*shift.noise(effective)) for shift in shifts]).sum()
     shown = show_something(images)
-    share, certain = (
-        torch.where(shown, share_beyond(noise * effective * (1 / scenes + 1 / TRAINING_BATCH), distance), 0)
-        for scenes in (effective, 1)
+    persisting, certain = (
+        torch.where(shown, share_beyond(noise * (1 + effective * (content + 1 / TRAINING_BATCH)), distance), 0)
+        for content in (0, 1)  # scenes' worth
     )
-    return Evidence(share, certain, torch.where(shown, effective, 1))
+    return Evidence(persisting, certain, torch.where(shown, effective, 1))
 
 
 def observe(name: str, features: Tensor, *, quarters: bool = False) -> Observed:

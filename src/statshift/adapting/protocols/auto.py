@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from statshift.adapting.families import Rule
-from statshift.norms.shrinkage import distances, share_beyond
+from statshift.norms.shrinkage import layer_shift, share_beyond
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 
@@ -41,11 +41,14 @@ class Auto(Rule):
             persisting: () in [0,1], of `Evidence`.
             certain: () from 0 to `persisting`, likewise.
         """
-        scale = stored.var + eps
-        spreads = observed.spreads[0] / scale, observed.spreads[1] / (2 * scale) ** 2
+        shift = layer_shift(stored, observed, eps)
+        noises = (
+            (spread + apart / images) / images
+            for spread, apart in ((shift.mean_spread, shift.mean_apart), (shift.var_spread, shift.var_apart))
+        )
         mean_weight, var_weight = (
-            (persisting + certain) / 2 * share_beyond(spread.mean() / max(images - 1, 1), distance)
-            for spread, distance in zip(spreads, distances(stored, observed, eps), strict=True)
+            (persisting + certain) / 2 * share_beyond(noise, distance)
+            for noise, distance in zip(noises, (shift.mean, shift.var), strict=True)
         )
         return ChannelStatistics(
             stored.mean + mean_weight * (observed.mean - stored.mean),
