@@ -21,6 +21,7 @@ from statshift.adapting.diagnose import diagnose
 from statshift.adapting.drawing import adaptation_positions, draw_images
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.plots import plot_distances, plot_embeddings, plot_samples, plot_shifts, plot_similarities
+from statshift.adapting.protocols.auto import Auto
 from statshift.measuring.analyses import (
     by_part,
     by_samples,
@@ -31,8 +32,7 @@ from statshift.measuring.analyses import (
     measure_variants,
     statistic_distances,
 )
-from statshift.norms.shrinkage import layer_shift, share_beyond
-from statshift.norms.statistics import ChannelStatistics, Observed
+from statshift.norms.statistics import ChannelStatistics, Observed, mix
 
 ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
@@ -170,8 +170,11 @@ def parts(found: dict[str, Subject], runs: Path) -> None:
 LIGHT = {"mobilenet": {"severities": [3]}}
 
 
+PARTS_OF_AUTO = ("noise", "persisting", "certain", "half")
+
+
 def without(part: str) -> Callable[..., ChannelStatistics]:
-    """Return `auto` as a protocol of one's own, without one of its parts: "noise", "persisting" or "half"."""
+    """Return `auto` as a protocol of one's own, without one of `PARTS_OF_AUTO`."""
 
     def rule(
         stored: ChannelStatistics,
@@ -180,24 +183,24 @@ def without(part: str) -> Callable[..., ChannelStatistics]:
         *,
         eps: float,
         persisting: torch.Tensor,
-        effective: torch.Tensor,
+        certain: torch.Tensor,
     ) -> ChannelStatistics:
-        shift = layer_shift(stored, observed, eps)
-        scale = (1 if part == "persisting" else persisting) * (1 if part == "half" else 0.5)
-        mean = var = scale
-        if part != "noise":
-            mean_noise, var_noise = shift.noise(effective)
-            mean, var = scale * share_beyond(mean_noise, shift.mean), scale * share_beyond(var_noise, shift.var)
-        return ChannelStatistics(
-            stored.mean + mean * (observed.mean - stored.mean), stored.var + var * (observed.var - stored.var), 0
-        )
+        whole = torch.ones_like(persisting)
+        given = {
+            "noise": (persisting, certain),
+            "persisting": (whole, certain),
+            "certain": (persisting, torch.zeros_like(certain)),
+            "half": (persisting, persisting),
+        }[part]
+        written = Auto().target(stored, observed, images, eps=eps, persisting=given[0], certain=given[1])
+        return written if part != "noise" else mix(stored, observed, 1 - float(sum(given)) / 2)
 
     return rule
 
 
 def ablation(found: dict[str, Subject], runs: Path) -> None:
     """What each part of `auto` is worth, severity 3."""
-    own = {f"auto without {part}": without(part) for part in ("noise", "persisting", "half")}
+    own = {f"auto without {part}": without(part) for part in PARTS_OF_AUTO}
     rows, results = [], {"machine": machine(CPU)}
     for name, count in (("resnet20", 8), ("resnet20", 32), ("resnet20", 256), ("mobilenet", 32)):
         model, data = found[name]
