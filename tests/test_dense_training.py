@@ -295,6 +295,18 @@ METHODS = {
 }
 
 
+def test_validation_labels_beyond_the_models_classes_are_told_before_the_first_epoch(data, tmp_path):
+    labels = np.full((HEIGHT, WIDTH), 7, np.uint8)
+    for kind, values in (("images", np.zeros((HEIGHT, WIDTH, 3), np.uint8)), ("labels", labels)):
+        (tmp_path / kind).mkdir()
+        Image.fromarray(values).save(tmp_path / kind / "a.png")
+    steps = []
+    with pytest.raises(InputError, match=r"below the model's 6 classes, but .*a.png has pixels labelled 7"):
+        options = HardenOptions(Standard(), training=OPTIONS)
+        harden(build(), data, options, validation=f"seg:{tmp_path}", device="cpu", progress=steps.append)
+    assert steps == []
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_learns_from_label_maps(name, data):
     method, at = METHODS[name]

@@ -82,7 +82,8 @@ class TrainingReport:
         first = join()[0] == 0
         if self._epoch == 0 and first:
             before = f", of which {at.step - 1} were taken before" if at.step > 1 else ""
-            say(f"{at.epochs} {'epoch' if at.epochs == 1 else 'epochs'}, {at.steps:,} steps{before}.")
+            epochs, steps = ("epoch", "epochs")[at.epochs > 1], ("step", "steps")[at.steps > 1]
+            say(f"{at.epochs} {epochs}, {at.steps:,} {steps}{before}.")
         if first and not console().is_terminal:  # where there is no bar
             if 0 < self._epoch < at.epoch:
                 say(f"Epoch {self._epoch} of {at.epochs} is done.")

@@ -24,9 +24,7 @@ from statshift.hardening.batches import Batches
 from statshift.hardening.optimisation import optimizer_of
 from statshift.hardening.pairs import augmentation_of
 from statshift.hardening.training import Step, TrainingOptions
-from statshift.measuring.loading import DTYPES, dtype_name, fit_to_model
-from statshift.models import extract_logits
-from statshift.norms.layers import evaluating, run
+from statshift.measuring.loading import DTYPES, count_classes, dtype_name, fit_to_model
 from statshift.norms.synchronisation import synchronised
 from statshift.splitting.branches import Branches
 from statshift.tasks.classification import CLASSIFICATION
@@ -144,7 +142,7 @@ class _Training:
             augmentation_of(options, self.data, getattr(branches.clean, "mean", None)),
             options.batch_size,
             options.accumulate,
-            _count_classes(branches, self.data, task),
+            count_classes(branches.clean, self.data, task),
             self.device,
             DTYPES[dtype_name(options.dtype)],
             self.channels_last,
@@ -266,20 +264,6 @@ class _Training:
             self.branches.to(memory_format=torch.contiguous_format)
         self.branches.eval()
         return self.state.history
-
-
-def _count_classes(branches: Branches, data: ImageData, task: Task) -> int:
-    """Return K, the width of the logits.
-
-    Raises:
-        InputError: the labels are not what the logits are of.
-    """
-    images, _ = next(data.batches(1, which=[0]))
-    device = next(branches.parameters()).device
-    with torch.no_grad(), evaluating(branches.clean):
-        classes = task.width(extract_logits(run(branches.clean, images.to(device).float() / 255)))
-    task.check_labels(data, classes)
-    return classes
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -16,7 +16,7 @@ from statshift.adapting.drawing import adaptation_positions
 from statshift.data import ImageData, load_data, loading_options
 from statshift.hardening.landscape import landscape, step_sizes_around
 from statshift.hardening.training import TrainingOptions
-from statshift.measuring.loading import fit_to_model
+from statshift.measuring.loading import count_classes, fit_to_model
 from statshift.measuring.measure import measure
 from statshift.models import PixelModel
 from statshift.results import Row
@@ -144,6 +144,7 @@ def prepare(
         labels = task.labels_of(data)
         if labels is None:
             raise InputError(f"Expected labels to validate with, but {data.spec} has none.")
+        count_classes(model, data, task)
         described["data"] = describe_data(data, labels, task)
     return Validation(data, shifts, severities, ligs, walk, device, task, described)
 

@@ -14,6 +14,7 @@ from statshift.data import ImageData, fit_labels, fit_maps, imagenet_indices, lo
 from statshift.models import PixelModel, extract_logits, load_model
 from statshift.norms.layers import evaluating, run
 from statshift.norms.sizes import fit_size
+from statshift.tasks.task import Task
 
 Dtype = str | torch.dtype
 """What a model runs in: a name of `DTYPES`, or what it names."""
@@ -109,3 +110,18 @@ def fit_to_model(model: nn.Module, data: ImageData, device: torch.device) -> Ima
     with evaluating(model):
         classes = extract_logits(run(model, images.to(device).float() / 255)).shape[1]
     return fit_maps(data, classes) if bad_maps else fit_labels(data, classes)
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, data: ImageData, task: Task) -> int:
+    """Return K, the width of the logits of a model on its device.
+
+    Raises:
+        InputError: the labels of the data are not what the logits are of.
+    """
+    images, _ = next(data.batches(1, which=[0]))
+    device = next(model.parameters()).device
+    with evaluating(model):
+        classes = task.width(extract_logits(run(model, images.to(device).float() / 255)))
+    task.check_labels(data, classes)
+    return classes
