@@ -301,8 +301,8 @@ def test_validation_labels_beyond_the_models_classes_are_told_before_the_first_e
         (tmp_path / kind).mkdir()
         Image.fromarray(values).save(tmp_path / kind / "a.png")
     steps = []
+    options = HardenOptions(Standard(), training=OPTIONS)
     with pytest.raises(InputError, match=r"below the model's 6 classes, but .*a.png has pixels labelled 7"):
-        options = HardenOptions(Standard(), training=OPTIONS)
         harden(build(), data, options, validation=f"seg:{tmp_path}", device="cpu", progress=steps.append)
     assert steps == []
 
