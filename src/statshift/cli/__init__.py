@@ -24,7 +24,7 @@ from statshift.cli.output import deliver, only_documents, print_any_name, say, s
 from statshift.models.usercode import error_text
 
 FAILED, INTERRUPTED = 1, 130
-RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "run", "train"}
+RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "make", "measure", "run", "train"}
 
 STORY: dict[str, list[tuple[str, str, str]]] = {
     "Try": [("demo", "demo:demo_command", "See all of it on handwritten digits: minutes, on the CPU.")],
@@ -40,12 +40,14 @@ STORY: dict[str, list[tuple[str, str, str]]] = {
     "Show": [
         ("compare", "compare:compare_command", "Compare two runs image by image, with intervals."),
         ("report", "report:report_command", "Write one page of runs, to look at and to pass on."),
+        ("visualise", "visualise:visualise_command", "Picture what an adversary of feature statistics does."),
     ],
     "Make": [
         ("train", "train:train_command", "Train a network from random weights."),
         ("attack", "attack:attack_command", "Write the adversarial images of a data set."),
         ("extract", "extract:extract_command", "Write a data set of the features a model has learned."),
         ("corrupt", "corrupt:corrupt_command", "Write corrupted images, or a contact sheet."),
+        ("make", "make:make_app", "Write images with the worst statistics of their features."),
     ],
     "Papers": [
         ("recipes", "recipes:recipes_app", "List the papers' experiments, or copy one to edit."),
@@ -85,7 +87,7 @@ def _command(name: str, path: str) -> Any:
 
 
 class Story(TyperGroup):
-    """The help of `statshift` alone: the story on one screen of 24 lines, 80 columns wide."""
+    """The help of `statshift` alone: the story on one screen, 80 columns wide."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

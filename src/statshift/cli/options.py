@@ -98,6 +98,21 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Decoder = Annotated[
+    Path,
+    typer.Option(help="File that `statshift decoder` wrote for the model; its cut is kept in it.", show_default=False),
+]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(help="pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth.", show_default=False),
+]
+AttackLoss = Annotated[
+    str,
+    typer.Option(
+        help="Whose loss rises: rest (of the network, on the features), decoded (the model's, on the decoded image), "
+        "or another model's on that, by its spec."
+    ),
+]
 TargetData = Annotated[
     str, typer.Option(help="Images as the model now meets them, labels not needed: folder:DIR, ...", show_default=False)
 ]
@@ -178,6 +193,15 @@ Json = Annotated[
 def data_options(*, limit: int | None, seed: int, skip_bad: bool, **others: Any) -> dict[str, Any]:
     """Return arguments of `load_data`, None where not given; a seed is that of a subset, where there is one."""
     return {**others, "limit": limit, "seed": seed if limit is not None else None, "skip_bad": skip_bad or None}
+
+
+def codec(decoder: Path, encoder: Path | None) -> Any:
+    """Return the decoder's file, or with pytorch-AdaIN's encoder both as one thing."""
+    if encoder is None:
+        return decoder
+    from statshift.decoding.codec import adain_codec
+
+    return adain_codec(encoder, decoder)
 
 
 def split(text: str) -> list[str]:
