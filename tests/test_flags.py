@@ -115,6 +115,8 @@ MEANINGS = {
     "--attack": ["The attack, as NAME:EPSILON[:STEPS]"],
     "--batch-size": ["Images at once", "Images in a step, over all processes."],
     "--data": ["Images: digits, cifar10, ", "Images as the model now meets them, labels not needed: "],
+    "--decoder": ["File that `statshift decoder` wrote"],
+    "--encoder": ["pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth"],
     "--epsilon": ["Radius, such as 0.25 or 1/255"],
     "--learning-rate": ["The highest learning rate; "],
     "--method": ["How to train: "],

@@ -63,6 +63,11 @@ def learning_rate(more: str) -> Any:
     return typer.Option(help=f"The highest learning rate; {more}.")
 
 
+def like(option: Any) -> Any:
+    """Return an option with the same text, and no default to show."""
+    return typer.Option(help=option.__metadata__[0].help, show_default=False)
+
+
 NUMBER = "<number>"
 """Stands for a number or a fraction; see `parse_number`."""
 
@@ -106,6 +111,24 @@ Encoder = Annotated[
     Path | None,
     typer.Option(help="pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth.", show_default=False),
 ]
+Styles = Annotated[Path, typer.Option(help="Folder of the images whose styles are taken.", show_default=False)]
+DecoderOfShift = Annotated[
+    Path | None,
+    typer.Option(
+        help="File that `statshift decoder` wrote, or pytorch-AdaIN's decoder.pth, for the shift stylised.",
+        show_default=False,
+    ),
+]
+EncoderOfShift = Annotated[
+    Path | None,
+    typer.Option(
+        help="pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth; or the decoder's model by its "
+        "spec, default the one that its file names.",
+        show_default=False,
+    ),
+]
+Alpha = Annotated[float, typer.Option(help="How far features go to a style's statistics, from 0 to 1.")]
+StyleSize = Annotated[int, typer.Option(help="Side of a style image, px; its central square is taken.")]
 AttackLoss = Annotated[
     str,
     typer.Option(
@@ -202,6 +225,18 @@ def codec(decoder: Path, encoder: Path | None) -> Any:
     from statshift.decoding.codec import adain_codec
 
     return adain_codec(encoder, decoder)
+
+
+def style_options(decoder: Path | None, styles: Path | None, **others: Any) -> Any:
+    """Return how the shift stylised is made, or None where it is not asked for."""
+    if decoder is None and styles is None:
+        return None
+    if decoder is None or styles is None:
+        given, other = ("--styles", "--decoder") if decoder is None else ("--decoder", "--styles")
+        raise InputError(f"Expected {other} beside {given}: the shift stylised needs both.")
+    from statshift.shifts.shift import StyleOptions
+
+    return StyleOptions(decoder, styles, **others)
 
 
 def split(text: str) -> list[str]:

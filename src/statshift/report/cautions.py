@@ -76,8 +76,7 @@ def missing(subject: Subject) -> tuple[int, int]:
     severities = record.get("severities") or [0]
     wanted = 0
     for shift in record.get("shifts") or []:
-        family = (record.get("families") or {}).get(shift) or family_of(shift)
-        graded = family not in ("clean", "attack")
+        graded = family_of(shift) in ("corruption", "own")
         own = (record.get("own_severities") or {}).get(shift, severities)
         single = not graded or not own or any(row["shift"] == shift and not row["severity"] for row in rows)
         wanted += 1 if single else sum(level in own for level in severities)
