@@ -18,6 +18,10 @@ from torch.utils.data import TensorDataset
 from statshift import InputError, load_data
 from statshift.making import advbn
 from statshift.making.worst import Adversary, find_adversary
+from statshift.recipes import recipe
+from statshift.recipes.networks import Network
+from statshift.recipes.running import run_recipe
+from statshift.recipes.sources import places
 from statshift.shifts.attacks import (
     FeatureAttack,
     attack_features,
@@ -182,6 +186,27 @@ def test_without_the_control(tmp_path):
     assert not (made.path / "reconstructed").exists()
     assert made.record["trees"] == ["advbn"]
     assert "psnr_reconstructed" not in made.record["found"]
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy is")  # it has not been trained
+def test_the_recipe_measures_both_trees_beside_theirs(whole, model, tmp_path):
+    chosen = recipe("imagenet-advbn")
+    assert places(chosen.source["submission"]) == ["Table 7"]
+    networks = {"base": Network(f"py:{SCRIPT}:small_network")}
+    chosen = replace(chosen, networks=networks, files={}, published={"base": None})
+    told = run_recipe(chosen, None, f"folder:{whole.path}", tmp_path / "out", device="cpu")
+    figures = told["base"]["analysis"]["figures"]
+    assert list(figures) == ["advbn, act1", "reconstructed, act1"]
+    for tree in ("advbn", "reconstructed"):
+        images, labels = load_data(f"folder:{whole.path / tree}").tensors()
+        with torch.no_grad():
+            right = (model(images).argmax(1) == labels).float().mean()
+        assert figures[f"{tree}, act1"] == pytest.approx(float(right))
+    (rows,) = chosen.tables(told)
+    assert rows[0] == ["label", "advbn, act1", "reconstructed, act1", "published"]
+    assert rows[1][-1] == "not in our copy"
+    with pytest.raises(InputError, match="Expected the data as folder:DIR that `write_advbn` wrote"):
+        run_recipe(chosen, None, f"folder:{whole.path / 'advbn'}", tmp_path / "out", device="cpu")
 
 
 # What it costs

@@ -45,8 +45,8 @@ class Painter(nn.Module):
         return 0.5 + 0.5 * self.conv2(F.interpolate(self.conv1(features).relu(), size=size))
 
 
-def small_model(seed=0):
-    """Return a model whose weights and statistics depend on a seed."""
+def small_network(seed=0):
+    """Return a network whose weights and statistics depend on a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Small()
@@ -56,7 +56,12 @@ def small_model(seed=0):
             norm.weight.data.uniform_(0.7, 1.3)
             norm.bias.data.normal_(0, 0.3)
         network.fc.weight.data.mul_(8)
-    return PixelModel(network, num_classes=10).eval()
+    return network
+
+
+def small_model(seed=0):
+    """Return it as a model."""
+    return PixelModel(small_network(seed), num_classes=10).eval()
 
 
 def small_codec(model, at="act1"):
