@@ -37,8 +37,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.hardening.methods.ligs import LigsRegularised as LigsRegularised
     from statshift.hardening.options import HardenOptions as HardenOptions
     from statshift.hardening.training import TrainingOptions as TrainingOptions
-    from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.advbn import write_advbn as write_advbn
+    from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
     from statshift.making.extraction import extract as extract
     from statshift.making.rectified import write_rectified as write_rectified
