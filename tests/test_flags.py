@@ -47,7 +47,8 @@ FLAGS = {
     "--images": "visualise",
     "--include-adaptation": "measure",
     "--interpolation": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn",
-    "--json": "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, make advbn, recipes, run, data frost, doctor",
+    "--json": "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
+    "make advbn, recipes, run, data frost, doctor",
     "--keep-best": "harden, train",
     "--kind": "extract",
     "--label-map": "measure, harden, train, attack",
@@ -72,7 +73,8 @@ FLAGS = {
     "--norm": "train",
     "--one-cycle": "run",
     "--optimizer": "train",
-    "--out": "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, make advbn, recipes copy, run, data frost",
+    "--out": "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, make advbn, "
+    "recipes copy, run, data frost",
     "--overwrite": "recipes copy, rectify",
     "--part": "harden",
     "--perturbation": "harden",

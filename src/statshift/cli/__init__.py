@@ -150,8 +150,13 @@ def main() -> None:
 
 
 def _asked(words: list[str]) -> Callable[[], Any]:
-    """Return what finds the command that the words name; None where they name none."""
-    return lambda: typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
+    """Return what finds the command that the words name, in a group too; None where they name none."""
+
+    def find() -> Any:
+        command = typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
+        return getattr(command, "commands", {}).get(words[1] if len(words) > 1 else "", command)
+
+    return find
 
 
 def _run(words: list[str]) -> int:

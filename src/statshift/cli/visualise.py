@@ -56,7 +56,7 @@ def visualise_command(
 
     found = visualise(
         load_model_on(device, model, weights, mean, std, model_args, size_multiple),
-        o.codec(decoder, encoder),
+        o.codec(decoder, encoder, device),
         images,
         steps=_parse_steps(steps),
         step_size=ADVBN_STEP_SIZE if step_size is None else o.parse_number("step-size", step_size),

@@ -164,8 +164,8 @@ def imagenet_advbn() -> Recipe:
         networks,
         dict.fromkeys(networks),
         note="The folders are those of `statshift make advbn`, one for each encoder, a ResNet-50's to conv2_3 and a "
-        "VGG-19's to relu4_1. Which networks the table has is not printed in our copy: these are the paper's others. Of "
-        "advbn the authors evaluate the auxiliary norms: give adv.safetensors.",
+        "VGG-19's to relu4_1. Which networks the table has is not printed in our copy: these are the paper's others. "
+        "Of advbn the authors evaluate the auxiliary norms: give adv.safetensors.",
         data_set="ImageNet",
         wants="folder:DIR as `statshift make advbn` writes it of ImageNet, another encoder's as --against",
         analysis="decoded",
