@@ -16,16 +16,16 @@ WIDEST = 8
 class Decoder(nn.Module):
     """Makes images (B,3,H,W), not clamped, of features (B,C,h,w).
 
-    At each resolution there are `depth` 3x3 convolutions with reflection padding, each with a ReLU, and on the way to
-    the next one every pixel is doubled; the last convolution has no ReLU. There is no norm but for one fixed shift and
-    scale of the features, `mean` and `std`, which are given and not learned. At 1/s of the image's side there are
-    `width` x s channels, at most 8 times the width.
+    At 1/s of the image's side there are `width` x s channels, at most 8 times the width, and `depth` 3x3 convolutions
+    with reflection padding, each with a ReLU; the last of them narrows to the next resolution's channels, and then
+    every pixel is doubled. At the image's own there are two, the last without a ReLU. There is no norm but for one
+    fixed shift and scale of the features, `mean` and `std`, which are given and not learned.
 
     Args:
         channels: C of the features.
         stride: side of the images over that of the features; what is no power of two is reached by resizing.
         width: channels at the image's own resolution.
-        depth: convolutions at each resolution.
+        depth: convolutions at each resolution below.
 
     Raises:
         InputError: one of them below 1.
@@ -34,30 +34,28 @@ class Decoder(nn.Module):
         Huang and Belongie, "Arbitrary Style Transfer" (ICCV 2017), section 6.1, which Shu et al. use.
 
     Differs:
-        Theirs mirrors VGG-19's channels: 512, 256, 128 and 64, four convolutions at a quarter of the side.
+        Theirs is for VGG-19's relu4_1 alone: a width of 64, of 1, 4 and 2 convolutions below the image's resolution.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int, stride: int, width: int = 32, depth: int = 2) -> None:
+    def __init__(self, channels: int, stride: int, width: int = 32, depth: int = 3) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"channels": channels, "stride": stride, "width": width, "depth": depth}
         for name, value in self.config.items():
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"Expected `{name}` to be an integer of at least 1, but got {value!r}.")
         self.stride = stride
-        doublings = round(math.log2(stride))
+        wide = [width * min(2**level, WIDEST) for level in range(round(math.log2(stride)) + 1)]
         layers: list[nn.Module] = []
         last = channels
-        for level in range(doublings, -1, -1):
-            wide = width * min(2**level, WIDEST)
-            for _ in range(depth):
-                layers += [_convolution(last, wide), nn.ReLU()]
-                last = wide
-            if level:
-                layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
-        self.layers = nn.Sequential(*layers, _convolution(last, 3))
+        for level in range(len(wide) - 1, 0, -1):
+            for outputs in [*[wide[level]] * (depth - 1), wide[level - 1]]:
+                layers += [_convolution(last, outputs), nn.ReLU()]
+                last = outputs
+            layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
+        self.layers = nn.Sequential(*layers, _convolution(last, width), nn.ReLU(), _convolution(width, 3))
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         for layer in self.layers:
