@@ -12,12 +12,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from statshift import InputError, load_data
 from statshift.making import advbn
 from statshift.making.worst import Adversary, find_adversary
+from statshift.models import PixelModel
+from statshift.recipes import recipe
+from statshift.recipes.networks import Network
+from statshift.recipes.running import run_recipe
+from statshift.recipes.sources import places
 from statshift.shifts.attacks import (
     FeatureAttack,
     attack_features,
@@ -26,7 +32,7 @@ from statshift.shifts.attacks import (
     initial_factors,
     perturb,
 )
-from tiny_codecs import ATTACK, BATCH, COUNT, digits, small_codec, small_model, write
+from tiny_codecs import ATTACK, BATCH, COUNT, decoder_file, digits, small_codec, small_model, write
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -130,7 +136,8 @@ def test_the_record_tells_what_an_image_depends_on(whole, data):
         "perturbation": "local",
         "loss": "rest",
     }
-    assert record["decoder"] == {"at": "act1", "file_hash": "random"}
+    assert record["decoder"]["at"] == record["decoder"]["encoder"]["at"] == "act1"
+    assert {len(record["decoder"]["hash"]), len(record["decoder"]["encoder"]["hash"])} == {16}
     assert record["found"]["images"] == COUNT
     for tree in ("advbn", "reconstructed"):
         pixels = np.stack([read(whole.path / tree, data, position) for position in range(COUNT)]) / 255
@@ -182,6 +189,27 @@ def test_without_the_control(tmp_path):
     assert not (made.path / "reconstructed").exists()
     assert made.record["trees"] == ["advbn"]
     assert "psnr_reconstructed" not in made.record["found"]
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy is")  # it has not been trained
+def test_the_recipe_measures_both_trees_beside_theirs(whole, model, tmp_path):
+    chosen = recipe("imagenet-advbn")
+    assert places(chosen.source["submission"]) == ["Table 7"]
+    networks = {"base": Network(f"py:{SCRIPT}:small_network")}
+    chosen = replace(chosen, networks=networks, files={}, published={"base": None})
+    told = run_recipe(chosen, None, f"folder:{whole.path}", tmp_path / "out", device="cpu")
+    figures = told["base"]["analysis"]["figures"]
+    assert list(figures) == ["advbn, act1", "reconstructed, act1"]
+    for tree in ("advbn", "reconstructed"):
+        images, labels = load_data(f"folder:{whole.path / tree}").tensors()
+        with torch.no_grad():
+            right = (model(images).argmax(1) == labels).float().mean()
+        assert figures[f"{tree}, act1"] == pytest.approx(float(right))
+    (rows,) = chosen.tables(told)
+    assert rows[0] == ["label", "advbn, act1", "reconstructed, act1", "published"]
+    assert rows[1][-1] == "not in our copy"
+    with pytest.raises(InputError, match="Expected the data as folder:DIR that `write_advbn` wrote"):
+        run_recipe(chosen, None, f"folder:{whole.path / 'advbn'}", tmp_path / "out", device="cpu")
 
 
 # What it costs
@@ -351,9 +379,25 @@ def test_what_cannot_be_is_told(model, codec, data, tmp_path):
         make(data=replace(data, labels=data.labels + 1))
     with pytest.raises(InputError, match="at least 1"):
         make(batch_size=0)
+    with pytest.raises(InputError, match="is a decoder of another encoder"):
+        make(decoder=decoder_file(tmp_path / "other.safetensors", small_model(1)))
+    with pytest.raises(InputError, match="which this model has not"):
+        make(decoder=decoder_file(tmp_path / "own.safetensors", model), model=narrow())
+    with pytest.raises(InputError, match="is not a file"):
+        make(decoder=tmp_path / "none.safetensors")
     alone = replace(codec, split=None, at="relu4_1")
     with pytest.raises(InputError, match="Expected `loss` decoded or another model with an encoder to relu4_1 alone"):
         make(decoder=alone)
+
+
+def narrow():
+    """Return a model without the layer that the decoder is of."""
+    return PixelModel(nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Flatten(2), Mean()), num_classes=10)
+
+
+class Mean(nn.Module):
+    def forward(self, features):
+        return features.mean(2)
 
 
 def test_a_folder_of_something_else_is_refused(whole, tmp_path):
@@ -363,3 +407,32 @@ def test_a_folder_of_something_else_is_refused(whole, tmp_path):
         write(tmp_path / "held")
     with pytest.raises(InputError, match=r"attack\.steps"):
         write(whole.path, attack=FeatureAttack(4, 0.2, 0.5))
+
+
+# The command
+
+
+def test_the_command_makes_the_same(whole, run, tmp_path):
+    decoder = decoder_file(tmp_path / "decoder.safetensors", small_model())
+    words = ["make", "advbn", "--model", f"py:{SCRIPT}:small_network", "--decoder", decoder, "--data", "digits"]
+    words += ["--limit", COUNT, "--seed", 1, "--batch-size", BATCH, "--steps", 3, "--device", "cpu"]
+    done = run(*words, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "22 images in batches of 8: 3 steps of 0.2 within 0.5, after act1." in done.out
+    assert f"--data folder:{tmp_path / 'out' / 'advbn'} --resize 32 --crop 32" in done.out
+    assert pictures(tmp_path / "out") == pictures(whole.path)
+    again = run(*words, "--out", tmp_path / "out", "--json")
+    assert "nothing was made again" in again.err
+    assert json.loads(again.out) == json.loads((tmp_path / "out" / "record.json").read_text())
+    wrong = run(*words, "--out", tmp_path / "out", "--loss", "image")
+    assert (wrong.code, wrong.out) == (2, "")
+    assert "Expected --loss to be rest, decoded or a model's spec" in wrong.err
+
+
+def test_the_papers_numbers_are_the_commands(run, tmp_path):
+    decoder = decoder_file(tmp_path / "decoder.safetensors", small_model())
+    words = ["make", "advbn", "--model", f"py:{SCRIPT}:small_network", "--decoder", decoder, "--data", "digits"]
+    done = run(*words, "--limit", 10, "--device", "cpu", "--no-control", "--out", tmp_path / "out", "--json")
+    record = json.loads(done.out)
+    assert [record["attack"][name] for name in ("steps", "step_size", "epsilon")] == [6, 0.2, 1.1]
+    assert (record["batches"]["size"], record["trees"]) == (32, ["advbn"])

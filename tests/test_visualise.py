@@ -2,6 +2,8 @@
 
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +20,12 @@ from statshift.report.content import Table
 from statshift.report.tiles import Scenes
 from statshift.results.worst import read_worst_cases
 from statshift.shifts.attacks import FeatureAttack
-from tiny_codecs import digits, small_codec, small_model
+from tiny_codecs import COUNT, decoder_file, digits, small_codec, small_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 STEPS = (0, 2, 5)
+SCRIPT = Path(__file__).with_name("tiny_codecs.py")
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +215,28 @@ def test_what_cannot_be_is_told(model, codec, changes, told):
 def test_a_file_of_another_kind_is_refused(model, codec, tmp_path):
     with pytest.raises(InputError, match=r"Expected `out` to be a \.png file or a folder"):
         visualise(model, codec, digits(), batch_size=4, steps=(0,), out=tmp_path / "worst.jpg", device="cpu")
+
+
+def test_an_encoder_without_a_rest_takes_the_loss_of_decoded_images(model, codec, found):
+    alone = replace(codec, split=None)
+    with pytest.raises(InputError, match="Expected `loss` decoded or another model"):
+        visualise(model, alone, digits(), batch_size=8, device="cpu")
+    seen = visualise(model, alone, digits(), steps=STEPS, loss="decoded", batch_size=8, device="cpu")
+    assert torch.equal(seen.columns[1].images, found.columns[1].images)
+
+
+def test_the_command_shows_the_same(run, found, tmp_path):
+    decoder = decoder_file(tmp_path / "decoder.safetensors", small_model())
+    words = ["visualise", "--model", f"py:{SCRIPT}:small_network", "--decoder", decoder, "--images", "digits"]
+    words += ["--limit", COUNT, "--seed", 1, "--batch-size", 8, "--device", "cpu", "--out", tmp_path / "worst.png"]
+    done = run(*words, "--steps", "0,2,5")
+    assert done.code == 0, done.err
+    for row in found.table():
+        accuracy = f"{100 * row['accuracy']:.1f} % right"
+        (line,) = [one for one in done.out.splitlines() if one.strip().startswith(row["name"])]
+        assert accuracy in line
+        assert row["psnr"] is None or f"{row['psnr']:.1f} dB" in line
+    told = json.loads(run(*words, "--steps", "0,2,5", "--json").out)
+    assert [one["psnr"] for one in told["columns"]] == pytest.approx([row["psnr"] for row in found.table()])
+    wrong = run(*words, "--steps", "0,two")
+    assert "Expected --steps as numbers from 0 up with commas, but got '0,two'." in wrong.err

@@ -3,14 +3,15 @@
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from statshift import load_data
 from statshift._core.errors import DefaultPreprocessingWarning
-from statshift.decoding.codec import Codec
+from statshift.decoding.codec import codec_from, describe_encoder, save_decoder, stride_of
+from statshift.decoding.decoder import Decoder
 from statshift.making.advbn import write_advbn
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack
@@ -34,19 +35,8 @@ class Small(nn.Module):
         return self.fc(self.act2(self.bn2(self.conv2(features))).mean((2, 3)))
 
 
-class Painter(nn.Module):
-    """Two convolutions, the second on twice the size."""
-
-    def __init__(self, channels=6):
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(channels, 8, 3, 1, 1), nn.Conv2d(8, 3, 3, 1, 1)
-
-    def forward(self, features, size):
-        return 0.5 + 0.5 * self.conv2(F.interpolate(self.conv1(features).relu(), size=size))
-
-
-def small_model(seed=0):
-    """Return a model whose weights and statistics depend on a seed."""
+def small_network(seed=0):
+    """Return a network whose weights and statistics depend on a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = Small()
@@ -56,16 +46,31 @@ def small_model(seed=0):
             norm.weight.data.uniform_(0.7, 1.3)
             norm.bias.data.normal_(0, 0.3)
         network.fc.weight.data.mul_(8)
-    return PixelModel(network, num_classes=10).eval()
+    return network
+
+
+def small_model(seed=0):
+    """Return it as a model."""
+    return PixelModel(small_network(seed), num_classes=10).eval()
 
 
 def small_codec(model, at="act1"):
     """Return the model's first stage, and a decoder with random weights."""
-    parts = split(model, at, torch.rand(2, 3, 32, 32, dtype=model.mean.dtype))
+    image = torch.rand(2, 3, 32, 32, dtype=model.mean.dtype)
+    parts = split(model, at, image)
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        painter = Painter(parts.cut.shape[0]).to(model.mean.dtype).eval()
-    return Codec(at, parts.prefix, painter, parts.cut.rectified, parts, {"file_hash": "random"})
+        decoder = Decoder(parts.cut.shape[0], stride_of(parts, image), width=4, depth=1)
+    decoder.layers[-1].weight.data.mul_(10)
+    record = {"encoder": describe_encoder(parts, at, image)}
+    return codec_from(parts, at, decoder.to(image.dtype).requires_grad_(False).eval(), image, record)
+
+
+def decoder_file(path, model, at="act1"):
+    """Write that decoder to a file."""
+    codec = small_codec(model, at)
+    save_decoder(path, codec.decoder, {"encoder": codec.record["encoder"]})
+    return path
 
 
 def digits():
@@ -79,9 +84,9 @@ def write(out, seconds=0.0, model=None, **options):
 
     def encode(images):
         time.sleep(seconds)
-        return codec.split.prefix(images)
+        return codec.encode(images)
 
-    slow = Codec(codec.at, encode, codec.decoder, codec.rectified, codec.split, codec.record)
+    slow = replace(codec, encode=encode)
     options = {"attack": ATTACK, "batch_size": BATCH, "device": "cpu", **options}
     return write_advbn(model, slow, digits(), out=out, **options)
 

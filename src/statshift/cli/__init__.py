@@ -87,7 +87,7 @@ def _command(name: str, path: str) -> Any:
 
 
 class Story(TyperGroup):
-    """The help of `statshift` alone: the story on one screen, 80 columns wide."""
+    """The help of `statshift` alone: the story on one screen of 24 lines, 80 columns wide."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -102,13 +102,11 @@ class Story(TyperGroup):
         lines = [
             "Usage: statshift VERB [OPTIONS]",
             "",
-            "Measure how a vision model fares under shift, adapt it, harden it.",
-            "",
         ]
         for stage, verbs in STORY.items():
             for number, (name, _, text) in enumerate(verbs):
                 lines.append(f"  {'' if number else stage:9}{name:10}{text}")
-        lines += ["", f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
+        lines += [f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
         formatter.write("\n".join([*lines, ""]))
 
 
@@ -152,8 +150,13 @@ def main() -> None:
 
 
 def _asked(words: list[str]) -> Callable[[], Any]:
-    """Return what finds the command that the words name; None where they name none."""
-    return lambda: typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
+    """Return what finds the command that the words name, in a group too; None where they name none."""
+
+    def find() -> Any:
+        command = typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
+        return getattr(command, "commands", {}).get(words[1] if len(words) > 1 else "", command)
+
+    return find
 
 
 def _run(words: list[str]) -> int:

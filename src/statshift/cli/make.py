@@ -84,7 +84,7 @@ def advbn_command(
         report = MakingReport(bar, "make")
         made = write_advbn(
             load_model_on(device, model, weights, mean, std, model_args, size_multiple),
-            o.codec(decoder, encoder),
+            o.codec(decoder, encoder, device),
             data,
             out=out,
             attack=attack,

@@ -218,13 +218,14 @@ def data_options(*, limit: int | None, seed: int, skip_bad: bool, **others: Any)
     return {**others, "limit": limit, "seed": seed if limit is not None else None, "skip_bad": skip_bad or None}
 
 
-def codec(decoder: Path, encoder: Path | None) -> Any:
-    """Return the decoder's file, or with pytorch-AdaIN's encoder both as one thing."""
+def codec(decoder: Path, encoder: Path | None, device: str) -> Any:
+    """Return the decoder's file, or with pytorch-AdaIN's encoder both on a device."""
     if encoder is None:
         return decoder
-    from statshift.decoding.codec import adain_codec
+    from statshift.decoding.adain_files import adain_codec
+    from statshift.measuring.loading import find_device
 
-    return adain_codec(encoder, decoder)
+    return adain_codec(encoder, decoder, find_device(device))
 
 
 def style_options(decoder: Path | None, styles: Path | None, **others: Any) -> Any:

@@ -18,7 +18,8 @@ def visualise_command(
     images: Annotated[str, typer.Option(help="Images, as --data elsewhere: folder:DIR, ...", show_default=False)],
     out: Annotated[Path, o.out("a .png file, or each image too; a run's folder for its report", "File or folder")],
     steps: Annotated[
-        str, typer.Option(help="Steps of the attack, by column, with commas; 0 only decodes.", show_default=True)
+        str,
+        typer.Option(help="Steps of the ascent, one number a column, with commas; 0 only decodes.", metavar="<int>"),
     ] = ",".join(map(str, STRENGTHS_SHOWN)),
     weights: o.Weights = None,
     encoder: o.Encoder = None,
@@ -55,7 +56,7 @@ def visualise_command(
 
     found = visualise(
         load_model_on(device, model, weights, mean, std, model_args, size_multiple),
-        o.codec(decoder, encoder),
+        o.codec(decoder, encoder, device),
         images,
         steps=_parse_steps(steps),
         step_size=ADVBN_STEP_SIZE if step_size is None else o.parse_number("step-size", step_size),

@@ -17,10 +17,9 @@ from statshift.data import ImageData
 from statshift.decoding.codec import Codec
 from statshift.making.advbn import describe_loss
 from statshift.making.choices import ADVBN_BATCH, ADVBN_STEP_SIZE, REST, STRENGTHS_SHOWN
-from statshift.making.worst import Adversary, find_adversary
+from statshift.making.worst import Adversary, distances, find_adversary
 from statshift.measuring.examples import names_by_label
 from statshift.measuring.loading import find_device, load
-from statshift.metrics.pictures import psnr
 from statshift.models import PixelModel
 from statshift.results.provenance import describe_data, describe_model
 from statshift.shifts.attacks import FeatureAttack, attackable, logits_of
@@ -38,7 +37,7 @@ class Looks:
         images: (B,3,H,W) in [0,1], on the CPU, as 8 bits hold them.
         predicted: (B,) the model's class of each.
         score: (B,) its probability.
-        psnr: (B,) in dB, against the original; infinite there.
+        psnr: (B,) in dB, against the original; at most 100.
     """
 
     name: str
@@ -195,9 +194,7 @@ def _look(name: str, steps: int | None, images: Tensor, clean: Tensor, model: Pi
     images = images.mul(255).round_().div_(255)
     with attackable(model), torch.no_grad():
         score, predicted = logits_of(model, images).softmax(1).max(1)
-    infinite = torch.full((len(images),), torch.inf)
-    distances = infinite if steps is None else psnr(images, clean).cpu()
-    return Looks(name, steps, images.cpu(), predicted.cpu(), score.cpu(), distances)
+    return Looks(name, steps, images.cpu(), predicted.cpu(), score.cpu(), distances(images, clean))
 
 
 def _check_numbers(steps: Sequence[int], shown: int, batch_size: int) -> None:

@@ -12,10 +12,14 @@ from statshift._core.errors import InputError
 from statshift.decoding.codec import Codec, codec_of
 from statshift.making.choices import DECODED, REST
 from statshift.measuring.loading import place
+from statshift.metrics.pictures import psnr
 from statshift.models import PixelModel
 from statshift.shifts.attacks import FeatureAttack, attack_features, attackable, batch_moments, perturb
 from statshift.shifts.attacks.whitebox import logits_of
 from statshift.tasks.classification import CLASSIFICATION
+
+MOST_DECIBELS = 100.0
+"""PSNR of equal images, so that means stay finite."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ class Adversary:
             relu = attack.clamp and self.codec.rectified
             features = perturb(features, factors, batch_moments(features, attack), attack, relu=relu)
         return self.codec.decode(features, size)
+
+
+def distances(images: Tensor, references: Tensor) -> Tensor:
+    """Return the PSNR (B,) in dB of images (B,3,H,W) in [0,1], at most 100, on the CPU."""
+    return psnr(images, references).clamp_max(MOST_DECIBELS).cpu()
 
 
 def find_adversary(model: PixelModel, decoder: str | Path | Codec, loss: str | nn.Module, some: Tensor) -> Adversary:
