@@ -56,6 +56,7 @@ class Styles:
         mean, var = (torch.cat([getattr(one, name) for one in found]).to(device) for name in ("mean", "var"))
         return ChannelStatistics(mean, var, found[0].count)
 
+    @torch.no_grad()
     def encoded(self, pixels: Tensor, device: torch.device) -> Tensor:
         """Return the features of style images, uint8 (B,3,H,W)."""
         features: Tensor = self.codec.encode(pixels.to(device).float().div_(255))

@@ -11,11 +11,12 @@ from statshift.recipes.papers.advbn import HARDENING
 from statshift.recipes.papers.normalization import NORMALIZATION
 from statshift.recipes.papers.rectification import RECTIFICATION
 from statshift.recipes.papers.segmentation import SEGMENTATION
+from statshift.recipes.papers.sin import SIN
 from statshift.recipes.papers.trained import MEASURING
 from statshift.recipes.papers.training import Numbers, as_printed, in_one_cycle
 from statshift.recipes.sources import BASE
 
-RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING | SEGMENTATION
+RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | SIN | NORMALIZATION | RECTIFICATION | MEASURING | SEGMENTATION
 """The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""
 
 _PICTURES = "pictures; `statshift visualise` makes them of yours"

@@ -184,6 +184,14 @@ def _corruption(subject: Subject, _: Group) -> Iterator[str]:
     yield from (text for name, value, text in OF_CORRUPTION if made.get(name) == value)
 
 
+def _stylised(subject: Subject, _: Group) -> Iterator[str]:
+    if names := list(subject.record.get("stylised") or {}):
+        yield (
+            f"Images under {listed(names)} were made here, of other styles and by another decoder: they are not "
+            "Stylized-ImageNet, and figures of published columns of that name do not stand beside these."
+        )
+
+
 def _dtype(subject: Subject, _: Group) -> Iterator[str]:
     dtype = subject.record.get("dtype", "float32")
     if dtype != "float32":
@@ -265,6 +273,7 @@ CAUTION_RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _no_mce,
     _frost,
     _corruption,
+    _stylised,
     _dtype,
     _skipped,
     _adaptation,
