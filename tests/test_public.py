@@ -107,6 +107,16 @@ SIGNATURES = {
     "write_adversarial": (
         "(model, data, attack, *, out, batch_size=128, seed=0, device='auto', data_options=None, progress=None)"
     ),
+    "write_advbn": (
+        "(model, decoder, data, *, out, attack=FeatureAttack(steps=6, step_size=0.2, epsilon=1.1, "
+        "form='multiplicative', part='both', clamp=True, perturbation='global'), loss='rest', control=True, "
+        "batch_size=32, device='auto', data_options=None, progress=None)"
+    ),
+    "Visualisation": "(columns, labels, indices, class_names, record)",
+    "visualise": (
+        "(model, decoder, data, *, steps=(0, 2, 4, 6, 8), step_size=0.2, epsilon=None, loss='rest', out=None, shown=8, "
+        "batch_size=32, device='auto', data_options=None)"
+    ),
     "ExtractionOptions": "(steps=None, step_size=0.1, epsilon=0.5, batch_size=128, seed=0)",
     "extract": (
         "(model, data, kind, options=ExtractionOptions(steps=None, step_size=0.1, epsilon=0.5, batch_size=128, "

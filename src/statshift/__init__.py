@@ -37,10 +37,13 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.hardening.methods.ligs import LigsRegularised as LigsRegularised
     from statshift.hardening.options import HardenOptions as HardenOptions
     from statshift.hardening.training import TrainingOptions as TrainingOptions
+    from statshift.making.advbn import write_advbn as write_advbn
     from statshift.making.adversarial import write_adversarial as write_adversarial
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
     from statshift.making.extraction import extract as extract
     from statshift.making.rectified import write_rectified as write_rectified
+    from statshift.making.visualise import Visualisation as Visualisation
+    from statshift.making.visualise import visualise as visualise
     from statshift.measuring.compare import Comparison as Comparison
     from statshift.measuring.compare import compare as compare
     from statshift.measuring.ligs import Ligs as Ligs
@@ -120,6 +123,8 @@ else:
             "statshift.shifts.attacks": ("AutoAttack", "FeatureAttack", "PixelAttack", "attack_images"),
             # Make
             "statshift.making.adversarial": ("write_adversarial",),
+            "statshift.making.advbn": ("write_advbn",),
+            "statshift.making.visualise": ("Visualisation", "visualise"),
             "statshift.making.extraction": ("ExtractionOptions", "extract"),
             "statshift.making.rectified": ("write_rectified",),
             # Models, data, tasks, errors and warnings

@@ -1,0 +1,92 @@
+"""Adaptive instance normalization, against a loop and at its limits."""
+
+import numpy as np
+import pytest
+import torch
+
+from statshift import ChannelStatistics, InputError
+from statshift.norms.adain import adain
+from statshift.norms.statistics import instance_statistics
+
+
+def drawn(seed, *shape, scale=1.0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def test_it_is_equation_8_image_by_image_and_channel_by_channel():
+    features, style = drawn(0, 3, 4, 5, 6), instance_statistics(3 * drawn(1, 3, 4, 7, 2) + 1)
+    found = adain(features, style).numpy()
+    for image in range(3):
+        for channel in range(4):
+            x = features[image, channel].double().numpy()
+            mean, deviation = float(style.mean[image, channel]), float(style.var[image, channel]) ** 0.5
+            expected = deviation * (x - x.mean()) / x.std() + mean
+            np.testing.assert_allclose(found[image, channel], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-3, 1.0, 1e3])
+def test_the_statistics_are_the_style_s_whatever_the_scale(scale):
+    """Rectified features, of which some channels hardly vary: with an eps of 1e-5 they would miss by far."""
+    features = drawn(0, 4, 8, 16, 16, scale=scale).relu_() + scale
+    style = instance_statistics(drawn(1, 4, 8, 16, 16).relu_() * torch.logspace(-3, 1, 8)[:, None, None])
+    found = instance_statistics(adain(features, style))
+    torch.testing.assert_close(found.mean, style.mean, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found.var.sqrt(), style.var.sqrt(), rtol=1e-4, atol=1e-7)
+
+
+def test_one_style_for_all_images_is_the_same_for_each():
+    features, one = drawn(0, 3, 4, 5, 5), instance_statistics(drawn(1, 1, 4, 5, 5))
+    shared = ChannelStatistics(one.mean[0], one.var[0], one.count)
+    each = ChannelStatistics(one.mean.expand(3, 4), one.var.expand(3, 4), one.count)
+    assert torch.equal(adain(features, shared), adain(features, each))
+
+
+def test_alpha_goes_from_the_features_to_the_style():
+    features, style = drawn(0, 2, 4, 6, 6), instance_statistics(5 + drawn(1, 2, 4, 6, 6))
+    torch.testing.assert_close(adain(features, style, 0.0), features, rtol=0, atol=1e-6)
+    half = (features + adain(features, style)) / 2
+    torch.testing.assert_close(adain(features, style, 0.5), half)
+    own = instance_statistics(features)
+    torch.testing.assert_close(adain(features, own), features, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, -1 / 3])
+def test_a_constant_channel_stays_constant_at_the_style_s_mean(value):
+    features = drawn(0, 2, 3, 8, 8)
+    features[:, 1] = value
+    found = adain(features, instance_statistics(2 + drawn(1, 2, 3, 8, 8)))
+    style = instance_statistics(2 + drawn(1, 2, 3, 8, 8))
+    torch.testing.assert_close(found[:, 1], style.mean[:, 1, None, None].expand(2, 8, 8), rtol=1e-6, atol=0)
+    assert float(found[:, 1].var((1, 2)).max()) == 0
+
+
+def test_gradients_are_those_of_finite_differences():
+    features = drawn(0, 2, 2, 3, 3).double().requires_grad_()
+    mean, var = drawn(1, 2, 2).double(), drawn(2, 2, 2).double().exp()
+    weights = drawn(3, 2, 2, 3, 3).double()
+
+    def total(x):
+        return (adain(x, ChannelStatistics(mean, var, 9)) * weights).sum()
+
+    (gradient,) = torch.autograd.grad(total(features), features)
+    step = 1e-6
+    for place in ((0, 0, 0, 0), (0, 1, 2, 1), (1, 1, 1, 2)):
+        moved = torch.zeros_like(features)
+        moved[place] = step
+        with torch.no_grad():
+            expected = float(total(features + moved) - total(features - moved)) / (2 * step)
+        assert float(gradient[place]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "style", "alpha", "told"),
+    [
+        ((2, 3, 4, 4), (2, 3), 1.5, r"Expected `alpha` in \[0,1\], but got 1.5"),
+        ((2, 3, 4, 4), (2, 3), float("nan"), r"Expected `alpha` in \[0,1\], but got nan"),
+        ((2, 3, 4), (3,), 1.0, r"Expected features \(B,C,h,w\), but got shape \(2, 3, 4\)"),
+        ((2, 3, 4, 4), (4,), 1.0, r"the style's `mean` to be of shape \(3,\) or \(2, 3\), .* got \(4,\)"),
+    ],
+)
+def test_what_cannot_be_is_refused(features, style, alpha, told):
+    with pytest.raises(InputError, match=told):
+        adain(torch.rand(features), ChannelStatistics(torch.rand(style), torch.rand(style), 1), alpha)
