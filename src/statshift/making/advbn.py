@@ -18,7 +18,7 @@ from statshift.decoding.codec import Codec
 from statshift.making.choices import ADVBN_BATCH, ADVBN_EPSILON, ADVBN_STEP_SIZE, ADVBN_STEPS, DECODED, REST
 from statshift.making.shards import Written
 from statshift.making.trees import Groups, MadeBatch, write_trees
-from statshift.making.worst import Adversary, distances, find_adversary
+from statshift.making.worst import Adversary, decibels, find_adversary
 from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel
 from statshift.results.provenance import answers_of, describe_data, describe_environment, describe_model
@@ -101,7 +101,7 @@ def write_advbn(
                 if control:
                     made[CONTROL_TREE] = adversary.images(features, None, attack, size)
                 made = {name: _rounded(one) for name, one in made.items()}
-                arrays = {f"psnr_{name}": distances(one, clean).numpy() for name, one in made.items()}
+                arrays = {f"psnr_{name}": decibels(one, clean).numpy() for name, one in made.items()}
                 number = torch.full((len(positions),), numbers[int(positions[0])]).numpy()
                 arrays |= {"factors": factors[None].cpu().numpy(), "indices": images.indices[positions]}
                 yield MadeBatch(made, {**arrays, "batch": number})

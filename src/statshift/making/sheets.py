@@ -8,11 +8,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from statshift._core.errors import InputError
 from statshift.making.corrupted import shown_size, to_bytes
-from statshift.making.visualise import Looks, Visualisation
+from statshift.making.visualise import ByStrength, Visualisation
 from statshift.results import write_json_atomically
 from statshift.results.worst import SHEET, WORST_CASES, WORST_FILE
 
-RIGHT, WRONG, PLAIN = "#1a7f37", "#b3261e", "#444444"
+RIGHT_COLOUR, WRONG_COLOUR, PLAIN_COLOUR = "#1a7f37", "#b3261e", "#444444"
 """Colours of an answer: the true class, another, and one that nobody can judge."""
 
 MARGIN = 4  # px
@@ -48,7 +48,7 @@ def write_visualisation(found: Visualisation, out: str | Path, shown: int) -> Pa
     return path
 
 
-def _write_column(folder: Path, found: Visualisation, column: Looks, shown: int) -> dict[str, Any]:
+def _write_column(folder: Path, found: Visualisation, column: ByStrength, shown: int) -> dict[str, Any]:
     """Write the images of a column, and return what is said of them."""
     kind = column.name.replace(" ", "").replace("=", "")
     files = []
@@ -88,7 +88,7 @@ def sheet(found: Visualisation, shown: int) -> Image.Image:
     for place, (column, row) in enumerate(zip(found.columns, found.table(), strict=True)):
         left = place * cell[0] + MARGIN
         draw.text((left, MARGIN), column.name, fill="black", font=font)
-        draw.text((left, MARGIN + line), _fitting(_figures(row), width, font), fill=PLAIN, font=font)
+        draw.text((left, MARGIN + line), _fitting(_figures(row), width, font), fill=PLAIN_COLOUR, font=font)
         for number, pixels in enumerate(to_bytes(column.images[:rows])):
             upper = top + number * cell[1]
             tile = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
@@ -103,13 +103,13 @@ def _figures(row: dict[str, Any]) -> str:
     return ", ".join([*accuracy, *([] if row["psnr"] is None else [f"{row['psnr']:.1f} dB"])])
 
 
-def _answer(found: Visualisation, column: Looks, number: int) -> tuple[str, str]:
+def _answer(found: Visualisation, column: ByStrength, number: int) -> tuple[str, str]:
     """Return what the model says of an image, and its colour."""
     predicted = int(column.predicted[number])
     text = f"{100 * float(column.score[number]):.0f} % {name_of_class(found.class_names, predicted)}"
     if found.labels is None:
-        return text, PLAIN
-    return text, RIGHT if predicted == int(found.labels[number]) else WRONG
+        return text, PLAIN_COLOUR
+    return text, RIGHT_COLOUR if predicted == int(found.labels[number]) else WRONG_COLOUR
 
 
 def name_of_class(class_names: Any, label: int) -> str:

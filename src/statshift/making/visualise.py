@@ -17,7 +17,7 @@ from statshift.data import ImageData
 from statshift.decoding.codec import Codec
 from statshift.making.advbn import describe_loss
 from statshift.making.choices import ADVBN_BATCH, ADVBN_STEP_SIZE, REST, STRENGTHS_SHOWN
-from statshift.making.worst import Adversary, distances, find_adversary
+from statshift.making.worst import Adversary, decibels, find_adversary
 from statshift.measuring.examples import names_by_label
 from statshift.measuring.loading import find_device, load
 from statshift.models import PixelModel
@@ -28,7 +28,7 @@ ORIGINAL_IMAGES = "original"
 
 
 @dataclass(frozen=True)
-class Looks:
+class ByStrength:
     """A batch of images as they are, decoded, or decoded with worst-case statistics.
 
     Attributes:
@@ -64,7 +64,7 @@ class Visualisation:
         record: model, decoder, data and attack.
     """
 
-    columns: tuple[Looks, ...]
+    columns: tuple[ByStrength, ...]
     labels: Tensor | None
     indices: tuple[int, ...]
     class_names: list[str] | dict[str, str] | None
@@ -167,7 +167,7 @@ def by_strength(
     labels: Tensor | None,
     attacks: Mapping[int, FeatureAttack],
     steps: Sequence[int],
-) -> list[Looks]:
+) -> list[ByStrength]:
     """Return the originals, and the images with the batch's worst statistics after each number of steps.
 
     Args:
@@ -190,11 +190,11 @@ def by_strength(
 
 
 @torch.no_grad()
-def _look(name: str, steps: int | None, images: Tensor, clean: Tensor, model: PixelModel) -> Looks:
+def _look(name: str, steps: int | None, images: Tensor, clean: Tensor, model: PixelModel) -> ByStrength:
     images = images.mul(255).round_().div_(255)
     with attackable(model), torch.no_grad():
         score, predicted = logits_of(model, images).softmax(1).max(1)
-    return Looks(name, steps, images.cpu(), predicted.cpu(), score.cpu(), distances(images, clean))
+    return ByStrength(name, steps, images.cpu(), predicted.cpu(), score.cpu(), decibels(images, clean))
 
 
 def _check_numbers(steps: Sequence[int], shown: int, batch_size: int) -> None:

@@ -86,7 +86,7 @@ class Adversary:
         return self.codec.decode(features, size)
 
 
-def distances(images: Tensor, references: Tensor) -> Tensor:
+def decibels(images: Tensor, references: Tensor) -> Tensor:
     """Return the PSNR (B,) in dB of images (B,3,H,W) in [0,1], at most 100, on the CPU."""
     return psnr(images, references).clamp_max(MOST_DECIBELS).cpu()
 
