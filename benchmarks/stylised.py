@@ -135,7 +135,9 @@ def cost(given: argparse.Namespace) -> None:
         ]
         for name in seconds
     ]
-    results = {"machine": machine(device), "seconds": seconds, "peak_bytes": memory} | {k: getattr(given, k) for k in PASSED}
+    results = {"machine": machine(device), "seconds": seconds, "peak_bytes": memory} | {
+        k: getattr(given, k) for k in PASSED
+    }
     head = ["", "ms an image", "over bare", "peak MiB", "over bare"]
     report("stylised", results, head, rows)
 

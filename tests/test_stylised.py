@@ -299,7 +299,9 @@ def test_a_decoder_of_another_cut_or_model_is_refused(place, tmp_path):
     with pytest.raises(InputError, match="is a decoder of 5"):
         tiny_styles.codec_of(load_model(tiny_styles.MODEL), other, tiny_styles.probe(), at="2")
     with pytest.raises(InputError, match="decoder of"):
-        tiny_styles.write_stylised("cifar:resnet20", place / "decoder.safetensors", place / "styles", "digits", out=other)
+        tiny_styles.write_stylised(
+            "cifar:resnet20", place / "decoder.safetensors", place / "styles", "digits", out=other
+        )
 
 
 def test_a_folder_without_styles_is_refused(place, tmp_path):
@@ -317,7 +319,9 @@ def test_a_style_smaller_than_the_stride_is_refused(tmp_path, place):
     Image.new("RGB", (4, 4), "red").save(tmp_path / "whole.png")
     assert len(read_styles(tmp_path, codec, size=SIZE)) == 1
     Image.new("RGB", (40, 3), "red").save(tmp_path / "tiny.png")
-    with pytest.raises(InputError, match=r"at least 4 px, the encoder's stride at 5, but .*tiny.png is 40x3; remove it"):
+    with pytest.raises(
+        InputError, match=r"at least 4 px, the encoder's stride at 5, but .*tiny.png is 40x3; remove it"
+    ):
         read_styles(tmp_path, codec, size=SIZE)
 
 

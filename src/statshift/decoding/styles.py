@@ -17,6 +17,7 @@ from statshift.decoding.codec import Codec
 from statshift.norms.adain import adain, check_alpha
 from statshift.norms.statistics import ChannelStatistics, instance_statistics
 
+
 @dataclass(frozen=True, eq=False)
 class Styles:
     """Style images, and the statistics of those that were asked for, which take 2 C numbers each.
@@ -70,9 +71,7 @@ class Styles:
 
 
 @torch.no_grad()
-def read_styles(
-    folder: str | Path, codec: Codec, *, size: int = 256, device: str | torch.device = "cpu"
-) -> Styles:
+def read_styles(folder: str | Path, codec: Codec, *, size: int = 256, device: str | torch.device = "cpu") -> Styles:
     """Return the images of a folder as styles: the shorter side resized to `size` px, the central square cut out.
 
     Args:
