@@ -17,6 +17,7 @@ from statshift.decoding.codec import Codec
 from statshift.norms.adain import adain, check_alpha
 from statshift.norms.statistics import ChannelStatistics, instance_statistics
 
+
 @dataclass(frozen=True, eq=False)
 class Styles:
     """Style images, and the statistics of those that were asked for, which take 2 C numbers each.
@@ -43,7 +44,7 @@ class Styles:
         return Draws(seed, indices, "stylised").integers("style", low=0, high=len(self))
 
     def statistics(self, numbers: Sequence[int], device: torch.device) -> ChannelStatistics:
-        """Return the statistics (B,C) of some styles; each is encoded once, and alone, so that they are always the same.
+        """Return the statistics (B,C) of some styles; each is encoded once and alone, so they are always the same.
 
         Args:
             numbers: (B,) of the styles.
@@ -70,9 +71,7 @@ class Styles:
 
 
 @torch.no_grad()
-def read_styles(
-    folder: str | Path, codec: Codec, *, size: int = 256, device: str | torch.device = "cpu"
-) -> Styles:
+def read_styles(folder: str | Path, codec: Codec, *, size: int = 256, device: str | torch.device = "cpu") -> Styles:
     """Return the images of a folder as styles: the shorter side resized to `size` px, the central square cut out.
 
     Args:
