@@ -143,7 +143,7 @@ def cost(given: argparse.Namespace) -> None:
 
 
 def sheet(given: argparse.Namespace) -> None:
-    """Write a PNG: originals, reconstructions, then half and whole of the way to a style; the style in the last column."""
+    """Write a PNG: originals, reconstructions, half and whole of the way to a style, and the style."""
     device = torch.device(given.device)
     networks = open_codec(given.encoder or given.model, given.decoder, device, given.size)
     styles = read_styles(given.styles, networks, size=given.size, device=device)

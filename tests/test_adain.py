@@ -5,6 +5,9 @@ import pytest
 import torch
 
 from statshift import ChannelStatistics, InputError
+from statshift._core.randomness import Draws
+from statshift.decoding.adain_loss import stylised_terms
+from statshift.decoding.codec import Codec
 from statshift.norms.adain import adain
 from statshift.norms.statistics import instance_statistics
 
@@ -90,3 +93,56 @@ def test_gradients_are_those_of_finite_differences():
 def test_what_cannot_be_is_refused(features, style, alpha, told):
     with pytest.raises(InputError, match=told):
         adain(torch.rand(features), ChannelStatistics(torch.rand(style), torch.rand(style), 1), alpha)
+
+
+# The loss by which a decoder learns
+
+
+class Recorder(torch.nn.Module):
+    def __init__(self, image):
+        super().__init__()
+        self.image = image
+
+    def forward(self, features, size):
+        return self.image[:, :, : size[0], : size[1]]
+
+
+def test_the_loss_is_equations_12_and_13_by_hand():
+    """The decoder answers a fixed image, and the encoder squares and halves: all moments by NumPy."""
+    images, decoded = torch.rand(3, 3, 8, 8), torch.rand(3, 3, 8, 8)
+
+    def stages(x):
+        found = {f"s{k}": (k + 1) * x**2 for k in range(5)}
+        return found | {"cut": x[..., ::2, ::2] ** 3}
+
+    codec = Codec("cut", lambda x: stages(x)["cut"], Recorder(decoded), False, None, stages, {})
+    terms = stylised_terms(codec, images, Draws(0, torch.arange(3), "test"))
+    x, y, ours = (one.double().numpy() for one in (images, images.roll(1, 0), decoded))
+
+    def moments(z):
+        return z.mean((2, 3)), np.sqrt(z.var((2, 3)) + 1e-5)
+
+    content, style_of = x[..., ::2, ::2] ** 3, y[..., ::2, ::2] ** 3
+    mean, sd = content.mean((2, 3), keepdims=True), content.std((2, 3), keepdims=True)
+    target = style_of.std((2, 3), keepdims=True) * (content - mean) / sd + style_of.mean((2, 3), keepdims=True)
+    assert float(terms["content"]) == pytest.approx(((ours[..., ::2, ::2] ** 3 - target) ** 2).mean(), rel=1e-4)
+    error = 0.0
+    for k in range(4):  # the fifth stage is not asked
+        pairs = zip(moments((k + 1) * ours**2), moments((k + 1) * y**2), strict=True)
+        error += sum(((a - b) ** 2).mean() for a, b in pairs)
+    assert float(terms["style"]) == pytest.approx(10 * error, rel=1e-4)
+    assert set(terms) == {"content", "style"}
+
+
+def test_its_gradient_reaches_the_decoder_alone():
+    images, decoded = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4).requires_grad_()
+    weight = torch.nn.Parameter(torch.rand(5, 3, 1, 1))
+
+    def stages(x):
+        return {"cut": torch.nn.functional.conv2d(x, weight.detach()).relu()}
+
+    codec = Codec("cut", lambda x: stages(x)["cut"], Recorder(decoded), True, None, stages, {})
+    sum(stylised_terms(codec, images, Draws(0, torch.arange(2), "test")).values()).backward()
+    assert float(decoded.grad.abs().sum()) > 0
+    assert bool(decoded.grad.isfinite().all())
+    assert weight.grad is None

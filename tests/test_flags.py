@@ -13,27 +13,31 @@ FLAGS = {
     "--accumulate": "harden",
     "--against": "diagnose, run",
     "--alexnet": "measure",
+    "--alpha": "measure, make stylised",
     "--aspect": "harden, train",
     "--at": "harden, run",
     "--attack": "train, attack",
     "--augment": "harden, train",
     "--baseline": "measure",
-    "--batch-size": "measure, harden, visualise, train, attack, extract, make advbn, run",
+    "--batch-size": "measure, harden, visualise, train, attack, extract, make advbn, make stylised, run",
     "--beside": "diagnose",
     "--branch": "harden",
-    "--class-map": "measure, harden, visualise, attack, extract, corrupt, make advbn",
+    "--class-map": "measure, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
     "--colour": "harden, train",
     "--compile": "measure, harden, train",
     "--corrupt-at": "measure",
     "--corruption": "train",
-    "--crop": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn",
-    "--data": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, make advbn, run",
+    "--crop": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
+    "--data": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, make advbn, make stylised, run",
     "--decay-epochs": "train",
-    "--decoder": "visualise, make advbn",
-    "--device": "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, run",
+    "--decoder": "measure, visualise, make advbn, make stylised",
+    "--device": (
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, "
+        "make stylised, run"
+    ),
     "--draws": "measure, run",
     "--dtype": "measure, harden, train, run",
-    "--encoder": "visualise, make advbn",
+    "--encoder": "measure, visualise, make advbn, make stylised",
     "--epochs": "harden, train, run",
     "--epsilon": "harden, visualise, attack, extract, make advbn",
     "--examples": "measure",
@@ -46,9 +50,13 @@ FLAGS = {
     "--image": "corrupt",
     "--images": "visualise",
     "--include-adaptation": "measure",
-    "--interpolation": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn",
-    "--json": "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
-    "make advbn, recipes, run, data frost, doctor",
+    "--interpolation": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised"
+    ),
+    "--json": (
+        "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
+        "make advbn, make stylised, recipes, run, data frost, doctor"
+    ),
     "--keep-best": "harden, train",
     "--kind": "extract",
     "--label-map": "measure, harden, train, attack",
@@ -58,13 +66,22 @@ FLAGS = {
     "--learning-rate": "harden, train, run",
     "--ligs": "measure, train",
     "--ligs-weight": "train",
-    "--limit": "measure, harden, visualise, train, attack, extract, corrupt, make advbn, run",
+    "--limit": "measure, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run",
     "--loss": "visualise, make advbn",
-    "--mean": "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, run",
+    "--mean": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
+        "make stylised, run"
+    ),
     "--method": "harden, train",
     "--method-args": "harden, train",
-    "--model": "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, run",
-    "--model-args": "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, run",
+    "--model": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
+        "make stylised, run"
+    ),
+    "--model-args": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
+        "make stylised, run"
+    ),
     "--no-channels-last": "harden",
     "--no-clamp": "harden",
     "--no-control": "make advbn",
@@ -73,8 +90,10 @@ FLAGS = {
     "--norm": "train",
     "--one-cycle": "run",
     "--optimizer": "train",
-    "--out": "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, make advbn, "
-    "recipes copy, run, data frost",
+    "--out": (
+        "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, make advbn, "
+        "make stylised, recipes copy, run, data frost"
+    ),
     "--overwrite": "recipes copy, rectify",
     "--part": "harden",
     "--perturbation": "harden",
@@ -84,25 +103,36 @@ FLAGS = {
     "--rectify": "measure",
     "--reencode": "measure",
     "--reset-every": "measure",
-    "--resize": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn",
+    "--resize": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
     "--samples": "measure, diagnose, rectify, run",
     "--scale": "harden, train",
     "--scale-constants": "measure, corrupt",
     "--schedule": "harden, train",
-    "--seed": "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, run",
+    "--seed": (
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, "
+        "make stylised, run"
+    ),
     "--severities": "measure, harden, train, corrupt, run",
     "--sheet": "corrupt",
     "--shifts": "measure, harden, train, corrupt, run",
     "--shown": "visualise",
     "--size": "layers",
-    "--size-multiple": "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, run",
-    "--skip-bad": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn",
+    "--size-multiple": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
+        "make stylised, run"
+    ),
+    "--skip-bad": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
     "--source": "data frost",
-    "--split": "measure, diagnose, rectify, harden, visualise, train, attack, extract, make advbn",
+    "--split": "measure, diagnose, rectify, harden, visualise, train, attack, extract, make advbn, make stylised",
     "--statistics": "measure, rectify",
-    "--std": "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, run",
+    "--std": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
+        "make stylised, run"
+    ),
     "--step-size": "harden, visualise, train, attack, extract, make advbn",
     "--steps": "harden, visualise, attack, extract, make advbn",
+    "--style-size": "measure, make stylised",
+    "--styles": "measure, make stylised",
     "--table": "measure, corrupt",
     "--target": "attack",
     "--task": "measure, harden, compare, report, train",
@@ -112,10 +142,13 @@ FLAGS = {
     "--validation-limit": "train",
     "--validation-split": "harden, train",
     "--weight-decay": "harden, train",
-    "--weights": "measure, diagnose, rectify, layers, harden, visualise, attack, extract, make advbn, run",
+    "--weights": (
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, make advbn, make stylised, "
+        "run"
+    ),
     "--where": "measure, rectify",
     "--window": "harden, train",
-    "--workers": "measure, harden, visualise, train, attack, extract, corrupt, make advbn",
+    "--workers": "measure, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised",
 }
 
 MEANINGS = {

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from statshift.decoding.styles import read_styles, stylise
 from statshift.making.stylised import write_stylised
 from statshift.norms.adain import adain
 from statshift.norms.statistics import instance_statistics
+from statshift.recipes import recipe
 from statshift.results import bits
 from statshift.shifts.conditions import resolve
 from statshift.shifts.shift import StyleOptions, under
@@ -264,13 +266,46 @@ def test_the_command_measures_under_it(run, place, digits, tmp_path):
     assert record["stylised"]["stylised"]["alpha"] == 0.5
     page = run("report", tmp_path / "run", "--format", "markdown")
     assert page.code == 0, page.err
-    assert "not Stylized-ImageNet" in page.out
     assert "not finished" not in page.out
     repeated = run("report", tmp_path / "run", "--out", tmp_path / "page.html")
     assert repeated.code == 0
     text = (tmp_path / "page.html").read_text()
     assert f"--styles {place / 'styles'}" in text
     assert "--alpha 0.5" in text
+    assert "they are not Stylized-ImageNet" in text
+
+
+# Training on both
+
+
+def test_several_folders_are_one_data_set(whole, tmp_path):
+    """Stylised and original images, told apart by their place alone; the record is the same wherever they lie."""
+    first, other = whole.path / "stylised", tmp_path / "other"
+    for name in "0123456789":
+        (other / name).mkdir(parents=True)
+    Image.new("RGB", (32, 32), "red").save(other / "3" / "own.png")
+    both = load_data(f"folders:{first},{other}")
+    alone = load_data(f"folder:{first}")
+    assert len(both) == len(alone) + 1
+    assert torch.equal(both.tensors()[0][:-1], alone.tensors()[0])
+    assert both.labels.tolist() == [*alone.labels.tolist(), 3]
+    assert both.class_names == alone.class_names
+    (other / "9").rmdir()
+    with pytest.raises(InputError, match="Expected the same class folders in"):
+        load_data(f"folders:{first},{other}")
+    with pytest.raises(InputError, match="Expected several folders, as folders:DIR,DIR"):
+        load_data(f"folders:{first}")
+
+
+def test_the_recipe_stands_beside_the_published_figures(shared):
+    chosen = recipe("sin")
+    text = (shared / "papers" / "advbn-neurips2021.txt").read_text()
+    (row,) = re.findall(r"^SIN\t(.*)$", text, re.MULTILINE)
+    assert [round(100 * value, 1) for value in chosen.published["sin"].values()] == [float(x) for x in row.split()]
+    assert chosen.labels == ("sin",)
+    assert chosen.options["sin"].training.augment == "standard"
+    with pytest.raises(InputError, match="Expected no layer for the recipe sin"):
+        recipe("sin", at=["conv2_3"])
 
 
 # What cannot be
@@ -293,10 +328,10 @@ def test_a_decoder_of_one_s_own_model_names_no_code(place):
 
 
 def test_a_decoder_of_another_cut_or_model_is_refused(place, tmp_path):
-    other = tiny_styles.write_decoder(tmp_path / "other.safetensors", at="5")
+    other = tiny_styles.write_decoder(tmp_path / "other.safetensors", at="3")
     codec = tiny_styles.codec_of(load_model(tiny_styles.MODEL), other, tiny_styles.probe())
-    assert codec.at == "5"
-    with pytest.raises(InputError, match="is a decoder of 5"):
+    assert codec.at == "3"
+    with pytest.raises(InputError, match="is a decoder of 3"):
         tiny_styles.codec_of(load_model(tiny_styles.MODEL), other, tiny_styles.probe(), at="2")
     with pytest.raises(InputError, match="decoder of"):
         tiny_styles.write_stylised(
@@ -314,20 +349,20 @@ def test_a_folder_without_styles_is_refused(place, tmp_path):
 
 
 def test_a_style_smaller_than_the_stride_is_refused(tmp_path, place):
-    found = tiny_styles.write_decoder(place / "deeper.safetensors", at="5")
+    found = tiny_styles.write_decoder(place / "deeper.safetensors", at="3")
     codec = tiny_styles.codec_of(load_model(tiny_styles.MODEL), found, tiny_styles.probe())
     Image.new("RGB", (4, 4), "red").save(tmp_path / "whole.png")
     assert len(read_styles(tmp_path, codec, size=SIZE)) == 1
     Image.new("RGB", (40, 3), "red").save(tmp_path / "tiny.png")
     with pytest.raises(
-        InputError, match=r"at least 4 px, the encoder's stride at 5, but .*tiny.png is 40x3; remove it"
+        InputError, match=r"at least 4 px, the encoder's stride at 3, but .*tiny.png is 40x3; remove it"
     ):
         read_styles(tmp_path, codec, size=SIZE)
 
 
 def test_data_without_classes_are_refused(place, tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
-    with pytest.raises(InputError, match="Expected labelled images, but .* has no labels"):
+    with pytest.raises(InputError, match=r"Expected labelled images, but .* has no labels"):
         write_stylised(
             tiny_styles.MODEL, place / "decoder.safetensors", place / "styles", f"folder:{tmp_path}",
             out=tmp_path / "out", style_size=SIZE, device="cpu",

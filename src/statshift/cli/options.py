@@ -98,8 +98,8 @@ SizeMultiple = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, folders:DIR,DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR; with "
-        "label maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
+        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, folders:DIR,DIR, npz:FILE, cifar-c:DIR or "
+        "imagenet-c:DIR; with label maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
         show_default=False,
     ),
 ]

@@ -112,10 +112,10 @@ def folders(rest: str, *, class_map: str | Path | None = None) -> Source:
                 f"Expected the same class folders in {parts[0].place} and {part.place}: make those that lack, empty if "
                 "need be."
             )
-    places = [os.path.abspath(part.place) for part in parts]
+    places = [Path(part.place).absolute() for part in parts]
     return Files(
         os.path.commonpath(places),
-        paths=[Path(os.path.abspath(path)) for part in parts for path in part.paths],
+        paths=[path.absolute() for part in parts for path in part.paths],
         labels=np.concatenate([part.labels for part in parts if part.labels is not None]),
         class_names=parts[0].class_names,
         mapped_names=None

@@ -44,7 +44,7 @@ class Styles:
         return Draws(seed, indices, "stylised").integers("style", low=0, high=len(self))
 
     def statistics(self, numbers: Sequence[int], device: torch.device) -> ChannelStatistics:
-        """Return the statistics (B,C) of some styles; each is encoded once, and alone, so that they are always the same.
+        """Return the statistics (B,C) of some styles; each is encoded once and alone, so they are always the same.
 
         Args:
             numbers: (B,) of the styles.

@@ -55,8 +55,8 @@ def write_stylised(
         encoder: see `open_codec`; a module is used in evaluation mode and left as it was found.
         decoder: its decoder.
         styles: folder of the style images, or what `read_styles` made of it.
-        data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels. Photographs are resized to 256 px
-            and their central 224 are taken, as for Stylized-ImageNet, unless `data_options` say otherwise.
+        data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels. Photographs are resized to 256
+            px and their central 224 are taken, as for Stylized-ImageNet, unless `data_options` say otherwise.
         out: folder, made if need be.
         alpha: how far features go to a style's statistics, in [0,1].
         style_size: side of a style image, px; its central square is taken.
