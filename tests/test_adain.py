@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from statshift import ChannelStatistics, InputError
+import tiny_styles
+from statshift import ChannelStatistics, InputError, load_data, load_model
 from statshift._core.randomness import Draws
 from statshift.decoding.adain_loss import stylised_terms
-from statshift.decoding.codec import Codec
+from statshift.decoding.codec import Codec, codec_of
+from statshift.decoding.losses import DECODER_LOSSES
+from statshift.making.decoder import train_decoder
+from statshift.making.decoder_options import DecoderOptions
 from statshift.norms.adain import adain
 from statshift.norms.statistics import instance_statistics
 
@@ -146,3 +150,20 @@ def test_its_gradient_reaches_the_decoder_alone():
     assert float(decoded.grad.abs().sum()) > 0
     assert bool(decoded.grad.isfinite().all())
     assert weight.grad is None
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_decoder_learns_by_it_under_its_name(tmp_path):
+    """`train_decoder` takes it, and stylised images then show their styles better than before."""
+    options = DecoderOptions(width=4, depth=1, epochs=8, batch_size=16, learning_rate=0.01)
+    data, model = load_data("digits:train", limit=64), load_model(tiny_styles.MODEL)
+    record = train_decoder(model, tiny_styles.AT, data, out=tmp_path / "d.safetensors", loss="adain", options=options)
+    assert DECODER_LOSSES["adain"].meaning in str(record)
+    learned = codec_of(model, tmp_path / "d.safetensors", tiny_styles.probe())
+    tiny_styles.write_decoder(tmp_path / "drawn.safetensors")
+    drawn = codec_of(model, tmp_path / "drawn.safetensors", tiny_styles.probe())
+    images = load_data("digits", limit=32).tensors()[0]
+    with torch.no_grad():
+        after, before = (stylised_terms(one, images, None) for one in (learned, drawn))
+    for name in ("content", "style"):
+        assert float(after[name]) < 0.5 * float(before[name]), name

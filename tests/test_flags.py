@@ -32,8 +32,7 @@ FLAGS = {
     "--decay-epochs": "train",
     "--decoder": "measure, visualise, make advbn, make stylised",
     "--device": (
-        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run"
     ),
     "--draws": "measure, run",
     "--dtype": "measure, harden, train, run",
@@ -69,18 +68,15 @@ FLAGS = {
     "--limit": "measure, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run",
     "--loss": "visualise, make advbn",
     "--mean": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
     ),
     "--method": "harden, train",
     "--method-args": "harden, train",
     "--model": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
     ),
     "--model-args": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
     ),
     "--no-channels-last": "harden",
     "--no-clamp": "harden",
@@ -109,8 +105,7 @@ FLAGS = {
     "--scale-constants": "measure, corrupt",
     "--schedule": "harden, train",
     "--seed": (
-        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run"
     ),
     "--severities": "measure, harden, train, corrupt, run",
     "--sheet": "corrupt",
@@ -118,16 +113,14 @@ FLAGS = {
     "--shown": "visualise",
     "--size": "layers",
     "--size-multiple": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
     ),
     "--skip-bad": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
     "--source": "data frost",
     "--split": "measure, diagnose, rectify, harden, visualise, train, attack, extract, make advbn, make stylised",
     "--statistics": "measure, rectify",
     "--std": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
     ),
     "--step-size": "harden, visualise, train, attack, extract, make advbn",
     "--steps": "harden, visualise, attack, extract, make advbn",
@@ -143,8 +136,7 @@ FLAGS = {
     "--validation-split": "harden, train",
     "--weight-decay": "harden, train",
     "--weights": (
-        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, make advbn, make stylised, "
-        "run"
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, make advbn, make stylised, run"
     ),
     "--where": "measure, rectify",
     "--window": "harden, train",

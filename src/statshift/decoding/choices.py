@@ -1,6 +1,6 @@
 """The losses of a decoder, and the numbers it is trained with, known without torch."""
 
-LOSSES = ("features", "pixels")
+LOSSES = ("features", "pixels", "adain")
 WIDTH = 32
 DEPTH = 3
 CROP = 128

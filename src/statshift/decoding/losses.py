@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from statshift._core.randomness import Draws
+from statshift.decoding.adain_loss import stylised_terms
 from statshift.decoding.codec import Codec
 
 Terms = dict[str, Tensor]
@@ -65,6 +66,9 @@ DECODER_LOSSES: dict[str, DecoderLoss] = {
     ),
     "pixels": DecoderLoss(
         "mean squared error of pixels and 1e-8 total variation (Shu et al., NeurIPS 2021)", pixel_terms
+    ),
+    "adain": DecoderLoss(
+        "AdaIN's content at the cut and 10 x style over four stages (Huang & Belongie, ICCV 2017)", stylised_terms
     ),
 }
 """The losses by name, as in `choices.LOSSES`."""
