@@ -24,6 +24,7 @@ from statshift.making.stylised import write_stylised
 from statshift.norms.adain import adain
 from statshift.norms.statistics import instance_statistics
 from statshift.recipes import recipe
+from statshift.report import commands, reading, subjects
 from statshift.results import bits
 from statshift.shifts.conditions import resolve
 from statshift.shifts.shift import StyleOptions, under
@@ -270,8 +271,8 @@ def test_the_command_measures_under_it(run, place, digits, tmp_path):
     repeated = run("report", tmp_path / "run", "--out", tmp_path / "page.html")
     assert repeated.code == 0
     text = (tmp_path / "page.html").read_text()
-    assert f"--styles {place / 'styles'}" in text
-    assert "--alpha 0.5" in text
+    (runs,) = subjects.group(reading.read([tmp_path / "run"]).measured)
+    assert f"--styles {place / 'styles'} --encoder {tiny_styles.MODEL} --alpha 0.5" in commands.measure(runs.reference)
     assert "they are not Stylized-ImageNet" in text
 
 
