@@ -40,19 +40,18 @@ from statshift.hardening.trainer import train
 from statshift.hardening.training import Step
 from statshift.making.decoder_options import DecoderOptions
 from statshift.making.reconstruction import Reconstruction, feature_moments, judge, lesson, without_size
+from statshift.making.shards import FOUND
 from statshift.measuring.loading import find_device, fit_to_model, load
 from statshift.models import PixelModel, check_writable
 from statshift.results.provenance import describe_data, describe_environment, describe_model
 from statshift.shifts.attacks import attackable
 from statshift.tasks.classification import Classification, check_labels
 
-LOOKED_AT = 64
+STANDARDISED_BY = 64
 """Images of which the features' mean and deviation are taken."""
 
 HELD_OUT = 1000
 """Images held out at most."""
-
-FOUND = "found"
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _prepared(
 
 def _standardise(learner: Reconstruction, codec: Codec, data: ImageData, device: torch.device) -> None:
     """Give the decoder mean and deviation of the features of some images."""
-    some = np.linspace(0, len(data) - 1, min(LOOKED_AT, len(data))).astype(np.int64)
+    some = np.linspace(0, len(data) - 1, min(STANDARDISED_BY, len(data))).astype(np.int64)
     batches = data.groups([some[start : start + 8] for start in range(0, len(some), 8)])
     mean, std = feature_moments(codec.encode, (_pixels(images, device) for images, _ in batches))
     assert isinstance(learner.decoder, Decoder)
