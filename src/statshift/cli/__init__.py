@@ -24,7 +24,7 @@ from statshift.cli.output import deliver, only_documents, print_any_name, say, s
 from statshift.models.usercode import error_text
 
 FAILED, INTERRUPTED = 1, 130
-RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "run", "train"}
+RESUMED = {"attack", "corrupt", "decoder", "demo", "extract", "harden", "measure", "run", "train"}
 
 STORY: dict[str, list[tuple[str, str, str]]] = {
     "Try": [("demo", "demo:demo_command", "See all of it on handwritten digits: minutes, on the CPU.")],
@@ -46,6 +46,7 @@ STORY: dict[str, list[tuple[str, str, str]]] = {
         ("attack", "attack:attack_command", "Write the adversarial images of a data set."),
         ("extract", "extract:extract_command", "Write a data set of the features a model has learned."),
         ("corrupt", "corrupt:corrupt_command", "Write corrupted images, or a contact sheet."),
+        ("decoder", "decoder:decoder_command", "Train what makes images of a model's features."),
     ],
     "Papers": [
         ("recipes", "recipes:recipes_app", "List the papers' experiments, or copy one to edit."),
@@ -100,13 +101,11 @@ class Story(TyperGroup):
         lines = [
             "Usage: statshift VERB [OPTIONS]",
             "",
-            "Measure how a vision model fares under shift, adapt it, harden it.",
-            "",
         ]
         for stage, verbs in STORY.items():
             for number, (name, _, text) in enumerate(verbs):
                 lines.append(f"  {'' if number else stage:9}{name:10}{text}")
-        lines += ["", f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
+        lines += [f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
         formatter.write("\n".join([*lines, ""]))
 
 
