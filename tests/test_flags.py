@@ -15,29 +15,35 @@ FLAGS = {
     "--alexnet": "measure",
     "--alpha": "measure, make stylised",
     "--aspect": "harden, train",
-    "--at": "harden, run",
+    "--at": "harden, decoder, run",
     "--attack": "train, attack",
     "--augment": "harden, train",
     "--baseline": "measure",
-    "--batch-size": "measure, harden, visualise, train, attack, extract, make advbn, make stylised, run",
+    "--batch-size": "measure, harden, visualise, train, attack, extract, decoder, make advbn, make stylised, run",
     "--beside": "diagnose",
     "--branch": "harden",
-    "--class-map": "measure, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
+    "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--colour": "harden, train",
     "--compile": "measure, harden, train",
     "--corrupt-at": "measure",
     "--corruption": "train",
-    "--crop": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
-    "--data": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, make advbn, make stylised, run",
+    "--crop": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
+    "--data": (
+        "measure, diagnose, rectify, harden, train, attack, extract, corrupt, decoder, make advbn, make stylised, run"
+    ),
     "--decay-epochs": "train",
     "--decoder": "measure, visualise, make advbn, make stylised",
+    "--depth": "decoder",
     "--device": (
-        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run"
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--draws": "measure, run",
-    "--dtype": "measure, harden, train, run",
+    "--dtype": "measure, harden, train, decoder, run",
     "--encoder": "measure, visualise, make advbn, make stylised",
-    "--epochs": "harden, train, run",
+    "--epochs": "harden, train, decoder, run",
     "--epsilon": "harden, visualise, attack, extract, make advbn",
     "--examples": "measure",
     "--file": "run",
@@ -50,11 +56,11 @@ FLAGS = {
     "--images": "visualise",
     "--include-adaptation": "measure",
     "--interpolation": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
     ),
     "--json": (
         "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
-        "make advbn, make stylised, recipes, run, data frost, doctor"
+        "decoder, make advbn, make stylised, recipes, run, data frost, doctor"
     ),
     "--keep-best": "harden, train",
     "--kind": "extract",
@@ -62,21 +68,24 @@ FLAGS = {
     "--labels": "run",
     "--landscape": "train",
     "--layout": "corrupt",
-    "--learning-rate": "harden, train, run",
+    "--learning-rate": "harden, train, decoder, run",
     "--ligs": "measure, train",
     "--ligs-weight": "train",
-    "--limit": "measure, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run",
-    "--loss": "visualise, make advbn",
+    "--limit": "measure, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, make stylised, run",
+    "--loss": "visualise, decoder, make advbn",
     "--mean": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--method": "harden, train",
     "--method-args": "harden, train",
     "--model": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--model-args": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--no-channels-last": "harden",
     "--no-clamp": "harden",
@@ -87,11 +96,12 @@ FLAGS = {
     "--one-cycle": "run",
     "--optimizer": "train",
     "--out": (
-        "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, make advbn, "
-        "make stylised, recipes copy, run, data frost"
+        "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, decoder, "
+        "make advbn, make stylised, recipes copy, run, data frost"
     ),
     "--overwrite": "recipes copy, rectify",
     "--part": "harden",
+    "--patch": "decoder",
     "--perturbation": "harden",
     "--plot": "diagnose",
     "--protocol": "rectify",
@@ -99,13 +109,16 @@ FLAGS = {
     "--rectify": "measure",
     "--reencode": "measure",
     "--reset-every": "measure",
-    "--resize": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
+    "--resize": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
     "--samples": "measure, diagnose, rectify, run",
     "--scale": "harden, train",
     "--scale-constants": "measure, corrupt",
     "--schedule": "harden, train",
     "--seed": (
-        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised, run"
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--severities": "measure, harden, train, corrupt, run",
     "--sheet": "corrupt",
@@ -113,14 +126,20 @@ FLAGS = {
     "--shown": "visualise",
     "--size": "layers",
     "--size-multiple": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
     ),
-    "--skip-bad": "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, make advbn, make stylised",
+    "--skip-bad": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
     "--source": "data frost",
-    "--split": "measure, diagnose, rectify, harden, visualise, train, attack, extract, make advbn, make stylised",
+    "--split": (
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, decoder, make advbn, make stylised"
+    ),
     "--statistics": "measure, rectify",
     "--std": (
-        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, make advbn, make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--step-size": "harden, visualise, train, attack, extract, make advbn",
     "--steps": "harden, visualise, attack, extract, make advbn",
@@ -131,16 +150,18 @@ FLAGS = {
     "--task": "measure, harden, compare, report, train",
     "--title": "report",
     "--unbiased": "measure, rectify",
-    "--validation": "harden, train, run",
+    "--validation": "harden, train, decoder, run",
     "--validation-limit": "train",
     "--validation-split": "harden, train",
     "--weight-decay": "harden, train",
     "--weights": (
-        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, make advbn, make stylised, run"
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--where": "measure, rectify",
+    "--width": "decoder",
     "--window": "harden, train",
-    "--workers": "measure, harden, visualise, train, attack, extract, corrupt, make advbn, make stylised",
+    "--workers": "measure, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, make stylised",
 }
 
 MEANINGS = {

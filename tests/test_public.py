@@ -109,6 +109,18 @@ SIGNATURES = {
     "write_adversarial": (
         "(model, data, attack, *, out, batch_size=128, seed=0, device='auto', data_options=None, progress=None)"
     ),
+    "DecoderOptions": (
+        "(width=32, depth=3, crop=None, epochs=100, batch_size=16, learning_rate=0.001, dtype='float32', seed=0, "
+        "checkpoint_every=300.0)"
+    ),
+    "train_decoder": (
+        "(model, at, data, *, out, loss='features', options=DecoderOptions(width=32, depth=3, crop=None, epochs=100, "
+        "batch_size=16, learning_rate=0.001, dtype='float32', seed=0, checkpoint_every=300.0), validation=None, "
+        "device='auto', data_options=None, progress=None)"
+    ),
+    "Codec": "(at, encode, decoder, rectified, split, stages, record)",
+    "codec_of": "(model, decoder_file, image, *, at=None)",
+    "adain_codec": "(vgg_file, decoder_file, device='cpu')",
     "write_advbn": (
         "(model, decoder, data, *, out, attack=FeatureAttack(steps=6, step_size=0.2, epsilon=1.1, "
         "form='multiplicative', part='both', clamp=True, perturbation='global'), loss='rest', control=True, "

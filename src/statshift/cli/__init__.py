@@ -24,7 +24,7 @@ from statshift.cli.output import deliver, only_documents, print_any_name, say, s
 from statshift.models.usercode import error_text
 
 FAILED, INTERRUPTED = 1, 130
-RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "make", "measure", "run", "train"}
+RESUMED = {"attack", "corrupt", "decoder", "demo", "extract", "harden", "make", "measure", "run", "train"}
 
 STORY: dict[str, list[tuple[str, str, str]]] = {
     "Try": [("demo", "demo:demo_command", "See all of it on handwritten digits: minutes, on the CPU.")],
@@ -47,7 +47,8 @@ STORY: dict[str, list[tuple[str, str, str]]] = {
         ("attack", "attack:attack_command", "Write the adversarial images of a data set."),
         ("extract", "extract:extract_command", "Write a data set of the features a model has learned."),
         ("corrupt", "corrupt:corrupt_command", "Write corrupted images, or a contact sheet."),
-        ("make", "make:make_app", "Write images with the worst statistics of their features."),
+        ("decoder", "decoder:decoder_command", "Train what makes images of a model's features."),
+        ("make", "make:make_app", "Write images with worst-case statistics, or with other styles."),
     ],
     "Papers": [
         ("recipes", "recipes:recipes_app", "List the papers' experiments, or copy one to edit."),
