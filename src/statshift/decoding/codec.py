@@ -105,8 +105,8 @@ def codec_of(model: nn.Module, decoder_file: str | Path, image: Tensor, *, at: s
         raise InputError(f"{decoder_file} is a decoder of {theirs['at']}, not of {name}: train one for {name}.")
     if (own := prefix_hash(found, image)) != theirs["hash"]:
         raise InputError(
-            f"{decoder_file} is a decoder of another encoder: {theirs['spec']}, whose weights up to {theirs['at']} have "
-            f"the hash {theirs['hash']}, and this model's {own}. Train one for this model."
+            f"{decoder_file} is a decoder of another encoder: {theirs['spec']}, whose weights up to {theirs['at']} "
+            f"have the hash {theirs['hash']}, and this model's {own}. Train one for this model."
         )
     decoder = Decoder(**header["decoder"])
     load_weights(decoder, decoder_file)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError
+from statshift.decoding.choices import DEPTH, WIDTH
 
 WIDEST = 8
 """Channels are at most so many times the width."""
@@ -40,7 +41,7 @@ class Decoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, channels: int, stride: int, width: int = 32, depth: int = 3) -> None:
+    def __init__(self, channels: int, stride: int, width: int = WIDTH, depth: int = DEPTH) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"channels": channels, "stride": stride, "width": width, "depth": depth}
         for name, value in self.config.items():
@@ -52,10 +53,10 @@ class Decoder(nn.Module):
         last = channels
         for level in range(len(wide) - 1, 0, -1):
             for outputs in [*[wide[level]] * (depth - 1), wide[level - 1]]:
-                layers += [_convolution(last, outputs), nn.ReLU()]
+                layers += [_Convolution(last, outputs, 3), nn.ReLU()]
                 last = outputs
             layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
-        self.layers = nn.Sequential(*layers, _convolution(last, width), nn.ReLU(), _convolution(width, 3))
+        self.layers = nn.Sequential(*layers, _Convolution(last, width, 3), nn.ReLU(), _Convolution(width, 3, 3))
         self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("std", torch.ones(channels, 1, 1))
         for layer in self.layers:
@@ -89,5 +90,10 @@ def fitted(images: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     return F.pad(images, (0, right, 0, down), mode="replicate") if down or right else images
 
 
-def _convolution(channels: int, outputs: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, outputs, 3, padding=1, padding_mode="reflect")
+class _Convolution(nn.Conv2d):
+    """3x3 with reflection padding, which autocast would do in float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            input = F.pad(input, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(input, self.weight, self.bias)

@@ -1,5 +1,6 @@
 """The encoder's own features on the way to the cut, by stage: what perceptual and style losses compare."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ Stages = Callable[[Tensor], dict[str, Tensor]]
 def stages_of(found: Split, image: Tensor) -> Stages:
     """Return what computes an encoder's features at the end of each of its stages up to the cut, in one pass.
 
-    A stage is what has features of one size, and it ends with the last place that all of the image passes through. Of
-    a VGG they are the first ReLU of each, relu1_1, relu2_1 and so on, which AdaIN compares. The last is the cut.
+    A stage is what has features of one size, to a factor of two, and it ends with the last of the outermost modules
+    there that all of the image passes through. Of a VGG they are the first ReLU of each, relu1_1, relu2_1 and so on,
+    which AdaIN compares. The last is the cut.
 
     Args:
         found: the split whose prefix is the encoder.
@@ -33,12 +35,20 @@ def stages_of(found: Split, image: Tensor) -> Stages:
         if one.name == cut.name:
             break
         before.append(one)
-    by_size = {one.shape[1:]: one for one in before if one.shape[1:] != cut.shape[1:]}
+    by_scale: dict[int, list[Cut]] = {}
+    for one in before:
+        by_scale.setdefault(_scale(one), []).append(one)
+    by_scale.pop(_scale(cut), None)
+    outermost = [min(reversed(ones), key=lambda one: one.name.count(".")) for ones in by_scale.values()]
     named = {alias: one for one in before for alias in one.aliases if re.fullmatch(r"relu\d_1", alias)}
-    ends = named or {one.name: one for one in by_size.values()}
+    ends = named or {one.name: one for one in outermost}
     last = next((alias for alias in cut.aliases if alias.startswith("relu")), cut.name)
     names = {name: one.name for name, one in ends.items()} | {last: cut.name}
     return partial(_features, found.model, names)
+
+
+def _scale(cut: Cut) -> int:
+    return round(math.log2(cut.shape[1]))
 
 
 def sequential_stages(encoder: nn.Sequential, places: Mapping[str, int]) -> Stages:

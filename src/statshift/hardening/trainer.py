@@ -28,7 +28,6 @@ from statshift.measuring.loading import DTYPES, dtype_name, fit_to_model
 from statshift.models import extract_logits
 from statshift.norms.layers import evaluating, run
 from statshift.norms.synchronisation import synchronised
-from statshift.splitting.branches import Branches
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
@@ -38,7 +37,7 @@ CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
 class Objective(nn.Module):
     """The losses of a method in one forward, which is what DistributedDataParallel can wrap."""
 
-    def __init__(self, branches: Branches, method: Callable[[Branches, Batch], Losses]) -> None:
+    def __init__(self, branches: nn.Module, method: Callable[[Any, Batch], Losses]) -> None:
         super().__init__()
         self.branches = branches
         self._method = method
@@ -53,9 +52,9 @@ class Objective(nn.Module):
 
 
 def train(
-    branches: Branches,
+    branches: nn.Module,
     data: ImageData,
-    method: Callable[[Branches, Batch], Losses],
+    method: Callable[[Any, Batch], Losses],
     options: TrainingOptions,
     *,
     task: Task = CLASSIFICATION,
@@ -71,7 +70,8 @@ def train(
     `accelerate launch`, the processes share each batch, and statistics and gradients are the whole batch's.
 
     Args:
-        branches: on the device to train on; their parameters that require a gradient are trained.
+        branches: `Branches`, or another module whose `clean` is a model of such images; on the device to train on.
+            Their parameters that require a gradient are trained.
         data: with labels.
         method: a `Method`, or another function of the branches and a batch to the losses.
         options: how.
@@ -126,9 +126,9 @@ class _Training:
 
     def __init__(
         self,
-        branches: Branches,
+        branches: nn.Module,
         data: ImageData,
-        method: Callable[[Branches, Batch], Losses],
+        method: Callable[[Any, Batch], Losses],
         options: TrainingOptions,
         task: Task,
         checkpoint: Path | None,
@@ -138,7 +138,7 @@ class _Training:
         self.device = next(branches.parameters()).device
         self.branches, self.options = branches, options
         self.channels_last = options.channels_last and takes_channels_last(method, self.device)
-        self.data = fit_to_model(branches.clean, data, self.device)
+        self.data = fit_to_model(_clean_of(branches), data, self.device)
         self.batches = Batches(
             self.data,
             augmentation_of(options, self.data, getattr(branches.clean, "mean", None)),
@@ -268,7 +268,13 @@ class _Training:
         return self.state.history
 
 
-def _count_classes(branches: Branches, data: ImageData, task: Task) -> int:
+def _clean_of(branches: nn.Module) -> nn.Module:
+    found = branches.clean
+    assert isinstance(found, nn.Module)
+    return found
+
+
+def _count_classes(branches: nn.Module, data: ImageData, task: Task) -> int:
     """Return K, the width of the logits.
 
     Raises:
@@ -276,8 +282,9 @@ def _count_classes(branches: Branches, data: ImageData, task: Task) -> int:
     """
     images, _ = next(data.batches(1, which=[0]))
     device = next(branches.parameters()).device
-    with torch.no_grad(), evaluating(branches.clean):
-        classes = task.width(extract_logits(run(branches.clean, images.to(device).float() / 255)))
+    clean = _clean_of(branches)
+    with torch.no_grad(), evaluating(clean):
+        classes = task.width(extract_logits(run(clean, images.to(device).float() / 255)))
     task.check_labels(data, classes)
     return classes
 
