@@ -165,6 +165,7 @@ FLAGS = {
 }
 
 MEANINGS = {
+    "--at": ["Layer after which features "],
     "--attack": ["The attack, as NAME:EPSILON[:STEPS]"],
     "--batch-size": ["Images at once", "Images in a step, over all processes."],
     "--data": ["Images: digits, cifar10, ", "Images as the model now meets them, labels not needed: "],
@@ -172,6 +173,7 @@ MEANINGS = {
     "--encoder": ["pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth"],
     "--epsilon": ["Radius, such as 0.25 or 1/255"],
     "--learning-rate": ["The highest learning rate; "],
+    "--loss": ["What is lowered: ", "Whose loss rises: "],
     "--method": ["How to train: "],
     "--out": ["Folder ", "File to write", "File or folder to write"],
     "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:NAME"],
@@ -179,6 +181,7 @@ MEANINGS = {
     "--split": ["Which part of the data, ", "train or test, of data that have them; default train."],
     "--steps": ["Steps of the ascent; default ", "Steps of the ascent, one number a column"],
     "--task": ["What labels are of"],
+    "--validation": ["Images to judge ", "Labelled images to measure on, as in --data."],
 }
 """How the texts of a flag begin, where details (what is written, which default) differ between commands."""
 

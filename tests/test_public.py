@@ -183,7 +183,15 @@ def test_public_signatures_stay():
 
 
 def test_a_word_means_one_thing_and_is_the_commands():
-    assert takers("at") == {"Branches", "HardenOptions", "run_recipe", "split"}  # a layer
+    assert takers("at") == {
+        "Branches",
+        "Codec",
+        "HardenOptions",
+        "codec_of",
+        "run_recipe",
+        "split",
+        "train_decoder",
+    }  # a layer
     assert takers("protocols") == {"Comparison", "compare"}  # one of each run, as `--protocols`
     assert takers("rectify") == {"measure", "run_recipe"}
     assert takers("corrupt_at") == {"measure"}

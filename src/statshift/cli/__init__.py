@@ -48,7 +48,7 @@ STORY: dict[str, list[tuple[str, str, str]]] = {
         ("extract", "extract:extract_command", "Write a data set of the features a model has learned."),
         ("corrupt", "corrupt:corrupt_command", "Write corrupted images, or a contact sheet."),
         ("decoder", "decoder:decoder_command", "Train what makes images of a model's features."),
-        ("make", "make:make_app", "Write images with worst-case statistics, or with other styles."),
+        ("make", "make:make_app", "Write images of worst-case statistics, or stylised."),
     ],
     "Papers": [
         ("recipes", "recipes:recipes_app", "List the papers' experiments, or copy one to edit."),

@@ -20,7 +20,7 @@ def decoder_command(
     data: o.TargetData,
     out: Annotated[Path, o.out("a .safetensors file", "File")],
     weights: o.Weights = None,
-    loss: Annotated[str, typer.Option(help=f"{', '.join(LOSSES)}.")] = LOSSES[0],
+    loss: Annotated[str, typer.Option(help=f"What is lowered: {', '.join(LOSSES)}.")] = LOSSES[0],
     validation: Annotated[
         str | None, typer.Option(help="Images to judge it on; default a tenth of --data.", show_default=False)
     ] = None,

@@ -44,9 +44,7 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, stride: int, width: int = WIDTH, depth: int = DEPTH) -> None:
         super().__init__()
         self.config: dict[str, Any] = {"channels": channels, "stride": stride, "width": width, "depth": depth}
-        for name, value in self.config.items():
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"Expected `{name}` to be an integer of at least 1, but got {value!r}.")
+        check_counts(**self.config)
         self.stride = stride
         wide = [width * min(2**level, WIDEST) for level in range(round(math.log2(stride)) + 1)]
         layers: list[nn.Module] = []
@@ -75,6 +73,17 @@ class Decoder(nn.Module):
         """
         images: Tensor = self.layers((features - self.mean) / self.std)
         return fitted(images, size, self.stride)
+
+
+def check_counts(**counts: int) -> None:
+    """Check numbers that count something, named as an error names them.
+
+    Raises:
+        InputError: one is no integer of at least 1.
+    """
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise InputError(f"Expected `{name}` to be an integer of at least 1, but got {value!r}.")
 
 
 def fitted(images: Tensor, size: tuple[int, int], stride: int) -> Tensor:

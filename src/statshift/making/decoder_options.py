@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from statshift._core.errors import InputError
 from statshift.decoding import choices
-from statshift.decoding.decoder import Decoder
+from statshift.decoding.decoder import check_counts
 from statshift.hardening.training import TrainingOptions
 from statshift.measuring.loading import Dtype
 
@@ -40,9 +39,7 @@ class DecoderOptions:
     checkpoint_every: float = 300.0
 
     def __post_init__(self) -> None:
-        Decoder(1, 1, self.width, self.depth)
-        if self.crop is not None and (not isinstance(self.crop, int) or self.crop < 1):
-            raise InputError(f"Expected `crop` to be an integer of at least 1, but got {self.crop!r}.")
+        check_counts(width=self.width, depth=self.depth, **({} if self.crop is None else {"crop": self.crop}))
         object.__setattr__(self, "dtype", self.training.dtype)
 
     @property
