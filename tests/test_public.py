@@ -92,7 +92,9 @@ SIGNATURES = {
         "(images, name, severity, *, seed=0, indices=None, table=None, quantise=True, reencode=False, frost=None, "
         "scale_constants=True)"
     ),
-    "CorruptionOptions": "(seed=0, table=None, quantise=True, reencode=False, frost=None, scale_constants=True)",
+    "CorruptionOptions": (
+        "(seed=0, table=None, quantise=True, reencode=False, frost=None, scale_constants=True, style=None)"
+    ),
     "Shift": "()",
     "AutoAttack": "(epsilon, norm='linf')",
     "FeatureAttack": (
