@@ -131,7 +131,7 @@ def cost(given: argparse.Namespace) -> None:
             f"{1000 * seconds[name] / given.images:.1f}",
             f"{seconds[name] / seconds[base]:.2f}",
             f"{memory[name] / 2**20:.0f}",
-            f"{memory[name] / memory[base]:.2f}",
+            f"{memory[name] / max(1, memory[base]):.2f}",
         ]
         for name in seconds
     ]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -274,7 +275,7 @@ def test_the_command_measures_under_it(run, place, digits, tmp_path):
     text = (tmp_path / "page.html").read_text()
     assert "they are not Stylized-ImageNet" in text
     again = commands.measure(SimpleNamespace(record=record), out="more").split()
-    told = dict(zip(again, again[1:], strict=False))
+    told = dict(pairwise(again))
     given = {"--decoder": place / "decoder.safetensors", "--styles": place / "styles", "--encoder": tiny_styles.MODEL}
     assert {flag: told[flag] for flag in given} == {flag: str(value) for flag, value in given.items()}
     assert (told["--alpha"], told["--style-size"]) == ("0.5", str(SIZE))
