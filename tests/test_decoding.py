@@ -265,8 +265,8 @@ def test_stages_of_a_vgg_go_by_the_papers_names_and_of_a_resnet_end_its_own():
         for name, place in places.items():
             assert torch.equal(found[name], vgg.features[: place + 1](images))
     resnet = load_model("cifar:resnet20").eval()
-    codec = codec_from(encoder_of(resnet, "layer3", images), "layer3", nn.Identity(), images, {})
-    assert list(codec.stages(images)) == ["layer1", "layer2", "layer3"]
+    codec = codec_from(encoder_of(resnet, "layer2", images), "layer2", nn.Identity(), images, {})
+    assert list(codec.stages(images)) == ["layer1", "layer2"]
 
 
 # losses
@@ -275,8 +275,8 @@ def test_stages_of_a_vgg_go_by_the_papers_names_and_of_a_resnet_end_its_own():
 def test_the_losses_are_their_formulas():
     images = pictures(2, 16)
     model = network()
-    decoder = Decoder(8, 4, 4, 1)
-    codec = codec_from(encoder_of(model, "3", images), "3", decoder, images, {})
+    decoder = Decoder(8, 4, 4, 1).requires_grad_(False)
+    codec = codec_from(encoder_of(model.requires_grad_(False), "3", images), "3", decoder, images, {})
     with torch.no_grad():
         wanted = {"1": model[:2](images), "3": model[:4](images)}
         decoded = decoder(wanted["3"], (16, 16))
@@ -318,7 +318,7 @@ def adain_files(tmp_path_factory):
         return state
 
     encoder = {0: (3, 3, 1), 2: (64, 3, 3), 5: (64, 64, 3), 9: (128, 64, 3), 12: (128, 128, 3), 16: (256, 128, 3)}
-    encoder |= {place: (256, 256, 3) for place in (19, 22, 25)} | {29: (512, 256, 3), 32: (512, 512, 3)}
+    encoder |= dict.fromkeys((19, 22, 25), (256, 256, 3)) | {29: (512, 256, 3), 32: (512, 512, 3)}
     decoder = {1: (256, 512, 3), 5: (256, 256, 3), 8: (256, 256, 3), 11: (256, 256, 3), 14: (128, 256, 3)}
     decoder |= {18: (128, 128, 3), 21: (64, 128, 3), 25: (64, 64, 3), 28: (3, 64, 3)}
     torch.save(weights(encoder), folder / "vgg_normalised.pth")
