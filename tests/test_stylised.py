@@ -152,11 +152,13 @@ def test_alpha_goes_from_the_reconstruction_to_the_style(styles, digits):
 
 @pytest.mark.parametrize("size", [(30, 34), (33, 57)])
 def test_images_that_are_no_multiple_of_the_stride_keep_their_size(styles, size):
-    images = torch.rand(3, 3, *size)
+    images = torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
     found = under(Stylised(styles), images, 0, seed=0, indices=torch.arange(3))
     assert found.shape == images.shape
     assert torch.equal((found * 255).round() / 255, found)
-    assert torch.equal(under(Stylised(styles), images[2:], 0, seed=0, indices=torch.tensor([2])), found[2:])
+    alone = under(Stylised(styles), images[2:], 0, seed=0, indices=torch.tensor([2]))
+    assert float((alone != found[2:]).double().mean()) < 1e-3  # a convolution may round otherwise with its batch
+    torch.testing.assert_close(alone, found[2:], rtol=0, atol=1.01 / 255)
 
 
 def test_measured_as_by_hand_and_told_in_the_record(place, styles, digits):
