@@ -55,7 +55,7 @@ def test_a_decoder_learns_and_the_model_stays_as_it_is(digits, tmp_path):
         assert history[-1] < 0.5 * history[0]
         assert record["found"]["psnr"] > 14
         assert record["decoder"] == {"channels": 8, "stride": 2, "width": 8, "depth": 1}
-    assert (len(steps), steps[0].steps, record["training"]["crop"]) == (180, 90, [16, 16])
+    assert (len(steps), steps[0].steps, record["training"]["crop"]) == (90 * len(choices.LOSSES), 90, [16, 16])
     assert not list(tmp_path.glob("*.checkpoint.pt"))
     assert weights_hash(model.network) == before
     assert [one.requires_grad for one in model.parameters()] == [False, *[True] * 5]
@@ -219,7 +219,7 @@ def decode(run, tmp_path):
 def test_the_command_says_what_it_found_and_gives_its_record(decode, tmp_path):
     done = decode("--at", 1)
     assert done.code == 0, done.err
-    assert "1 epoch, 1 steps." in done.err
+    assert "1 epoch, 1 step." in done.err
     assert done.out.endswith(f"a decoder of 1. Use it as --decoder {tmp_path / 'd.safetensors'}\n")
     again = decode("--at", 1, "--json")
     assert "The decoder was finished before; nothing was trained again." in again.err
@@ -234,4 +234,4 @@ def test_the_command_tells_bad_input_in_one_line(decode):
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert done.err.startswith("statshift: error: Unknown layer 'nowhere'. Choose from: 0, 1")
     done = decode("--at", 1, "--loss", "l3")
-    assert (done.code, done.err) == (2, "statshift: error: Unknown loss 'l3'. Choose from: features, pixels.\n")
+    assert (done.code, done.err) == (2, "statshift: error: Unknown loss 'l3'. Choose from: features, pixels, adain.\n")
