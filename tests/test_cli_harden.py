@@ -169,10 +169,15 @@ def test_bad_input_is_told_in_one_line(harden, words, message):
     assert re.search(message, done.err), done.err
 
 
-def test_a_model_without_batch_norm_is_refused_with_the_reason(run, tmp_path):
+def test_a_model_without_batch_norm_can_be_cut_but_not_hardened_between_norms(run, tmp_path):
     path = tmp_path / "convnext.py"
     path.write_text("import timm\n\ndef build():\n    return timm.create_model('convnext_atto', pretrained=False)\n")
-    done = run("layers", "--model", f"py:{path}:build")
+    listed = run("layers", "--model", f"py:{path}:build")
+    assert listed.code == 0
+    assert f"cuts in py:{path}:build at 224 px" in listed.out
+    assert re.search(r"^stages\.0 .* 40 x 56 x 56 .* 0 +0$", listed.out, re.MULTILINE), listed.out
+    assert "For AdvBN" not in listed.out
+    done = run("harden", "--model", f"py:{path}:build", "--data", "digits", "--at", "stages.1", "--out", tmp_path / "o")
     assert done.code == 2
     assert re.search(r"Expected a model with batch normalization and running statistics.*LayerNorm2d", done.err)
 

@@ -152,7 +152,14 @@ def printed(names, out):
     """Pages that say themselves what they print."""
 
 
+def check_decoders(names, outputs):
+    assert names["record"]["found"]["psnr"] > 5
+    assert names["pictures"].shape == names["images"].shape
+    torch.testing.assert_close(names["logits"], names["model"](names["images"]))
+
+
 CHECKS = {
+    "decoders.md": check_decoders,
     "extending.md": check_extending,
     "howto/attack.md": check_attack,
     "howto/compare.md": check_compare,

@@ -13,27 +13,38 @@ FLAGS = {
     "--accumulate": "harden",
     "--against": "diagnose, run",
     "--alexnet": "measure",
+    "--alpha": "measure, make stylised",
     "--aspect": "harden, train",
-    "--at": "harden, run",
+    "--at": "harden, decoder, run",
     "--attack": "train, attack",
     "--augment": "harden, train",
     "--baseline": "measure",
-    "--batch-size": "measure, harden, train, attack, extract, run",
+    "--batch-size": "measure, harden, visualise, train, attack, extract, decoder, make advbn, make stylised, run",
     "--beside": "diagnose",
     "--branch": "harden",
-    "--class-map": "measure, harden, attack, extract, corrupt",
+    "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--colour": "harden, train",
     "--compile": "measure, harden, train",
     "--corrupt-at": "measure",
     "--corruption": "train",
-    "--crop": "measure, diagnose, rectify, harden, attack, extract, corrupt",
-    "--data": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
+    "--crop": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
+    "--data": (
+        "measure, diagnose, rectify, harden, train, attack, extract, corrupt, decoder, make advbn, make stylised, run"
+    ),
     "--decay-epochs": "train",
-    "--device": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
+    "--decoder": "measure, visualise, make advbn, make stylised",
+    "--depth": "decoder",
+    "--device": (
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised, run"
+    ),
     "--draws": "measure, run",
-    "--dtype": "measure, harden, train, run",
-    "--epochs": "harden, train, run",
-    "--epsilon": "harden, attack, extract",
+    "--dtype": "measure, harden, train, decoder, run",
+    "--encoder": "measure, visualise, make advbn, make stylised",
+    "--epochs": "harden, train, decoder, run",
+    "--epsilon": "harden, visualise, attack, extract, make advbn",
     "--examples": "measure",
     "--file": "run",
     "--form": "harden",
@@ -42,35 +53,55 @@ FLAGS = {
     "--gamma": "harden",
     "--ignore-index": "measure, harden, train, attack",
     "--image": "corrupt",
+    "--images": "visualise",
     "--include-adaptation": "measure",
-    "--interpolation": "measure, diagnose, rectify, harden, attack, extract, corrupt",
-    "--json": "measure, diagnose, rectify, layers, harden, compare, train, attack, extract, corrupt, run, doctor, "
-    "recipes, data frost",
+    "--interpolation": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
+    "--json": (
+        "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
+        "decoder, make advbn, make stylised, recipes, run, data frost, doctor"
+    ),
     "--keep-best": "harden, train",
     "--kind": "extract",
     "--label-map": "measure, harden, train, attack",
     "--labels": "run",
     "--landscape": "train",
     "--layout": "corrupt",
-    "--learning-rate": "harden, train, run",
+    "--learning-rate": "harden, train, decoder, run",
     "--ligs": "measure, train",
     "--ligs-weight": "train",
-    "--limit": "measure, harden, train, attack, extract, corrupt, run",
-    "--mean": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
+    "--limit": "measure, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, make stylised, run",
+    "--loss": "visualise, decoder, make advbn",
+    "--mean": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
+    ),
     "--method": "harden, train",
     "--method-args": "harden, train",
-    "--model": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
-    "--model-args": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
+    "--model": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
+    ),
+    "--model-args": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
+    ),
     "--no-channels-last": "harden",
     "--no-clamp": "harden",
+    "--no-control": "make advbn",
     "--no-quantise": "measure",
     "--no-random-start": "attack",
     "--norm": "train",
     "--one-cycle": "run",
     "--optimizer": "train",
-    "--out": "demo, measure, rectify, harden, train, attack, extract, corrupt, run, recipes copy, data frost, report",
+    "--out": (
+        "demo, measure, rectify, harden, report, visualise, train, attack, extract, corrupt, decoder, "
+        "make advbn, make stylised, recipes copy, run, data frost"
+    ),
     "--overwrite": "recipes copy, rectify",
     "--part": "harden",
+    "--patch": "decoder",
     "--perturbation": "harden",
     "--plot": "diagnose",
     "--protocol": "rectify",
@@ -78,52 +109,79 @@ FLAGS = {
     "--rectify": "measure",
     "--reencode": "measure",
     "--reset-every": "measure",
-    "--resize": "measure, diagnose, rectify, harden, attack, extract, corrupt",
+    "--resize": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
     "--samples": "measure, diagnose, rectify, run",
     "--scale": "harden, train",
     "--scale-constants": "measure, corrupt",
     "--schedule": "harden, train",
-    "--seed": "measure, diagnose, rectify, harden, train, attack, extract, corrupt, run",
+    "--seed": (
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised, run"
+    ),
     "--severities": "measure, harden, train, corrupt, run",
     "--sheet": "corrupt",
     "--shifts": "measure, harden, train, corrupt, run",
+    "--shown": "visualise",
     "--size": "layers",
-    "--size-multiple": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
-    "--skip-bad": "measure, diagnose, rectify, harden, attack, extract, corrupt",
+    "--size-multiple": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
+    ),
+    "--skip-bad": (
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+    ),
     "--source": "data frost",
-    "--split": "measure, diagnose, rectify, harden, train, attack, extract",
+    "--split": (
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, decoder, make advbn, make stylised"
+    ),
     "--statistics": "measure, rectify",
-    "--std": "measure, diagnose, rectify, layers, harden, train, attack, extract, run",
-    "--step-size": "harden, train, attack, extract",
-    "--steps": "harden, attack, extract",
+    "--std": (
+        "measure, diagnose, rectify, layers, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised, run"
+    ),
+    "--step-size": "harden, visualise, train, attack, extract, make advbn",
+    "--steps": "harden, visualise, attack, extract, make advbn",
+    "--style-size": "measure, make stylised",
+    "--styles": "measure, make stylised",
     "--table": "measure, corrupt",
     "--target": "attack",
     "--task": "measure, harden, compare, report, train",
     "--title": "report",
     "--unbiased": "measure, rectify",
-    "--validation": "harden, train, run",
+    "--validation": "harden, train, decoder, run",
     "--validation-limit": "train",
     "--validation-split": "harden, train",
     "--weight-decay": "harden, train",
-    "--weights": "measure, diagnose, rectify, layers, harden, attack, extract, run",
+    "--weights": (
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, "
+        "make stylised, run"
+    ),
     "--where": "measure, rectify",
+    "--width": "decoder",
     "--window": "harden, train",
-    "--workers": "measure, harden, train, attack, extract, corrupt",
+    "--workers": "measure, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, make stylised",
 }
 
 MEANINGS = {
+    "--at": ["Layer after which features "],
     "--attack": ["The attack, as NAME:EPSILON[:STEPS]"],
     "--batch-size": ["Images at once", "Images in a step, over all processes."],
     "--data": ["Images: digits, cifar10, ", "Images as the model now meets them, labels not needed: "],
+    "--decoder": ["File that `statshift decoder` wrote"],
+    "--encoder": ["pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth"],
     "--epsilon": ["Radius, such as 0.25 or 1/255"],
     "--learning-rate": ["The highest learning rate; "],
+    "--loss": ["What is lowered: ", "Whose loss rises: "],
     "--method": ["How to train: "],
-    "--out": ["Folder ", "File to write"],
+    "--out": ["Folder ", "File to write", "File or folder to write"],
     "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:NAME"],
     "--step-size": ["Length of each step, such as 0.1 or 1/255; default "],
     "--split": ["Which part of the data, ", "train or test, of data that have them; default train."],
-    "--steps": ["Steps of the ascent; default "],
+    "--steps": ["Steps of the ascent; default ", "Steps of the ascent, one number a column"],
     "--task": ["What labels are of"],
+    "--validation": ["Images to judge ", "Labelled images to measure on, as in --data."],
 }
 """How the texts of a flag begin, where details (what is written, which default) differ between commands."""
 
@@ -215,4 +273,4 @@ def test_every_command_is_in_the_story():
 
 def test_every_verb_that_prints_a_result_has_json():
     without = {" ".join(words) for words, _ in commands()} - {verb for flag, verb, *_ in OPTIONS if flag == "--json"}
-    assert without <= {"data", "demo", "recipes copy", "report"}
+    assert without <= {"data", "demo", "make", "recipes copy", "report"}

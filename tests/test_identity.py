@@ -344,7 +344,7 @@ def test_every_output_folder_is_one_process_s_alone(here, locked):
         lambda: write_corrupted(
             data, [Condition("clean", 0)], locked, options=CorruptionOptions(), layout="jpeg", device=CPU
         ),
-        lambda: held(locked).__enter__(),
+        lambda: held(locked, ()).__enter__(),
     ):
         with pytest.raises(InputError, match=f"Another process is writing to {locked}: wait for it, or choose another"):
             work()

@@ -92,7 +92,9 @@ SIGNATURES = {
         "(images, name, severity, *, seed=0, indices=None, table=None, quantise=True, reencode=False, frost=None, "
         "scale_constants=True)"
     ),
-    "CorruptionOptions": "(seed=0, table=None, quantise=True, reencode=False, frost=None, scale_constants=True)",
+    "CorruptionOptions": (
+        "(seed=0, table=None, quantise=True, reencode=False, frost=None, scale_constants=True, style=None)"
+    ),
     "Shift": "()",
     "AutoAttack": "(epsilon, norm='linf')",
     "FeatureAttack": (
@@ -106,6 +108,28 @@ SIGNATURES = {
     # Make
     "write_adversarial": (
         "(model, data, attack, *, out, batch_size=128, seed=0, device='auto', data_options=None, progress=None)"
+    ),
+    "DecoderOptions": (
+        "(width=32, depth=3, crop=None, epochs=100, batch_size=16, learning_rate=0.001, dtype='float32', seed=0, "
+        "checkpoint_every=300.0)"
+    ),
+    "train_decoder": (
+        "(model, at, data, *, out, loss='features', options=DecoderOptions(width=32, depth=3, crop=None, epochs=100, "
+        "batch_size=16, learning_rate=0.001, dtype='float32', seed=0, checkpoint_every=300.0), validation=None, "
+        "device='auto', data_options=None, progress=None)"
+    ),
+    "Codec": "(at, encode, decoder, rectified, split, stages, record)",
+    "codec_of": "(model, decoder_file, image, *, at=None)",
+    "adain_codec": "(vgg_file, decoder_file, device='cpu')",
+    "write_advbn": (
+        "(model, decoder, data, *, out, attack=FeatureAttack(steps=6, step_size=0.2, epsilon=1.1, "
+        "form='multiplicative', part='both', clamp=True, perturbation='global'), loss='rest', control=True, "
+        "batch_size=32, device='auto', data_options=None, progress=None)"
+    ),
+    "Visualisation": "(columns, labels, indices, class_names, record)",
+    "visualise": (
+        "(model, decoder, data, *, steps=(0, 2, 4, 6, 8), step_size=0.2, epsilon=None, loss='rest', out=None, shown=8, "
+        "batch_size=32, device='auto', data_options=None)"
     ),
     "ExtractionOptions": "(steps=None, step_size=0.1, epsilon=0.5, batch_size=128, seed=0)",
     "extract": (
@@ -159,7 +183,15 @@ def test_public_signatures_stay():
 
 
 def test_a_word_means_one_thing_and_is_the_commands():
-    assert takers("at") == {"Branches", "HardenOptions", "run_recipe", "split"}  # a layer
+    assert takers("at") == {
+        "Branches",
+        "Codec",
+        "HardenOptions",
+        "codec_of",
+        "run_recipe",
+        "split",
+        "train_decoder",
+    }  # a layer
     assert takers("protocols") == {"Comparison", "compare"}  # one of each run, as `--protocols`
     assert takers("rectify") == {"measure", "run_recipe"}
     assert takers("corrupt_at") == {"measure"}

@@ -189,6 +189,8 @@ def test_the_authors_branch():
         "imagenet-c": "clean",
         "imagenet-instagram": "clean",
         "imagenet-stylized": "adv",
+        "imagenet-advbn": "adv",
+        "imagenet-reconstructed": "adv",
     }
     with pytest.raises(InputError, match="Unknown data set 'imagenet-sketch'"):
         authors_branch("imagenet-sketch")

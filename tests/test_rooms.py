@@ -19,6 +19,7 @@ LEVELS = (
     "models",
     "norms",
     "splitting",
+    "decoding",
     "tasks",
     "shifts",
     "results",

@@ -934,16 +934,37 @@ def test_a_model_without_batch_norm_may_be_cut_at_the_input():
         torch.testing.assert_close(found.suffix(found.prefix(images)), model(images))
 
 
-def test_models_without_batch_norm_are_refused_with_their_norms():
-    images = pictures(1, 64)
-    told = r"batch normalization and running statistics, but its norms are: .*LayerNorm2d"
-    for model in (build("timm:convnext_atto"), torchvision.models.convnext_tiny(num_classes=3).eval()):
-        for refused in (
-            lambda model=model: find_cuts(model, images),
-            lambda model=model: split(model, "stages.1", images),
-        ):
-            with pytest.raises(InputError, match=told):
-                refused()
+def test_models_without_batch_norm_are_cut_wherever_all_of_the_image_passes():
+    images = pictures(2, 64)
+    model = build("timm:convnext_atto")
+    names = {name for cut in find_cuts(model, images) for name in (cut.name, *cut.aliases)}
+    assert {"stem", "stages.0", "stages.1.blocks.0", "stages.3"} <= names
+    assert "stages.1.blocks.0.mlp" not in names  # the shortcut passes it by
+    found = split(model, "stages.1", images)
+    assert (found.cut.norms_before, found.cut.norms_after) == ((), ())
+    with torch.no_grad():
+        torch.testing.assert_close(found.suffix(found.prefix(images)), model(images))
+
+
+def test_nothing_lies_behind_the_last_layer_of_a_model_without_batch_norm():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 1)).eval()
+    assert [(cut.name, cut.rectified) for cut in find_cuts(model, pictures())] == [("0", False), ("1", True)]
+    with pytest.raises(InputError, match="Cannot cut after '2': nothing lies behind it"):
+        split(model, "2", pictures())
+
+
+def test_the_first_relu_of_each_stage_of_a_vgg_goes_by_its_papers_name():
+    model = torchvision.models.vgg19(num_classes=3).eval()
+    places = {alias: cut for cut in find_cuts(model, pictures(1, 32)) for alias in cut.aliases}
+    firsts = [places[f"relu{stage}_1"] for stage in range(1, 6)]
+    assert [cut.name for cut in firsts] == [f"features.{place}" for place in (1, 6, 11, 20, 29)]
+    assert [cut.shape[0] for cut in firsts] == [64, 128, 256, 512, 512]
+    assert all(cut.rectified for cut in firsts)
+    assert places["relu3_4"].name == "features.17"
+    found, images = split(model, "relu4_1", pictures(1, 32)), pictures(1, 32)
+    with torch.no_grad():
+        assert torch.equal(found.suffix(found.prefix(images)), model(images))
+        assert torch.equal(found.prefix(images), model.features[:21](images))
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.adapting.sweep import sweep as sweep
     from statshift.data import ImageData as ImageData
     from statshift.data import load_data as load_data
+    from statshift.decoding.adain_files import adain_codec as adain_codec
+    from statshift.decoding.codec import Codec as Codec
+    from statshift.decoding.codec import codec_of as codec_of
     from statshift.hardening.from_scratch import train_from_scratch as train_from_scratch
     from statshift.hardening.harden import Hardened as Hardened
     from statshift.hardening.harden import harden as harden
@@ -37,10 +40,15 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.hardening.methods.ligs import LigsRegularised as LigsRegularised
     from statshift.hardening.options import HardenOptions as HardenOptions
     from statshift.hardening.training import TrainingOptions as TrainingOptions
+    from statshift.making.advbn import write_advbn as write_advbn
     from statshift.making.adversarial import write_adversarial as write_adversarial
+    from statshift.making.decoder import train_decoder as train_decoder
+    from statshift.making.decoder_options import DecoderOptions as DecoderOptions
     from statshift.making.extraction import ExtractionOptions as ExtractionOptions
     from statshift.making.extraction import extract as extract
     from statshift.making.rectified import write_rectified as write_rectified
+    from statshift.making.visualise import Visualisation as Visualisation
+    from statshift.making.visualise import visualise as visualise
     from statshift.measuring.compare import Comparison as Comparison
     from statshift.measuring.compare import compare as compare
     from statshift.measuring.ligs import Ligs as Ligs
@@ -120,6 +128,12 @@ else:
             "statshift.shifts.attacks": ("AutoAttack", "FeatureAttack", "PixelAttack", "attack_images"),
             # Make
             "statshift.making.adversarial": ("write_adversarial",),
+            "statshift.making.advbn": ("write_advbn",),
+            "statshift.making.visualise": ("Visualisation", "visualise"),
+            "statshift.making.decoder": ("train_decoder",),
+            "statshift.making.decoder_options": ("DecoderOptions",),
+            "statshift.decoding.codec": ("Codec", "codec_of"),
+            "statshift.decoding.adain_files": ("adain_codec",),
             "statshift.making.extraction": ("ExtractionOptions", "extract"),
             "statshift.making.rectified": ("write_rectified",),
             # Models, data, tasks, errors and warnings

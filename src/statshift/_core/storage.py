@@ -138,6 +138,24 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(guard)
 
 
+@contextlib.contextmanager
+def alone_with(path: Path) -> Iterator[None]:
+    """Keep a file that is to be written for this process alone; its folder is made if need be.
+
+    Raises:
+        InputError: it cannot be made, or another process writes to it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        guard = lock(path.with_name(f".{path.name}.lock"))
+    except OSError as error:
+        raise InputError(f"Cannot write to {path.parent}: {error.strerror}. Choose another folder.") from error
+    try:
+        yield
+    finally:
+        os.close(guard)
+
+
 def _write(file: FileIO, data: bytes) -> None:
     rest = memoryview(data)
     while rest:

@@ -24,7 +24,7 @@ from statshift.cli.output import deliver, only_documents, print_any_name, say, s
 from statshift.models.usercode import error_text
 
 FAILED, INTERRUPTED = 1, 130
-RESUMED = {"attack", "corrupt", "demo", "extract", "harden", "measure", "run", "train"}
+RESUMED = {"attack", "corrupt", "decoder", "demo", "extract", "harden", "make", "measure", "run", "train"}
 
 STORY: dict[str, list[tuple[str, str, str]]] = {
     "Try": [("demo", "demo:demo_command", "See all of it on handwritten digits: minutes, on the CPU.")],
@@ -40,12 +40,15 @@ STORY: dict[str, list[tuple[str, str, str]]] = {
     "Show": [
         ("compare", "compare:compare_command", "Compare two runs image by image, with intervals."),
         ("report", "report:report_command", "Write one page of runs, to look at and to pass on."),
+        ("visualise", "visualise:visualise_command", "Picture what an adversary of feature statistics does."),
     ],
     "Make": [
         ("train", "train:train_command", "Train a network from random weights."),
         ("attack", "attack:attack_command", "Write the adversarial images of a data set."),
         ("extract", "extract:extract_command", "Write a data set of the features a model has learned."),
         ("corrupt", "corrupt:corrupt_command", "Write corrupted images, or a contact sheet."),
+        ("decoder", "decoder:decoder_command", "Train what makes images of a model's features."),
+        ("make", "make:make_app", "Write images of worst-case statistics, or stylised."),
     ],
     "Papers": [
         ("recipes", "recipes:recipes_app", "List the papers' experiments, or copy one to edit."),
@@ -100,13 +103,11 @@ class Story(TyperGroup):
         lines = [
             "Usage: statshift VERB [OPTIONS]",
             "",
-            "Measure how a vision model fares under shift, adapt it, harden it.",
-            "",
         ]
         for stage, verbs in STORY.items():
             for number, (name, _, text) in enumerate(verbs):
                 lines.append(f"  {'' if number else stage:9}{name:10}{text}")
-        lines += ["", f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
+        lines += [f"Example: {EXAMPLE}", "All of a verb: statshift VERB --help. The version: statshift --version."]
         formatter.write("\n".join([*lines, ""]))
 
 
@@ -150,8 +151,13 @@ def main() -> None:
 
 
 def _asked(words: list[str]) -> Callable[[], Any]:
-    """Return what finds the command that the words name; None where they name none."""
-    return lambda: typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
+    """Return what finds the command that the words name, in a group too; None where they name none."""
+
+    def find() -> Any:
+        command = typer.main.get_group(app).get_command(None, words[0])  # type: ignore[arg-type]
+        return getattr(command, "commands", {}).get(words[1] if len(words) > 1 else "", command)
+
+    return find
 
 
 def _run(words: list[str]) -> int:

@@ -52,8 +52,9 @@ def layers_command(
         print_json({"model": model, "side": side, "cuts": cuts})
         return
     number = "1 cut" if len(cuts) == 1 else f"{len(cuts)} cuts"
-    print_out(f"{number} between the norms of {model} at {side} px\n\n{cuts_text(cuts)}")
-    if chosen := end_of_first_stage(cuts, side):
+    where = "between the norms of" if cuts[0].norms_before else "in"
+    print_out(f"{number} {where} {model} at {side} px\n\n{cuts_text(cuts)}")
+    if cuts[0].norms_before and (chosen := end_of_first_stage(cuts, side)):
         print_out(
             f"\nFor AdvBN try --at {chosen.name}, the end of the first stage; on a small network, its first block too."
         )

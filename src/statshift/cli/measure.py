@@ -12,6 +12,7 @@ from statshift.cli import options as o
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import layers_text, summary_text
+from statshift.making.choices import STYLE_SIZE
 
 
 def measure_command(
@@ -77,6 +78,11 @@ def measure_command(
         bool, typer.Option("--reencode", help="Store corrupted images as JPEG of quality 85, as ImageNet-C.")
     ] = False,
     frost: o.Frost = None,
+    decoder: o.DecoderOfShift = None,
+    styles: Annotated[Path | None, o.like(o.Styles)] = None,
+    encoder: o.EncoderOfShift = None,
+    alpha: o.Alpha = 1.0,
+    style_size: o.StyleSize = STYLE_SIZE,
     baseline: Annotated[Path | None, typer.Option(help="Run whose errors CE and mCE divide by.")] = None,
     alexnet: Annotated[str, typer.Option(help="AlexNet they divide by else: imagenet, cifar10, cifar100, none.")] = (
         "auto"
@@ -134,6 +140,7 @@ def measure_command(
                 reencode=reencode,
                 frost=frost,
                 scale_constants=o.parse_choice("scale-constants", scale_constants),
+                style=o.style_options(decoder, styles, encoder=encoder, alpha=alpha, style_size=style_size),
             ),
             corrupt_at=corrupt_at,
             data_options={

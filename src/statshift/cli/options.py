@@ -63,6 +63,11 @@ def learning_rate(more: str) -> Any:
     return typer.Option(help=f"The highest learning rate; {more}.")
 
 
+def like(option: Any) -> Any:
+    """Return an option with the same text, and no default to show."""
+    return typer.Option(help=option.__metadata__[0].help, show_default=False)
+
+
 NUMBER = "<number>"
 """Stands for a number or a fraction; see `parse_number`."""
 
@@ -93,9 +98,42 @@ SizeMultiple = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, npz:FILE, cifar-c:DIR or imagenet-c:DIR; with label "
-        "maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
+        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, folders:DIR,DIR, npz:FILE, cifar-c:DIR or "
+        "imagenet-c:DIR; with label maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
         show_default=False,
+    ),
+]
+Decoder = Annotated[
+    Path,
+    typer.Option(help="File that `statshift decoder` wrote for the model; its cut is kept in it.", show_default=False),
+]
+Encoder = Annotated[
+    Path | None,
+    typer.Option(help="pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth.", show_default=False),
+]
+Styles = Annotated[Path, typer.Option(help="Folder of the images whose styles are taken.", show_default=False)]
+DecoderOfShift = Annotated[
+    Path | None,
+    typer.Option(
+        help="File that `statshift decoder` wrote, or pytorch-AdaIN's decoder.pth, for the shift stylised.",
+        show_default=False,
+    ),
+]
+EncoderOfShift = Annotated[
+    Path | None,
+    typer.Option(
+        help="pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth; or the decoder's model by its "
+        "spec, default the one that its file names.",
+        show_default=False,
+    ),
+]
+Alpha = Annotated[float, typer.Option(help="How far features go to a style's statistics, from 0 to 1.")]
+StyleSize = Annotated[int, typer.Option(help="Side of a style image, px; its central square is taken.")]
+AttackLoss = Annotated[
+    str,
+    typer.Option(
+        help="Whose loss rises: rest (of the network, on the features), decoded (the model's, on the decoded image), "
+        "or another model's on that, by its spec."
     ),
 ]
 TargetData = Annotated[
@@ -178,6 +216,28 @@ Json = Annotated[
 def data_options(*, limit: int | None, seed: int, skip_bad: bool, **others: Any) -> dict[str, Any]:
     """Return arguments of `load_data`, None where not given; a seed is that of a subset, where there is one."""
     return {**others, "limit": limit, "seed": seed if limit is not None else None, "skip_bad": skip_bad or None}
+
+
+def codec(decoder: Path, encoder: Path | None, device: str) -> Any:
+    """Return the decoder's file, or with pytorch-AdaIN's encoder both on a device."""
+    if encoder is None:
+        return decoder
+    from statshift.decoding.adain_files import adain_codec
+    from statshift.measuring.loading import find_device
+
+    return adain_codec(encoder, decoder, find_device(device))
+
+
+def style_options(decoder: Path | None, styles: Path | None, **others: Any) -> Any:
+    """Return how the shift stylised is made, or None where it is not asked for."""
+    if decoder is None and styles is None:
+        return None
+    if decoder is None or styles is None:
+        given, other = ("--styles", "--decoder") if decoder is None else ("--decoder", "--styles")
+        raise InputError(f"Expected {other} beside {given}: the shift stylised needs both.")
+    from statshift.shifts.shift import StyleOptions
+
+    return StyleOptions(decoder, styles, **others)
 
 
 def split(text: str) -> list[str]:

@@ -20,16 +20,11 @@ if TYPE_CHECKING:
     from statshift.recipes import Recipe
 
 
-def _like(option: Any) -> Any:
-    """Return an option with the same text, and no default to show."""
-    return typer.Option(help=option.__metadata__[0].help, show_default=False)
-
-
 def run_command(
     target: Annotated[
         str, typer.Argument(metavar="FILE-OR-NAME", help="A recipe of `statshift recipes`, or a file of yours.")
     ],
-    model: Annotated[str | None, _like(o.Model)] = None,
+    model: Annotated[str | None, o.like(o.Model)] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +51,7 @@ def run_command(
         bool,
         typer.Option("--one-cycle", help="From random weights: 30 epochs, adversarially 20, in the papers' place."),
     ] = False,
-    epochs: Annotated[int | None, _like(o.Epochs)] = None,
+    epochs: Annotated[int | None, o.like(o.Epochs)] = None,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -65,8 +60,8 @@ def run_command(
     ] = None,
     learning_rate: Annotated[float | None, o.learning_rate("default the recipe's")] = None,
     shifts: Annotated[str | None, o.shifts(", attacks as pgd-linf:1/255", "the recipe's")] = None,
-    severities: Annotated[str | None, _like(o.Severities)] = None,
-    samples: Annotated[int | None, _like(o.Samples)] = None,
+    severities: Annotated[str | None, o.like(o.Severities)] = None,
+    samples: Annotated[int | None, o.like(o.Samples)] = None,
     draws: Annotated[
         int | None, typer.Option(help="Repeat with so many choices of these images.", show_default=False)
     ] = None,
@@ -75,8 +70,8 @@ def run_command(
     ] = None,
     limit: o.Limit = None,
     device: o.Device = "auto",
-    dtype: Annotated[str | None, _like(o.Dtype)] = None,
-    seed: Annotated[int | None, _like(o.Seed)] = None,
+    dtype: Annotated[str | None, o.like(o.Dtype)] = None,
+    seed: Annotated[int | None, o.like(o.Seed)] = None,
     mean: o.Mean = None,
     std: o.Std = None,
     size_multiple: o.SizeMultiple = None,

@@ -20,7 +20,7 @@ from statshift.data.reading import read_headers
 from statshift.data.relabelling import relabelled
 from statshift.data.sampling import balanced_subset
 from statshift.data.scenes import cityscapes, gta5, seg, synthia, voc
-from statshift.data.schemes import cifar, digits, folder, npz, svhn
+from statshift.data.schemes import cifar, digits, folder, folders, npz, svhn
 from statshift.data.sources import Header, Source
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
 
@@ -30,6 +30,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "cifar100": partial(cifar, "cifar100"),
     "svhn": svhn,
     "folder": folder,
+    "folders": folders,
     "npz": npz,
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
@@ -71,7 +72,8 @@ def load_data(
     r"""Return labelled images, uint8 RGB, by spec: of one size, but where they have label maps.
 
     Args:
-        spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`, `npz:FILE`,
+        spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`,
+            `folders:DIR,DIR`, `npz:FILE`,
             `cifar-c:DIR`, `imagenet-c:DIR`, `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
             torch `Dataset` of (PIL image or tensor (3,H,W), label or labels), or of (image, label map (H,W) as a
             tensor, array or PIL image); floats in [0,1] are rounded to 8 bits.

@@ -1,5 +1,6 @@
 """Data by spec: what stands behind each `SCHEME:REST`, in the order of the documentation."""
 
+import os
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -54,7 +55,7 @@ def svhn(rest: str, *, split: str | None = None) -> Source:
     return Pixels("svhn", images=images, labels=labels, class_names=tuple("0123456789"))
 
 
-def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
+def folder(rest: str, *, class_map: str | Path | None = None) -> Files:
     """Return the images of a folder: its class folders, sorted, are the labels; a flat folder has none.
 
     Names that are all integers are sorted as such. Hidden and system files and folders and run directories are passed
@@ -97,6 +98,32 @@ def folder(rest: str, *, class_map: str | Path | None = None) -> Source:
         mapped_names=None if class_map is None else _mapped_names(names, indices),
         class_order=INTEGERS if numbered else None,
         **others,
+    )
+
+
+def folders(rest: str, *, class_map: str | Path | None = None) -> Source:
+    """Return the images of several folders with the same class folders, those of the first before those of the next."""
+    parts = [folder(place.strip(), class_map=class_map) for place in rest.split(",") if place.strip()]
+    if len(parts) < 2:
+        raise InputError(f"Expected several folders, as folders:DIR,DIR, but got {rest!r}.")
+    for part in parts:
+        if part.labels is None or part.class_names != parts[0].class_names:
+            raise InputError(
+                f"Expected the same class folders in {parts[0].place} and {part.place}: make those that lack, empty if "
+                "need be."
+            )
+    places = [Path(part.place).absolute() for part in parts]
+    return Files(
+        os.path.commonpath(places),
+        paths=[path.absolute() for part in parts for path in part.paths],
+        labels=np.concatenate([part.labels for part in parts if part.labels is not None]),
+        class_names=parts[0].class_names,
+        mapped_names=None
+        if class_map is None
+        else {k: v for part in parts for k, v in (part.mapped_names or {}).items()},
+        ignored=sum(part.ignored for part in parts),
+        passed_by=sum(part.passed_by for part in parts),
+        class_order=parts[0].class_order,
     )
 
 

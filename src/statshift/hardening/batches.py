@@ -1,7 +1,8 @@
 """The batches of a training: addressed images, shared out to processes and parts, augmented, on the device.
 
-Small images that memory holds are decoded once, kept on the device and augmented there as tensors; others are decoded
-and augmented one by one. The pixels are the same either way. Label maps are augmented with their images.
+Images that memory holds are decoded once and kept on the device where they are not augmented, or are small and
+augmented there as tensors; others are decoded and augmented one by one. The pixels are the same either way. Label maps
+are augmented with their images.
 """
 
 from collections.abc import Iterator
@@ -81,8 +82,8 @@ class Batches:
         """Whether the images are kept on the device."""
         data, augmentation = self.data, self.augmentation
         bytes_held = len(data) * int(np.prod(data.shape))
-        small = not augmentation.photographs and bytes_held <= data.cache_bytes
-        return small and augmentation.name in ("none", *WINDOWS)
+        as_tensors = augmentation.name == "none" or (not augmentation.photographs and augmentation.name in WINDOWS)
+        return as_tensors and bytes_held <= data.cache_bytes
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
         """Yield this process's parts of the batches of an epoch, in order, with their positions (B,) among the N.

@@ -26,7 +26,6 @@ from statshift.hardening.pairs import augmentation_of
 from statshift.hardening.training import Step, TrainingOptions
 from statshift.measuring.loading import DTYPES, count_classes, dtype_name, fit_to_model
 from statshift.norms.synchronisation import synchronised
-from statshift.splitting.branches import Branches
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
@@ -36,7 +35,7 @@ CHECKED_EVERY = 10  # steps: the losses are looked at, which waits for a GPU
 class Objective(nn.Module):
     """The losses of a method in one forward, which is what DistributedDataParallel can wrap."""
 
-    def __init__(self, branches: Branches, method: Callable[[Branches, Batch], Losses]) -> None:
+    def __init__(self, branches: nn.Module, method: Callable[[Any, Batch], Losses]) -> None:
         super().__init__()
         self.branches = branches
         self._method = method
@@ -51,9 +50,9 @@ class Objective(nn.Module):
 
 
 def train(
-    branches: Branches,
+    branches: nn.Module,
     data: ImageData,
-    method: Callable[[Branches, Batch], Losses],
+    method: Callable[[Any, Batch], Losses],
     options: TrainingOptions,
     *,
     task: Task = CLASSIFICATION,
@@ -69,7 +68,8 @@ def train(
     `accelerate launch`, the processes share each batch, and statistics and gradients are the whole batch's.
 
     Args:
-        branches: on the device to train on; their parameters that require a gradient are trained.
+        branches: `Branches`, or another module whose `clean` is a model of such images; on the device to train on.
+            Their parameters that require a gradient are trained.
         data: with labels.
         method: a `Method`, or another function of the branches and a batch to the losses.
         options: how.
@@ -124,9 +124,9 @@ class _Training:
 
     def __init__(
         self,
-        branches: Branches,
+        branches: nn.Module,
         data: ImageData,
-        method: Callable[[Branches, Batch], Losses],
+        method: Callable[[Any, Batch], Losses],
         options: TrainingOptions,
         task: Task,
         checkpoint: Path | None,
@@ -136,13 +136,13 @@ class _Training:
         self.device = next(branches.parameters()).device
         self.branches, self.options = branches, options
         self.channels_last = options.channels_last and takes_channels_last(method, self.device)
-        self.data = fit_to_model(branches.clean, data, self.device)
+        self.data = fit_to_model(_clean_of(branches), data, self.device)
         self.batches = Batches(
             self.data,
             augmentation_of(options, self.data, getattr(branches.clean, "mean", None)),
             options.batch_size,
             options.accumulate,
-            count_classes(branches.clean, self.data, task),
+            count_classes(_clean_of(branches), self.data, task),
             self.device,
             DTYPES[dtype_name(options.dtype)],
             self.channels_last,
@@ -264,6 +264,12 @@ class _Training:
             self.branches.to(memory_format=torch.contiguous_format)
         self.branches.eval()
         return self.state.history
+
+
+def _clean_of(branches: nn.Module) -> nn.Module:
+    found = branches.clean
+    assert isinstance(found, nn.Module)
+    return found
 
 
 def _seed_of(seed: int, step: int, rank: int) -> int:

@@ -97,7 +97,7 @@ def write_corrupted(
     try:
         with alone(out):
             settle_record(out, record)
-            _write_names(data, out)
+            write_names(data, out)
             {"arrays": _write_arrays, "jpeg": _write_jpegs}[layout](data, levels, out, corrupted)
     except OSError as error:
         raise InputError(
@@ -125,7 +125,7 @@ def to_bytes(images: Tensor) -> NDArray[np.uint8]:
     return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _write_names(data: ImageData, out: Path) -> None:
+def write_names(data: ImageData, out: Path) -> None:
     """Write of images in files which is which: the source's path by the number that the image has here."""
     paths = getattr(data.source, "paths", None)
     if paths is not None:
@@ -160,8 +160,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) 
 
 def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path, corrupted: CorruptedImages) -> None:
     assert data.labels is not None
-    largest = int(data.labels.max())
-    names = data.class_names or [f"{label:0{len(str(largest))}d}" for label in range(largest + 1)]
+    names = class_folders(data)
     for condition in [Condition(name, severity) for name, severities in levels.items() for severity in severities]:
         path = out / condition.shift / str(condition.severity) if condition.severity else out / condition.shift
         if path.exists():
@@ -178,7 +177,14 @@ def _write_jpegs(data: ImageData, levels: Mapping[str, Sequence[int]], out: Path
                     file.write_bytes(encoded.getvalue())
 
 
-def _shown_size(height: int, width: int) -> tuple[int, int]:
+def class_folders(data: ImageData) -> Sequence[str]:
+    """Return the names of the classes' folders by label: sorted they are in the labels' order."""
+    assert data.labels is not None
+    largest = int(data.labels.max())
+    return data.class_names or [f"{label:0{len(str(largest))}d}" for label in range(largest + 1)]
+
+
+def shown_size(height: int, width: int) -> tuple[int, int]:
     """Return the width and height that an image has on a contact sheet: small ones grow, large ones shrink."""
     if max(height, width) > LARGEST_SHOWN:
         scale = LARGEST_SHOWN / max(height, width)
@@ -202,8 +208,8 @@ def contact_sheet(
     (images, positions), *_ = data.batches(1, which=[position])
     clean, indices = images.float() / 255, torch.from_numpy(data.indices[positions])
     made = resolve(shifts, options)
-    shown_size = _shown_size(*clean.shape[-2:])
-    cell = (shown_size[0] + 4, shown_size[1] + 4)
+    tile = shown_size(*clean.shape[-2:])
+    cell = (tile[0] + 4, tile[1] + 4)
     size = max(16, cell[1] // 8)  # px; letters that are read beside the pictures
     font = ImageFont.load_default(size)
     label, top = 8 + math.ceil(max(font.getlength(shift.name) for shift in made)), size + 8
@@ -216,7 +222,7 @@ def contact_sheet(
         for column, severity in enumerate((0, *SEVERITIES)):
             shown = under(shift, clean, severity, seed=options.seed, indices=indices) if severity else clean
             picture = Image.fromarray(to_bytes(shown)[0])
-            picture = picture.resize(shown_size, Image.Resampling.NEAREST)
+            picture = picture.resize(tile, Image.Resampling.NEAREST)
             sheet.paste(picture, (label + column * cell[0], top + row * cell[1]))
     try:
         sheet.save(path, "PNG")

@@ -65,7 +65,7 @@ def write_in_parts(
     Raises:
         InputError: a folder that holds something else, or a part that cannot be made or written.
     """
-    with held(folder):
+    with held(folder, (IMAGES_FILE, PART_FILES)):
         record = _settled(folder, {**identity, "environment": dict(environment)})
         if not (FOUND in record and (folder / IMAGES_FILE).exists()):
             _make_parts(folder, count, size, make, progress)
@@ -79,8 +79,8 @@ def write_in_parts(
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep a folder, made if need be, for this process alone.
+def held(folder: Path, own: Sequence[str]) -> Iterator[None]:
+    """Keep a folder, made if need be, for this process alone; `own` are the names, or patterns, of what may lie in it.
 
     Raises:
         InputError: it cannot be made, holds something else, or another process writes to it.
@@ -88,7 +88,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = [path for path in folder.iterdir() if not path.name.startswith(".")]
-        foreign = [path for path in held if path.name not in (RECORD, IMAGES_FILE) and not path.match(PART_FILES)]
+        foreign = [path for path in held if not any(map(path.match, (RECORD, *own)))]
         if foreign or (held and not (folder / RECORD).exists()):
             reason = f"{foreign[0].name} besides" if foreign else f"no {RECORD}"
             raise InputError(f"{folder} is not empty and holds {reason}: choose another directory.")

@@ -67,7 +67,7 @@ class Examples:
             "positions": chosen,
             "indices": data.indices[self.positions].tolist(),
             **task.pictured(data, self.positions),
-            "class_names": _names(data),
+            "class_names": names_by_label(data),
             "side": min(task.picture_side, int(data.sizes[self.positions].max(initial=1))),
             "strips": kept.get("strips", {}),
         }
@@ -104,7 +104,7 @@ class Examples:
         return [found[position] for position in self.positions.tolist()]
 
 
-def _names(data: ImageData) -> list[str] | dict[str, str] | None:
+def names_by_label(data: ImageData) -> list[str] | dict[str, str] | None:
     """Return the classes' names by label, as JSON has them."""
     if data.class_names is not None:
         return list(data.class_names)

@@ -1,6 +1,7 @@
 """What a measurement's record says of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from statshift.adapting.registry import SOURCE
@@ -21,7 +22,7 @@ from statshift.results.provenance import (
 )
 from statshift.shifts.conditions import TYPED
 from statshift.shifts.registry import family_of
-from statshift.shifts.shift import Shift
+from statshift.shifts.shift import Shift, StyleOptions
 from statshift.tasks.choice import describe_task
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
@@ -75,6 +76,7 @@ def _request(
         {
             **{name: value for name, value in wanted.data_options.items() if name in REPEATED},
             **{name: getattr(wanted.options, name) for name in ("table", "frost")},
+            **_request_of_styles(wanted.options.style),
             **{name: getattr(wanted.adaptation, name) for name in ("draws", "reset_every")},
             "weights": evaluate.model.weights_file,
             "baseline": asked["baseline"],
@@ -86,6 +88,14 @@ def _request(
             "available": len(base.source),
         }
     )
+
+
+def _request_of_styles(style: StyleOptions | None) -> dict[str, Any]:
+    """Return how images were asked to be stylised, but for what is usual."""
+    if style is None:
+        return {}
+    usual = {field.name: field.default for field in fields(style)}
+    return {name: value for name, value in vars(style).items() if value != usual[name]}
 
 
 def _of_own(shifts: Sequence[Shift]) -> dict[str, dict[str, Any]]:

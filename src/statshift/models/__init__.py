@@ -7,6 +7,7 @@ from statshift._core.lazy import lazy
 if TYPE_CHECKING:
     from statshift.models.checkpoints import check_writable as check_writable
     from statshift.models.checkpoints import load_weights as load_weights
+    from statshift.models.checkpoints import read_state as read_state
     from statshift.models.checkpoints import save_weights as save_weights
     from statshift.models.checkpoints import weights_hash as weights_hash
     from statshift.models.exchange import NORMS as NORMS
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from statshift.models.exchange import make_norm as make_norm
     from statshift.models.loading import load_model as load_model
     from statshift.models.origin import made_by as made_by
+    from statshift.models.origin import read_header as read_header
     from statshift.models.origin import read_made_by as read_made_by
     from statshift.models.pixel import PixelModel as PixelModel
     from statshift.models.pixel import Preprocessing as Preprocessing
@@ -28,10 +30,16 @@ else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
         {
-            "statshift.models.checkpoints": ("check_writable", "load_weights", "save_weights", "weights_hash"),
+            "statshift.models.checkpoints": (
+                "check_writable",
+                "load_weights",
+                "read_state",
+                "save_weights",
+                "weights_hash",
+            ),
             "statshift.models.exchange": ("NORMS", "exchange_norm", "make_norm"),
             "statshift.models.loading": ("load_model",),
-            "statshift.models.origin": ("made_by", "read_made_by"),
+            "statshift.models.origin": ("made_by", "read_header", "read_made_by"),
             "statshift.models.pixel": (
                 "PixelModel",
                 "Preprocessing",

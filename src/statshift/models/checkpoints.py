@@ -39,7 +39,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         InputError: the file is missing, damaged, needs more than data, or does not fit.
     """
     own = network.state_dict()
-    weights = _strip_prefixes(_find_state(_read(Path(path).expanduser()), path), own)
+    weights = _strip_prefixes(read_state(path), own)
     backbone = isinstance(network, DilatedResNet) and not any(name.startswith(f"{network.head}.") for name in weights)
     if backbone:
         own = {name: value for name, value in own.items() if not name.startswith(f"{network.head}.")}
@@ -63,6 +63,15 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             BackboneWarning,
             stacklevel=3,
         )
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in a checkpoint, as `load_weights` finds it, on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, needs more than data, or holds no state dict.
+    """
+    return _find_state(_read(Path(path).expanduser()), path)
 
 
 def check_writable(path: str | Path) -> None:

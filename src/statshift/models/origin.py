@@ -18,6 +18,11 @@ def read_made_by(path: str | Path) -> dict[str, str] | None:
     Returns:
         As `made_by`.
     """
+    return made_by(read_header(path))
+
+
+def read_header(path: str | Path) -> Any:
+    """Return the record that statshift wrote into a file's header; None where there is none, or no such file."""
     path = Path(path).expanduser()
     if path.suffix != ".safetensors":
         return None
@@ -25,10 +30,9 @@ def read_made_by(path: str | Path) -> dict[str, str] | None:
 
     try:
         with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {}).get(METADATA, "null"))
+            return json.loads((file.metadata() or {}).get(METADATA, "null"))
     except (SafetensorError, OSError, ValueError, RecursionError):
         return None
-    return made_by(record)
 
 
 def made_by(record: Any) -> dict[str, str] | None:

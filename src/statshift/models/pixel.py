@@ -203,14 +203,19 @@ class PixelModel(nn.Module):
             self.training = mode
             return self
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return what the network takes, at its own size and padded, for images (B,3,H,W) in [0,1]."""
+    def resized(self, images: Tensor) -> Tensor:
+        """Return images (B,3,H,W) in [0,1] at the network's own size, if it has one."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise InputError(f"Expected images (B,3,H,W), but got shape {tuple(images.shape)}.")
         size = self.preprocessing.input_size
         if size is not None and images.shape[-2:] != (size, size):
             mode = "bicubic" if self.preprocessing.interpolation == "bicubic" else "bilinear"
             images = F.interpolate(images, size=(size, size), mode=mode, antialias=True).clamp(0, 1)
+        return images
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return what the network takes, at its own size and padded, for images (B,3,H,W) in [0,1]."""
+        images = self.resized(images)
         if isinstance(images, Tensor) and not images.is_floating_point():
             raise InputError(f"Expected pixels in [0,1], but got {images.dtype}: divide 8-bit values by 255.")
         normalised = (images - self.mean) / self.std

@@ -34,19 +34,32 @@ def keeps_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
     )
 
 
-def no_statistics(model: nn.Module) -> InputError:
-    """Return the error for a model without a batch norm that keeps statistics; it names the norms there are."""
+def check_reachable(model: nn.Module) -> None:
+    """Check that the layers of a model can be reached from outside.
+
+    Raises:
+        InputError: it is scripted, traced or exported, which hides them.
+    """
     modules = list(model.modules())
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
-        return InputError(
+        raise InputError(
             "Expected a model whose norm layers can be reached, but it is scripted or traced (torch.jit): give the "
             f"module that it was made from, and script or trace the result. As it is, {WITHOUT.partition(',')[0]}."
         )
     if any("training_ir" in vars(module) or "_guards_fn" in dict(module.named_children()) for module in modules):
-        return InputError(
+        raise InputError(
             "Expected a model whose norm layers can be reached, but it is exported (torch.export): give the module "
             f"that it was made from, and export the result. As it is, {WITHOUT.partition(',')[0]}."
         )
+
+
+def no_statistics(model: nn.Module) -> InputError:
+    """Return the error for a model without a batch norm that keeps statistics; it names the norms there are."""
+    try:
+        check_reachable(model)
+    except InputError as hidden:
+        return hidden
+    modules = list(model.modules())
     others = sorted({type(module).__name__ for module in modules if "norm" in type(module).__name__.lower()})
     return InputError(
         "Expected a model with batch normalization and running statistics, but its norms are: "

@@ -11,31 +11,31 @@ from statshift.recipes.papers.advbn import HARDENING
 from statshift.recipes.papers.normalization import NORMALIZATION
 from statshift.recipes.papers.rectification import RECTIFICATION
 from statshift.recipes.papers.segmentation import SEGMENTATION
+from statshift.recipes.papers.sin import SIN
 from statshift.recipes.papers.trained import MEASURING
 from statshift.recipes.papers.training import Numbers, as_printed, in_one_cycle
 from statshift.recipes.sources import BASE
 
-RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | NORMALIZATION | RECTIFICATION | MEASURING | SEGMENTATION
+RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | SIN | NORMALIZATION | RECTIFICATION | MEASURING | SEGMENTATION
 """The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""
 
-_PICTURES = "pictures through a decoder, which is not here"
+_PICTURES = "pictures; `statshift visualise` makes them of yours"
 _NUMBERS = "numbers to train with, which the recipes on CIFAR-10 hold"
 
 NOT_HERE: dict[str, dict[str, str]] = {
     "rectification": {"Figure 1": "one photograph; `statshift report` shows yours, with the answers before and after"},
     "ligs": {"Figure 3": "a drawing without data", "Table 4": _NUMBERS, "Table 5": _NUMBERS},
     "advbn": {
-        "Figure 1": "photographs and answers, one of them through a decoder, which is not here",
+        "Figure 1": "photographs and answers; `statshift visualise` shows yours",
         "Figure 2": _PICTURES,
         "Figure 3": _PICTURES,
         "Figure 6": "photographs; `statshift report` shows yours, with their labels and predictions",
     },
     "submission": {
-        "Figure 1": "photographs and answers, one of them through a decoder, which is not here",
+        "Figure 1": "photographs and answers; `statshift visualise` shows yours",
         "Figure 2": _PICTURES,
         "Figure 3": _PICTURES,
         "Figure 5": _PICTURES,
-        "Table 7": "ImageNet-AdvBN, images made through a decoder, which is not here",
     },
 }
 """By paper, the tables and figures that no recipe stands for, and why."""

@@ -8,7 +8,7 @@ from warnings import warn
 
 from statshift._core.errors import InputError, ReportWarning
 from statshift._core.files import replacing
-from statshift.report import attacks, changes, classes, layers, pictures, records, severities, trainings
+from statshift.report import attacks, changes, classes, layers, pictures, records, severities, trainings, worst
 from statshift.report.advice import advice
 from statshift.report.best import best, headline
 from statshift.report.cautions import warnings
@@ -135,6 +135,7 @@ def _page(survey: Survey, title: str | None) -> Page:
         layers.section(groups),
         attacks.section(groups),
         pictures.section(groups, compared),
+        worst.section(groups),
         trainings.section(survey.material.trainings, groups),
         records.section(measured, groups),
     )

@@ -76,8 +76,7 @@ def missing(subject: Subject) -> tuple[int, int]:
     severities = record.get("severities") or [0]
     wanted = 0
     for shift in record.get("shifts") or []:
-        family = (record.get("families") or {}).get(shift) or family_of(shift)
-        graded = family not in ("clean", "attack")
+        graded = family_of(shift) in ("corruption", "own")
         own = (record.get("own_severities") or {}).get(shift, severities)
         single = not graded or not own or any(row["shift"] == shift and not row["severity"] for row in rows)
         wanted += 1 if single else sum(level in own for level in severities)
@@ -185,6 +184,14 @@ def _corruption(subject: Subject, _: Group) -> Iterator[str]:
     yield from (text for name, value, text in OF_CORRUPTION if made.get(name) == value)
 
 
+def _stylised(subject: Subject, _: Group) -> Iterator[str]:
+    if names := list(subject.record.get("stylised") or {}):
+        yield (
+            f"Images under {listed(names)} were made here, of other styles and by another decoder: they are not "
+            "Stylized-ImageNet, and figures of published columns of that name do not stand beside these."
+        )
+
+
 def _dtype(subject: Subject, _: Group) -> Iterator[str]:
     dtype = subject.record.get("dtype", "float32")
     if dtype != "float32":
@@ -266,6 +273,7 @@ CAUTION_RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _no_mce,
     _frost,
     _corruption,
+    _stylised,
     _dtype,
     _skipped,
     _adaptation,

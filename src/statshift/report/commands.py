@@ -40,6 +40,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
         parts += _given(preprocessing, "resize", "crop")
     parts += [*loading(record), *_given(asked, "split", "task", "table", "baseline", "alexnet", "ligs")]
     parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
+    parts += _given(asked, "decoder", "styles", "encoder", "alpha", "style_size")
     parts += ["--reencode"] if corruption.get("reencode") else []
     parts += ["--no-quantise"] if corruption.get("quantise") is False else []
     parts += ["--scale-constants", "no"] if corruption.get("scale_constants") is False else []

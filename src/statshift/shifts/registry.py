@@ -44,6 +44,7 @@ SHIFTS = registry(
     _corruption("gaussian_blur", "blur", "holdout", "Low-pass filtered."),
     _corruption("spatter", "weather", "holdout", "Water or mud on the lens.", "spatter"),
     _corruption("saturate", "digital", "holdout", "Colours more or less saturated."),
+    Entry("stylised", "style", "With another image's style, by AdaIN.", "statshift.shifts.stylised:STYLISED"),
     _attack("fgsm", "FGSM", "One step of the gradient's sign (Goodfellow et al., ICLR 2015)."),
     _attack("pgd-linf", "PGD_LINF", "Projected ascent in the maximum norm (Madry et al., ICLR 2018).", _STEPPED),
     _attack("pgd-l2", "PGD_L2", "Projected ascent in L2 (Madry et al., ICLR 2018).", _STEPPED),

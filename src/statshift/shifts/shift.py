@@ -21,8 +21,31 @@ Load = Callable[..., ImageData]
 
 
 @dataclass(frozen=True)
+class StyleOptions:
+    """How the shift `stylised` is made.
+
+    Attributes:
+        decoder: a file that `train_decoder` wrote, or pytorch-AdaIN's `decoder.pth`.
+        styles: folder of the style images.
+        encoder: spec of the model whose decoder it is, by default the one that its file names, or pytorch-AdaIN's
+            `vgg_normalised.pth`.
+        alpha: how far features go to a style's statistics, in [0,1].
+        style_size: side of a style image, px; its central square is taken.
+    """
+
+    decoder: str | Path
+    styles: str | Path
+    encoder: str | Path | None = None
+    alpha: float = 1.0
+    style_size: int = 256
+
+
+@dataclass(frozen=True)
 class CorruptionOptions:
-    """How corruptions are made; see `statshift.corrupt`. The `seed` of `measure` goes before this one."""
+    """How corruptions are made; see `statshift.corrupt`. The `seed` of `measure` goes before this one.
+
+    `style` is what the shift `stylised` is made by.
+    """
 
     seed: int = 0
     table: Table | None = None
@@ -30,6 +53,7 @@ class CorruptionOptions:
     reencode: bool = False
     frost: str | Path | None = None
     scale_constants: bool = True
+    style: StyleOptions | None = None
 
 
 class Shift:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
-from statshift.norms.layers import batch_norms, evaluating, run
+from statshift.norms.layers import batch_norms, evaluating
 from statshift.splitting.cuts import network_of
 from statshift.splitting.folding import Folded, folded
 from statshift.splitting.parts import Split
+from statshift.splitting.sides import sides
 from statshift.splitting.split import split
 
 BRANCHES = ("clean", "adv")
@@ -63,7 +63,7 @@ class Branches(nn.Module):
     ) -> None:
         super().__init__()
         found = split(model, at, image, trace=trace)
-        before, after = _sides(found, image)
+        before, after = sides(found, image)
         shared = set().union(*map(_own, before)) & set().union(*map(_own, after))
         both = [
             name for name, module in network_of(model).named_modules() if module in before and _own(module) & shared
@@ -192,25 +192,3 @@ def _own(module: nn.Module) -> set[int]:
     """Return the identities of the tensors of a module itself that training would change."""
     buffers = module.buffers(recurse=False) if isinstance(module, _BatchNorm) else ()
     return {id(tensor) for tensor in chain(module.parameters(recurse=False), buffers)}
-
-
-def _sides(found: Split, image: Tensor) -> tuple[set[nn.Module], set[nn.Module]]:
-    """Return the modules that end before the cut, and those that end behind it."""
-    sides: tuple[set[nn.Module], set[nn.Module]] = (set(), set())
-    network = network_of(found.model)
-    last = None if found.cut is None else network.get_submodule(found.cut.name)
-    passed = last is None
-
-    def ended(module: nn.Module, inputs: Any, output: Any) -> None:
-        nonlocal passed
-        sides[passed].add(module)
-        passed = passed or module is last
-
-    handles = [module.register_forward_hook(ended) for module in network.modules()]
-    try:
-        with torch.no_grad(), evaluating(found.model):
-            run(found.model, image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sides

@@ -3,7 +3,6 @@
 Read from the autograd graph of one forward pass, so it holds for any model, whatever its Python does.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from statshift._core.copying import check_initialised
 from statshift._core.errors import MOST, InputError, unknown
 from statshift.models import PixelModel, extract_logits
-from statshift.norms.layers import batch_norms, evaluating, run
+from statshift.norms.kinds import check_reachable
+from statshift.norms.layers import evaluating, run, running_norms
 from statshift.norms.sizes import fit_size
+from statshift.splitting.published import published_name
 
 INPUT = "input"
 """The cut before everything: no prefix."""
@@ -29,7 +31,7 @@ class Cut:
 
     Attributes:
         name: name of the module whose output the suffix takes, within the network; the shortest where several share it.
-        aliases: other names of the same place: modules that end there, and the papers' own ("conv2_3").
+        aliases: other names of the same place: modules that end there, and the papers' own ("conv2_3", "relu4_1").
         shape: (C,H,W) of its output.
         rectified: whether it ends in a ReLU, or in a pooling or concatenation of such, so that it is never negative.
         norms_before: names of the batch norms of the prefix, in execution order.
@@ -63,14 +65,14 @@ def network_of(model: nn.Module) -> nn.Module:
 
 
 def find_cuts(model: nn.Module, image: Tensor) -> list[Cut]:
-    """Return every place where the model can be cut between its norms, in execution order.
+    """Return every place where the model can be cut, in execution order: between its batch norms if it has some.
 
     Args:
-        model: with batch norm; left as found.
+        model: left as found.
         image: (B,3,H,W), what one forward pass is read with.
 
     Raises:
-        InputError: a model without batch norm, or that cannot run on the image.
+        InputError: a model that cannot run on the image, or whose layers cannot be reached.
     """
     return list(_Dataflow(model, image).cuts().values())
 
@@ -79,13 +81,13 @@ def find_cut(model: nn.Module, at: str, image: Tensor) -> Cut:
     """Return one cut by name or alias.
 
     Args:
-        model: with batch norm; left as found.
-        at: a name within the network as `find_cuts` lists it, or a paper's ("conv2_3").
+        model: left as found.
+        at: a name within the network as `find_cuts` lists it, or a paper's ("conv2_3", "relu4_1").
         image: (B,3,H,W).
 
     Raises:
-        InputError: an unknown layer, one that a skip connection passes by, or one before the first norm or after the
-            last.
+        InputError: an unknown layer, one that a skip connection passes by, or, where there are batch norms, one before
+            the first or after the last.
     """
     flow = _Dataflow(model, image)
     cuts = flow.cuts()
@@ -102,7 +104,10 @@ class _Dataflow:
     """The autograd graph of one forward pass, and which modules put out which of its nodes."""
 
     def __init__(self, model: nn.Module, image: Tensor) -> None:
-        norms = batch_norms(model)
+        check_initialised(model)
+        norms = running_norms(model)
+        if not norms:
+            check_reachable(model)
         fit_size(model, [image.shape[-2:]])
         self.network = network_of(model)
         known = {module: name for name, module in self.network.named_modules()}
@@ -166,26 +171,20 @@ class _Dataflow:
         cuts = {}
         for edge, calls in found.items():
             before, after = self._norms_around(edge)
-            if before and after:
+            if (before and after) if self.norms else edge != self.last:
                 names = sorted((call.name for call in calls), key=lambda name: name.count("."))
                 cuts[edge] = Cut(
                     names[0],
-                    (*names[1:], *dict.fromkeys(alias for name in names if (alias := self._published(name)))),
+                    (
+                        *names[1:],
+                        *dict.fromkeys(alias for name in names if (alias := published_name(self.network, name))),
+                    ),
                     tuple(calls[0].output.shape[1:]),
                     _is_rectified(edge[0]),
                     before,
                     after,
                 )
         return cuts
-
-    def _published(self, name: str) -> str | None:
-        """Return what the papers call the end of a ResNet's stage or block: conv2_3 is the third block of `layer1`."""
-        match = re.fullmatch(r"((?:backbone\.|encoder\.)?layer([1-9]))(?:\.(\d+))?", name)
-        if match is None:
-            return None
-        stage = self.network.get_submodule(match[1])
-        blocks = len(stage) if isinstance(stage, nn.Sequential) else 0
-        return f"conv{int(match[2]) + 1}_{int(match[3]) + 1 if match[3] else blocks}" if blocks else None
 
     def _norms_around(self, edge: Edge) -> tuple[tuple[str, ...], tuple[str, ...]]:
         above = _ancestors(edge[0])
@@ -214,10 +213,12 @@ class _Dataflow:
             crossing = self._crossing(call.edge)
             return f"{' and '.join(crossing)} {'cross' if len(crossing) > 1 else 'crosses'} the cut"
         before, after = self._norms_around(call.edge)
-        if not before:
+        if self.norms and not before:
             return "it lies before the first batch norm"
-        if not after:
+        if self.norms and not after:
             return "it lies after the last batch norm, and nothing behind it has statistics"
+        if call.edge == self.last:
+            return "nothing lies behind it"
         return f"its output has shape {tuple(call.output.shape)}, not (B,C,H,W)"
 
     def _crossing(self, edge: Edge) -> list[str]:

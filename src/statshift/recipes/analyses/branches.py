@@ -12,6 +12,8 @@ AUTHORS_BRANCH = {
     "imagenet-c": "clean",
     "imagenet-instagram": "clean",
     "imagenet-stylized": "adv",
+    "imagenet-advbn": "adv",
+    "imagenet-reconstructed": "adv",
 }
 """The branch that the authors evaluate on each data set (the ICLR 2021 submission, appendix C)."""
 
@@ -38,7 +40,7 @@ AUTHORS_CHOICE = Analysis(
     run=lambda recipe, options: dict(AUTHORS_BRANCH),
     requires=(),
     cost=lambda count: "nothing",
-    expected="clean, or for Stylized-ImageNet adv",
+    expected="clean, or for Stylized-ImageNet and what is made through a decoder adv",
     rows=_rows,
     over=lambda summary, found: f"{summary.capitalize()}.",
 )

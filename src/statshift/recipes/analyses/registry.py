@@ -36,5 +36,11 @@ ANALYSES = registry(
         "the same, of adversarially trained networks",
         f"{_PLACE}.transfer:TRANSFER_ROBUST",
     ),
+    Entry(
+        "decoded",
+        CARRIED,
+        "how well networks answer images of worst-case features, and of the same features as they are",
+        f"{_PLACE}.decoded:DECODED_SETS",
+    ),
 )
 """What is done in place of training and measuring, by name."""

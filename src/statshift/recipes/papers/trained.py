@@ -150,6 +150,28 @@ def data_divergence() -> Recipe:
     )
 
 
+def imagenet_advbn() -> Recipe:
+    """Networks on images of the worst statistics of features, and on the same images merely decoded."""
+    networks = {
+        BASE: Network("torchvision:resnet50@IMAGENET1K_V1"),
+        "vgg19": Network("torchvision:vgg19@IMAGENET1K_V1"),
+        **{name: Network("torchvision:resnet50", weights=name) for name in ("augmix", "sin", "advbn")},
+    }
+    return _recipe(
+        "imagenet-advbn",
+        "on images of worst-case features, and on those merely decoded",
+        {"submission": "appendix A, Table 7"},
+        networks,
+        dict.fromkeys(networks),
+        note="The folders are those of `statshift make advbn`, one for each encoder, a ResNet-50's to conv2_3 and a "
+        "VGG-19's to relu4_1. Which networks the table has is not printed in our copy: these are the paper's others. "
+        "Of advbn the authors evaluate the auxiliary norms: give adv.safetensors.",
+        data_set="ImageNet",
+        wants="folder:DIR as `statshift make advbn` writes it of ImageNet, another encoder's as --against",
+        analysis="decoded",
+    )
+
+
 MEASURING: dict[str, Callable[[], Recipe]] = {
     "attacks-imagenet": attacks_imagenet,
     "profile": profile,
@@ -158,6 +180,7 @@ MEASURING: dict[str, Callable[[], Recipe]] = {
     "rectify-ligs": rectify_ligs,
     "fgsm": fast_gradient,
     "divergence": data_divergence,
+    "imagenet-advbn": imagenet_advbn,
 }
 """By name, in the papers' order: the submission on LIGS, then NeurIPS 2021."""
 

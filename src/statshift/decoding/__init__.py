@@ -1,0 +1,1 @@
+"""Decoders: what makes images of a network's features."""

@@ -1,0 +1,38 @@
+"""Training on stylised and original images, which AdvBN is compared with."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from statshift._core.errors import InputError
+from statshift.hardening.options import HardenOptions
+from statshift.hardening.training import TrainingOptions
+from statshift.recipes.configuration import Recipe
+from statshift.recipes.papers.advbn import PAPERS_TRAINING, PRETRAINED, STANDARD_TRAINING
+from statshift.recipes.sources import BASE, COLUMNS, fraction
+from statshift.recipes.training import TrainingRecipe
+
+SIN_FIGURES = dict(zip(list(COLUMNS)[-4:], map(fraction, (73.8, 68.5, 26.9, 10.4)), strict=True))
+
+
+def sin(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = ()) -> Recipe:
+    """A model fine-tuned on images and on the same images with others' styles."""
+    if at:
+        raise InputError(f"Expected no layer for the recipe sin, which trains the whole network, but got {at[0]}.")
+    return TrainingRecipe(
+        "sin",
+        "training on stylised and original images",
+        {"advbn": "Table 1"},
+        {BASE: STANDARD_TRAINING, "sin": SIN_FIGURES},
+        "Make the images by `statshift make stylised`, and give --data folders:OUT/stylised,TRAIN. The published model "
+        "is Geirhos et al.'s, trained from random weights on paintings' styles and then on ImageNet alone; here the "
+        "model given fine-tunes on both at once. Its last column is of Stylized-ImageNet, which is not what is made "
+        "here.",
+        data_set="ImageNet",
+        wants="folders:STYLISED,ORIGINAL, two folders with the same classes, and ImageNet's val as folder:DIR",
+        options={"sin": HardenOptions("standard", training=replace(training, augment="standard"))},
+        model=PRETRAINED,
+    )
+
+
+SIN: dict[str, Callable[..., Recipe]] = {"sin": sin}
+"""By name."""
