@@ -94,8 +94,8 @@ def test_sentences(shift, persisting, words):
     found = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting, 31.0)
     assert words in found.sentence
     assert "count as" not in found.sentence
-    some_alike = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting, 4.0)
-    assert some_alike.sentence.endswith("(32 images, so alike that they count as 4.0)")
+    some_alike = Diagnosis(list("abcdef"), np.array(shift, float), np.ones(6), 32, persisting, 2.0)
+    assert some_alike.sentence.endswith("(32 images, so alike that they count as 2.0)") == (persisting > 0)
 
 
 def test_copies_are_named_and_give_no_absurd_ratio(network):

@@ -76,7 +76,7 @@ class Diagnosis:
                 f"{self.effective:.1f}: no shift is told from what they show. Give different images."
             )
         count = f" ({self.images} images, so alike that they count as {self.effective:.1f})"
-        return self._verdict + (count if 2 * self.effective < self.images else "")
+        return self._verdict + (count if self.effective < min(FEW, self.images / 2) else "")
 
     @property
     def _verdict(self) -> str:
