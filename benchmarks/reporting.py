@@ -46,6 +46,29 @@ def in_turns(functions: Mapping[str, Callable[[], Any]], device: torch.device, r
     return {name: min(turn[name] for turn in times[1:]) for name in functions}
 
 
+def peak_memory(function: Callable[[], Any], device: torch.device) -> int:
+    """Return the bytes that a call needs above what was held before it: of tensors on a GPU, else of the process.
+
+    On the CPU it is right once in a process, since freed memory may be kept, and needs Linux: `getrusage` would count
+    the peak of the process that started this one too.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    function()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    """Return bytes of this process's memory, now (VmRSS) or at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) * 1024
+
+
 def machine(device: torch.device) -> dict[str, Any]:
     """Return what the figures depend on."""
     return {

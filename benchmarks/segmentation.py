@@ -11,16 +11,16 @@ process of its own.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from reporting import machine, report, start
+from reporting import machine, peak_memory, report, start
 from statshift import AdaptationOptions, PixelModel, corrupt, load_data, load_model, measure
 from statshift.shifts.shift import CorruptionOptions
 
@@ -109,8 +109,10 @@ def measure_alone(shared: Path, count: int) -> None:
     """Measure so many frames by two protocols, and print this process's peak memory in MiB."""
     data = frames(shared, "train-day", limit=count)
     how = AdaptationOptions(samples=8)
-    measure(espnet(shared), data, shifts=["contrast"], severities=[3], rectify=["replace"], adaptation=how)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    run = partial(
+        measure, espnet(shared), data, shifts=["contrast"], severities=[3], rectify=["replace"], adaptation=how
+    )
+    print(peak_memory(run, torch.device("cpu")) / 2**20)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ asked for; weights are random. Peak memory is that of a process of its own, abov
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from reporting import in_turns, machine, report, start
+from reporting import in_turns, machine, peak_memory, report, start
 from statshift import ImageData, load_data
 from statshift.decoding.adain_files import STAGES_OF_VGG, AdainDecoder, vgg_decoder, vgg_encoder
 from statshift.decoding.codec import Codec
@@ -103,15 +102,7 @@ def print_peak(given: argparse.Namespace) -> None:
     """Print them."""
     with tempfile.TemporaryDirectory() as folder:
         function = prepared(given, Path(folder))[given.peak]
-        if given.device != "cpu":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            function()
-            print(torch.cuda.max_memory_allocated() - before)
-            return
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        function()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+        print(peak_memory(function, torch.device(given.device)))
 
 
 PASSED = ("size", "images", "batch", "device", "threads")

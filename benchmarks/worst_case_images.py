@@ -15,12 +15,12 @@ process of its own.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reporting import machine, report, start
+from reporting import machine, peak_memory, report, start
 from statshift._core.numbers import parse_number
 from statshift._core.randomness import Draws
 from statshift.making.advbn import IMAGENET_ADVBN, write_advbn
@@ -188,15 +188,15 @@ def seconds(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def peak(arguments: argparse.Namespace) -> None:
-    """Print the peak of memory, in bytes, of one of both: of the process, or on a GPU of the tensors."""
+    """Print how many bytes one of both needs above the model and the images as they are stored."""
     model, images, device = chosen(arguments)
     images = some_batches(arguments, images)
-    if arguments.peak == "bare":
+
+    def passes() -> None:
         bare(adversary_of(arguments, model, images, device), in_memory(images, device), device)
-    else:
-        made(arguments, model, images, device)
-    on_cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else on_cpu))
+
+    function = passes if arguments.peak == "bare" else partial(made, arguments, model, images, device)
+    print(peak_memory(function, device))
 
 
 def peaks() -> dict[str, int]:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from statshift import DecoderOptions, InputError, PixelModel, codec_of, load_data, train_decoder
+from statshift import DecoderOptions, InputError, PixelModel, codec_of, load_data, load_model, train_decoder
 from statshift._core.randomness import Draws
 from statshift.data import ImageData
 from statshift.decoding import choices
+from statshift.decoding.opening import open_codec
 from statshift.making.reconstruction import feature_moments, judge, random_crops
 from statshift.metrics.pictures import psnr, ssim
 from statshift.models import Preprocessing, weights_hash
@@ -227,6 +228,15 @@ def test_the_command_says_what_it_found_and_gives_its_record(decode, tmp_path):
     assert done.out.startswith(
         f"3 images that it has not seen: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}.\n"
     )
+
+
+def test_an_encoder_is_loaded_as_its_decoder_was_trained(decode, tmp_path):
+    """With the mean and deviation that were given then, which its file has."""
+    assert decode("--at", 1).code == 0
+    spec, images = f"py:{tmp_path / 'models.py'}:build", torch.rand(2, 3, 32, 32)
+    codec = open_codec(spec, tmp_path / "d.safetensors", torch.device("cpu"), 32)
+    network = load_model(spec, mean=0, std=1).network
+    torch.testing.assert_close(codec.encode(images), network[:2](2 * images - 1))
 
 
 def test_the_command_tells_bad_input_in_one_line(decode):

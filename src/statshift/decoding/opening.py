@@ -1,6 +1,8 @@
 """An encoder and a decoder by what a user names: files, specs, or what is loaded already."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +25,8 @@ def open_codec(
 
     Args:
         encoder: a model or its spec, whose first part it is; or pytorch-AdaIN's `vgg_normalised.pth`, where the decoder
-            is its `decoder.pth`; None is the model that the decoder's file names.
+            is its `decoder.pth`; None is the model that the decoder's file names. By a spec it is loaded with the
+            arguments, mean and deviation that the file has.
         decoder: a file that `train_decoder` wrote, pytorch-AdaIN's, or both as one thing, which is returned.
         device: where they run; a module is there already.
         size: side of the square images that a model is read with, px.
@@ -42,9 +45,17 @@ def open_codec(
     elif Path(encoder).suffix in CHECKPOINTS:
         return adain_codec(encoder, decoder, device)
     else:
-        model = load_model(str(encoder)).to(device)
+        model = load_model(str(encoder), **_trained_with(decoder)).to(device)
     noise = uniform(keys(0, torch.arange(2), "probe"), 3, size, size).to(device)
     return codec_of(model, decoder, noise)
+
+
+def _trained_with(decoder: str | Path) -> dict[str, Any]:
+    """Return how a decoder's file says that its model was loaded."""
+    model: Mapping[str, Any] = read_decoder_record(decoder).get("model", {})
+    preprocessing: Mapping[str, Any] = model.get("preprocessing", {})
+    given = {"model_args": model.get("arguments"), **{name: preprocessing.get(name) for name in ("mean", "std")}}
+    return {name: value for name, value in given.items() if value}
 
 
 def move(codec: Codec, device: torch.device) -> None:
