@@ -3,8 +3,9 @@
 STATSHIFT_FROST=SHARED/data/frost python benchmarks/hardening.py SHARED [PART ...] [--runs runs/hardening] [--threads 1]
 
 SHARED holds `data/` (images, weights). Parts: effect (5 seeds, 500 test images, the 15 x 5), variants (1 seed, 400 test
-images, the 15 at severity 3), page. Trainings and measurements are resumed; each part writes
-`benchmarks/results/hardening-PART`, and `page` puts `docs/hardening.md` together from them.
+images, the 15 at severity 3), families (3 seeds, 300 test images, severity 3: the 15, C-bar's 10, filters), page.
+Trainings and measurements are resumed; each part writes `benchmarks/results/hardening-PART`, and `page` puts
+`docs/hardening.md` together from them.
 """
 
 import argparse
@@ -40,6 +41,9 @@ VARIANTS = {
     "advbn, autoaugment": replace(EFFECT["advbn"], training=replace(BUDGET, augment="autoaugment")),
 }
 
+FAMILIES = ("clean", "common", "cifar-c-bar", "filters")
+CARRIED = ("standard", "standard, autoaugment", "advbn at conv2_1 (layer1.0)", "advbn, autoaugment")
+
 
 def accuracies(model: Any, data: Any, out: Path, severities: Any) -> dict[str, tuple[float, float]]:
     """Return clean accuracy and the mean over the shifts, in %, of the model as it is and rectified."""
@@ -53,25 +57,35 @@ def accuracies(model: Any, data: Any, out: Path, severities: Any) -> dict[str, t
     }
 
 
-def run(shared: Path, runs: Path, name: str, options: HardenOptions, limit: int, severities: Any) -> dict[str, Any]:
-    """Return the accuracies of each branch of one training."""
+def trained(shared: Path, runs: Path, name: str, options: HardenOptions) -> tuple[dict[str, Any], Path]:
+    """Return the models of one training by branch, and its folder."""
     data = shared / "data"
     model = load_model("cifar:resnet20", weights=data / "cifar10_resnet20.th")
     folder = runs / name.replace(" ", "-").replace(",", "")
     found = harden(model, f"npz:{data / 'cifar10_train_4000.npz'}", options, out=folder, device="cpu")
-    test = load_data(f"npz:{data / 'cifar10_test_1000.npz'}", limit=limit)
+    return {branch: one.model for branch, one in found.branches.splits.items()}, folder
+
+
+def run(shared: Path, runs: Path, name: str, options: HardenOptions, limit: int, severities: Any) -> dict[str, Any]:
+    """Return the accuracies of each branch of one training."""
+    models, folder = trained(shared, runs, name, options)
+    test = tested(shared, limit)
     return {
-        branch: accuracies(one.model, test, folder / f"measured-{branch}-{limit}", severities)
-        for branch, one in found.branches.splits.items()
+        branch: accuracies(model, test, folder / f"measured-{branch}-{limit}", severities)
+        for branch, model in models.items()
     }
+
+
+def tested(shared: Path, limit: int) -> Any:
+    """Return so many of the test images."""
+    return load_data(f"npz:{shared / 'data' / 'cifar10_test_1000.npz'}", limit=limit)
 
 
 def untouched(shared: Path, runs: Path, limit: int, severities: Any) -> dict[str, tuple[float, float]]:
     """Return the accuracies of the network as it was trained."""
     data = shared / "data"
     model = load_model("cifar:resnet20", weights=data / "cifar10_resnet20.th")
-    test = load_data(f"npz:{data / 'cifar10_test_1000.npz'}", limit=limit)
-    return accuracies(model, test, runs / f"untouched-{limit}", severities)
+    return accuracies(model, tested(shared, limit), runs / f"untouched-{limit}", severities)
 
 
 def effect(shared: Path, runs: Path) -> None:
@@ -107,6 +121,38 @@ def variants(shared: Path, runs: Path) -> None:
     report("hardening-variants", {"machine": machine(CPU), "accuracies": found}, head, rows)
 
 
+def by_family(model: Any, data: Any, out: Path) -> dict[str, float]:
+    """Return the mean accuracy in % over the shifts of each family."""
+    found = measure(model, data, shifts=FAMILIES, severities=(3,), out=out, device="cpu")
+    shifts = found.summary["protocols"]["source"]["per_shift"]
+    families: dict[str, list[float]] = {"clean": [found.summary["protocols"]["source"]["clean_accuracy"]]}
+    for name, one in shifts.items():
+        families.setdefault(found.record["families"][name], []).append(one["accuracy"])
+    return {family: 100 * fmean(values) for family, values in families.items()}
+
+
+def families(shared: Path, runs: Path) -> None:
+    """Whether a gain under the common corruptions carries over to other shifts: mean and deviation between seeds."""
+    place, test = runs / "families", tested(shared, 300)
+    source = load_model("cifar:resnet20", weights=shared / "data" / "cifar10_resnet20.th")
+    found = {"untouched": [by_family(source, test, place / "untouched")]}
+    for seed in range(3):
+        for name in CARRIED:
+            options = replace(VARIANTS[name], training=replace(VARIANTS[name].training, seed=seed))
+            models, folder = trained(shared, place, f"{name}-{seed}", options)
+            for branch, model in models.items():
+                one = by_family(model, test, folder / f"measured-{branch}")
+                found.setdefault(f"{name}: {branch}", []).append(one)
+                print(name, seed, branch, one, flush=True)
+    head = [*found["untouched"][0]]
+    rows = [
+        [name, str(len(seeds)), *(_spread([one[family] for one in seeds]) for family in head)]
+        for name, seeds in found.items()
+    ]
+    results = {"machine": machine(CPU), "shifts": FAMILIES, "accuracies": found}
+    report("hardening-families", results, ["network: branch", "seeds", *head], rows)
+
+
 def _spread(values: list[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
@@ -114,13 +160,13 @@ def _spread(values: list[float]) -> str:
 def page(shared: Path, runs: Path) -> None:
     """Write `docs/hardening.md` from the tables of this and of `advbn_step.py`."""
     text = (Path(__file__).parent / "hardening.md.template").read_text()
-    names = {"effect": "hardening-effect", "variants": "hardening-variants", "step": "advbn_step-cpu"}
+    names = {part: f"hardening-{part}" for part in ("effect", "variants", "families")} | {"step": "advbn_step-cpu"}
     for place, name in names.items():
         text = text.replace(f"{{{place}}}", (RESULTS / f"{name}.md").read_text().strip())
     (Path(__file__).parents[1] / "docs" / "hardening.md").write_text(text)
 
 
-PARTS = {"effect": effect, "variants": variants, "page": page}
+PARTS = {"effect": effect, "variants": variants, "families": families, "page": page}
 
 
 def main() -> None:

@@ -421,6 +421,7 @@ def test_damaged_images_are_skipped_counted_and_recorded(run, inputs, tmp_path):
         done = run("measure", *words, "--out", tmp_path / name)
         assert done.code == 0
         assert "over 4 images" in done.out
+        assert f"1 file that cannot be used is left out of folder:{inputs / name}: ant/3.jpg." in done.err
         data = read_run(tmp_path / name).record["data"]
         assert data["images"] == 4
         assert data["counts"] == {"converted_to_rgb": 0, "skipped": 1, "ignored": 0}

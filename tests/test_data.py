@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from statshift._core.errors import InputError
+from statshift._core.errors import DataWarning, InputError
 from statshift.data import (
     integers_hash,
     load_data,
@@ -528,7 +528,8 @@ def test_damaged_file_is_named(damaged):
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_files_are_skipped_and_counted(damaged, workers):
-    data = load_data(f"folder:{damaged}", skip_bad=True, workers=workers)
+    with pytest.warns(DataWarning, match=r"^2 files that cannot be used are left out of .*: bee/0\.jpg, cow/1\.PNG\.$"):
+        data = load_data(f"folder:{damaged}", skip_bad=True, workers=workers)
     assert data.counts == {"converted_to_rgb": 0, "skipped": 2, "ignored": 1}
     assert data.skipped == ["bee/0.jpg", "cow/1.PNG"]
     assert data.indices.tolist() == [0, 1, 2, 3, 6, 7, 8, 9, 10]
@@ -540,7 +541,8 @@ def test_pixels_of_unknown_range_count_as_damage(tree):
     Image.new("F", (40, 32)).save(tree / "bee" / "0.tif")
     with pytest.raises(InputError, match=r"0\.tif \(its pixels are floats of unknown range\)"):
         everything(load_data(f"folder:{tree}"))
-    assert load_data(f"folder:{tree}", skip_bad=True).counts["skipped"] == 1
+    with pytest.warns(DataWarning, match=r"^1 file that cannot be used is left out of .*: bee/0\.tif\.$"):
+        assert load_data(f"folder:{tree}", skip_bad=True).counts["skipped"] == 1
 
 
 def test_nothing_but_damage(tmp_path):

@@ -17,6 +17,7 @@ from statshift.adapting.drawing import draw_images
 from statshift.data import load_data, loading_options
 from statshift.data.maps import stored_indices
 
+LEFT_OUT = pytest.mark.filterwarnings("ignore:1 file that cannot be used is left out")
 CAMVID = Path(__file__).parents[2] / "shared" / "data" / "camvid"
 
 
@@ -224,6 +225,7 @@ def test_files_are_read_by_several_threads_as_by_one(frames):
 # what is refused, or left out
 
 
+@LEFT_OUT
 def test_a_missing_map_is_named_or_skipped(frames):
     (frames / "labels" / "day" / "town" / "3.png").unlink()
     assert str(Path("labels", "day", "town", "3.png")) in refused(f"seg:{frames}")
@@ -232,6 +234,7 @@ def test_a_missing_map_is_named_or_skipped(frames):
     assert np.array_equal(data.label_maps([3])[0], classes(4))
 
 
+@LEFT_OUT
 def test_a_map_without_an_image_is_named_or_skipped(frames):
     (frames / "images" / "dusk" / "5.png").unlink()
     assert str(Path("labels", "dusk", "5.png")) in refused(f"seg:{frames}")
@@ -242,6 +245,7 @@ def test_a_map_without_an_image_is_named_or_skipped(frames):
     ("array", "said"),
     [(classes(0, 40, 47), "48x40 as its image, but it is 47x40"), (pixels(0), "indices or a palette, .*RGB")],
 )
+@LEFT_OUT
 def test_a_map_of_another_size_or_kind_is_named_or_skipped(frames, array, said):
     store(frames / "labels" / "dusk" / "4.png", array)
     with pytest.raises(InputError, match=rf"4\.png .*{said}"):
@@ -249,6 +253,7 @@ def test_a_map_of_another_size_or_kind_is_named_or_skipped(frames, array, said):
     assert load_data(f"seg:{frames}", skip_bad=True).skipped == ["dusk/4.png"]
 
 
+@LEFT_OUT
 def test_a_damaged_map_is_named_or_skipped(frames):
     path = frames / "labels" / "dusk" / "4.png"
     path.write_bytes(path.read_bytes()[:-60])

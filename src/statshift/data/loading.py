@@ -88,7 +88,7 @@ def load_data(
         limit: take a class-balanced subset of so many images, drawn with `seed`; where there are fewer, all of them,
             with a warning.
         seed: seed of the subset.
-        skip_bad: leave out damaged images instead of raising; this decodes every image once beforehand.
+        skip_bad: leave out damaged images with a warning instead of raising; this decodes every image once beforehand.
         class_map: file that maps class folders to class indices: JSON {"folder": index}, lines `folder index`, one
             name a line, or as Keras and Hugging Face write it; see `read_class_map`.
         workers: processes that decode.
@@ -108,6 +108,7 @@ def load_data(
     orphans = _check_orphans(source, skip_bad)
     indices = np.arange(len(source), dtype=np.int64) if limit is None else _drawn(source, name, limit, seed)
     indices, headers, damaged = _readable(source, indices, skip_bad, workers)
+    _warn_of_skipped(damaged + orphans, name)
     sizes, modes = zip(*headers, strict=True)
     labelled = source.maps is not None
     how = resolve_preprocessing(sizes, resize, crop, interpolation, labelled=labelled)
@@ -241,6 +242,15 @@ def _readable(
         raise next(iter(damaged.values()))
     whole = [header for header in headers if not isinstance(header, InputError)]
     return np.setdiff1d(indices, list(damaged)), whole, [source.label_of(index) for index in damaged]
+
+
+def _warn_of_skipped(skipped: list[str], name: str) -> None:
+    if skipped:
+        more = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+        files = (
+            "1 file that cannot be used is" if len(skipped) == 1 else f"{len(skipped)} files that cannot be used are"
+        )
+        warn(f"{files} left out of {name}: {', '.join(skipped[:3])}{more}.", DataWarning, stacklevel=3)
 
 
 def _check_orphans(source: Source, skip_bad: bool) -> list[str]:
