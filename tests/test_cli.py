@@ -716,7 +716,7 @@ def test_the_demonstration(run, tmp_path):
     assert done.code == 0
     summary, hardened = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "run-hardened"))
     source = summary["protocols"]["source"]
-    assert summary["images"] == 300
+    assert summary["images"] == 150
     assert source["clean_accuracy"] >= 0.94
     assert list(source["per_shift"]) == list(CORRUPTIONS[:15])
     assert all(len(shift["by_severity"]) == 5 for shift in source["per_shift"].values())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from statshift.measuring.run import Measurement
     from statshift.models import PixelModel
 
-DEMO_IMAGES = 300  # of the 597 test images: enough to see what happens, and half the time
+DEMO_IMAGES = 150  # a quarter of the test images: enough to see what happens
 DEMO_TRAINING: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 64,
@@ -79,7 +79,7 @@ def _hardening() -> "HardenOptions":
     from statshift.hardening.training import TrainingOptions
     from statshift.shifts.attacks import FeatureAttack
 
-    training = TrainingOptions(epochs=6, batch_size=64, learning_rate=0.01, augment="crop")
+    training = TrainingOptions(epochs=4, batch_size=64, learning_rate=0.01, augment="crop")
     return HardenOptions(AdvBN(FeatureAttack(3)), "layer1", training)
 
 
