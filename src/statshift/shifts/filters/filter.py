@@ -11,7 +11,7 @@ from statshift.shifts.filters.levels import TOP
 from statshift.shifts.filters.steps import Steps, folded, run
 from statshift.shifts.shift import Shift
 
-_CACHE = 1 << 20  # values filtered at once on the CPU, so that the intermediate results stay in cache
+_CACHE = 1 << 17  # values filtered at once on the CPU, so that the intermediate results stay in cache
 _MOST = 1 << 26  # and on a GPU
 
 
@@ -56,6 +56,6 @@ class Filter(Shift):
         chunk = max(1, (_CACHE if images.device.type == "cpu" else _MOST) // images[:1].numel()) if len(images) else 1
         for start in range(0, len(images), chunk):
             part = slice(start, start + chunk)
-            levels = images[part].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-            out[part] = run(self.steps, levels.mul_(TOP).round_()).div_(TOP)
+            levels = (images[part].float() * TOP).round_().contiguous()
+            torch.div(run(self.steps, levels), TOP, out=out[part])
         return out.to(images.dtype)

@@ -86,9 +86,9 @@ def rightwards(height: int, width: int, start: float) -> Levels:
 
 @on_device
 def mask(draw: Any, height: int, width: int, *arguments: Any) -> Levels:
-    """Return (H,W): the mask that one of these functions draws, `draw(height, width, *arguments)`."""
+    """Return (H,W) in [0,1]: the mask that one of these functions draws, `draw(height, width, *arguments)`."""
     drawn: Levels = draw(height, width, *arguments)
-    return drawn
+    return drawn / TOP
 
 
 @on_device

@@ -38,10 +38,10 @@ class Table:
     def __call__(self, images: Tensor) -> Tensor:
         """Return images (B,3,H,W) looked up."""
         if images.device not in self.kept:
-            offsets = torch.tensor([0, 256, 512])[:, None, None]
+            offsets = torch.tensor([0.0, 256.0, 512.0])[:, None, None]
             self.kept[images.device] = self.values.flatten().to(images.device), offsets.to(images.device)
         values, offsets = self.kept[images.device]
-        places = images.to(torch.int64).add_(offsets)
+        places = (images + offsets).to(torch.int32)
         return values.index_select(0, places.view(-1)).view(places.shape)
 
 
@@ -105,10 +105,15 @@ def _matrix(*rows: tuple[float, float, float]) -> Step:
     """Return the step that maps (red, green, blue) by a matrix, rounded, as `Image.convert` does."""
 
     def mapped(images: Tensor) -> Tensor:
-        red, green, blue = images.unbind(1)
-        mixed = {row: (red * row[0]).add_(green * row[1]).add_(blue * row[2]) for row in dict.fromkeys(rows)}
-        whole = {row: mix.add_(0.5).clamp_(0, TOP).floor_() for row, mix in mixed.items()}
-        return torch.stack([whole[row] for row in rows], dim=1)
+        different = dict.fromkeys(rows)  # one, where all that is left is grey
+        height, width = images.shape[-2:]
+        out, part = images.new_empty(len(images), len(different), height, width), torch.empty_like(images[:, 0])
+        first, *others = images.unbind(1)
+        for row, mixed in zip(different, out.unbind(1), strict=True):
+            torch.mul(first, row[0], out=mixed)
+            for channel, weight in zip(others, row[1:], strict=True):
+                mixed.add_(torch.mul(channel, weight, out=part))  # product and sum are each rounded, as in C
+        return out.add_(0.5).clamp_(0, TOP).floor_().expand(-1, 3, -1, -1)
 
     return mapped
 
@@ -169,16 +174,25 @@ def colour(*source: int) -> Steps:
 
 
 def hue(*source: float) -> Step:
-    """Lay the hue of a colour, with an alpha in [0,1], over images, which keep saturation and luminosity."""
-    red, green, blue, alpha = gradients.levels_of(source)
-    over = torch.tensor([red, green, blue], dtype=torch.float32)[None, :, None, None]
-    over = over - over.min()
+    """Lay the hue of a colour, with an alpha in [0,1], over images, which keep saturation and luminosity.
+
+    What comes out depends on an image's luma and on the range of its channels alone, and is looked up by both.
+    """
+    *colour_, alpha = gradients.levels_of(source)
+    above = torch.tensor(colour_)[None, :, None, None]
+    above = above - above.min()
+    every = torch.arange(256.0)
+    hued = above * every / above.max()
+    values = levels.at_luminosity(hued, every[:, None] - levels.luminosity(hued)).view(3, -1)
+    kept: dict[torch.device, Tensor] = {}
 
     def laid(images: Tensor) -> Tensor:
-        range_ = images.amax(dim=1, keepdim=True) - images.amin(dim=1, keepdim=True)
-        hued = over.to(images.device) * range_ / over.max()
-        change = levels.luma(images) - levels.luminosity(hued)
-        return levels.with_alpha(images, levels.at_luminosity(hued, change), alpha)
+        if images.device not in kept:
+            kept[images.device] = values.to(images.device)
+        spread = images.amax(dim=1) - images.amin(dim=1)
+        places = levels.luma(images)[:, 0].mul_(256).add_(spread).to(torch.int32)
+        looked = [channel.index_select(0, places.flatten()).view(places.shape) for channel in kept[images.device]]
+        return levels.with_alpha(images, torch.stack(looked, dim=1), int(alpha))
 
     return laid
 
