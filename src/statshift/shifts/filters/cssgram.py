@@ -45,7 +45,7 @@ _UNCHANGED: Steps = ()
 _1977 = Filter("1977", (fill(screen, 243, 106, 188, 0.3), contrast(1.1), brightness(1.1), saturate(1.3)))
 
 
-def aden_under(draw: object, start: float) -> Steps:
+def aden_under(draw: gradients.Draw, start: float) -> Steps:
     """Return the steps of Aden; the packages part over the mask of its shade."""
     shade = masked((fill(darken, 66, 10, 14),), _UNCHANGED, draw, start)
     return shade, hue_rotate(-20), contrast(0.9), saturate(0.85), brightness(1.2)

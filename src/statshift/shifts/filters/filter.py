@@ -11,7 +11,7 @@ from statshift.shifts.filters.levels import TOP
 from statshift.shifts.filters.steps import Steps, folded, run
 from statshift.shifts.shift import Shift
 
-_CACHE = 1 << 17  # values filtered at once on the CPU, so that the intermediate results stay in cache
+_CACHE = 3 * 224 * 224  # values filtered at once by a thread of the CPU, so that the intermediate results stay in cache
 _MOST = 1 << 26  # and on a GPU
 
 
@@ -53,7 +53,8 @@ class Filter(Shift):
         if images.shape[1] != 3:
             raise InputError(f"Expected images (B,3,H,W), RGB, but got shape {tuple(images.shape)}.")
         out = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        chunk = max(1, (_CACHE if images.device.type == "cpu" else _MOST) // images[:1].numel()) if len(images) else 1
+        most = _CACHE * torch.get_num_threads() if images.device.type == "cpu" else _MOST
+        chunk = max(1, most // max(1, images[:1].numel()))
         for start in range(0, len(images), chunk):
             part = slice(start, start + chunk)
             levels = (images[part].float() * TOP).round_().contiguous()

@@ -7,7 +7,7 @@ Reference: the packages pilgram 2.0.0 and pilgram2 2.0.10 (Apache 2.0).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ Levels = NDArray[Any]
 Colour = tuple[float, ...]
 """Red, green and blue as levels, and an alpha in [0,1] where it is not opaque."""
 Stop = tuple[float, Colour]
+Draw = Callable[..., Levels]
+"""Draws a mask of a height, a width and numbers of its own."""
 _DRAWN = 256  # px, the side of the gradients that Pillow has ready
 
 
@@ -49,7 +51,8 @@ def radial(
     rows = np.linspace(-top, bottom, height)[:, None]
     distance = np.sqrt(columns**2 + rows**2) / math.hypot(max(left, right), max(top, bottom))
     mask = 1 - (distance - length) / max(scale - length, 0.001)
-    return (mask * TOP).clip(0, TOP).round()
+    mask = (mask * TOP).clip(0, TOP).round()
+    return np.asarray(mask)
 
 
 def _resized_radial(side: int, scale: float) -> Levels:
@@ -85,10 +88,9 @@ def rightwards(height: int, width: int, start: float) -> Levels:
 
 
 @on_device
-def mask(draw: Any, height: int, width: int, *arguments: Any) -> Levels:
+def mask(draw: Draw, height: int, width: int, *arguments: Any) -> Levels:
     """Return (H,W) in [0,1]: the mask that one of these functions draws, `draw(height, width, *arguments)`."""
-    drawn: Levels = draw(height, width, *arguments)
-    return drawn / TOP
+    return draw(height, width, *arguments) / TOP
 
 
 @on_device
@@ -111,7 +113,7 @@ def radial_gradient(height: int, width: int, stops: Sequence[Stop]) -> Levels:
 def _between(first: Levels | Colour, second: Colour, mask: Levels) -> Levels:
     inside = first if isinstance(first, np.ndarray) else _flat(first)
     mixed = inside * mask + _flat(second) * (TOP - mask)
-    return np.floor(mixed / TOP + 0.5)
+    return np.asarray(np.floor(mixed / TOP + 0.5))
 
 
 def _flat(colour: Colour) -> Levels:

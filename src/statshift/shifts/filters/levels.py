@@ -110,7 +110,7 @@ def composite(inside: Tensor, outside: Tensor, share: Tensor) -> Tensor:
 
 def luma(images: Tensor) -> Tensor:
     """Return (B,1,H,W): the luma of images (B,3,H,W) by ITU-R 601-2, in the 16-bit fixed point of Pillow."""
-    red, green, blue = images.split(1, dim=1)  # every sum below is under 2^24, and so exact
+    red, green, blue = images.chunk(3, dim=1)  # every sum below is under 2^24, and so exact
     return (red * 19595).add_(green * 38470).add_(blue * 7471).add_(0x8000).div_(1 << 16).floor_()
 
 
@@ -134,5 +134,5 @@ def at_luminosity(colour: Tensor, change: Tensor) -> Tensor:
 
 def luminosity(colour: Tensor) -> Tensor:
     """Return (B,1,H,W): the luminosity of colours (B,3,H,W), not rounded."""
-    red, green, blue = colour.split(1, dim=1)
+    red, green, blue = colour.chunk(3, dim=1)
     return red * 0.3 + green * 0.59 + blue * 0.11

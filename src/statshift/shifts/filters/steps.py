@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -215,7 +214,7 @@ def linear_fill(mode: Blend, top: gradients.Colour, bottom: gradients.Colour) ->
     return lambda images: mode(images, gradients.linear_gradient(images.device, *images.shape[-2:], top, bottom))
 
 
-def masked(inside: Steps, outside: Steps, draw: Callable[..., Any], *arguments: Any) -> Step:
+def masked(inside: Steps, outside: Steps, draw: gradients.Draw, *arguments: Any) -> Step:
     """Return the step that does one thing inside a mask of `gradients`, and another outside."""
     inside, outside = folded(inside), folded(outside)
 
