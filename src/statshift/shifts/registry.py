@@ -23,10 +23,11 @@ def _attack(name: str, attribute: str, summary: str, options: tuple[str, ...] = 
     return Entry(name, "attack", summary, f"{_ATTACKS}:{attribute}", options=options)
 
 
-_EARLY = """
-1977 amaro brannan earlybird gotham-im hefe hudson inkwell kelvin lofi mayfair nashville poprocket rise sierra sutro
-toaster valencia walden willow xpro2
-""".split()
+_EARLY = (
+    *("1977", "amaro", "brannan", "earlybird", "gotham-im", "hefe", "hudson", "inkwell", "kelvin", "lofi", "mayfair"),
+    *("nashville", "poprocket", "rise", "sierra", "sutro", "toaster", "valencia", "walden", "willow", "xpro2"),
+)
+"""Filters with the names of early Instagram's."""
 
 
 def _filters(module: str, summary: str, *names: str) -> list[Entry]:

@@ -8,7 +8,7 @@ what is rounded when.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -214,7 +214,7 @@ def linear_fill(mode: Blend, top: gradients.Colour, bottom: gradients.Colour) ->
     return lambda images: mode(images, gradients.linear_gradient(images.device, *images.shape[-2:], top, bottom))
 
 
-def masked(inside: Steps, outside: Steps, draw: gradients.Draw, *arguments: Any) -> Step:
+def masked(inside: Steps, outside: Steps, draw: gradients.Draw, *arguments: Hashable) -> Step:
     """Return the step that does one thing inside a mask of `gradients`, and another outside."""
     inside, outside = folded(inside), folded(outside)
 
