@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+import training_jobs
 from statshift import InputError, Shift, load_data, load_model, measure
+from statshift.models import PixelModel
 from statshift.shifts.conditions import Condition, conditions, resolve
 from statshift.shifts.filters import levels
 from statshift.shifts.filters.filter import Filter
@@ -226,13 +228,17 @@ def test_names_groups_and_families():
     assert averaged({"1977": family_of("1977"), "fog": family_of("fog")}) == ["fog"]
 
 
+@pytest.mark.filterwarnings("ignore::statshift._core.errors.StatshiftWarning")  # of a network that knows nothing
 def test_measured_beside_corruptions():
-    model = load_model("cifar:resnet20")
-    result = measure(
-        model, "digits", shifts=["clean", "fog", "1977", "gotham-im"], severities=[3], data_options={"limit": 8}
-    )
-    rows = {(row["shift"], row["severity"]) for row in result.rows}
-    assert rows == {("clean", 0), ("fog", 3), ("1977", 0), ("gotham-im", 0)}
+    digits = load_data("digits", limit=40)
+    model = PixelModel(training_jobs.build(), num_classes=10)
+    run = measure(model, digits, shifts=["clean", "fog", "1977", "gotham-im"], severities=[3], device="cpu")
+    found = {(row["shift"], row["severity"]): row["correct"] for row in run.rows}
+    assert list(found) == [("clean", 0), ("fog", 3), ("1977", 0), ("gotham-im", 0)]
+    images = next(iter(digits.batches(40)))[0] / 255
+    for name in ("1977", "gotham-im"):
+        logits = model(under(SHIFTS[name].load(), images, 0, seed=0, indices=torch.arange(40)))
+        assert found[name, 0] == (logits.argmax(1).numpy() == digits.labels).sum()
 
 
 @pytest.mark.parametrize(
