@@ -16,9 +16,8 @@ import training_jobs
 from statshift import InputError, Shift, load_data, load_model, measure
 from statshift.models import PixelModel
 from statshift.shifts.conditions import Condition, conditions, resolve
-from statshift.shifts.filters import levels
+from statshift.shifts.filters import levels, steps
 from statshift.shifts.filters.filter import Filter
-from statshift.shifts.filters.steps import brightness, contrast, fill, run, saturate
 from statshift.shifts.registry import FILTERS, INSTAGRAM, SHIFTS, averaged, family_of
 from statshift.shifts.shift import under
 
@@ -210,11 +209,12 @@ def test_a_pixel_a_black_and_a_white_image_are_images_too(name, value):
 
 
 def test_tables_that_follow_one_another_are_one():
-    steps = (fill(levels.overlay, 10, 200, 90, 0.3), contrast(1.3), brightness(0.9), saturate(1.4), contrast(0.8))
-    both = Filter("both", (*steps, brightness(1.1)))
+    shade, bright = steps.fill(levels.overlay, 10, 200, 90, 0.3), steps.brightened(0.9)
+    made = (shade, steps.contrasted(1.3), bright, steps.saturated(1.4), steps.contrasted(0.8), bright)
+    merged = Filter("merged", made).steps
+    assert len(merged) == 3
     images = torch.arange(256.0).view(1, 1, 16, 16).expand(-1, 3, -1, -1)
-    assert len(both.steps) == 3
-    assert torch.equal(run(both.steps, images), run((*steps, brightness(1.1)), images))
+    assert torch.equal(steps.stepped(merged, images), steps.stepped(made, images))
 
 
 def test_names_groups_and_families():

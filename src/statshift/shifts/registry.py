@@ -71,7 +71,7 @@ SHIFTS = registry(
         *("lark", "lofi", "maven", "mayfair", "moon", "nashville", "perpetua", "reyes", "rise", "slumber", "stinson"),
         *("toaster", "valencia", "walden", "willow", "xpro2"),
     ),
-    *_filters("instagram_css", "The filter of CSSgram's that pilgram2 computes otherwise.", "aden-pilgram2"),
+    *_filters("instagram_css", "A photo filter of CSSgram, as pilgram2 computes it.", "aden-pilgram2"),
     *_filters(
         *("instagram_css", "A photo filter of instagram.css, as pilgram2 computes it."),
         *("amaro", "ashby", "charmes", "crema", "dogpatch", "ginza", "hefe", "helena", "juno", "ludwig", "poprocket"),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from statshift._core.errors import InputError
 from statshift.data.checks import check_images
 from statshift.shifts.filters.levels import TOP
-from statshift.shifts.filters.steps import Steps, folded, run
+from statshift.shifts.filters.steps import Steps, merged, stepped
 from statshift.shifts.shift import Shift
 
 _CACHE = 3 * 224 * 224  # values filtered at once by a thread of the CPU, so that the intermediate results stay in cache
@@ -29,7 +29,7 @@ class Filter(Shift):
     family = "filter"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", folded(self.steps))
+        object.__setattr__(self, "steps", merged(self.steps))
 
     @torch.no_grad()
     def make(
@@ -58,5 +58,5 @@ class Filter(Shift):
         for start in range(0, len(images), chunk):
             part = slice(start, start + chunk)
             levels = (images[part].float() * TOP).round_().contiguous()
-            torch.div(run(self.steps, levels), TOP, out=out[part])
+            torch.div(stepped(self.steps, levels), TOP, out=out[part])
         return out.to(images.dtype)

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from statshift.shifts.corruptions.filters import channels, on_device
 from statshift.shifts.filters.filter import Filter
+from statshift.shifts.filters.gradients import Colour
 from statshift.shifts.filters.levels import TOP
 from statshift.shifts.filters.steps import Step
 
 Operation = Callable[[Tensor], Tensor]
 """A function of images (B,3,H,W) in [0,1]; what it returns is clipped."""
-Colour = tuple[int, int, int]
+
 _CROP = 1.5  # a vignette is drawn so many times as large as the image, and its centre is cut out
 _LEAST = 1e-6
 
@@ -60,15 +61,15 @@ def _widest(light: Tensor) -> Tensor:
     return 1 - (2 * light - 1).abs()
 
 
-def contrast(images: Tensor) -> Tensor:
+def sine_contrast(images: Tensor) -> Tensor:
     """Move the value of HSB half-way to a sine through it, as `-contrast` does."""
     value = images.amax(dim=1, keepdim=True)
     target = (value + 0.5 * (torch.sin(math.pi * (value - 0.5)) + 1)) / 2
     return images * (target / value.clamp(min=_LEAST))
 
 
-def gamma(exponent: float) -> Operation:
-    """Return the operation that takes the root of this exponent."""
+def root(exponent: float) -> Operation:
+    """Take the root of this exponent, as `-gamma` does."""
     return lambda images: images ** (1 / exponent)
 
 
@@ -132,7 +133,9 @@ def _distance(height: int, width: int) -> NDArray[np.float64]:
 _NAVY, _MAROON, _SAND = (0x22, 0x2B, 0x6D), (0x33, 0, 0), (0xF7, 0xDA, 0xAE)
 _ORANGE, _PEACH, _LAVENDER_BLUSH3, _BLACK = (255, 153, 0), (0xFF, 0x99, 0x66), (205, 193, 197), (0, 0, 0)
 
-gotham_im = Filter("gotham-im", (command(modulate(1.2, 0.1), colorize(0.2, _NAVY), gamma(0.5), contrast, contrast),))
+gotham_im = Filter(
+    "gotham-im", (command(modulate(1.2, 0.1), colorize(0.2, _NAVY), root(0.5), sine_contrast, sine_contrast),)
+)
 kelvin_im = Filter("kelvin-im", (command(auto_gamma, modulate(1.2, 0.5), tint(_ORANGE, 0.5)),))
 lomo_im = Filter("lomo-im", (command(level_warm), command(vignette(_BLACK, outwards=True))))
 nashville_im = Filter(
@@ -140,14 +143,14 @@ nashville_im = Filter(
     (
         command(colortone(_NAVY, negate=True)),
         command(colortone(_SAND, negate=False)),
-        command(contrast, modulate(1.0, 1.5), auto_gamma),
+        command(sine_contrast, modulate(1.0, 1.5), auto_gamma),
     ),
 )
 toaster_im = Filter(
     "toaster-im",
     (
         command(colortone(_MAROON, negate=True)),
-        command(modulate(1.5, 0.8), gamma(1.2), contrast, contrast),
+        command(modulate(1.5, 0.8), root(1.2), sine_contrast, sine_contrast),
         command(vignette(_LAVENDER_BLUSH3, outwards=True)),
         command(vignette(_PEACH, outwards=False)),
     ),

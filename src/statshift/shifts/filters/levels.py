@@ -18,7 +18,7 @@ from statshift.shifts.corruptions.filters import on_device
 TOP = 255
 
 
-def normal(backdrop: Tensor, source: Tensor) -> Tensor:
+def cover(backdrop: Tensor, source: Tensor) -> Tensor:
     """Return the source."""
     return source.expand_as(backdrop)
 

@@ -44,13 +44,13 @@ class Table:
         return values.index_select(0, places.view(-1)).view(places.shape)
 
 
-def table(step: Step) -> Table:
+def tabulated(step: Step) -> Table:
     """Return a step that looks at one channel of one pixel as a table."""
     every = torch.arange(256.0).expand(1, 3, 1, 256)
     return Table(step(every)[0, :, 0].float().contiguous())
 
 
-def folded(steps: Steps) -> Steps:
+def merged(steps: Steps) -> Steps:
     """Return steps that do the same, in which no table follows another."""
     kept: list[Step] = []
     for step in steps:
@@ -62,7 +62,7 @@ def folded(steps: Steps) -> Steps:
     return tuple(kept)
 
 
-def run(steps: Steps, images: Tensor) -> Tensor:
+def stepped(steps: Steps, images: Tensor) -> Tensor:
     """Return images after steps, one after the other."""
     return reduce(lambda done, step: step(done), steps, images)
 
@@ -70,21 +70,21 @@ def run(steps: Steps, images: Tensor) -> Tensor:
 # Steps by channel and level
 
 
-def brightness(amount: float) -> Step:
+def brightened(amount: float) -> Step:
     """Multiply every level, rounded."""
-    return table(lambda images: images.double().mul(amount).round_().clamp_(0, TOP))
+    return tabulated(lambda images: images.double().mul(amount).round_().clamp_(0, TOP))
 
 
-def contrast(amount: float) -> Step:
+def contrasted(amount: float) -> Step:
     """Stretch levels around the middle, rounded."""
     shift = -127.5 * amount
-    return table(lambda images: images.double().mul(amount).add(shift).add(127.5).round_().clamp_(0, TOP))
+    return tabulated(lambda images: images.double().mul(amount).add(shift).add(127.5).round_().clamp_(0, TOP))
 
 
 def fill(mode: Blend, *colour: float) -> Step:
     """Lay a colour over images: red, green and blue as levels, and an alpha in [0,1] where it is not opaque."""
     source, alpha = _source(torch.tensor(gradients.levels_of(colour), dtype=torch.float32)[:, None, None])
-    return table(lambda images: _laid(mode, images, source, alpha))
+    return tabulated(lambda images: _laid(mode, images, source, alpha))
 
 
 def _source(drawn: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -124,7 +124,7 @@ def grayscale(amount: float = 1.0) -> Step:
     return _matrix(*_towards(weights, own, others, rest))
 
 
-def saturate(amount: float) -> Step:
+def saturated(amount: float) -> Step:
     """Push colours away from their luminance, or towards it below 1."""
     weights, own, others = (0.213, 0.715, 0.072), (0.787, 0.285, 0.928), (-0.213, -0.715, -0.072)
     return _matrix(*_towards(weights, own, others, amount))
@@ -138,7 +138,7 @@ def sepia(amount: float) -> Step:
     return _matrix(*(_sum(row, more, rest) for row, more in zip(brown, change, strict=True)))
 
 
-def hue_rotate(degrees: float) -> Step:
+def hue_rotated(degrees: float) -> Step:
     """Turn hues."""
     weights = (0.213, 0.715, 0.072)
     cosines = ((0.787, -0.715, -0.072), (-0.213, 0.285, -0.072), (-0.213, -0.715, 0.928))
@@ -147,15 +147,15 @@ def hue_rotate(degrees: float) -> Step:
     return _matrix(*(_sum(_sum(weights, even, cosine), odd, sine) for even, odd in zip(cosines, sines, strict=True)))
 
 
-Row = tuple[float, float, float]
+Weights = tuple[float, float, float]
 
 
-def _sum(row: Row, change: Row, amount: float) -> Row:
+def _sum(row: Weights, change: Weights, amount: float) -> Weights:
     red, green, blue = (value + amount * more for value, more in zip(row, change, strict=True))
     return red, green, blue
 
 
-def _towards(weights: Row, own: Row, others: Row, amount: float) -> list[Row]:
+def _towards(weights: Weights, own: Weights, others: Weights, amount: float) -> list[Weights]:
     """Return the matrix that mixes each channel with the luminance."""
     rows = [tuple(own[k] if k == channel else others[k] for k in range(3)) for channel in range(3)]
     return [_sum(weights, (red, green, blue), amount) for red, green, blue in rows]
@@ -169,7 +169,7 @@ def grey(images: Tensor) -> Tensor:
 def colour(*source: int) -> Steps:
     """Lay the hue and the saturation of a colour over images, which keep their luminosity."""
     over = torch.tensor(source, dtype=torch.float32)[None, :, None, None]
-    return grey, table(lambda images: levels.at_luminosity(over, images[:, :1] - levels.luma(over)))
+    return grey, tabulated(lambda images: levels.at_luminosity(over, images[:, :1] - levels.luma(over)))
 
 
 def hue(*source: float) -> Step:
@@ -216,20 +216,20 @@ def linear_fill(mode: Blend, top: gradients.Colour, bottom: gradients.Colour) ->
 
 def masked(inside: Steps, outside: Steps, draw: gradients.Draw, *arguments: Hashable) -> Step:
     """Return the step that does one thing inside a mask of `gradients`, and another outside."""
-    inside, outside = folded(inside), folded(outside)
+    inside, outside = merged(inside), merged(outside)
 
     def mixed(images: Tensor) -> Tensor:
         mask = gradients.mask(images.device, draw, *images.shape[-2:], *arguments)
-        return levels.composite(run(inside, images), run(outside, images), mask)
+        return levels.composite(stepped(inside, images), stepped(outside, images), mask)
 
     return mixed
 
 
 def opacity(share: float, *steps: Step) -> Step:
     """Return the step that goes a share in [0,1] of the way that others go."""
-    steps = folded(steps)
+    steps = merged(steps)
 
     def part(images: Tensor) -> Tensor:
-        return levels.with_opacity(images, run(steps, images), share)
+        return levels.with_opacity(images, stepped(steps, images), share)
 
-    return table(part) if all(isinstance(step, Table) for step in steps) else part
+    return tabulated(part) if all(isinstance(step, Table) for step in steps) else part
