@@ -55,7 +55,7 @@ def measure(
     Args:
         model: a spec or what `load_model` returns; a bare module is taken to want ImageNet's mean and deviation.
         data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
-        shifts: names, "common" (the 15), "holdout" (the 4), attacks as "pgd-linf:1/255" (see
+        shifts: names, "common" (the 15), "holdout" (the 4), "filters", attacks as "pgd-linf:1/255" (see
             `statshift.shifts.attacks`; never rounded to 8 bits), {"name": function} of images (B,3,H,W) in [0,1] and of
             those of `severity`, `seed` and `indices` that it names, or a `statshift.shifts.shift.Shift` of your own; by
             default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the

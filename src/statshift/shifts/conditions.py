@@ -49,8 +49,8 @@ def resolve(
     """Return shifts in the order given, groups spelled out, none twice.
 
     Args:
-        shifts: names, groups ("common", "holdout"), attacks such as "pgd-linf:1/255", values of `Shift`, and mappings
-            from a user's own names to functions; a mapping alone stands for the clean images and what it holds.
+        shifts: names, groups ("common", "holdout", "filters"), attacks such as "pgd-linf:1/255", values of `Shift`, and
+            mappings from a user's own names to functions; a mapping alone stands for the clean images and its own.
         how: the run's options.
         offered: the shifts that the data store, where they do; by default those that ship, which are made.
 
@@ -106,9 +106,10 @@ def _named(name: str, how: CorruptionOptions, offered: Mapping[str, Shift] | Non
 
 
 def _choices(offered: Mapping[str, Shift] | None) -> list[str]:
-    """Return the names by which shifts without numbers can be asked for."""
+    """Return the names by which shifts without numbers can be asked for, and groups of which any is there."""
     there = offered or [name for name, entry in SHIFTS.items() if not entry.options]
-    return [CLEAN, *GROUPS, *(name for name in there if name != CLEAN)]
+    groups = [group for group, names in GROUPS.items() if any(name in there for name in names)]
+    return [CLEAN, *groups, *(name for name in there if name != CLEAN)]
 
 
 def _check_own(shift: Shift, found: Mapping[str, Shift], offered: Mapping[str, Shift] | None) -> None:

@@ -23,6 +23,27 @@ def _attack(name: str, attribute: str, summary: str, options: tuple[str, ...] = 
     return Entry(name, "attack", summary, f"{_ATTACKS}:{attribute}", options=options)
 
 
+_EARLY = (
+    *("1977", "amaro", "brannan", "earlybird", "gotham-im", "hefe", "hudson", "inkwell", "kelvin", "lofi", "mayfair"),
+    *("nashville", "poprocket", "rise", "sierra", "sutro", "toaster", "valencia", "walden", "willow", "xpro2"),
+)
+"""Filters with the names of early Instagram's."""
+
+
+def _filters(module: str, summary: str, *names: str) -> list[Entry]:
+    """Return the entries of a module's filters; those of early Instagram are a group of their own too."""
+    return [
+        Entry(
+            name,
+            "filter",
+            summary,
+            f"statshift.shifts.filters.{module}:{'_1977' if name == '1977' else name.replace('-', '_')}",
+            groups=("filters", "instagram") if name in _EARLY else ("filters",),
+        )
+        for name in names
+    ]
+
+
 SHIFTS = registry(
     Entry("clean", "clean", "The images as they are.", "statshift.shifts.clean:CLEAN_IMAGES"),
     _corruption("gaussian_noise", "noise", "common", "Normal noise, as of dim light."),
@@ -44,6 +65,22 @@ SHIFTS = registry(
     _corruption("gaussian_blur", "blur", "holdout", "Low-pass filtered."),
     _corruption("spatter", "weather", "holdout", "Water or mud on the lens.", "spatter"),
     _corruption("saturate", "digital", "holdout", "Colours more or less saturated."),
+    *_filters(
+        *("cssgram", "A photo filter of CSSgram, as pilgram computes it."),
+        *("1977", "aden", "brannan", "brooklyn", "clarendon", "earlybird", "gingham", "hudson", "inkwell", "kelvin"),
+        *("lark", "lofi", "maven", "mayfair", "moon", "nashville", "perpetua", "reyes", "rise", "slumber", "stinson"),
+        *("toaster", "valencia", "walden", "willow", "xpro2"),
+    ),
+    *_filters("instagram_css", "A photo filter of CSSgram, as pilgram2 computes it.", "aden-pilgram2"),
+    *_filters(
+        *("instagram_css", "A photo filter of instagram.css, as pilgram2 computes it."),
+        *("amaro", "ashby", "charmes", "crema", "dogpatch", "ginza", "hefe", "helena", "juno", "ludwig", "poprocket"),
+        *("sierra", "skyline", "sutro"),
+    ),
+    *_filters(
+        *("imagemagick", "A photo filter in the steps of ImageMagick's commands."),
+        *("gotham-im", "kelvin-im", "lomo-im", "nashville-im", "toaster-im"),
+    ),
     Entry("stylised", "style", "With another image's style, by AdaIN.", "statshift.shifts.stylised:STYLISED"),
     _attack("fgsm", "FGSM", "One step of the gradient's sign (Goodfellow et al., ICLR 2015)."),
     _attack("pgd-linf", "PGD_LINF", "Projected ascent in the maximum norm (Madry et al., ICLR 2018).", _STEPPED),
@@ -66,7 +103,18 @@ HOLDOUT = members(SHIFTS, "holdout")
 ATTACKS = members(SHIFTS, "attack")
 """The names of the attacks, which a spec gives their numbers."""
 
-GROUPS = {"common": COMMON, "holdout": HOLDOUT}
+FILTERS = members(SHIFTS, "filters")
+"""The names of the photo filters."""
+
+INSTAGRAM = members(SHIFTS, "instagram")
+"""Those of them that stand for a filter of early Instagram, of which ImageNet-Instagram was made."""
+
+GROUPS = {
+    "common": COMMON,
+    "holdout": HOLDOUT,
+    "filters": FILTERS,
+    "instagram": INSTAGRAM,
+}
 """By the name by which a user asks for all of them."""
 
 KINDS = {kind: members(SHIFTS, kind) for kind in ("noise", "blur", "weather", "digital")}
