@@ -19,16 +19,16 @@ def checkerboard_cutout(images: Tensor, draws: Draws, *, level: float, side: flo
     As in the authors' code, squares on both sides of an axis through the corner (0, 0) share a draw.
     """
     angle = draws.uniform("angle", high=2 * math.pi)
-    scale = plane(draws.uniform("scale", low=0.1, high=0.25)) * side
+    scale = draws.uniform("scale", low=0.1, high=0.25) * side
     rows, columns = axes(images)
-    cosine, sine = plane(angle.cos()), plane(angle.sin())
-    across = (cosine * rows + sine * columns) / scale
-    down = (cosine * columns - sine * rows) / scale
+    cosine, sine = plane(angle.cos() / scale), plane(angle.sin() / scale)
+    across = cosine * rows + sine * columns
+    down = cosine * columns - sine * rows
     reach = math.ceil(math.hypot(*images.shape[-2:]) / (0.1 * side)) + 1
     chosen = draws.uniform("squares", 2 * reach + 1, 2 * reach + 1) < level / 10
-    square = (across.trunc() + reach).mul_(2 * reach + 1).add_(down.trunc() + reach)
+    square = (across.trunc() + reach).mul_(2 * reach + 1).add_(down.trunc()).add_(reach).long()
     black = across.floor().add_(down.floor()).remainder_(2) == 0
-    covered = black & chosen.flatten(1).gather(1, square.long().flatten(1)).view_as(black)
+    covered = black & chosen.flatten(1).gather(1, square.flatten(1)).view_as(black)
     return torch.where(covered[:, None], _GREY / 255, images)
 
 

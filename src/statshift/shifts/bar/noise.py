@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from statshift._core.randomness import Draws
@@ -31,17 +32,33 @@ def _spectral_noise(images: Tensor, draws: Draws, side: float, colour: str, coun
     """
     height, width = images.shape[-2:]
     half = draws.uniform("phases", count, height * width // 2, high=2 * math.pi)
-    centre = half.new_zeros(*half.shape[:2], height * width % 2)
-    phases = torch.cat([half, centre, half.flip(-1)], dim=-1).unflatten(-1, (height, width))
-    phases = phases.roll((height // 2, width // 2), (-2, -1))
-    noise = torch.fft.ifft2(torch.polar(_amplitudes(images.device, height, width, side, colour), phases)).real
-    return noise / noise.std(dim=(-2, -1), correction=0, keepdim=True)
+    cosines, sines = half.cos(), half.sin_()
+    amplitudes = _amplitudes(images.device, height, width, side, colour)
+    near, far = _frequencies(images.device, height, width), _frequencies(images.device, height, width, -1)
+    parts = []
+    for values, middle, sign in ((cosines, 1.0, 1), (sines, 0.0, -1)):
+        centre = values.new_full((*values.shape[:2], height * width % 2), middle)
+        plane = torch.cat([values, centre, values.flip(-1)], dim=-1).mul_(amplitudes)
+        there = plane.index_select(-1, near)
+        parts.append(there.add_(plane.index_select(-1, far), alpha=sign))
+    spectrum = torch.complex(*parts).unflatten(-1, (height, width // 2 + 1))
+    noise: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
+    spread = noise.square().mean((-2, -1), keepdim=True) - noise.mean((-2, -1), keepdim=True).square()
+    return noise.div_(spread.sqrt_())
 
 
 @on_device
 def _amplitudes(height: int, width: int, side: float, colour: str) -> Array:
-    """Return (H, W) in the order of a Fourier transform: d, or 1 / (d**2 + 1), d in cycles per `side` pixels."""
+    """Return (H * W,) about the spectrum's centre: d, or 1 / (d**2 + 1), d in cycles per `side` pixels."""
     rows = (np.arange(height) - height / 2) * side / height
     columns = (np.arange(width) - width / 2) * side / width
-    squares = np.roll(rows[:, None] ** 2 + columns**2, (height // 2, width // 2), (0, 1))
+    squares = (rows[:, None] ** 2 + columns**2).ravel()
     return np.asarray(np.sqrt(squares) if colour == "blue" else 1 / (squares + 1))
+
+
+@on_device
+def _frequencies(height: int, width: int, sign: int = 1) -> NDArray[np.int64]:
+    """Return (H * (W // 2 + 1),) where a spectrum about its centre holds what a real transform's frequencies are."""
+    rows = (sign * np.arange(height) - height // 2) % height
+    columns = (sign * np.arange(width // 2 + 1) - width // 2) % width
+    return np.asarray(rows[:, None] * width + columns).ravel()

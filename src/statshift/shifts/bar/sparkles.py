@@ -18,10 +18,11 @@ def sparkles(images: Tensor, draws: Draws, *, level: float, side: float) -> Tens
     rays = draws.integers("rays", 5, low=_FEWEST, high=_MOST)
     lengths = draws.normal("lengths", 5, _MOST).mul_(0.25).add_(1).mul_(radius).clamp_(min=1)
     centres = draws.uniform("centres", 5, 2)
-    dark = 1 - images
+    kept = images.new_ones(len(images), *images.shape[-2:])
     for point in range(5):
-        dark *= 1 - _glow(images, centres[:, point], lengths[:, point], rays[:, point], 1.0)[:, None]
-    return 1 - dark
+        glow = _glow(images, centres[:, point], lengths[:, point], rays[:, point], 1.0)
+        kept.addcmul_(kept, glow, value=-1)
+    return _whitened(images, kept)
 
 
 @bar_corruption
@@ -31,7 +32,12 @@ def inverse_sparkles(images: Tensor, draws: Draws, *, level: float, side: float)
     lengths = draws.normal("lengths", _MOST).mul_(0.25).add_(1).mul_(0.25 * side)
     centre = draws.uniform("centre", 2, low=0.25, high=0.75)
     glow = _glow(images, centre, lengths, rays, 0.13 * level)
-    return 1 - (1 - images) * glow[:, None]
+    return _whitened(images, glow)
+
+
+def _whitened(images: Tensor, kept: Tensor) -> Tensor:
+    """Return images of which a share (B,H,W) is kept, and the rest is white."""
+    return torch.lerp(images.new_ones(()), images, kept[:, None])
 
 
 def _glow(images: Tensor, centre: Tensor, lengths: Tensor, rays: Tensor, power: float) -> Tensor:
@@ -48,15 +54,13 @@ def _glow(images: Tensor, centre: Tensor, lengths: Tensor, rays: Tensor, power: 
     rows, columns = axes(images)
     y = rows - plane(centre[:, 0] * height)
     x = columns - plane(centre[:, 1] * width)
-    turn = torch.atan2(x, y).add_(math.pi).mul_(plane(rays / (2 * math.pi)))
-    ray = torch.minimum(turn.floor(), plane(rays - 1).float()).flatten(1)
-    between = turn.flatten(1).sub_(ray)
-    steps = torch.arange(lengths.shape[1] + 1, device=images.device) % rays[:, None]
-    around = lengths.gather(1, steps)
-    place = ray.long()
-    length = torch.lerp(around.gather(1, place), around.gather(1, place + 1), between).view(-1, height, width)
+    turn = torch.atan2(x, y).add_(math.pi).mul_(plane(rays / (2 * math.pi))).flatten(1)
+    steps = torch.arange(lengths.shape[1] + 2, device=images.device) % rays[:, None]
+    around = lengths.gather(1, steps)  # the first two again at the end, where an angle may be pi
+    ray, between = turn.long(), turn.frac_()
+    length = around.gather(1, ray).addcmul_(around.diff().gather(1, ray), between).view(-1, height, width)
     glow = length.square_().div_((x * x + y * y).add_(1e-4))
     if power != 1:
         glow.pow_(power)
-    weaker = 1 - between.sub_(0.5).square_().view_as(glow)
-    return glow.mul_(weaker).clamp_(0, 1)
+    strength = between.sub_(0.5).square_().view_as(glow)
+    return glow.addcmul_(glow, strength, value=-1).clamp_(0, 1)

@@ -76,25 +76,25 @@ def _caustics(images: Tensor, draws: Draws, side: float) -> Tensor:
     rows, columns = axes(images)
     places = [(axis * scale) % (2 * math.pi) - 250 for axis in (rows, columns)]
     starts = [place + 80 * math.pi for place in places]  # the same angle, of a size that float32 holds better
-    y, x = torch.broadcast_tensors(*starts)
-    total = torch.ones_like(y)
+    y, x = starts
+    total = images.new_ones(len(images), *images.shape[-2:])
     for turn in range(1, 6):
         moment = plane(time * (1 - 3.5 / turn))
         y, x = (
-            (moment - y).cos_().add_((moment + x).sin_()).add_(starts[0]),
-            (moment - x).sin_().add_((moment + y).cos_()).add_(starts[1]),
+            ((moment - y).cos_() + (moment + x).sin_()).add_(starts[0]),
+            ((moment - x).sin_() + (moment + y).cos_()).add_(starts[1]),
         )
-        first = places[0] / (y + moment).sin_()
-        second = places[1] / (x + moment).cos_()
-        total += first.square_().add_(second.square_()).rsqrt_().div_(0.005)
+        first, second = (y + moment).sin_(), (x + moment).cos_()
+        torch.div(places[0], first, out=first)
+        torch.div(places[1], second, out=second)
+        total.add_(first.square_().addcmul_(second, second).rsqrt_(), alpha=200)
     return total.div_(5).pow_(1.4).sub_(1.17).pow_(8).clamp_(0, 1)
 
 
 def _read(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Read (B,C,H,W) images bilinearly at pixel coordinates that broadcast to (B,H,W); beyond the borders is black."""
     height, width = images.shape[-2:]
-    shape = (len(images), height, width)
-    grid = torch.stack(
-        [(columns * (2 / (width - 1)) - 1).expand(shape), (rows * (2 / (height - 1)) - 1).expand(shape)], dim=-1
-    )
+    grid = images.new_empty(len(images), height, width, 2)
+    grid[..., 0] = columns * (2 / (width - 1)) - 1
+    grid[..., 1] = rows * (2 / (height - 1)) - 1
     return F.grid_sample(images, grid, padding_mode="zeros", align_corners=True)

@@ -27,8 +27,8 @@ def single_frequency_greyscale(images: Tensor, draws: Draws, *, level: float, si
     rows, columns = axes(images)
     y = rows.double() * plane(down) + plane(draws.uniform("phase", high=2 * math.pi))
     x = columns.double() * plane(across)
-    wave = y.sin().float() * x.cos().float() + y.cos().float() * x.sin().float()  # the sine of x + y
-    return images + wave[:, None] * (19.6 * level / 255)
+    wave = (y.sin().float() * x.cos().float()).addcmul_(y.cos().float(), x.sin().float())  # the sine of x + y
+    return images.add(wave[:, None], alpha=19.6 * level / 255)
 
 
 @bar_corruption
@@ -46,7 +46,7 @@ def cocentric_sine_waves(images: Tensor, draws: Draws, *, level: float, side: fl
     moved = angle.sin_().mul_(plane(draws.uniform("amplitude", high=side / 10)))
     ring = plane(draws.uniform("width", high=side / 10))
     rings = moved.add_((x * x + y * y).sqrt_()).remainder_(ring).div_(ring).sub_(0.5)
-    return images + rings[:, None].mul_(12.8 * level / 255)
+    return images.add(rings[:, None], alpha=12.8 * level / 255)
 
 
 @bar_corruption
@@ -57,18 +57,20 @@ def plasma_noise(images: Tensor, draws: Draws, *, level: float, side: float) -> 
     damping = 2.25 - plane(draws.uniform("sharpness", low=0.5))
     scale = plane(draws.uniform("scale", low=0.075, high=0.2)) * side
     rows, columns = axes(images)
-    x, y = torch.broadcast_tensors(columns / scale, rows / scale)
+    x, y = (one.clone() for one in torch.broadcast_tensors(columns / scale, rows / scale))
+    first, second = torch.empty_like(x), torch.empty_like(y)
     frequency, slowness, strength = 1.0, 1.0, torch.ones_like(damping)
     for turn in range(6):
-        first = (y * frequency).add_(time / slowness).cos_()
-        second = (x * frequency).add_(time / slowness).sin_()
+        torch.mul(y, frequency, out=first).add_(time / slowness).cos_()
+        torch.mul(x, frequency, out=second).add_(time / slowness).sin_()
         share = torch.where(turn < turns, 1 / strength, 0.0)
-        x = x + (first - second * 0.3).mul_(share)
-        y = y + (second + first * 0.3).mul_(share)
+        x.addcmul_(first, share).addcmul_(second, share, value=-0.3)
+        y.addcmul_(second, share).addcmul_(first, share, value=0.3)
         frequency, slowness, strength = frequency * 1.93, slowness * 1.15, strength * damping
-    colours = torch.stack([x - time, (x + y + time.sin()) * 0.5, y + time], dim=1).sin_()
+    green = torch.add(x, y, out=first).add_(time.sin()).mul_(0.5)
+    colours = torch.stack([x.sub_(time), green, y.add_(time)], dim=1)
     amount = 6.4 * level / 255
-    return images * (1 - amount) + colours.mul_(amount)
+    return colours.sin_().mul_(amount).add_(images, alpha=1 - amount)
 
 
 @bar_corruption
@@ -92,7 +94,7 @@ def perlin_noise(images: Tensor, draws: Draws, *, level: float, side: float) -> 
         total += noise.abs_().mul_(1.5 / octave)
     alpha = 0.05 * level
     cloud = total.mul_(0.5).add_(0.5).clamp_(0, 1).mul_(alpha)
-    return images * (1 - alpha) + cloud[:, None]
+    return cloud[:, None].add(images, alpha=1 - alpha)
 
 
 @on_device
