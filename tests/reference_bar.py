@@ -208,7 +208,8 @@ def caustics(shape, time, size):
 def caustic_refraction(image, level, time, size):
     side = min(image.shape[:2])
     surface = np.pad(ndimage.gaussian_filter(caustics(image.shape[:2], time, size), side / 224), 1)
-    down, across = surface[2:, 1:-1] - surface[:-2, 1:-1], surface[1:-1, 2:] - surface[1:-1, :-2]
+    down = (surface[2:, 1:-1] - surface[:-2, 1:-1]) * side / 224
+    across = (surface[1:-1, 2:] - surface[1:-1, :-2]) * side / 224
     normal = np.stack([down, across, np.ones_like(down)]) / np.sqrt(down**2 + across**2 + 1)
     angle = np.arccos(normal[2])  # of the light, which falls straight, to the surface's normal
     bent = np.arcsin(np.sin(angle) / 4)

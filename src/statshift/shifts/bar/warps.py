@@ -57,7 +57,7 @@ def caustic_refraction(images: Tensor, draws: Draws, *, level: float, side: floa
     Places move by 0.05 level of the side; where the surface is all but flat they do not.
     """
     caustics = gaussian_blur(_caustics(images, draws, side), side / 224, edge="reflect")
-    padded = F.pad(caustics, (1, 1, 1, 1))
+    padded = F.pad(caustics * (side / 224), (1, 1, 1, 1))  # slopes are those of 224 px
     down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
     across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
     slope = down * down + across * across
