@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 import reference_bar as reference
 from drawn_fields import levels, natural, record, tensor
 from statshift import CORRUPTIONS, InputError, corrupt
-from statshift.shifts.bar.constants import LEVELS, bar_constants
+from statshift.shifts.bar.constants import BAR_LEVELS, bar_constants
 from statshift.shifts.bar.covers import _line_pixels
 from statshift.shifts.conditions import resolve
 from statshift.shifts.corruptions import corruption
@@ -53,7 +54,7 @@ def figures(shared):
 
 CASES = [
     pytest.param(name, kind, severity, marks=[] if severity == 3 else pytest.mark.slow)
-    for name, kind in [(name, kind) for kind, table in SETS.items() for name in LEVELS[table]]
+    for name, kind in [(name, kind) for kind, table in SETS.items() for name in BAR_LEVELS[table]]
     for severity in (1, 3, 5)
 ]
 
@@ -64,7 +65,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "kind", "severity"), CASES)
 def test_the_numpy_writing_is_the_authors(name, kind, severity, photographs, figures):
     """By the same legacy generator it changes the same images by the same figures, to their last place."""
-    level, rng = LEVELS[SETS[kind]][name][severity - 1], np.random.RandomState(0)
+    level, rng = BAR_LEVELS[SETS[kind]][name][severity - 1], np.random.RandomState(0)
     images = photographs[kind]
     corrupted = np.stack([reference.as_authors(name, image, level, rng) for image in images])
     change = corrupted / 255 - images / 255
@@ -273,12 +274,19 @@ def test_levels_are_the_published_ones(shared):
     for table, title in (("imagenet", "ImageNet-C-bar"), ("cifar", "CIFAR-10-C-bar")):
         block = text.partition(f"\n## {title}\n```\n")[2].partition("```")[0]
         rows = [line.split(",") for line in block.split()]
-        assert LEVELS[table] == {name: tuple(map(float, values)) for name, *values in rows}
+        assert BAR_LEVELS[table] == {name: tuple(map(float, values)) for name, *values in rows}
+
+
+def test_the_page_tells_the_levels_of_every_severity():
+    text = (Path(__file__).parents[1] / "docs/c-bar.md").read_text()
+    for table, title in (("imagenet", "\nImageNet-C-bar, for"), ("cifar", "\nCIFAR-10-C-bar, below")):
+        rows = re.findall(r"^\| `(\w+)` \|([\d. |]+)\|$", text.partition(title)[2].split("\n\n")[1], flags=re.MULTILINE)
+        assert {name: tuple(map(float, cells.split("|"))) for name, cells in rows} == BAR_LEVELS[table]
 
 
 def test_each_list_is_a_group_of_a_family_of_its_own():
-    assert set(GROUPS["imagenet-c-bar"]) == set(LEVELS["imagenet"])
-    assert set(GROUPS["cifar-c-bar"]) == set(LEVELS["cifar"])
+    assert set(GROUPS["imagenet-c-bar"]) == set(BAR_LEVELS["imagenet"])
+    assert set(GROUPS["cifar-c-bar"]) == set(BAR_LEVELS["cifar"])
     assert {*GROUPS["imagenet-c-bar"]} & {*GROUPS["cifar-c-bar"]} == {*SHARED_NAMES}
     assert {SHIFTS[name].family for name in C_BAR} == {"c-bar"}
     assert not {*C_BAR} & {*CORRUPTIONS}

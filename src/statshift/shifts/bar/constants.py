@@ -7,7 +7,7 @@ from typing import Any
 
 from statshift.shifts.shift import Table
 
-LEVELS: dict[Table, dict[str, tuple[float, ...]]] = {
+BAR_LEVELS: dict[Table, dict[str, tuple[float, ...]]] = {
     "imagenet": {
         "blue_noise_sample": (0.8, 1.6, 2.4, 4.0, 5.6),
         "plasma_noise": (4.75, 7.0, 8.5, 9.25, 10.0),
@@ -44,6 +44,6 @@ def bar_constants(name: str, severity: int, side: int, table: Table, scaled: boo
     A corruption of one benchmark alone has that one's levels, whatever the table. Lengths grow with the shorter side,
     as in the authors' formulas; unscaled they are those of the benchmark's own side.
     """
-    if name not in LEVELS[table]:
+    if name not in BAR_LEVELS[table]:
         table = "cifar" if table == "imagenet" else "imagenet"
-    return {"level": LEVELS[table][name][severity - 1], "side": float(side if scaled else SIDES[table])}
+    return {"level": BAR_LEVELS[table][name][severity - 1], "side": float(side if scaled else SIDES[table])}

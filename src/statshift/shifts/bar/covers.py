@@ -45,7 +45,9 @@ def lines(images: Tensor, draws: Draws, *, level: float, side: float) -> Tensor:
     angle = draws.uniform("angle", 1, high=2 * math.pi) + spread * (draws.uniform("turns", count) - 0.5)
     reach = torch.stack([angle.cos(), angle.sin()], dim=-1) * side
     middle = draws.uniform("middles", count, 2) * torch.tensor([height, width], device=images.device)
-    places, strength = _line_pixels((middle - reach).long(), (middle + reach).long(), (height, width), 2 * int(side) + 1)
+    places, strength = _line_pixels(
+        (middle - reach).long(), (middle + reach).long(), (height, width), 2 * int(side) + 1
+    )
     canvas = F.pad(images.flatten(2) * 255, (0, 1))  # one more place for what lies outside
     for line in range(count):
         place = places[:, line, None].expand(-1, 3, -1)

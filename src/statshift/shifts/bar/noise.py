@@ -41,7 +41,7 @@ def _spectral_noise(images: Tensor, draws: Draws, side: float, colour: str, coun
         plane = torch.cat([values, centre, values.flip(-1)], dim=-1).mul_(amplitudes)
         there = plane.index_select(-1, near)
         parts.append(there.add_(plane.index_select(-1, far), alpha=sign))
-    spectrum = torch.complex(*parts).unflatten(-1, (height, width // 2 + 1))
+    spectrum = torch.complex(*parts).view(len(images), count, height, width // 2 + 1)
     noise: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
     spread = noise.square().mean((-2, -1), keepdim=True) - noise.mean((-2, -1), keepdim=True).square()
     return noise.div_(spread.sqrt_())

@@ -57,7 +57,7 @@ def plasma_noise(images: Tensor, draws: Draws, *, level: float, side: float) -> 
     damping = 2.25 - plane(draws.uniform("sharpness", low=0.5))
     scale = plane(draws.uniform("scale", low=0.075, high=0.2)) * side
     rows, columns = axes(images)
-    x, y = (one.clone() for one in torch.broadcast_tensors(columns / scale, rows / scale))
+    x, y = (columns / scale).repeat(1, len(rows), 1), (rows / scale).repeat(1, 1, columns.shape[1])
     first, second = torch.empty_like(x), torch.empty_like(y)
     frequency, slowness, strength = 1.0, 1.0, torch.ones_like(damping)
     for turn in range(6):
