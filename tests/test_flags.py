@@ -176,7 +176,7 @@ MEANINGS = {
     "--loss": ["What is lowered: ", "Whose loss rises: "],
     "--method": ["How to train: "],
     "--out": ["Folder ", "File to write", "File or folder to write"],
-    "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), names, py:FILE:NAME"],
+    "--shifts": ["Shifts, with commas: clean, common (the 15), holdout (the 4), "],
     "--step-size": ["Length of each step, such as 0.1 or 1/255; default "],
     "--split": ["Which part of the data, ", "train or test, of data that have them; default train."],
     "--steps": ["Steps of the ascent; default ", "Steps of the ascent, one number a column"],

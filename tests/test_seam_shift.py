@@ -96,7 +96,7 @@ def test_an_entry_tells_what_the_value_is(entry):
     assert (value.name, value.family, value.title) == (entry.name, entry.family, entry.title)
     assert value.options == entry.options
     assert (value.needs_model, value.reads, value.paired) == (entry.family == "attack", False, True)
-    assert value.severities == ((1, 2, 3, 4, 5) if entry.family == "corruption" else ())
+    assert value.severities == ((1, 2, 3, 4, 5) if entry.family in ("corruption", "c-bar") else ())
     assert value.code() is None
 
 

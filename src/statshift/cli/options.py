@@ -12,6 +12,7 @@ from statshift._core.errors import InputError
 from statshift.hardening.choices import AUGMENTATIONS
 from statshift.measuring.choices import PERTURBATIONS
 from statshift.models.usercode import import_function
+from statshift.shifts.registry import GROUPS
 from statshift.tasks.registry import TASKS
 
 
@@ -22,7 +23,9 @@ def out(what: str, place: str = "Folder") -> Any:
 
 def shifts(more: str, default: str) -> Any:
     """Return the option `--shifts`."""
-    names = "clean, common (the 15), holdout (the 4), names, py:FILE:NAME"
+    counted = {"common": " (the 15)", "holdout": " (the 4)"}
+    groups = ", ".join(group + counted.get(group, "") for group in GROUPS)
+    names = f"clean, {groups}, names, py:FILE:NAME"
     return typer.Option(help=f"Shifts, with commas: {names}{more}; default {default}.", show_default=False)
 
 

@@ -76,7 +76,7 @@ def missing(subject: Subject) -> tuple[int, int]:
     severities = record.get("severities") or [0]
     wanted = 0
     for shift in record.get("shifts") or []:
-        graded = family_of(shift) in ("corruption", "own")
+        graded = family_of(shift) in ("corruption", "c-bar", "own")
         own = (record.get("own_severities") or {}).get(shift, severities)
         single = not graded or not own or any(row["shift"] == shift and not row["severity"] for row in rows)
         wanted += 1 if single else sum(level in own for level in severities)

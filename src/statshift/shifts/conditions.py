@@ -49,8 +49,8 @@ def resolve(
     """Return shifts in the order given, groups spelled out, none twice.
 
     Args:
-        shifts: names, groups ("common", "holdout", "filters"), attacks such as "pgd-linf:1/255", values of `Shift`, and
-            mappings from a user's own names to functions; a mapping alone stands for the clean images and its own.
+        shifts: names, groups (such as "common"), attacks such as "pgd-linf:1/255", values of `Shift`, and mappings
+            from a user's own names to functions; a mapping alone stands for the clean images and what it holds.
         how: the run's options.
         offered: the shifts that the data store, where they do; by default those that ship, which are made.
 

@@ -1,7 +1,8 @@
 """The shifts that ship, told without torch.
 
 Reference: Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"
-(ICLR 2019), section 3.2 and appendix B, for the corruptions and their families.
+(ICLR 2019), section 3.2 and appendix B, for the corruptions and their families; Mintun et al., "On Interaction Between
+Augmentations and Corruptions in Natural Corruption Robustness" (NeurIPS 2021), for those of C-bar.
 """
 
 from collections.abc import Mapping
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from statshift._core.registry import Entry, members, registry
 
 _CORRUPTIONS = "statshift.shifts.corruptions"
+_BAR = "statshift.shifts.bar"
+_IMAGENET_C_BAR, _CIFAR_C_BAR = "imagenet-c-bar", "cifar-c-bar"
 _ATTACKS = "statshift.shifts.attacks.catalogue"
 _STEPPED = ("epsilon", "steps", "step_size", "target", "random_start")
 
@@ -17,6 +20,11 @@ def _corruption(name: str, kind: str, group: str, summary: str, module: str = ""
     """Return the entry of a corruption of a kind, such as "noise"; the group is "common" or "holdout"."""
     path = f"{_CORRUPTIONS}.{module or kind}:{name}"
     return Entry(name, "corruption", summary, path, groups=(group, kind))
+
+
+def _bar(name: str, module: str, summary: str, *groups: str) -> Entry:
+    """Return the entry of a corruption of C-bar, of the groups given."""
+    return Entry(name, "c-bar", summary, f"{_BAR}.{module}:{name}", groups=groups)
 
 
 def _attack(name: str, attribute: str, summary: str, options: tuple[str, ...] = ("epsilon",)) -> Entry:
@@ -65,6 +73,21 @@ SHIFTS = registry(
     _corruption("gaussian_blur", "blur", "holdout", "Low-pass filtered."),
     _corruption("spatter", "weather", "holdout", "Water or mud on the lens.", "spatter"),
     _corruption("saturate", "digital", "holdout", "Colours more or less saturated."),
+    _bar("blue_noise_sample", "noise", "Pixels blackened by blue noise.", _IMAGENET_C_BAR, _CIFAR_C_BAR),
+    _bar("plasma_noise", "waves", "Coloured plasma.", _IMAGENET_C_BAR),
+    _bar("checkerboard_cutout", "covers", "Squares of a turned board greyed.", _IMAGENET_C_BAR, _CIFAR_C_BAR),
+    _bar("cocentric_sine_waves", "waves", "Rings about a point.", _IMAGENET_C_BAR),
+    _bar("single_frequency_greyscale", "waves", "One sine wave.", _IMAGENET_C_BAR),
+    _bar("brownish_noise", "noise", "Noise of low frequencies.", _IMAGENET_C_BAR, _CIFAR_C_BAR),
+    _bar("perlin_noise", "waves", "Clouds of Perlin's turbulence.", _IMAGENET_C_BAR),
+    _bar("inverse_sparkles", "sparkles", "White but for the rays of one point.", _IMAGENET_C_BAR, _CIFAR_C_BAR),
+    _bar("sparkles", "sparkles", "Five points of white rays.", _IMAGENET_C_BAR, _CIFAR_C_BAR),
+    _bar("caustic_refraction", "warps", "Through moving water.", _IMAGENET_C_BAR),
+    _bar("pinch_and_twirl", "warps", "Disks pinched and turned.", _CIFAR_C_BAR),
+    _bar("ripple", "warps", "Rows and columns moved by waves.", _CIFAR_C_BAR),
+    _bar("circular_motion_blur", "lenses", "A camera that turns about its axis.", _CIFAR_C_BAR),
+    _bar("lines", "covers", "Grey lines across the image.", _CIFAR_C_BAR),
+    _bar("transverse_chromatic_abberation", "lenses", "Colours of different sizes.", _CIFAR_C_BAR),
     *_filters(
         *("cssgram", "A photo filter of CSSgram, as pilgram computes it."),
         *("1977", "aden", "brannan", "brooklyn", "clarendon", "earlybird", "gingham", "hudson", "inkwell", "kelvin"),
@@ -103,6 +126,9 @@ HOLDOUT = members(SHIFTS, "holdout")
 ATTACKS = members(SHIFTS, "attack")
 """The names of the attacks, which a spec gives their numbers."""
 
+C_BAR = members(SHIFTS, "c-bar")
+"""The corruptions of ImageNet-C-bar and CIFAR-10-C-bar, ten each; five are of both."""
+
 FILTERS = members(SHIFTS, "filters")
 """The names of the photo filters."""
 
@@ -112,6 +138,7 @@ INSTAGRAM = members(SHIFTS, "instagram")
 GROUPS = {
     "common": COMMON,
     "holdout": HOLDOUT,
+    **{group: members(SHIFTS, group) for group in (_IMAGENET_C_BAR, _CIFAR_C_BAR)},
     "filters": FILTERS,
     "instagram": INSTAGRAM,
 }

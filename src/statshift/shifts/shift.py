@@ -61,8 +61,8 @@ class Shift:
 
     Attributes:
         name: by which rows and tables call it.
-        family: family of like shifts: "clean", "corruption", "filter", "style", "natural", "attack", or "own". Families
-            stand side by side and are never averaged together.
+        family: family of like shifts: "clean", "corruption", "c-bar", "filter", "style", "natural", "attack", or "own".
+            Families stand side by side and are never averaged together.
         title: in a report; the name where there is none.
         severities: integers from 1 to 5, ascending; () is a shift without severities, whose only one is 0.
         options: names of the numbers that its spec gives, as in NAME:EPSILON:STEPS.

@@ -17,6 +17,7 @@ from statshift.shifts.corruptions.corruption import SMALLEST as SMALLEST
 from statshift.shifts.corruptions.corruption import Corruption as Corruption
 from statshift.shifts.corruptions.corruption import check_severity as check_severity
 from statshift.shifts.corruptions.frost import frost_source as frost_source
+from statshift.shifts.registry import C_BAR as C_BAR
 from statshift.shifts.registry import COMMON as COMMON
 from statshift.shifts.registry import CORRUPTIONS as CORRUPTIONS
 from statshift.shifts.registry import HOLDOUT as HOLDOUT
@@ -46,7 +47,7 @@ def corrupt(
     Args:
         images: (B, 3, H, W) floating, RGB in [0,1], sides of at least 32 px; left as they are. On the CPU range
             and NaN are checked.
-        name: one of `CORRUPTIONS`.
+        name: one of `CORRUPTIONS`, or of ImageNet-C-bar or CIFAR-10-C-bar (see docs/c-bar.md).
         severity: 1 to 5.
         seed: any integer.
         indices: (B,) the images' indices in their data set; 0, 1, ... by default.
@@ -65,10 +66,10 @@ def corrupt(
 
     Reference:
         Hendrycks & Dietterich, ICLR 2019, section 3 and the authors' scripts; Michaelis et al., "Benchmarking
-        Robustness in Object Detection", 2019, for other sizes.
+        Robustness in Object Detection", 2019, for other sizes; Mintun et al., NeurIPS 2021, for C-bar.
     """
-    if name not in CORRUPTIONS:
-        raise unknown("corruption", name, CORRUPTIONS)
+    if name not in (names := (*CORRUPTIONS, *C_BAR)):
+        raise unknown("corruption", name, names)
     how = CorruptionOptions(seed, table, quantise, reencode, frost, scale_constants)
     places = torch.arange(len(images) if isinstance(images, Tensor) else 0) if indices is None else indices
     chosen = SHIFTS[name].load().configured(name, how)
