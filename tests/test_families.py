@@ -1,0 +1,173 @@
+"""Means by family: none is over two families, each against NumPy, in the summary, in tables and on a page."""
+
+import numpy as np
+import pytest
+
+from report_runs import COMMON, adapted_run, better, draw, record_of, rows_of
+from statshift.metrics.uncertainty import mean_interval
+from statshift.results import read_run, summarise
+from statshift.results.families import Kinship, kinship_of
+from synthetic_runs import paired_by_hand
+
+HELD_OUT, FILTERS = [("saturate", 3), ("spatter", 3)], [("warm", 0), ("cold", 0), ("grey", 0)]
+MIXED = [("clean", 0), ("fog", 3), ("snow", 3), ("fog", 5), ("snow", 5), *HELD_OUT, *FILTERS, ("stylised", 0)]
+FAMILIES = {
+    "clean": "clean",
+    "fog": "corruption",
+    "snow": "corruption",
+    "saturate": "corruption",
+    "spatter": "corruption",
+}
+FAMILIES |= {"warm": "filter", "cold": "filter", "grey": "filter", "stylised": "style"}
+OVER = {
+    "corruption": [("fog", 3), ("snow", 3), ("fog", 5), ("snow", 5)],
+    "holdout": HELD_OUT,
+    "filter": FILTERS,
+    "style": [("stylised", 0)],
+}
+LEFT_OUT = tuple(range(0, 64, 2))
+
+
+def mixed_bits(seed=0):
+    return draw(MIXED, 0.7, seed=seed)
+
+
+def mixed_run(path, record=None, **changes):
+    bits = mixed_bits()
+    told = {"shifts": [*FAMILIES], "families": FAMILIES, "severities": [3, 5], "alexnet": None}
+    return adapted_run(path, bits, {"auto": better(bits, 0.4)}, LEFT_OUT, record=record_of(**told | changes))
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return mixed_run(tmp_path_factory.mktemp("mixed") / "run")
+
+
+def summary_of(path):
+    run = read_run(path)
+    return summarise(run.rows, kinship=kinship_of(run.record))["protocols"]
+
+
+def test_each_family_has_a_mean_of_its_own(mixed):
+    """Corruptions are the benchmark's alone: the hold-out ones stand apart."""
+    bits, found = mixed_bits(), summary_of(mixed)["source"]["per_family"]
+    assert list(found) == [*OVER]
+    for name, wanted in OVER.items():
+        each = np.mean([bits[one] for one in wanted], axis=0)
+        assert found[name]["accuracy"] == pytest.approx(each.mean())
+        assert found[name]["interval"] == pytest.approx(mean_interval(each))
+        assert found[name]["shifts"] == list(dict.fromkeys(shift for shift, _ in wanted))
+        assert found[name]["conditions"] == len(wanted)
+        assert "gain" not in found[name]
+    assert [one["severities"] for one in found.values()] == [[3, 5], [3], [], []]
+
+
+def test_the_hardest_shift_is_told(mixed):
+    bits, found = mixed_bits(), summary_of(mixed)["source"]["per_family"]
+    for name in ("corruption", "holdout", "filter"):
+        means = {
+            shift: np.mean([bits[one] for one in OVER[name] if one[0] == shift])
+            for shift in {one[0] for one in OVER[name]}
+        }
+        hardest = min(means, key=means.get)
+        assert found[name]["hardest"] == {"shift": hardest, "accuracy": pytest.approx(means[hardest])}
+    assert "hardest" not in found["style"]
+
+
+def test_a_family_s_gain_is_over_the_same_images(mixed):
+    bits, found = mixed_bits(), summary_of(mixed)["auto"]
+    after = better(bits, 0.4)
+    for name, wanted in OVER.items():
+        changes = [np.delete(after[one].astype(float) - bits[one], LEFT_OUT) for one in wanted]
+        differences = np.mean(changes, axis=0)
+        gain = found["per_family"][name]["gain"]
+        assert gain["accuracy"] == pytest.approx(differences.mean())
+        assert gain["interval"] == pytest.approx(paired_by_hand(differences)[:2])
+    corruption, some = found["per_family"]["corruption"], found["measured_mean"]
+    assert [corruption[name] for name in ("accuracy", "interval", "gain")] == [
+        some[name] for name in ("accuracy", "interval", "gain")
+    ]
+
+
+def test_the_whole_benchmark_is_the_family_s_mean(tmp_path):
+    conditions = [("clean", 0), *((shift, s) for shift in COMMON for s in range(1, 6)), ("saturate", 1)]
+    bits = draw(conditions, 0.7)
+    found = summary_of(adapted_run(tmp_path / "run", bits, {"auto": better(bits, 0.4)}))
+    one = found["auto"]["per_family"]["corruption"]
+    assert (one["conditions"], one["severities"], len(one["shifts"])) == (75, [1, 2, 3, 4, 5], 15)
+    assert (one["accuracy"], one["interval"]) == (found["auto"]["mean_accuracy"], found["auto"]["mean_interval"])
+    assert one["gain"]["accuracy"] == found["auto"]["gain"]["mean_accuracy"]
+    assert one["accuracy"] == pytest.approx(
+        np.mean([np.delete(better(bits, 0.4)[one], LEFT_OUT) for one in conditions[1:-1]])
+    )
+
+
+def test_a_record_of_old_tells_no_families(tmp_path):
+    """What ships is known by its name; all else is the user's own."""
+    path = mixed_run(tmp_path / "run", families=None)
+    found = summary_of(path)["source"]["per_family"]
+    own = {"corruption": ["fog", "snow"], "holdout": ["saturate", "spatter"], "style": ["stylised"]}
+    assert {name: one["shifts"] for name, one in found.items()} == own | {"own": ["warm", "cold", "grey"]}
+
+
+SETS = [("sketch", 0), ("renditions", 0), ("clean of renditions", 0), ("instagram/warm", 0), ("instagram/cold", 0)]
+
+
+def rows_with_sets(images=(40, 30, 30, 60, 60)):
+    """Return rows of a run of 160 images and five sets, in which half of the images and one more by set are right."""
+    rows = rows_of(draw([("clean", 0), ("warm", 0), ("fog", 3)], 0.7))
+    for place, ((shift, severity), count) in enumerate(zip(SETS, images, strict=True)):
+        right = np.arange(count) < count // 2 + place
+        rows += [{**row, "set": f"set{place}"} for row in rows_of({(shift, severity): right})]
+    return rows
+
+
+KIN = Kinship(
+    dict.fromkeys(("sketch", "renditions", "clean of renditions"), "natural")
+    | dict.fromkeys(("warm", "instagram/warm", "instagram/cold"), "filter"),
+    beside={"renditions": "clean of renditions"},
+)
+
+
+def test_natural_sets_stand_alone_beside_the_clean_images_of_their_classes():
+    found = summarise(rows_with_sets(), kinship=KIN)["protocols"]["source"]
+    assert list(found["per_set"]) == ["sketch", "renditions"]
+    sketch, renditions = found["per_set"].values()
+    assert (sketch["images"], sketch["accuracy"], sketch["family"]) == (40, 0.5, "natural")
+    assert sketch["interval"] == pytest.approx(mean_interval(np.arange(40) < 20))
+    assert "beside" not in sketch
+    assert (renditions["images"], renditions["accuracy"]) == (30, pytest.approx(16 / 30))
+    assert renditions["beside"]["shift"] == "clean of renditions"
+    assert renditions["beside"]["accuracy"] == pytest.approx(17 / 30)
+    assert renditions["beside"]["interval"] == pytest.approx(mean_interval(np.arange(30) < 17))
+
+
+def test_a_collection_of_sets_has_a_mean_image_by_image():
+    """It is no part of the mean of the filters that are made here, nor has it an interval of unequal sets."""
+    found = summarise(rows_with_sets(), kinship=KIN)["protocols"]["source"]["per_family"]
+    assert {name: one["shifts"] for name, one in found.items()} == {
+        "corruption": ["fog"],
+        "filter": ["warm"],
+        "filter (instagram)": ["instagram/warm", "instagram/cold"],
+    }
+    warm, cold = np.arange(60) < 33, np.arange(60) < 34
+    one = found["filter (instagram)"]
+    assert one["accuracy"] == pytest.approx(67 / 120)
+    assert one["interval"] == pytest.approx(mean_interval((warm.astype(float) + cold) / 2))
+    unequal = summarise(rows_with_sets((40, 30, 30, 60, 50)), kinship=KIN)["protocols"]["source"]["per_family"]
+    assert unequal["filter (instagram)"]["accuracy"] == pytest.approx((33 / 60 + 29 / 50) / 2)
+    assert unequal["filter (instagram)"]["interval"] is None
+
+
+def test_groups_have_means_within_a_family(tmp_path):
+    """A group over several families has one mean for each."""
+    groups = {"night": ["fog", "saturate"], "odd": ["snow", "warm", "cold"], "gone": ["frost"]}
+    found = summary_of(mixed_run(tmp_path / "run", groups=groups))["source"]["per_group"]
+    bits = mixed_bits()
+    assert {name: one["shifts"] for name, one in found.items()} == {
+        "night": ["fog", "saturate"],
+        "odd (corruption)": ["snow"],
+        "odd (filter)": ["warm", "cold"],
+    }
+    night = np.mean([bits[one] for one in (("fog", 3), ("fog", 5), ("saturate", 3))])
+    assert found["night"]["accuracy"] == pytest.approx(night)
