@@ -1,12 +1,17 @@
 """Means by family: none is over two families, each against NumPy, in the summary, in tables and on a page."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
 from report_runs import COMMON, adapted_run, better, draw, record_of, rows_of
+from statshift.cli.tables import summary_text
 from statshift.metrics.uncertainty import mean_interval
 from statshift.results import read_run, summarise
 from statshift.results.families import Kinship, kinship_of
+from statshift.results.family_rows import FamilyRow, family_rows, is_telling
 from synthetic_runs import paired_by_hand
 
 HELD_OUT, FILTERS = [("saturate", 3), ("spatter", 3)], [("warm", 0), ("cold", 0), ("grey", 0)]
@@ -171,3 +176,67 @@ def test_groups_have_means_within_a_family(tmp_path):
     }
     night = np.mean([bits[one] for one in (("fog", 3), ("fog", 5), ("saturate", 3))])
     assert found["night"]["accuracy"] == pytest.approx(night)
+
+
+# Lines of a table
+
+
+def test_the_terminal_has_a_line_for_each_family(mixed):
+    found = summary_of(mixed)
+    summary = {"images": 160, "relative_to": None, "protocols": found}
+    _, text = summary_text(summary).split("Accuracy in % by family", 1)
+    lines = [re.split(r"\s{2,}", line) for line in text.split("\n\n")[1].splitlines()]
+    assert lines[0] == ["family", "shifts", "severities", "source", "auto", "gain", "hardest (source)"]
+    cells = {line[0]: line[1:] for line in lines[2:]}
+    assert list(cells) == ["corruption", "held-out corruption", "filter", "style"]
+    assert [line[:2] for line in cells.values()] == [["2", "3, 5"], ["2", "3"], ["3", "-"], ["stylised", "-"]]
+    one = found["auto"]["per_family"]["filter"]
+    low, high = one["gain"]["interval"]
+    assert cells["filter"][4] == f"{100 * one['gain']['accuracy']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    hardest = found["source"]["per_family"]["filter"]["hardest"]
+    assert cells["filter"][5] == f"{hardest['shift']} {100 * hardest['accuracy']:.1f}"
+    assert cells["style"][5] == "-"
+
+
+def test_what_is_over_other_conditions_has_a_line_of_its_own():
+    """A mean over two corruptions does not stand beside one over three."""
+    protocols = [{"per_family": {"corruption": told(names)}} for names in (["fog", "snow"], ["fog", "snow", "frost"])]
+    rows = family_rows([*protocols, protocols[0]])
+    assert [[one and len(one["shifts"]) for one in row.found] for row in rows] == [[2, None, 2], [None, 3, None]]
+    assert [row.label for row in rows] == ["corruption"] * 2
+    assert not is_telling(family_rows(protocols[:1]))
+
+
+def told(names):
+    return {"shifts": names, "severities": [3], "conditions": len(names), "accuracy": 0.5, "interval": [0.4, 0.6]}
+
+
+@pytest.mark.parametrize(
+    ("severities", "text"), [((), "-"), ((2,), "2"), ((1, 2), "1, 2"), ((1, 3, 5), "1, 3, 5"), ((2, 3, 4), "2 to 4")]
+)
+def test_severities_in_short(severities, text):
+    assert FamilyRow("filter", "per_family", ("warm",), severities, ()).levels == text
+
+
+def test_sets_stand_alone_in_the_terminal():
+    text = summary_text(summarise(rows_with_sets(), kinship=KIN))
+    lines = [re.split(r"\s{2,}", line) for line in text.splitlines()]
+    place = next(number for number, line in enumerate(lines) if line[0] == "natural: renditions")
+    assert [line[:4] for line in lines[place - 1 : place + 2]] == [
+        ["natural: sketch", "40 images", "-", "50.0 [35.2, 64.8]"],
+        ["natural: renditions", "30 images", "-", "53.3 [36.1, 69.8]"],
+        ["clean, the same classes", "30 images", "-", "56.7 [39.2, 72.6]"],
+    ]
+
+
+def test_the_score_of_another_task_stands_in_the_table(mixed):
+    """As a summary of another headline is renamed to accuracies and back in words."""
+    found = summary_of(mixed)
+    renamed = json.loads(json.dumps(found).replace("accuracy", "score"))
+    summary = {"images": 160, "relative_to": None, "headline": "score", "protocols": renamed}
+    text = summary_text(summary)
+    assert "Score in % by family" in text
+    assert (
+        text.lower().replace("score", "accuracy")
+        == summary_text({**summary, "protocols": found, "headline": "accuracy"}).lower()
+    )

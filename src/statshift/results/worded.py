@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from statshift.results.family_rows import FAMILY_SECTIONS
+
 T = TypeVar("T")
 
 SPELT = {"miou": "mIoU", "per_image_miou": "mIoU by image"}
@@ -27,7 +29,7 @@ def _protocol(found: Mapping[str, Any], headline: str) -> dict[str, Any]:
         renamed["measured_mean"] = _mean(found["measured_mean"], headline)
     if renamed.get("gain"):
         renamed["gain"] = _renamed(found["gain"], headline)
-    for section in ("per_family", "per_group", "per_set"):
+    for section in FAMILY_SECTIONS:
         if section in found:
             renamed[section] = {name: _mean(one, headline) for name, one in found[section].items()}
     if "paired_source" in found:
