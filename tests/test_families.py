@@ -8,6 +8,7 @@ import pytest
 
 from report_runs import COMMON, adapted_run, better, draw, record_of, rows_of
 from statshift.cli.tables import summary_text
+from statshift.measuring.run import Measurement
 from statshift.metrics.uncertainty import mean_interval
 from statshift.results import read_run, summarise
 from statshift.results.families import Kinship, kinship_of
@@ -236,7 +237,14 @@ def test_the_score_of_another_task_stands_in_the_table(mixed):
     summary = {"images": 160, "relative_to": None, "headline": "score", "protocols": renamed}
     text = summary_text(summary)
     assert "Score in % by family" in text
-    assert (
-        text.lower().replace("score", "accuracy")
-        == summary_text({**summary, "protocols": found, "headline": "accuracy"}).lower()
-    )
+    same = summary_text(summary | {"headline": "accuracy", "protocols": found})
+    assert text.lower().replace("score", "accuracy") == same.lower()
+
+
+def test_a_measurement_prints_its_families(mixed):
+    run = read_run(mixed)
+    text = repr(Measurement(run.record, run.rows, {"images": 160, "relative_to": None, "protocols": summary_of(mixed)}))
+    lines = [re.split(r"\s{2,}", line) for line in text.split("\n\n")[1].splitlines()]
+    assert lines[0] == ["family", "shifts", "severities", "source", "auto"]
+    means = [one["per_family"]["filter"]["accuracy"] for one in summary_of(mixed).values()]
+    assert ["filter", "3", "-", *(f"{100 * mean:.1f}" for mean in means)] in lines
