@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from report_runs import COMMON, adapted_run, better, draw, record_of, rows_of
+from report_runs import COMMON, adapted_run, better, draw, record_of, rows_of, write_run
 from statshift.cli.tables import summary_text
 from statshift.measuring.run import Measurement
 from statshift.metrics.uncertainty import mean_interval
+from statshift.report import as_markdown, build_report, tables
 from statshift.results import read_run, summarise
 from statshift.results.families import Kinship, kinship_of
 from statshift.results.family_rows import FamilyRow, family_rows, is_telling
@@ -226,7 +227,7 @@ def test_sets_stand_alone_in_the_terminal():
     assert [line[:4] for line in lines[place - 1 : place + 2]] == [
         ["natural: sketch", "40 images", "-", "50.0 [35.2, 64.8]"],
         ["natural: renditions", "30 images", "-", "53.3 [36.1, 69.8]"],
-        ["clean, the same classes", "30 images", "-", "56.7 [39.2, 72.6]"],
+        ["clean, the classes of renditions", "30 images", "-", "56.7 [39.2, 72.6]"],
     ]
 
 
@@ -248,3 +249,68 @@ def test_a_measurement_prints_its_families(mixed):
     assert lines[0] == ["family", "shifts", "severities", "source", "auto"]
     means = [one["per_family"]["filter"]["accuracy"] for one in summary_of(mixed).values()]
     assert ["filter", "3", "-", *(f"{100 * mean:.1f}" for mean in means)] in lines
+
+
+# On a page
+
+
+def by_family(*paths):
+    (table,) = [one for one in tables(build_report([*paths])) if one.name == "by-family-1"]
+    head = [column.label for column in table.columns]
+    return {line[0].text: dict(zip(head, (cell.text for cell in line), strict=True)) for line in table.rows}
+
+
+def test_a_page_has_the_table_by_family(mixed):
+    found, rows = summary_of(mixed), by_family(mixed)
+    assert list(rows) == ["clean", "corruption", "held-out corruption", "filter", "style"]
+    one = found["auto"]["per_family"]["filter"]
+    assert rows["filter"]["source"] == f"{100 * found['source']['per_family']['filter']['accuracy']:.1f}"
+    assert rows["filter"]["auto"] == f"{100 * one['accuracy']:.1f}"
+    assert rows["filter"]["gain of auto"] == f"{100 * one['gain']['accuracy']:+.1f}"
+    bits = mixed_bits()
+    clean = np.delete(better(bits, 0.4)["clean", 0].astype(float) - bits["clean", 0], LEFT_OUT)
+    assert rows["clean"]["gain of auto"] == f"{100 * clean.mean():+.1f}"
+    low, high = one["gain"]["interval"]
+    assert f"[{100 * low:+.1f}, {100 * high:+.1f}]" in as_markdown(tables(build_report([mixed])))
+    assert (rows["filter"]["shifts"], rows["style"]["shifts"], rows["corruption"]["severities"]) == (
+        *("3", "stylised", "3, 5"),
+    )
+    hardest = found["source"]["per_family"]["holdout"]["hardest"]
+    assert rows["held-out corruption"]["hardest"] == f"{hardest['shift']} ({100 * hardest['accuracy']:.1f})"
+
+
+def test_runs_stand_beside_each_other_where_they_share_a_family(mixed, tmp_path):
+    """The gain is over the reference; of other corruptions the mean stands in a line of its own, with the first's."""
+    bits, some = mixed_bits(), [("clean", 0), ("fog", 3), *FILTERS]
+    hardened = {one: better(bits, 0.3, seed=5)[one] for one in some}
+    record = record_of(model={"weights_hash": "b"}, families=FAMILIES, shifts=["clean", "fog", "warm", "cold", "grey"])
+    other = write_run(tmp_path / "hardened", record | {"severities": [3], "alexnet": None}, rows_of(hardened))
+    (table,) = [one for one in tables(build_report([mixed, other])) if one.name == "by-family-1"]
+    head = [column.label for column in table.columns]
+    lines = [dict(zip(head, (cell.text for cell in line), strict=True)) for line in table.rows]
+    (fog,) = [line for line in lines if line["shifts"] == "fog"]
+    (filters,) = [line for line in lines if line["family"] == "filter"]
+    (both,) = [line for line in lines if line["family"] == "corruption" and line["shifts"] == "2"]
+    for line, wanted in ((fog, [("fog", 3)]), (filters, FILTERS)):
+        means = [np.mean([side[one] for one in wanted]) for side in (bits, hardened)]
+        assert line["run"] == f"{100 * means[0]:.1f}"
+        assert line["hardened"] == f"{100 * means[1]:.1f}"
+        assert line["gain of hardened"] == f"{100 * (means[1] - means[0]):+.1f}"
+    assert (both["hardened"], both["gain of hardened"]) == ("-", "-")
+
+
+def test_a_page_of_common_corruptions_needs_no_table(tmp_path):
+    bits = draw([("clean", 0), ("fog", 3), ("snow", 3)], 0.7)
+    page = build_report(write_run(tmp_path / "run", record_of(), rows_of(bits)))
+    assert "families" not in [section.name for section in page.sections]
+
+
+def test_a_page_tells_sets_alone(tmp_path):
+    sets = {name: {"images": count} for (name, _), count in zip(SETS, (40, 30, 30, 60, 60), strict=True)}
+    sets["renditions"]["beside"] = "clean of renditions"
+    record = record_of(families=KIN.families, sets=sets)
+    rows = by_family(write_run(tmp_path / "run", record, rows_with_sets()))
+    assert (rows["natural: renditions"]["source"], rows["natural: renditions"]["shifts"]) == ("53.3", "30 images")
+    assert rows["clean, the classes of renditions"]["source"] == "56.7"
+    assert rows["filter (instagram)"]["source"] == "55.8"
+    assert rows["filter (instagram)"]["hardest"] == "instagram/warm (55.0)"

@@ -14,7 +14,7 @@ from statshift.shifts.registry import KINDS
 MOST_CHARTS = 5
 """Subjects in a chart."""
 
-ORDER = (*KINDS, "corruption", "filter", "style", "natural", "own")
+ORDER = (*KINDS, "corruption", "c-bar", "filter", "style", "natural", "own")
 MEAN_OF_COMMON = "mean of the 15"
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from statshift.shifts.registry import MEAN_FAMILIES
 
 FAMILY_SECTIONS = ("per_family", "per_group", "per_set")
-CLEAN_BESIDE = "clean, the same classes"
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def family_rows(summaries: Sequence[Mapping[str, Any]]) -> list[FamilyRow]:
                 rows.append(FamilyRow(_label(name, section, family), section, over[0] or (name,), over[1], found))
                 beside = tuple(one and one.get("beside") for one in found)
                 if any(beside):
-                    rows.append(FamilyRow(CLEAN_BESIDE, section, _beside(beside), (), beside))
+                    rows.append(FamilyRow(f"clean, the classes of {name}", section, _beside(beside), (), beside))
     return rows
 
 
