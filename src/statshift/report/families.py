@@ -19,7 +19,7 @@ TEXT = (
     "chooses among fewer."
 )
 
-MOST_SHIFTS = 40
+MOST_IN_FAMILY = 40
 """Shifts named where a reader points at their number."""
 
 
@@ -68,7 +68,7 @@ def _clean(gains: Mapping[Subject, Subject | None], changes: Changes) -> tuple[C
 
 
 def _line(row: FamilyRow, gains: Mapping[Subject, Subject | None], changes: Changes) -> tuple[Cell, ...]:
-    names = listed([short(name) for name in row.shifts], MOST_SHIFTS)
+    names = listed([short(name) for name in row.shifts], MOST_IN_FAMILY)
     cells = [Cell(short(row.label)), Cell(short(row.count), note=names), Cell(row.levels)]
     first = next(subject for subject, found in zip(gains, row.found, strict=True) if found)
     wanted = [one for one in first.conditions if one[0] in row.shifts]
