@@ -5,15 +5,21 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from report_runs import COMMON, adapted_run, better, draw, record_of, rows_of, write_run
+from statshift import InputError, load_data, load_model, measure
 from statshift.cli.tables import summary_text
 from statshift.measuring.run import Measurement
 from statshift.metrics.uncertainty import mean_interval
-from statshift.report import as_markdown, build_report, tables
+from statshift.report import as_markdown, build_report, commands, tables
+from statshift.report.reading import read
+from statshift.report.subjects import group
 from statshift.results import read_run, summarise
 from statshift.results.families import Kinship, kinship_of
 from statshift.results.family_rows import FamilyRow, family_rows, is_telling
+from statshift.shifts.groups import read_groups
+from statshift.shifts.registry import GROUPS
 from synthetic_runs import paired_by_hand
 
 HELD_OUT, FILTERS = [("saturate", 3), ("spatter", 3)], [("warm", 0), ("cold", 0), ("grey", 0)]
@@ -314,3 +320,129 @@ def test_a_page_tells_sets_alone(tmp_path):
     assert rows["clean, the classes of renditions"]["source"] == "56.7"
     assert rows["filter (instagram)"]["source"] == "55.8"
     assert rows["filter (instagram)"]["hardest"] == "instagram/warm (55.0)"
+
+
+def test_two_lists_of_one_family_have_a_mean_each(monkeypatch):
+    """As the two of C-bar, which share some of their corruptions; one alone, or a part of it, is the family."""
+    monkeypatch.setitem(GROUPS, "first list", ("a", "b"))
+    monkeypatch.setitem(GROUPS, "second list", ("b", "c"))
+    kinship = Kinship(dict.fromkeys("abc", "c-bar"))
+    bits = draw([("clean", 0), ("a", 1), ("b", 1), ("c", 1)], 0.7)
+    both = summarise(rows_of(bits), kinship=kinship)["protocols"]["source"]["per_family"]
+    assert {name: one["shifts"] for name, one in both.items()} == {"first list": ["a", "b"], "second list": ["b", "c"]}
+    assert both["second list"]["accuracy"] == pytest.approx(np.mean([bits["b", 1], bits["c", 1]]))
+    one = summarise(rows_of(bits)[:3], kinship=kinship)["protocols"]["source"]["per_family"]
+    assert {name: found["shifts"] for name, found in one.items()} == {"c-bar": ["a", "b"]}
+
+
+# Groups in a file
+
+
+def darker(images):
+    return images * 0.5
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    return load_model(TinyNetwork(), mean=(0, 0, 0), std=(1, 1, 1)), load_data("digits", limit=20)
+
+
+class TinyNetwork(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.Conv2d(3, 10, 5), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+def test_groups_of_a_file_are_shifts_and_lines(small, tmp_path):
+    (tmp_path / "mine.py").write_text("def darker(images):\n    return images * 0.5\n")
+    mine = f"py:{tmp_path / 'mine.py'}:darker"
+    (tmp_path / "groups.json").write_text(
+        json.dumps({"night": ["contrast", "fog", mine], "dark": [mine], "far": ["snow"]})
+    )
+    (tmp_path / "groups.yaml").write_text(f"night: [contrast, fog, '{mine}']\ndark:\n  - '{mine}'\nfar: [snow]\n")
+    both = [
+        measure(*small, shifts=["clean", "night", "dark"], severities=[1], groups=tmp_path / f"groups.{kind}")
+        for kind in ("json", "yaml")
+    ]
+    plain = measure(*small, shifts=["clean", "contrast", "fog", {"darker": darker}], severities=[1])
+    for found in both:
+        assert [row["shift"] for row in found.rows] == ["clean", "contrast", "fog", "darker"]
+        assert found.rows == plain.rows
+        assert found.record["groups"] == {"night": ["contrast", "fog", "darker"], "dark": ["darker"]}
+        assert found.record["asked"]["groups"].startswith(str(tmp_path))
+        groups = found.summary["protocols"]["source"]["per_group"]
+        assert {name: one["shifts"] for name, one in groups.items()} == {
+            "night (corruption)": ["contrast", "fog"],
+            "night (own)": ["darker"],
+            "dark": ["darker"],
+        }
+        assert "group night (corruption)" in repr(found)
+    assert "groups" not in plain.record
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+def test_a_group_has_a_line_where_its_shifts_are_measured_by_their_names(small, tmp_path):
+    """And a later sitting, whose groups are others, goes on with the run."""
+    asked = {"shifts": ["clean", "fog", "snow"], "severities": [1], "out": tmp_path / "run", "examples": 0}
+    first = measure(*small, groups={"white": ["snow", "frost", "fog"]}, **asked)
+    assert first.summary["protocols"]["source"]["per_group"]["white"]["shifts"] == ["fog", "snow"]
+    again = measure(*small, groups={"grey": ["fog", {"darker": darker}]}, **asked)
+    assert again.rows == first.rows
+    assert list(again.record["groups"]) == ["white", "grey"]
+    assert list(again.summary["protocols"]["source"]["per_group"]) == ["white", "grey"]
+
+
+WRONG = {
+    "night: fog": "Expected the group 'night' in FILE as a list of shifts, but got 'fog'.",
+    "night: []": "Expected the group 'night' in FILE as a list of shifts, but got [].",
+    "night: [3]": "Expected the group 'night' in FILE as a list of shifts, but got [3].",
+    "3: [fog]": "Expected a name without , : and = for a group in FILE, but got 3.",
+    "'a,b': [fog]": "Expected a name without , : and = for a group in FILE, but got 'a,b'.",
+    "fog: [snow]": "The name 'fog' is taken by what ships: give the group in FILE another.",
+    "common: [snow]": "The name 'common' is taken by what ships: give the group in FILE another.",
+    "night: [fogg]": "In the group 'night': Unknown shift 'fogg'",
+    "night: [fog]\nnight: [snow]": "FILE is not YAML: the key 'night' stands twice",
+    "- fog": "Expected FILE to hold groups, NAME: [SHIFT, ...], but got ['fog'].",
+    "far: [snow]": "Expected a group, or a shift of one, in `shifts`; groups are: far.",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_groups_are_told_in_a_line(small, tmp_path, text):
+    path = tmp_path / "groups.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as told:
+        measure(*small, shifts=["clean", "fog"], severities=[1], groups=path)
+    assert str(told.value).replace(str(path), "FILE").startswith(WRONG[text])
+
+
+def test_a_file_of_groups_that_is_not_there(tmp_path):
+    (tmp_path / "bad.json").write_text("[1")
+    (tmp_path / "list.json").write_text("[1]")
+    told = {"none.yaml": "Cannot read the groups", "bad.json": "is not JSON", "list.json": "to hold groups"}
+    for name, text in told.items():
+        with pytest.raises(InputError, match=text):
+            read_groups(tmp_path / name)
+
+
+def test_the_command_takes_a_file_of_groups(run, tmp_path):
+    (tmp_path / "groups.yaml").write_text("night: [contrast, fog]\n")
+    words = [
+        "measure",
+        "--model",
+        "cifar:resnet20",
+        "--data",
+        "digits",
+        "--limit",
+        20,
+        "--shifts",
+        "clean,night,holdout",
+    ]
+    done = run(*words, "--severities", 1, "--groups", tmp_path / "groups.yaml", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert re.search(r"^group night +2 +1 +[\d.]+ \[", done.out, re.MULTILINE)
+    report = run("report", tmp_path / "run", "--format", "markdown")
+    assert "| group night | 2 | 1 |" in report.out
+    subject = group(read([tmp_path / "run"], None).measured)[0].reference
+    assert f"--groups {tmp_path / 'groups.yaml'}" in commands.measure(subject)

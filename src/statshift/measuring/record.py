@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from statshift.adapting.registry import SOURCE
@@ -38,7 +39,7 @@ def describe_plan(
     found: Mapping[str, Any],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the record; `found` is the AlexNet and what the protocols are, `asked` what of either was given."""
+    """Return the record; `found` is the AlexNet, protocols and groups, `asked` what of the former was given."""
     base, size = images.base, evaluate.batch_size
     sections: dict[str, dict[str, Any]] = {}
     for shift in shifts:
@@ -56,6 +57,7 @@ def describe_plan(
         "shifts": [shift.name for shift in shifts],
         "families": {shift.name: shift.family for shift in shifts},
         **_of_own(shifts),
+        **({"groups": found["groups"]} if found["groups"] else {}),
         "functions": describe_own(shifts),
         **sections,
         "severities": sorted(set(wanted.severities)),
@@ -79,6 +81,7 @@ def _request(
             **_request_of_styles(wanted.options.style),
             **{name: getattr(wanted.adaptation, name) for name in ("draws", "reset_every")},
             "weights": evaluate.model.weights_file,
+            "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "baseline": asked["baseline"],
             "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
             "ligs": ",".join(dict.fromkeys(wanted.ligs)),

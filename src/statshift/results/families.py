@@ -8,7 +8,7 @@ from typing import Any
 
 from statshift.results.conditions import Condition, Conditions, average_draws, mean_score
 from statshift.results.means import chosen
-from statshift.shifts.registry import MEAN_FAMILIES, WITHOUT_MEAN, family_of, mean_family
+from statshift.shifts.registry import GROUPS, MEAN_FAMILIES, WITHOUT_MEAN, family_of, mean_family
 from statshift.tasks.row import Row
 from statshift.tasks.task import Task
 
@@ -63,8 +63,9 @@ def family_means(
     """Return `per_family`, and `per_group` and `per_set` where there are any.
 
     A mean counts each condition alike. Corruptions are the benchmark's 15; the hold-out ones and a user's have means
-    of their own. A user's group has one for each of its families. Shifts with sets of images of their own have a
-    mean where they are parts of one collection, COLLECTION/PART, image by image; others stand alone.
+    of their own, and so have two published lists of one family. A user's group has one for each of its families.
+    Shifts with sets of images of their own have a mean where they are parts of one collection, COLLECTION/PART, image
+    by image; others stand alone.
 
     Args:
         conditions: a protocol's rows.
@@ -82,6 +83,7 @@ def family_means(
             families.setdefault(place, []).append(name)
     order = [*MEAN_FAMILIES]
     ordered = sorted(families, key=lambda one: order.index(one) if one in order else len(order))
+    listed = {name: members for family in ordered for name, members in _by_list(family, families[family]).items()}
     groups: dict[str, list[str]] = {}
     for group, members in kinship.groups.items():
         there = [name for name in members if places.get(name) is not None]
@@ -91,7 +93,7 @@ def family_means(
             groups[group if len(parts) == 1 else f"{group} ({family})"] = own
     alone = [name for name, place in places.items() if place is None and name not in kinship.beside.values()]
     found = {
-        "per_family": {name: _mean(side, families[name]) for name in ordered},
+        "per_family": {name: _mean(side, members) for name, members in listed.items()},
         "per_group": {name: _mean(side, members) for name, members in groups.items()},
         "per_set": {name: _set(side, name, kinship) for name in alone},
     }
@@ -106,6 +108,15 @@ def _place(name: str, family: str, conditions: Conditions) -> str | None:
         return mean_family(name, family)
     collection, part, _ = name.partition("/")
     return f"{family} ({collection})" if part else None
+
+
+def _by_list(family: str, shifts: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Return the shifts of a family by its lists, where several that ship make it up and none is all of it."""
+    lists = {group: members for group, members in GROUPS.items() if {*members} <= {*shifts}}
+    whole = {name for members in lists.values() for name in members} == {*shifts}
+    if len(lists) < 2 or not whole or any({*members} == {*shifts} for members in lists.values()):
+        return {family: shifts}
+    return dict(lists)
 
 
 def _mean(side: _Side, members: Collection[str]) -> dict[str, Any]:
