@@ -18,7 +18,7 @@ from statshift.measuring.run import Measurement, Progress, run_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
 from statshift.shifts.conditions import Shifts
-from statshift.shifts.groups import Groups
+from statshift.shifts.groups import NamedShifts
 from statshift.shifts.shift import CorruptionOptions
 from statshift.tasks.task import Task
 
@@ -46,7 +46,7 @@ def measure(
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
     task: str | Task | None = None,
-    groups: str | Path | Groups | None = None,
+    groups: str | Path | NamedShifts | None = None,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 

@@ -81,13 +81,13 @@ def _request(
             **_request_of_styles(wanted.options.style),
             **{name: getattr(wanted.adaptation, name) for name in ("draws", "reset_every")},
             "weights": evaluate.model.weights_file,
-            "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "baseline": asked["baseline"],
             "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
             "ligs": ",".join(dict.fromkeys(wanted.ligs)),
             "functions": places_of({shift.name: shift.code() for shift in shifts})
             | {shift.name: TYPED[shift.name] for shift in shifts if shift.name in TYPED},
             "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
+            "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "available": len(base.source),
         }
     )

@@ -1,4 +1,4 @@
-"""Groups of shifts that a user makes, in a file or in Python: one name for several."""
+"""NamedShifts of shifts that a user makes, in a file or in Python: one name for several."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from statshift.shifts.conditions import Asked, Shifts, import_shift, resolve
 from statshift.shifts.registry import GROUPS, SHIFTS
 from statshift.shifts.shift import CorruptionOptions, Shift
 
-Groups = Mapping[str, Sequence[Asked]]
+NamedShifts = Mapping[str, Sequence[Asked]]
 """By its name, what each group is of: as in `Shifts`, but no other of the user's groups."""
 
 FORM = "groups, NAME: [SHIFT, ...]"
 
 
-def read_groups(given: str | Path | Groups | None) -> dict[str, list[Asked]]:
+def read_groups(given: str | Path | NamedShifts | None) -> dict[str, list[Asked]]:
     """Return the groups of a YAML or JSON file, or of a mapping; what py:FILE:NAME names is imported, once.
 
     Raises:
@@ -39,7 +39,7 @@ def read_groups(given: str | Path | Groups | None) -> dict[str, list[Asked]]:
     return groups
 
 
-def spell_out(shifts: Shifts, groups: Groups) -> Shifts:
+def spell_out(shifts: Shifts, groups: NamedShifts) -> Shifts:
     """Return shifts with a user's groups spelled out, nothing in them twice."""
     if isinstance(shifts, Mapping | Shift) or not groups:
         return shifts
@@ -51,7 +51,7 @@ def spell_out(shifts: Shifts, groups: Groups) -> Shifts:
 
 
 def names_of_groups(
-    groups: Groups, chosen: Sequence[Shift], how: CorruptionOptions, offered: Mapping[str, Shift]
+    groups: NamedShifts, chosen: Sequence[Shift], how: CorruptionOptions, offered: Mapping[str, Shift]
 ) -> dict[str, list[str]]:
     """Return by group the names of its shifts, of the groups that have one among the chosen.
 
