@@ -446,3 +446,14 @@ def test_the_command_takes_a_file_of_groups(run, tmp_path):
     assert "| group night | 2 | 1 |" in report.out
     subject = group(read([tmp_path / "run"], None).measured)[0].reference
     assert f"--groups {tmp_path / 'groups.yaml'}" in commands.measure(subject)
+
+
+@pytest.mark.parametrize(("families", "mean"), [(["filter"] * 3, True), (["filter", "filter", "style"], False)])
+def test_filters_alone_have_a_mean_in_the_summary(tmp_path, families, mean):
+    """Which is none where they stand beside another family."""
+    bits = {one: right for one, right in mixed_bits().items() if one in [("clean", 0), *FILTERS]}
+    kinds = {"clean": "clean"} | dict(zip(("warm", "cold", "grey"), families, strict=True))
+    page = build_report(write_run(tmp_path / "run", record_of(families=kinds, shifts=[*kinds]), rows_of(bits)))
+    figures = {one.label: one.value for one in page.verdicts[0].figures}
+    told = {"mean of warm, cold, grey": pytest.approx(np.mean([bits[one] for one in FILTERS]))} if mean else {}
+    assert {name: value for name, value in figures.items() if name != "clean accuracy"} == told
