@@ -51,6 +51,7 @@ FLAGS = {
     "--format": "report",
     "--frost": "measure, corrupt",
     "--gamma": "harden",
+    "--groups": "measure",
     "--ignore-index": "measure, harden, train, attack",
     "--image": "corrupt",
     "--images": "visualise",

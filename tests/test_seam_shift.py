@@ -124,6 +124,9 @@ def test_one_mean_is_over_one_family():
     assert averaged({"a": "style", "b": "style"}) == ["a", "b"]
     assert averaged({"a": "style", "b": "own"}) == []
     assert averaged({"clean": "clean"}) == []
+    held_out = {"saturate": "corruption", "spatter": "corruption", "mine": "own"}
+    assert averaged({"fog": "corruption", **held_out}) == ["fog"]
+    assert averaged(held_out) == ["saturate", "spatter"]
     assert [family_of(name) for name in ("fog", "pgd-l2:0.1:3", "mine", "clean")] == [
         *("corruption", "attack", "own", "clean"),
     ]
@@ -199,6 +202,7 @@ def test_a_set_of_images_stands_alone(own, model, digits):
     assert (source["images"], len(source["set"])) == (25, 16)
     assert bits(source).tolist() == right(model, images.flip(-1), labels).tolist()
     assert adapted["images"] == 25 - 8
+    adapted_places = np.delete(np.arange(25), adapted["adapted_on"])
     assert adapted["adapted_on"] == adaptation_positions(np.arange(25), 8, 0, 0).tolist()
     assert [row for row in found.rows if row["shift"] != "mirrored"] == without.rows
     told = found.summary["protocols"]["source"]["per_shift"].pop("mirrored")
@@ -207,6 +211,10 @@ def test_a_set_of_images_stands_alone(own, model, digits):
     paired = found.summary["protocols"]["replace"]
     assert paired["per_shift"].pop("mirrored")["images"] == 17
     assert paired["paired_source"]["per_shift"].pop("mirrored")["images"] == 17
+    alone = found.summary["protocols"]["source"].pop("per_set")["mirrored"]
+    assert (alone["family"], alone["images"], alone["accuracy"]) == ("natural", 25, told["accuracy"])
+    again = paired.pop("per_set")["mirrored"]
+    assert again["gain"]["accuracy"] == pytest.approx(again["accuracy"] - bits(source)[adapted_places].mean())
     assert found.summary == without.summary
     assert found.record["sets"]["mirrored"]["images"] == 25
     assert found.record["data"] == without.record["data"]

@@ -23,6 +23,7 @@ def measure_command(
     shifts: Annotated[
         str | None, o.shifts(", attacks such as pgd-linf:1/255", "clean,common, or those that the data store")
     ] = None,
+    groups: o.Groups = None,
     severities: o.Severities = "1,2,3,4,5",
     rectify: Annotated[
         str | None,
@@ -161,6 +162,7 @@ def measure_command(
             ligs=o.split(ligs or ""),
             examples=examples,
             task=task,
+            groups=groups,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

@@ -163,6 +163,10 @@ Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes that decode image files; default one a core with a GPU, else none.")
 ]
+Groups = Annotated[
+    Path | None,
+    typer.Option(help="YAML or JSON file of groups, NAME: [SHIFT, ...], that --shifts may name and tables have."),
+]
 Severities = Annotated[str, typer.Option(help="Of 1 to 5, separated by commas.")]
 Seed = Annotated[int, typer.Option(help="Of every random draw.")]
 Table = Annotated[str | None, typer.Option(help="Constants: imagenet or cifar; by default CIFAR's below 64 px.")]

@@ -11,13 +11,16 @@ if TYPE_CHECKING:
 
 
 def summary_text(found: Mapping[str, Any]) -> str:
-    """Return the tables of a run, one for each protocol, and one that puts the protocols beside the source."""
+    """Return the tables of a run, one for each protocol, one by family, and one of the protocols beside the source."""
+    from statshift.cli.families import families_text
     from statshift.results.worded import as_accuracy, reworded
 
     headline = found.get("headline", "accuracy")
     summary = as_accuracy(found, headline)
-    texts = [_protocol_text(name, protocol, summary) for name, protocol in summary["protocols"].items()]
-    text = "\n\n".join([*texts, *_gains(summary["protocols"]), *_similarities(summary.get("ligs", {}))])
+    protocols = summary["protocols"]
+    texts = [_protocol_text(name, protocol, summary) for name, protocol in protocols.items()]
+    more = [*families_text(protocols), *_gains(protocols), *_similarities(summary.get("ligs", {}))]
+    text = "\n\n".join([*texts, *more])
     return reworded(text, headline)
 
 

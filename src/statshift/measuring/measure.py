@@ -18,6 +18,7 @@ from statshift.measuring.run import Measurement, Progress, run_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
 from statshift.shifts.conditions import Shifts
+from statshift.shifts.groups import NamedShifts
 from statshift.shifts.shift import CorruptionOptions
 from statshift.tasks.task import Task
 
@@ -45,6 +46,7 @@ def measure(
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
     task: str | Task | None = None,
+    groups: str | Path | NamedShifts | None = None,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -90,6 +92,8 @@ def measure(
         task: what the labels are of: "classification", "subset" (among the classes that the data have), "segmentation",
             a `Task`, or py:FILE:NAME; see `statshift.tasks`. By default segmentation of data with label maps, else
             classification.
+        groups: {"name": [shifts]}, or a YAML or JSON file of it: names that `shifts` may hold too, each with a mean of
+            its own beside those of the families, within each family that it is of.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -99,6 +103,6 @@ def measure(
     """
     options = options or CorruptionOptions()
     how = (options if seed is None else replace(options, seed=seed), corrupt_at, data_options or {})
-    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
+    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task, groups)
     setup = Setup(batch_size, device, dtype, compiled)
     return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)

@@ -31,6 +31,7 @@ from statshift.norms.layers import evaluating
 from statshift.results import RunResult
 from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition, conditions, resolve
+from statshift.shifts.groups import names_of_groups, read_groups, spell_out
 from statshift.shifts.shift import CLEAN, Shift, of_clean_images
 from statshift.shifts.stored import offered, usual
 from statshift.tasks.task import Task
@@ -94,8 +95,8 @@ def make_plan(
     protocols = resolve_protocols(wanted.rectify)
     device, ligs = find_device(setup.device), [LigsOptions(name) for name in dict.fromkeys(wanted.ligs)]
     there = offered(data)
-    asked = usual(data) if wanted.shifts is None else wanted.shifts
-    chosen = resolve(asked, wanted.options, there)
+    groups = read_groups(wanted.groups)
+    chosen = resolve(spell_out(usual(data) if wanted.shifts is None else wanted.shifts, groups), wanted.options, there)
     if ligs and not of_clean_images(chosen):
         raise InputError(f"Expected clean images to measure LIGS on, but {data} stores shifted ones.")
     todo = conditions(chosen, wanted.severities)
@@ -128,7 +129,7 @@ def make_plan(
         wanted,
         setup,
         task,
-        {"alexnet": table, "protocols": described},
+        {"alexnet": table, "protocols": described, "groups": names_of_groups(groups, chosen, wanted.options, there)},
         {"baseline": baseline, "alexnet": alexnet},
     )
     reference = None if baseline is None else read_baseline(baseline, record)

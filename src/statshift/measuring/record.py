@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from statshift.adapting.registry import SOURCE
@@ -38,7 +39,7 @@ def describe_plan(
     found: Mapping[str, Any],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the record; `found` is the AlexNet and what the protocols are, `asked` what of either was given."""
+    """Return the record; `found` is the AlexNet, protocols and groups, `asked` what of the former was given."""
     base, size = images.base, evaluate.batch_size
     sections: dict[str, dict[str, Any]] = {}
     for shift in shifts:
@@ -56,6 +57,7 @@ def describe_plan(
         "shifts": [shift.name for shift in shifts],
         "families": {shift.name: shift.family for shift in shifts},
         **_of_own(shifts),
+        **({"groups": found["groups"]} if found["groups"] else {}),
         "functions": describe_own(shifts),
         **sections,
         "severities": sorted(set(wanted.severities)),
@@ -85,6 +87,7 @@ def _request(
             "functions": places_of({shift.name: shift.code() for shift in shifts})
             | {shift.name: TYPED[shift.name] for shift in shifts if shift.name in TYPED},
             "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
+            "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "available": len(base.source),
         }
     )

@@ -20,6 +20,7 @@ from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
 from statshift.measuring.showing import data_frame, measurement_text
 from statshift.results import Row, Run, baseline_errors, open_run, row_key, summarise
+from statshift.results.families import kinship_of
 from statshift.results.typed import Summary
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
@@ -86,7 +87,7 @@ def run_plan(plan: Plan, out: str | Path | None, progress: Tell | None) -> Measu
                 run.path, plan.evaluate.model, plan.images.base, plan.conditions, plan.shifts, plan.seed, pictured
             )
         _measure_all(plan, run, rows, todo, looks, passes, processes.from_first(shown))
-        summary = _summary(plan, rows, run.path / "ligs.json" if run else None)
+        summary = _summary(plan, run, rows)
         if run:
             run.write_summary(summary)
     return Measurement(run.record if run else plan.record, rows, summary, None if out is None else Path(out))
@@ -165,15 +166,16 @@ def _measure_all(
             look.add(plan.evaluate, images, condition)
 
 
-def _summary(plan: Plan, rows: Sequence[Row], ligs: Path | None) -> Summary:
+def _summary(plan: Plan, run: Run | None, rows: Sequence[Row]) -> Summary:
     """Return what the rows add up to, with LIGS, which an earlier sitting may have kept in a file."""
-    reference = plan.reference
+    reference, ligs = plan.reference, run.path / "ligs.json" if run else None
     summary = summarise(
         rows,
         table=plan.record["alexnet"],
         baseline=baseline_errors(reference.rows, task=plan.task) if reference else None,
         class_counts=plan.record["data"].get("class_counts", []),
         task=plan.task,
+        kinship=kinship_of(run.record if run else plan.record),
     )
     if similar := measure_ligs(plan.evaluate, plan.images.base, plan.ligs, ligs, plan.seed, plan.task):
         summary["ligs"] = similar

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
 from statshift.measuring.loading import Dtype, dtype_name
 from statshift.shifts.conditions import Shifts
+from statshift.shifts.groups import NamedShifts
 from statshift.shifts.shift import CorruptionOptions
 from statshift.tasks.task import Task
 
@@ -31,6 +33,7 @@ class Wanted:
     ligs: Sequence[str]
     examples: int
     task: str | Task | None = None
+    groups: str | Path | NamedShifts | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:

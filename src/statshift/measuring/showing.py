@@ -5,13 +5,14 @@ from importlib import import_module
 from typing import Any
 
 from statshift._core.errors import InputError
-from statshift._core.tables import percent, short_table
+from statshift._core.tables import percent, short_table, table
 from statshift.results import Row
+from statshift.results.family_rows import family_rows, is_telling
 from statshift.results.worded import as_accuracy, spelt
 
 
 def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """Return a line of what was measured, and a table of each protocol's accuracies in %."""
+    """Return a line of what was measured, and tables of each protocol's accuracies in %: the means, and by family."""
     headline = summary.get("headline", "accuracy")
     summary = as_accuracy(summary, headline)
     rows = [["protocol", "images", "clean", "shifted", "mean over"]]
@@ -22,7 +23,16 @@ def measurement_text(record: Mapping[str, Any], summary: Mapping[str, Any]) -> s
         count = one.get("images", summary["images"])
         rows.append([name, str(count), *map(percent, (one["clean_accuracy"], mean)), "-" if mean is None else over])
     model, data = record["model"]["spec"], record["data"]["spec"]
-    return f"Measurement of {model} on {data}: {spelt(headline)} in %\n{short_table(rows)}"
+    text = f"Measurement of {model} on {data}: {spelt(headline)} in %\n{short_table(rows)}"
+    families = family_rows([*summary["protocols"].values()])
+    if not is_telling(families):
+        return text
+    lines = [["family", "shifts", "severities", *summary["protocols"]]]
+    for row in families:
+        lines.append(
+            [row.label, row.count, row.levels, *(percent(one["accuracy"] if one else None) for one in row.found)]
+        )
+    return f"{text}\n\n{table(lines)}"
 
 
 def difference_text(

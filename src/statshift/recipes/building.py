@@ -9,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from statshift._core.errors import InputError, unknown
+from statshift._core.strict import shown_value
 from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.registry import METHODS
@@ -16,7 +17,6 @@ from statshift.hardening.training import TrainingOptions
 from statshift.measuring.loading import Dtype
 from statshift.recipes.networks import Network
 from statshift.recipes.parts import DataPart
-from statshift.recipes.strict import shown_value
 from statshift.recipes.writing import ADAPTATION, TRAINING
 
 WRONG = object()

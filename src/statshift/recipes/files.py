@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from statshift._core.errors import InputError, unknown
+from statshift._core.strict import load_strictly
 from statshift.adapting.options import AdaptationOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.recipes.analyses.registry import ANALYSES
@@ -15,7 +16,6 @@ from statshift.recipes.configuration import Recipe
 from statshift.recipes.domains import DomainRecipe
 from statshift.recipes.faults import RecipeError
 from statshift.recipes.measuring import MeasuringRecipe
-from statshift.recipes.strict import load_strictly
 from statshift.recipes.training import TrainingRecipe
 from statshift.recipes.writing import ADAPTATION, SECTIONS, TRAINING
 

@@ -8,7 +8,18 @@ from warnings import warn
 
 from statshift._core.errors import InputError, ReportWarning
 from statshift._core.files import replacing
-from statshift.report import attacks, changes, classes, layers, pictures, records, severities, trainings, worst
+from statshift.report import (
+    attacks,
+    changes,
+    classes,
+    families,
+    layers,
+    pictures,
+    records,
+    severities,
+    trainings,
+    worst,
+)
 from statshift.report.advice import advice
 from statshift.report.best import best, headline
 from statshift.report.cautions import warnings
@@ -129,6 +140,7 @@ def _page(survey: Survey, title: str | None) -> Page:
     measured, groups, compared = survey.material.measured, survey.groups, survey.changes
     models = list(dict.fromkeys(short_spec(one.record["model"]) for found in groups for one in found.sources))
     sections = (
+        families.section(groups, compared),
         severities.section(groups, compared),
         classes.section(groups, compared),
         changes.section(groups, compared),

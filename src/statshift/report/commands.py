@@ -38,7 +38,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
         parts += ["--corrupt-at", "model"]
     elif not asked and (preprocessing.get("resize"), preprocessing.get("crop")) not in BY_AUTHORS:
         parts += _given(preprocessing, "resize", "crop")
-    parts += [*loading(record), *_given(asked, "split", "task", "table", "baseline", "alexnet", "ligs")]
+    parts += [*loading(record), *_given(asked, "split", "groups", "task", "table", "baseline", "alexnet", "ligs")]
     parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
     parts += _given(asked, "decoder", "styles", "encoder", "alpha", "style_size")
     parts += ["--reencode"] if corruption.get("reencode") else []

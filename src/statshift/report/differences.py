@@ -138,6 +138,18 @@ def _change(before: Subject, after: Subject, over: tuple[Condition, ...]) -> Cha
     return Change(before, after, comparison, partial, over, shifts)
 
 
+def difference_over(before: Subject, after: Subject, wanted: Sequence[Condition]) -> Difference | None:
+    """Return the difference of the mean scores over conditions, image by image.
+
+    It is None where there is no condition, one of the two lacks one, or their sets of images are not equally large.
+    """
+    first, second = _over_the_same(before, after, wanted)
+    if not wanted or any(one not in second for one in wanted):
+        return None
+    images = {row["images"] + len(row.get("left_out", [])) for one in wanted for row in second[one]}
+    return _of(first, second, wanted, after.task) if len(images) == 1 else None
+
+
 def _of(first: Conditions, second: Conditions, wanted: Sequence[Condition], task: Task) -> Difference:
     """Return the difference of the mean scores over conditions, each counted alike."""
     (before, weights), (after, _) = chosen(first, wanted), chosen(second, wanted)
@@ -149,10 +161,14 @@ def _set(conditions: Conditions, condition: Condition) -> str | None:
     return conditions[condition][0].get("set")
 
 
-def _over_the_same(before: Subject, after: Subject) -> tuple[Conditions, Conditions]:
+def _over_the_same(
+    before: Subject, after: Subject, wanted: Sequence[Condition] | None = None
+) -> tuple[Conditions, Conditions]:
     """Return the rows of the conditions that both have, by draw and over the images that both rows have."""
     sides: tuple[Conditions, Conditions] = {}, {}
     for condition, draws in after.conditions.items():
+        if wanted is not None and condition not in wanted:
+            continue
         pairs = pair_rows(before.conditions.get(condition, []), draws, after.task)
         if pairs:
             for side, rows in zip(sides, zip(*pairs, strict=True), strict=True):

@@ -11,6 +11,7 @@ from statshift._core.storage import read_json
 from statshift.report.damage import DamagedError, check_images_of, check_record, check_row, damaged
 from statshift.report.words import short
 from statshift.results import RunResult, find_runs, read_run, summarise
+from statshift.results.families import kinship_of
 from statshift.results.worded import as_accuracy
 from statshift.shifts.registry import COMMON
 from statshift.tasks.choice import task_of
@@ -200,6 +201,7 @@ def _add_up(run: RunResult, given: str | Task | None) -> Measured:
             baseline=baseline,
             class_counts=run.record["data"].get("class_counts"),
             task=task,
+            kinship=kinship_of(run.record),
         )
         return Measured(run, as_accuracy(summary, task.headline), reference, task)
 

@@ -11,7 +11,7 @@ from statshift.report.subjects import Group
 from statshift.report.words import short
 
 LONGEST_VALUE = 200
-TOLD = ("families", "own_severities", "titles")
+TOLD = ("families", "groups", "own_severities", "titles")
 """What a record says of shifts, which differs where they do."""
 
 

@@ -13,7 +13,7 @@ from statshift.measuring.compare import comparable_fields, differing_fields
 from statshift.report.reading import Measured
 from statshift.report.words import short
 from statshift.results.conditions import Condition, Conditions, by_condition
-from statshift.shifts.registry import COMMON, HOLDOUT, KINDS, averaged, family_of
+from statshift.shifts.registry import COMMON, HOLDOUT, KINDS, WITHOUT_MEAN, averaged, family_of, mean_family
 from statshift.tasks.task import Task
 
 ORIGINAL = "original"
@@ -147,7 +147,8 @@ class Group:
     def shared(self) -> tuple[Condition, ...]:
         """The conditions that every subject with a shift was measured under, of one family: means over them compare.
 
-        These are common corruptions, or else hold-out ones, or else a single shift; () where nothing is shared.
+        These are common corruptions, or else hold-out ones, or else those of one other family that ships, made of the
+        run's images, or else a single shift; () where nothing is shared.
         """
         shifted = [subject for subject in self.subjects if subject.shifts]
         for wanted in ("common", "holdout", "other"):
@@ -156,9 +157,15 @@ class Group:
             ]
             first, *others = of_kind or [[]]
             found = tuple(one for one in first if all(one in other for other in others))
-            if found and (wanted != "other" or len({shift for shift, _ in found}) == 1):
+            if found and (wanted != "other" or len({shift for shift, _ in found}) == 1 or self._of_one(found)):
                 return found
         return ()
+
+    def _of_one(self, conditions: Sequence[Condition]) -> bool:
+        """Return whether conditions that all subjects have are of one family that ships, and of the run's images."""
+        families = {mean_family(shift, self.families[shift]) for shift, _ in conditions}
+        own_images = any("set" in subject.conditions[one][0] for subject in self.subjects for one in conditions)
+        return len(families) == 1 and not families & {"own", "own corruption", *WITHOUT_MEAN} and not own_images
 
     @property
     def data(self) -> str:

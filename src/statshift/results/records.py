@@ -15,7 +15,10 @@ FREE = ("environment", "model.made_by", "asked")
 """Fields of a record that may differ between two sittings: versions, device, batch size, workers; who made the
 weights, whose hash must be the same; and the words in which it was asked for, by which a report repeats it."""
 
-GROWING = ("shifts", "families", "own_severities", "titles", "attacks", "stylised", "sets", "severities", "protocols")
+GROWING = (
+    *("shifts", "families", "groups", "own_severities", "titles", "attacks", "stylised", "sets", "severities"),
+    "protocols",
+)
 """Keys whose lists or mappings a later sitting may extend; the record keeps the union."""
 
 

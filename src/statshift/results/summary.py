@@ -26,6 +26,7 @@ from statshift.results.conditions import (
     paired_source,
     summed_errors,
 )
+from statshift.results.families import UNTOLD, Kinship, family_means
 from statshift.results.means import BENCHMARK, measured_mean
 from statshift.results.typed import MeanOver, ProtocolSummary, ShiftSummary, Summary
 from statshift.tasks.classification import CLASSIFICATION
@@ -41,6 +42,7 @@ def summarise(
     common: Sequence[str] = BENCHMARK,
     class_counts: Sequence[int] | None = None,
     task: Task = CLASSIFICATION,
+    kinship: Kinship = UNTOLD,
 ) -> Summary:
     """Add up a run's rows; what they do not suffice for is None, never a mean over fewer conditions.
 
@@ -57,9 +59,11 @@ def summarise(
         common: names of the benchmark's corruptions.
         class_counts: images by class, for `per_class_accuracy`.
         task: what the rows are of; the measures are its.
+        kinship: the shifts' families and groups, and which sets of images have clean ones beside them.
 
     Returns:
-        JSON types; fractions in [0,1], cross-entropy in nats, CE and mCE as ratios (1.0 is the baseline's). Adapted
+        JSON types; fractions in [0,1], cross-entropy in nats, CE and mCE as ratios (1.0 is the baseline's). Means
+        `per_family` are told apart, and none is over two families; see `family_means`. Adapted
         protocols also have `paired_source`, the same fields of the source over exactly their images; `gain`, their
         mean accuracy less the source's, with a paired interval; and the means of each draw with their deviation.
 
@@ -71,7 +75,7 @@ def summarise(
         raise InputError(f"Expected rows over the same images, but got numbers of images {sorted(counts)}.")
     divisor = alexnet_errors(table) if baseline is None else baseline
     alexnet = f"alexnet:{table}" if table else None
-    how = _How(common, divisor, class_counts, task)
+    how = _How(common, divisor, class_counts, task, kinship)
     summary: Summary = {
         "images": counts.pop(),
         "relative_to": alexnet if baseline is None else "baseline",
@@ -138,6 +142,7 @@ class _How:
     divisor: Mapping[str, float]
     class_counts: Sequence[int] | None
     task: Task
+    kinship: Kinship
 
 
 def _summarise_adapted(conditions: Conditions, how: _How) -> ProtocolSummary:
@@ -145,7 +150,7 @@ def _summarise_adapted(conditions: Conditions, how: _How) -> ProtocolSummary:
     summary = _summarise_protocol(conditions, how)
     rows = [row for draws in conditions.values() for row in draws]
     if not all("paired_source" in row for row in rows):
-        return summary
+        return cast(ProtocolSummary, {**summary, **_of_families(conditions, summary, how)})
     paired, task = paired_source(conditions), how.task
     gain, mean = None, f"mean_{task.headline}"
     if not missing_conditions(conditions, how.common):
@@ -161,7 +166,24 @@ def _summarise_adapted(conditions: Conditions, how: _How) -> ProtocolSummary:
         "measured_mean": measured_mean(conditions, how.common, paired, task),
         "paired_source": _summarise_protocol(paired, how),
     }
-    return cast(ProtocolSummary, {**summary, **added})
+    whole = {**summary, **added}
+    return cast(ProtocolSummary, {**whole, **_of_families(conditions, whole, how, paired)})
+
+
+def _of_families(
+    conditions: Conditions, summary: Mapping[str, Any], how: _How, paired: Conditions | None = None
+) -> dict[str, Any]:
+    """Return the means by family; that of the common corruptions is the summary's."""
+    headline, some = how.task.headline, summary["measured_mean"]
+    there = frozenset(one for one in conditions if one[0] in how.common and one[1] in SEVERITIES)
+    known: dict[str, Any] = {}
+    if some:
+        known = {name: some[name] for name in (headline, "interval", "gain") if name in some}
+    elif summary[f"mean_{headline}"] is not None:
+        known = {headline: summary[f"mean_{headline}"], "interval": summary["mean_interval"]}
+        if gain := summary.get("gain"):
+            known["gain"] = {headline: gain[f"mean_{headline}"], "interval": gain["interval"]}
+    return family_means(conditions, how.kinship, how.task, paired, {there: known} if known else {})
 
 
 def _means_by_draw(conditions: Conditions, how: _How) -> list[float]:

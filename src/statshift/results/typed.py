@@ -35,7 +35,8 @@ class ProtocolSummary(TypedDict, total=False):
     """One protocol; what there is not enough of is None.
 
     The fields of measures, `clean_` and `mean_`, are those of classification and of segmentation; of another task they
-    have the names of its measures. Those from `images` on are of an adapted protocol.
+    have the names of its measures. `per_family`, `per_group` and `per_set` are what `family_means` returns. Those from
+    `images` on are of an adapted protocol.
     """
 
     clean_miou: float | None
@@ -66,6 +67,9 @@ class ProtocolSummary(TypedDict, total=False):
     mce_interval: list[float] | None
     relative_mce: float | None
     per_shift: dict[str, ShiftSummary]
+    per_family: dict[str, dict[str, Any]]
+    per_group: dict[str, dict[str, Any]]
+    per_set: dict[str, dict[str, Any]]
     images: int
     draws: int
     mean_accuracy_by_draw: list[float]

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from statshift.results.family_rows import FAMILY_SECTIONS
+
 T = TypeVar("T")
 
 SPELT = {"miou": "mIoU", "per_image_miou": "mIoU by image"}
@@ -24,14 +26,21 @@ def _protocol(found: Mapping[str, Any], headline: str) -> dict[str, Any]:
     renamed = _renamed(found, headline)
     renamed["per_shift"] = {shift: _renamed(one, headline) for shift, one in found["per_shift"].items()}
     if renamed["measured_mean"]:
-        renamed["measured_mean"] = _renamed(found["measured_mean"], headline)
-        if "gain" in renamed["measured_mean"]:
-            renamed["measured_mean"]["gain"] = _renamed(found["measured_mean"]["gain"], headline)
+        renamed["measured_mean"] = _mean(found["measured_mean"], headline)
     if renamed.get("gain"):
         renamed["gain"] = _renamed(found["gain"], headline)
+    for section in FAMILY_SECTIONS:
+        if section in found:
+            renamed[section] = {name: _mean(one, headline) for name, one in found[section].items()}
     if "paired_source" in found:
         renamed["paired_source"] = _protocol(found["paired_source"], headline)
     return renamed
+
+
+def _mean(found: Mapping[str, Any], headline: str) -> dict[str, Any]:
+    """Return a mean in which the parts that are figures too are renamed."""
+    parts = {name: _mean(one, headline) if isinstance(one, Mapping) else one for name, one in found.items()}
+    return _renamed(parts, headline)
 
 
 def _renamed(found: Mapping[str, Any], headline: str) -> dict[str, Any]:

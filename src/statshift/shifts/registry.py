@@ -148,15 +148,41 @@ KINDS = {kind: members(SHIFTS, kind) for kind in ("noise", "blur", "weather", "d
 """The corruptions by kind."""
 
 
+MEAN_FAMILIES = {
+    "corruption": "corruption",
+    "holdout": "held-out corruption",
+    "own corruption": "own corruption",
+    "c-bar": "c-bar",
+    "filter": "filter",
+    "style": "style",
+    "natural": "natural",
+    "attack": "attack",
+    "own": "own",
+}
+"""Families that means are over, in order, as a table calls them: corruptions are the benchmark's 15 alone."""
+
+WITHOUT_MEAN = ("natural",)
+"""Families without a mean: each member shows other things."""
+
+
+def mean_family(name: str, family: str) -> str:
+    """Return the family whose mean a shift counts in: its own, but of corruptions that are not of the 15 another."""
+    if family != "corruption" or name in COMMON:
+        return family
+    return "holdout" if name in HOLDOUT else "own corruption"
+
+
 def averaged(families: Mapping[str, str]) -> list[str]:
     """Return the shifts that one mean may be over, of shifts with their families: those of a single family.
 
-    That is the corruptions, where there are any; none where families stand side by side without corruptions.
+    That is the common corruptions, where there are any, else others; none where families stand side by side without
+    corruptions.
     """
-    there = [name for name, family in families.items() if family != "clean"]
-    chosen = "corruption" if "corruption" in families.values() else families[there[0]] if there else ""
-    of_one = [name for name in there if families[name] == chosen]
-    return of_one if chosen == "corruption" or len(of_one) == len(there) else []
+    there = {name: mean_family(name, family) for name, family in families.items() if family != "clean"}
+    corruptions = [family for family in ("corruption", "holdout", "own corruption") if family in there.values()]
+    chosen = [*corruptions, *there.values()][:1]
+    of_one = [name for name, family in there.items() if family in chosen]
+    return of_one if corruptions or len(of_one) == len(there) else []
 
 
 def family_of(name: str) -> str:

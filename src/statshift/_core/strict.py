@@ -1,4 +1,4 @@
-"""YAML as recipes have it: a mapping, in which no key stands twice and nothing runs."""
+"""YAML as users write it: a mapping, in which no key stands twice and nothing runs."""
 
 import reprlib
 from collections import Counter
@@ -9,14 +9,14 @@ from statshift._core.errors import InputError
 SHORT = reprlib.Repr()
 """How a wrong value is shown: a few lines of YAML may stand for gigabytes."""
 
-LONGEST_RECIPE, DEEPEST_RECIPE = 1 << 20, 50
-"""Characters and levels of a recipe, at most."""
+LONGEST_YAML, DEEPEST_YAML = 1 << 20, 50
+"""Characters and levels of a file, at most."""
 
 SHORT.maxlevel, SHORT.maxstring, SHORT.maxother = 2, 80, 80
 
 
-def load_strictly(text: str, where: str) -> dict[str, Any]:
-    """Return the mapping that a text holds."""
+def load_strictly(text: str, where: str, what: str = "a recipe, names and values") -> dict[Any, Any]:
+    """Return the mapping that a text holds; errors say where it stands and what it should be."""
     import yaml
 
     class Strict(yaml.SafeLoader):
@@ -35,7 +35,7 @@ def load_strictly(text: str, where: str) -> dict[str, Any]:
         told = " ".join(str(error).replace('in "<unicode string>", ', "in ").split())
         raise InputError(f"{where} is not YAML: {told.rstrip('. ^')}.") from error
     if not isinstance(content, dict):
-        raise InputError(f"Expected {where} to hold a recipe, names and values, but got {shown_value(content)}.")
+        raise InputError(f"Expected {where} to hold {what}, but got {shown_value(content)}.")
     return content
 
 
@@ -47,15 +47,15 @@ def shown_value(value: Any) -> str:
 
 
 def _check_size(text: str) -> None:
-    """Check that a text is no longer, and nested no deeper, than a recipe is; the first level too many ends the look.
+    """Check that a text is no longer, and nested no deeper, than a file may be; the first level too many ends the look.
 
     Raises:
         ValueError: it is.
     """
     import yaml
 
-    if len(text) > LONGEST_RECIPE:
-        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST_RECIPE:,}")
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST_YAML:,}")
     starts = (
         *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
         *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
@@ -64,5 +64,5 @@ def _check_size(text: str) -> None:
     depth = 0
     for token in yaml.scan(text):
         depth += isinstance(token, starts) - isinstance(token, ends)
-        if depth > DEEPEST_RECIPE:
-            raise ValueError(f"it is nested deeper than {DEEPEST_RECIPE} levels, in line {token.start_mark.line + 1}")
+        if depth > DEEPEST_YAML:
+            raise ValueError(f"it is nested deeper than {DEEPEST_YAML} levels, in line {token.start_mark.line + 1}")
