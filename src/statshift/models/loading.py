@@ -13,14 +13,17 @@ from warnings import warn
 from torch import nn
 
 from statshift._core.copying import check_initialised
-from statshift._core.errors import DefaultPreprocessingWarning, InputError, unknown
-from statshift.models.checkpoints import load_weights
+from statshift._core.errors import CheckpointWarning, DefaultPreprocessingWarning, InputError, unknown
+from statshift.models.checkpoints import Loaded, load_weights
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
 from statshift.models.origin import read_made_by
-from statshift.models.pixel import PixelModel, Preprocessing
+from statshift.models.pixel import PixelModel, Preprocessing, check_normalised_once
 from statshift.models.segmenting import SEGMENTING
 from statshift.models.usercode import check_arguments, import_function, target_hash
+
+SAME = 1e-3
+"""Means and deviations in [0,1] that differ by less are the same: they are printed with three or four digits."""
 
 Built = tuple[nn.Module, Preprocessing, int | None]
 
@@ -35,6 +38,7 @@ def load_model(
     pretrained: bool = True,
     resize_input: bool = True,
     size_multiple: int | None = None,
+    branch: str | None = None,
 ) -> PixelModel:
     """Return a model in pixel space, in evaluation mode; a module given is wrapped, not copied, and left in its mode.
 
@@ -52,9 +56,14 @@ def load_model(
         size_multiple: of a network that answers for each pixel and takes multiples of so many px alone: pad images to
             them, and crop its logits back. Default the model's own; verbs find it by trying, see
             `statshift.norms.sizes.fit_size`.
+        branch: which norms of a checkpoint with two sets, "clean" or "adv"; default clean, with a `CheckpointWarning`.
+
+    A checkpoint of a model that normalises its input itself holds mean and deviation: they are taken, and told by a
+    `CheckpointWarning` where they are not those that would have been used.
 
     Raises:
-        InputError: an unknown scheme or name, weights that do not fit, a download that failed.
+        InputError: an unknown scheme or name, weights that do not fit, a download that failed, a mean or deviation
+            other than the checkpoint's, or a network that would normalise its input a second time.
     """
     args = dict(model_args or {})
     exchanged = isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision") and "norm" in args
@@ -69,8 +78,11 @@ def load_model(
         raise InputError(f"{spec} does not take the model arguments {args}: {error}.") from error
     if exchanged:
         exchange_norm(network, args["norm"])
-    if weights is not None:
-        load_weights(network, weights)
+    if branch is not None and weights is None:
+        raise InputError(f"Expected `weights`, a checkpoint with two sets of norms, with `branch` {branch!r}.")
+    loaded = Loaded() if weights is None else load_weights(network, weights, branch=branch)
+    if loaded.mean is not None and loaded.std is not None:
+        mean, std = _normalisation(loaded.mean, loaded.std, mean, std, preprocessing, weights)
     check_initialised(network)
     preprocessing = replace(
         preprocessing,
@@ -79,6 +91,8 @@ def load_model(
         input_size=preprocessing.input_size if resize_input else None,
         size_multiple=preprocessing.size_multiple if size_multiple is None else size_multiple,
     )
+    if not isinstance(spec, PixelModel):
+        check_normalised_once(network, preprocessing)
     own = not isinstance(spec, PixelModel) and (not isinstance(spec, str) or spec.startswith("py:"))
     if own and (mean is None or std is None):
         lacking = " and ".join(f"`{name}`" for name, value in (("mean", mean), ("std", std)) if value is None)
@@ -99,10 +113,41 @@ def load_model(
     if weights is not None:
         model.mark(read_made_by(weights))
         model.weights_file = str(weights)
+        model.checkpoint = loaded.described()
     elif isinstance(spec, PixelModel):
         model.mark(spec.made_by)
         model.weights_file = spec.weights_file
+        model.checkpoint = spec.checkpoint
     return model if isinstance(spec, nn.Module) else model.eval()
+
+
+def _normalisation(
+    found_mean: tuple[float, ...],
+    found_std: tuple[float, ...],
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
+    preprocessing: Preprocessing,
+    path: Any,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and deviation that a checkpoint holds, if those given agree.
+
+    Raises:
+        InputError: they do not.
+    """
+    for name, found, given in (("mean", found_mean, mean), ("std", found_std, std)):
+        if given is not None and max(abs(a - b) for a, b in zip(found, _three(given), strict=True)) > SAME:
+            raise InputError(
+                f"Expected `{name}` to be {found}, by which the network in {path} was trained, but got {given}: leave "
+                "out `mean` and `std`."
+            )
+    usual = (*preprocessing.mean, *preprocessing.std)
+    if None in (mean, std) and max(abs(a - b) for a, b in zip((*found_mean, *found_std), usual, strict=True)) > SAME:
+        warn(
+            f"Images are normalised as {path} says: mean {found_mean}, deviation {found_std}.",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+    return found_mean, found_std
 
 
 def _pretrained(value: Any) -> bool:

@@ -39,6 +39,7 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "source_hash": model.source_hash,
         "weights_hash": weights_hash(model.network),
         "made_by": model.made_by,
+        **({"checkpoint": model.checkpoint} if model.checkpoint else {}),
         "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
         "preprocessing": model.preprocessing.described(),
     }
