@@ -15,8 +15,10 @@ from torch import nn
 from statshift._core.copying import check_initialised
 from statshift._core.errors import CheckpointWarning, DefaultPreprocessingWarning, InputError, unknown
 from statshift.models.checkpoints import Loaded, load_weights
+from statshift.models.choices import NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
+from statshift.models.ibn import IBN_NETS
 from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing, check_normalised_once
 from statshift.models.segmenting import SEGMENTING
@@ -24,6 +26,12 @@ from statshift.models.usercode import check_arguments, import_function, target_h
 
 SAME = 1e-3
 """Means and deviations in [0,1] that differ by less are the same: they are printed with three or four digits."""
+
+EXCHANGING = ("timm", "torchvision", "hf", "ibn")
+"""Schemes of networks that know no `norm` of their own: it is exchanged once they are built."""
+
+IMAGENET = Preprocessing(input_size=224, resize=256, crop=224)
+"""How photographs are loaded for ImageNet's networks, but where their authors say otherwise."""
 
 Built = tuple[nn.Module, Preprocessing, int | None]
 
@@ -44,14 +52,15 @@ def load_model(
 
     Args:
         spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights; segmentation models too),
+            `hf:NAME_OR_DIR` (an image classifier of Hugging Face's transformers), `ibn:NAME` (IBN-Net, random weights),
             `cifar:NAME`, `seg:NAME`, `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
         weights: a checkpoint to load instead of the pretrained weights; for `seg`, one of ImageNet's ResNets fits too.
         mean: mean of the three channels in [0,1], or one number for all three; default the model's own, else
             ImageNet's, with a `DefaultPreprocessingWarning` for a model of one's own.
         std: likewise.
-        model_args: keyword arguments for whatever builds the network, such as `num_classes`; for timm and torchvision
-            `norm` exchanges the batch norms, see `exchange_norm`.
-        pretrained: False builds timm's and torchvision's models with random weights.
+        model_args: keyword arguments for whatever builds the network, such as `num_classes`; where that has no norms of
+            its own to choose from, `norm` exchanges the batch norms, see `exchange_norm`.
+        pretrained: False builds models of timm, torchvision and Hugging Face with random weights.
         resize_input: resize images of another size than the model's; False forgets that size.
         size_multiple: of a network that answers for each pixel and takes multiples of so many px alone: pad images to
             them, and crop its logits back. Default the model's own; verbs find it by trying, see
@@ -66,10 +75,11 @@ def load_model(
             other than the checkpoint's, or a network that would normalise its input a second time.
     """
     args = dict(model_args or {})
-    exchanged = isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision") and "norm" in args
+    scheme = spec.partition(":")[0] if isinstance(spec, str) else ""
+    exchanged = "norm" in args and (scheme in EXCHANGING or (scheme in ("cifar", "seg") and args["norm"] not in NORMS))
     try:
         rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
-        if isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision"):
+        if scheme in ("timm", "torchvision", "hf"):
             pretrained = _pretrained(rest.pop("pretrained", pretrained))
         network, preprocessing, num_classes = _build(spec, pretrained and weights is None, rest)
     except (TypeError, ValueError) as error:
@@ -281,6 +291,18 @@ def _build_seg(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
     return SEGMENTING[name](**args), Preprocessing(), args.get("num_classes", 19)
 
 
+def _build_ibn(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    if name not in IBN_NETS:
+        raise unknown("IBN-Net", name, IBN_NETS)
+    return IBN_NETS[name](**args), IMAGENET, args.get("num_classes", 1000)
+
+
+def _build_hf(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    hub: Any = import_module("statshift.models.hub")
+    built: Built = hub.build(name, pretrained, args)
+    return built
+
+
 def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
     spec, function = f"py:{target}", import_function(target)
     if not isinstance(function, nn.Module):
@@ -296,6 +318,8 @@ def _no_download(spec: str, place: str) -> InputError:
 MODEL_SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
     "timm": _build_timm,
     "torchvision": _build_torchvision,
+    "hf": _build_hf,
+    "ibn": _build_ibn,
     "cifar": _build_cifar,
     "seg": _build_seg,
     "py": _build_py,
