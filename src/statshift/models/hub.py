@@ -39,7 +39,9 @@ def build(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Module,
         if not pretrained:
             network = factory.from_config(config)
         else:
-            network, told = factory.from_pretrained(name, config=config, output_loading_info=True)
+            network, told = factory.from_pretrained(
+                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+            )
             lacking = sorted([*told["missing_keys"], *(str(one[0]) for one in told["mismatched_keys"])])
             if lacking:
                 raise InputError(
@@ -48,7 +50,7 @@ def build(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Module,
                 )
     except InputError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise InputError(f"Cannot load {spec} as an image classifier: {reason}.") from error
     return network, preprocessing_of(wishes, spec), int(config.num_labels)
@@ -78,7 +80,14 @@ def preprocessing_of(wishes: Mapping[str, Any], spec: str) -> Preprocessing:
     if not wishes.get("do_center_crop", False):
         crop = size
     resize = size
-    if size is not None and "shortest_edge" in wishes["size"] and wishes.get("crop_pct") and size < CROPPED_BELOW:
+    whole = wishes.get("size")
+    if (
+        size is not None
+        and isinstance(whole, Mapping)
+        and "shortest_edge" in whole
+        and wishes.get("crop_pct")
+        and size < CROPPED_BELOW
+    ):
         resize, crop = math.floor(size / wishes["crop_pct"]), size  # of ConvNeXt and DeiT
     return Preprocessing(
         tuple(value / unit for value in mean),
