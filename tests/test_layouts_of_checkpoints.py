@@ -15,7 +15,10 @@ from torchvision.transforms import v2
 
 from statshift import InputError, load_model
 from statshift._core.errors import CheckpointWarning
-from statshift.models import load_weights
+from statshift.cli import app
+from statshift.models import load_weights, weights_hash
+from statshift.report import commands
+from statshift.results import read_run
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -332,3 +335,45 @@ def test_pytorch_cifar_s_names(tmp_path):
     state |= {"module.normalizer.new_mean": torch.tensor(MEAN), "module.normalizer.new_std": torch.tensor(STD)}
     loaded = check(source, saved(tmp_path / "cifar.pt", {"model": state}))
     assert (loaded.mean, loaded.std) == (MEAN, STD)
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+def test_a_run_of_a_branch_says_so_and_its_command_repeats_it(tmp_path):
+    options = {"width": 0.25}
+    source = settled(load_model("cifar:resnet20", model_args=options).network)
+    path = saved(tmp_path / "pair.pt", {"state_dict": aux_state(source, twin(source), "aux_bn")})
+    words = ["--model", "cifar:resnet20", "--model-args", "width=0.25", "--weights", str(path), "--branch", "adv"]
+    rest = ["--data", "digits", "--limit", "20", "--shifts", "clean", "--out", str(tmp_path / "run")]
+    for _ in range(2):  # the second finds the first's run
+        app(["measure", *words, *rest], standalone_mode=False)
+    record = read_run(tmp_path / "run").record
+    assert record["model"]["checkpoint"] == {"branch": "adv", "others": ["clean"]}
+    assert record["model"]["weights_hash"] == weights_hash(twin(source))
+    given = [*map(str, commands.model(record))]
+    assert given[given.index("--branch") + 1] == "adv"
+    assert "--weights-branch" in commands.model(record, "--weights-branch")
+    assert load_model(load_model("cifar:resnet20", weights=path, branch="adv", model_args=options)).checkpoint == {
+        "branch": "adv",
+        "others": ("clean",),
+    }
+
+
+def test_timm_s_adversarially_propagated_networks_come_with_their_own_preprocessing():
+    model = load_model("timm:tf_efficientnet_b0.ap_in1k", pretrained=False)
+    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert model.network.bn1.eps == 1e-3
+    assert model.network.conv_stem.padding == (0, 0)  # as TensorFlow pads: by what the image's size leaves
+
+
+def test_what_a_file_holds_beside_a_network_but_is_not_known_is_refused(resnet, tmp_path):
+    state = prefixed(resnet.state_dict(), "model.")
+    for name, told in {
+        "model.extra.weight": r"unexpected: extra\.weight\.$",
+        "teacher.fc.bias": r"All names but teacher\.fc\.bias begin with model\., which is dropped where all do\.$",
+    }.items():
+        path = saved(tmp_path / "extra.pt", {"state_dict": state | {name: torch.ones(3)}})
+        with pytest.raises(InputError, match=told):
+            load_weights(empty(resnet), path)
+    grey = {"normalizer.new_mean": torch.ones(1), "normalizer.new_std": torch.ones(1)}
+    with pytest.raises(InputError, match=r"unexpected: normalizer\.new_mean, normalizer\.new_std"):
+        load_weights(empty(resnet), saved(tmp_path / "grey.pt", state | grey))

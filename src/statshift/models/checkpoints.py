@@ -78,7 +78,7 @@ def load_weights(network: nn.Module, path: str | Path, *, branch: str | None = N
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(differing)}
     if any(faults.values()):
         told = "; ".join(f"{kind}: {few(names)}" for kind, names in faults.items() if names)
-        raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.")
+        raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.{_stray(weights, own)}")
     network.load_state_dict(weights, strict=False)
     if isinstance(network, DilatedResNet) and backbone:
         network.reset_head()
@@ -107,6 +107,15 @@ def _named_as(
     weights, chosen, others = choose_branch(weights, own, branch, path)
     weights = layouts.with_counters(layouts.own_names(weights, own), own)
     return weights, Loaded(chosen, tuple(others), mean, std, tuple(dropped))
+
+
+def _stray(weights: layouts.State, own: layouts.State) -> str:
+    """Return a sentence on the names for whose sake a wrapper's prefix stays; "" where there are none."""
+    for prefix in layouts.PREFIXES:
+        without = [name for name in weights if not name.startswith(prefix)]
+        if 0 < len(without) < len(weights) / 2 and not any(name.startswith(prefix) for name in own):
+            return f" All names but {few(without)} begin with {prefix}, which is dropped where all do."
+    return ""
 
 
 def check_writable(path: str | Path) -> None:
