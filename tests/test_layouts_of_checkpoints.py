@@ -326,6 +326,8 @@ def test_nothing_is_normalised_twice(resnet, tmp_path):
         torch.testing.assert_close(model(IMAGES), resnet(Normalizer()(IMAGES)))
     with pytest.raises(InputError, match="normalises them itself"):
         load_model(nn.Sequential(v2.Normalize(MEAN, STD), resnet), mean=MEAN, std=STD)
+    with pytest.raises(InputError, match="its PixelModel normalises them itself"):
+        load_model(lambda: load_model(resnet, mean=MEAN, std=STD), mean=MEAN, std=STD)
 
 
 def test_pytorch_cifar_s_names(tmp_path):

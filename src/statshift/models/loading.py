@@ -1,11 +1,8 @@
 """Models by spec; timm, torchvision and a user's file are imported only when a spec names them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib import import_module
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -13,27 +10,24 @@ from warnings import warn
 from torch import nn
 
 from statshift._core.copying import check_initialised
-from statshift._core.errors import CheckpointWarning, DefaultPreprocessingWarning, InputError, unknown
+from statshift._core.errors import DefaultPreprocessingWarning, InputError, unknown
 from statshift.models.checkpoints import Loaded, load_weights
 from statshift.models.choices import NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
 from statshift.models.ibn import IBN_NETS
+from statshift.models.normalising import check_normalised_once, settle_normalisation, three
 from statshift.models.origin import read_made_by
-from statshift.models.pixel import PixelModel, Preprocessing, check_normalised_once
+from statshift.models.pixel import PixelModel, Preprocessing
+from statshift.models.published import Built, build_timm, build_torchvision
 from statshift.models.segmenting import SEGMENTING
 from statshift.models.usercode import check_arguments, import_function, target_hash
-
-SAME = 1e-3
-"""Means and deviations in [0,1] that differ by less are the same: they are printed with three or four digits."""
 
 EXCHANGING = ("timm", "torchvision", "hf", "ibn")
 """Schemes of networks that know no `norm` of their own: it is exchanged once they are built."""
 
 IMAGENET = Preprocessing(input_size=224, resize=256, crop=224)
 """How photographs are loaded for ImageNet's networks, but where their authors say otherwise."""
-
-Built = tuple[nn.Module, Preprocessing, int | None]
 
 
 def load_model(
@@ -75,29 +69,17 @@ def load_model(
             other than the checkpoint's, or a network that would normalise its input a second time.
     """
     args = dict(model_args or {})
-    scheme = spec.partition(":")[0] if isinstance(spec, str) else ""
-    exchanged = "norm" in args and (scheme in EXCHANGING or (scheme in ("cifar", "seg") and args["norm"] not in NORMS))
-    try:
-        rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
-        if scheme in ("timm", "torchvision", "hf"):
-            pretrained = _pretrained(rest.pop("pretrained", pretrained))
-        network, preprocessing, num_classes = _build(spec, pretrained and weights is None, rest)
-    except (TypeError, ValueError) as error:
-        if not args or isinstance(error, InputError):
-            raise
-        raise InputError(f"{spec} does not take the model arguments {args}: {error}.") from error
-    if exchanged:
-        exchange_norm(network, args["norm"])
     if branch is not None and weights is None:
         raise InputError(f"Expected `weights`, a checkpoint with two sets of norms, with `branch` {branch!r}.")
+    network, preprocessing, num_classes = _with_norm(spec, args, pretrained, given=weights is not None)
     loaded = Loaded() if weights is None else load_weights(network, weights, branch=branch)
     if loaded.mean is not None and loaded.std is not None:
-        mean, std = _normalisation(loaded.mean, loaded.std, mean, std, preprocessing, weights)
+        mean, std = settle_normalisation(loaded.mean, loaded.std, mean, std, preprocessing, weights)
     check_initialised(network)
     preprocessing = replace(
         preprocessing,
-        mean=preprocessing.mean if mean is None else _three(mean),
-        std=preprocessing.std if std is None else _three(std),
+        mean=preprocessing.mean if mean is None else three(mean),
+        std=preprocessing.std if std is None else three(std),
         input_size=preprocessing.input_size if resize_input else None,
         size_multiple=preprocessing.size_multiple if size_multiple is None else size_multiple,
     )
@@ -112,14 +94,8 @@ def load_model(
             DefaultPreprocessingWarning,
             stacklevel=2,
         )
-    model = PixelModel(
-        network,
-        preprocessing,
-        spec=_name(spec),
-        num_classes=num_classes,
-        arguments=args,
-        source_hash=_source(spec),
-    )
+    named: dict[str, Any] = {"spec": _name(spec), "source_hash": _source(spec)}
+    model = PixelModel(network, preprocessing, num_classes=num_classes, arguments=args, **named)
     if weights is not None:
         model.mark(read_made_by(weights))
         model.weights_file = str(weights)
@@ -131,33 +107,22 @@ def load_model(
     return model if isinstance(spec, nn.Module) else model.eval()
 
 
-def _normalisation(
-    found_mean: tuple[float, ...],
-    found_std: tuple[float, ...],
-    mean: Sequence[float] | float | None,
-    std: Sequence[float] | float | None,
-    preprocessing: Preprocessing,
-    path: Any,
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and deviation that a checkpoint holds, if those given agree.
-
-    Raises:
-        InputError: they do not.
-    """
-    for name, found, given in (("mean", found_mean, mean), ("std", found_std, std)):
-        if given is not None and max(abs(a - b) for a, b in zip(found, _three(given), strict=True)) > SAME:
-            raise InputError(
-                f"Expected `{name}` to be {found}, by which the network in {path} was trained, but got {given}: leave "
-                "out `mean` and `std`."
-            )
-    usual = (*preprocessing.mean, *preprocessing.std)
-    if None in (mean, std) and max(abs(a - b) for a, b in zip((*found_mean, *found_std), usual, strict=True)) > SAME:
-        warn(
-            f"Images are normalised as {path} says: mean {found_mean}, deviation {found_std}.",
-            CheckpointWarning,
-            stacklevel=3,
-        )
-    return found_mean, found_std
+def _with_norm(spec: str | Callable[..., Any], args: Mapping[str, Any], pretrained: bool, *, given: bool) -> Built:
+    """Return what `_build` does, with its norms exchanged where `args` name one and the network has none to choose."""
+    scheme = spec.partition(":")[0] if isinstance(spec, str) else ""
+    exchanged = "norm" in args and (scheme in EXCHANGING or (scheme in ("cifar", "seg") and args["norm"] not in NORMS))
+    try:
+        rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
+        if scheme in ("timm", "torchvision", "hf"):
+            pretrained = _pretrained(rest.pop("pretrained", pretrained))
+        built = _build(spec, pretrained and not given, rest)
+    except (TypeError, ValueError) as error:
+        if not args or isinstance(error, InputError):
+            raise
+        raise InputError(f"{spec} does not take the model arguments {dict(args)}: {error}.") from error
+    if exchanged:
+        exchange_norm(built[0], args["norm"])
+    return built
 
 
 def _pretrained(value: Any) -> bool:
@@ -173,10 +138,6 @@ def _name(spec: Any) -> str:
         return spec.spec
     named = type(spec) if isinstance(spec, nn.Module) else spec
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
-
-
-def _three(value: Sequence[float] | float) -> tuple[float, ...]:
-    return (float(value),) * 3 if isinstance(value, int | float) else tuple(value)
 
 
 def _source(spec: Any) -> str | None:
@@ -199,84 +160,6 @@ def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any
         raise InputError(f"Expected {name or _name(spec)} to return a torch.nn.Module, but got {network!r}.")
     classes = getattr(network, "num_classes", None)
     return network, Preprocessing(), classes if isinstance(classes, int) else None
-
-
-def _build_timm(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
-    timm: Any = import_module("timm")
-    hub = name.partition(":")[2]
-    if not hub and not timm.is_model(name):
-        raise unknown("timm model", name, get_close_matches(name, timm.list_models(), n=5, cutoff=0))
-    try:
-        network = timm.create_model(name, pretrained=pretrained, **args)
-    except OSError as error:
-        known = None if hub else timm.get_pretrained_cfg(name)
-        raise _no_download(f"timm:{name}", known.hf_hub_id or known.url if known else hub) from error
-    except RuntimeError as error:
-        raise InputError(f"timm cannot build {name!r}: {' '.join(str(error).split())}") from error
-    config = timm.data.resolve_model_data_config(network)
-    size = config["input_size"][-1]
-    if config["input_size"][-2] != size:
-        raise InputError(f"Expected a model of square images, but timm:{name} takes {config['input_size'][-2:]} px.")
-    preprocessing = Preprocessing(
-        config["mean"],
-        config["std"],
-        input_size=size,
-        resize=math.floor(size / config["crop_pct"]),
-        crop=size,
-        interpolation=config["interpolation"],
-    )
-    return network, preprocessing, network.num_classes
-
-
-def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
-    models: Any = import_module("torchvision.models")
-    spec = f"torchvision:{name}"
-    name, _, tag = name.partition("@")
-    by_pixel = models.list_models(module=models.segmentation)
-    known = models.list_models(module=models) + by_pixel
-    if name not in known:
-        raise unknown("torchvision model", name, known)
-    tags = {weights.name: weights for weights in models.get_model_weights(name)}
-    if tag and tag != "none" and tag not in tags:
-        raise unknown(f"weights tag of torchvision:{name}", tag, [*tags, "none"])
-    if not tag and pretrained:
-        raise InputError(
-            f"Expected {spec} to name its pretrained weights, as {spec}@TAG; choose from: {', '.join(tags)}, "
-            "none (random), or give a file as `weights`."
-        )
-    chosen: Any = tags.get(tag)
-    if name in by_pixel:
-        args = _of_segmentation(spec, models.get_model_builder(name), chosen is not None, args)
-    try:
-        network = models.get_model(name, weights=chosen if pretrained else None, **args)
-    except OSError as error:
-        if chosen is None:  # of `weights_backbone`
-            raise InputError(f"Cannot download the backbone's weights of {spec}: {error}.") from error
-        raise _no_download(spec, chosen.url) from error
-    preprocessing = Preprocessing(input_size=getattr(network, "image_size", None))
-    if chosen is not None:
-        recipe = chosen.transforms()
-        size = None if name in by_pixel else recipe.crop_size[0]  # label maps stay as they were read
-        preprocessing = Preprocessing(
-            recipe.mean, recipe.std, size, recipe.resize_size[0], size, recipe.interpolation.value
-        )
-    return network, preprocessing, args.get("num_classes", 21 if name in by_pixel else 1000)
-
-
-def _of_segmentation(spec: str, build: Callable[..., Any], published: bool, args: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a segmentation model of torchvision: no download beside its own weights.
-
-    Published weights have an auxiliary head, where the model has one. What the model does not know torchvision would
-    pass by in silence.
-    """
-    taken = {name for name, one in signature(build).parameters.items() if one.kind is Parameter.KEYWORD_ONLY}
-    taken -= {"weights", "progress"}
-    if foreign := args.keys() - taken:
-        raise unknown(f"model argument of {spec},", min(foreign), sorted(taken))
-    usual: dict[str, Any] = {"weights_backbone": None}
-    if published and "aux_loss" in taken:
-        usual["aux_loss"] = True
-    return usual | args
 
 
 def _build_cifar(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
@@ -310,14 +193,9 @@ def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
     return _build(function, pretrained, args, spec)
 
 
-def _no_download(spec: str, place: str) -> InputError:
-    place = place if place.startswith("http") else f"https://huggingface.co/{place}"
-    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give the file as `weights`.")
-
-
 MODEL_SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
-    "timm": _build_timm,
-    "torchvision": _build_torchvision,
+    "timm": build_timm,
+    "torchvision": build_torchvision,
     "hf": _build_hf,
     "ibn": _build_ibn,
     "cifar": _build_cifar,

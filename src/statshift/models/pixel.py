@@ -257,32 +257,6 @@ class PixelModel(nn.Module):
         return self.cropped(extract_logits(self.network(self.normalise(images))), images.shape[-2:])
 
 
-def check_normalised_once(network: nn.Module, preprocessing: Preprocessing) -> None:
-    """Check that a network does not normalise its input itself, where it is normalised before.
-
-    It does where it holds a module with mean and deviation of three channels whose name, or whose class's, tells of
-    normalising: as in MadryLab's library and RobustBench, or torchvision's `Normalize`.
-
-    Raises:
-        InputError: it does.
-    """
-    if not any(preprocessing.mean) and set(preprocessing.std) == {1.0}:
-        return
-    for name, module in network.named_modules():
-        told = f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
-        pairs = (("new_mean", "new_std"), ("mean", "std"), ("mu", "sigma"))
-        if "normali" in told and any(all(_of_channels(getattr(module, one, None)) for one in pair) for pair in pairs):
-            raise InputError(
-                f"Expected a network that takes normalised images, but its {name} normalises them itself: give `mean` "
-                "0 and `std` 1, so that it is done once."
-            )
-
-
-def _of_channels(value: Any) -> bool:
-    """Return whether a value is three numbers."""
-    return value.numel() == 3 if isinstance(value, Tensor) else isinstance(value, list | tuple) and len(value) == 3
-
-
 def pixel_model(model: nn.Module) -> PixelModel | None:
     """Return a `PixelModel`, compiled or in parallel or neither, as it is; None for any other model."""
     inner: Any = model
