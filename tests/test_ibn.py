@@ -193,7 +193,7 @@ def test_an_exchange_by_the_arguments_of_a_model():
         assert isinstance(model.network.layer1[0].bn1, IBN)
         assert isinstance(model.network.get_submodule("layer4" if "18" in spec else "layer3")[0].bn1, nn.BatchNorm2d)
     with pytest.raises(InputError, match="Choose from: none, batch, instance, layer, group, ibn-a"):
-        load_model("cifar:resnet20", model_args={"norm": "ibn"})
+        load_model("torchvision:resnet18@none", model_args={"norm": "ibn"})
 
 
 def test_a_norm_that_is_more_is_refused_and_nothing_changed():

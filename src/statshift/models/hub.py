@@ -11,11 +11,11 @@ from statshift._core.errors import InputError
 from statshift.models.pixel import Preprocessing
 from statshift.models.reading import few
 
-INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+PIL_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """PIL's numbers."""
 
 
-def build(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing, int | None]:
+def build_hub(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing, int | None]:
     """Return an image classifier, what it expects of images, and its number of classes.
 
     Args:
@@ -95,7 +95,7 @@ def preprocessing_of(wishes: Mapping[str, Any], spec: str) -> Preprocessing:
         input_size=crop or size,
         resize=resize,
         crop=crop or size,
-        interpolation=INTERPOLATIONS.get(int(wishes.get("resample") or 2), "bilinear"),
+        interpolation=PIL_INTERPOLATIONS.get(int(wishes.get("resample") or 2), "bilinear"),
     )
 
 

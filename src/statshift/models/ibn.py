@@ -9,7 +9,7 @@ from statshift.models.blocks import Style, check_count
 from statshift.models.halves import IBN, each_alone
 from statshift.models.residual_blocks import ResidualBlock
 
-STAGES = {"a": 3, "b": 2}
+IBN_STAGES = {"a": 3, "b": 2}
 """How many of the four stages have instance norms."""
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -65,9 +65,9 @@ class IBNResNet(nn.Module):
             layer = nn.Sequential()
             for number in range(count):
                 stride = 2 if stage and not number else 1
-                last = stage < STAGES[kind] and number == count - 1
+                last = stage < IBN_STAGES[kind] and number == count - 1
                 layer.append(self._block(inputs, inside, outputs, stride, last=last and kind == "b"))
-                if kind == "a" and stage < STAGES[kind]:
+                if kind == "a" and stage < IBN_STAGES[kind]:
                     layer[number].bn1 = IBN(inside)
                 inputs = outputs
             self.add_module(f"layer{stage + 1}", layer)
@@ -95,6 +95,6 @@ class IBNResNet(nn.Module):
 
 
 IBN_NETS: dict[str, Callable[..., nn.Module]] = {
-    f"resnet{depth}_ibn_{kind}": partial(IBNResNet, depth, kind) for kind in STAGES for depth in BLOCKS
+    f"resnet{depth}_ibn_{kind}": partial(IBNResNet, depth, kind) for kind in IBN_STAGES for depth in BLOCKS
 }
 """All take `num_classes` and `width`; the names are those of the authors' code."""

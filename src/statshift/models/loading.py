@@ -12,7 +12,7 @@ from torch import nn
 from statshift._core.copying import check_initialised
 from statshift._core.errors import DefaultPreprocessingWarning, InputError, unknown
 from statshift.models.checkpoints import Loaded, load_weights
-from statshift.models.choices import NORMS
+from statshift.models.choices import EXCHANGES, NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
 from statshift.models.ibn import IBN_NETS
@@ -26,7 +26,10 @@ from statshift.models.usercode import check_arguments, import_function, target_h
 EXCHANGING = ("timm", "torchvision", "hf", "ibn")
 """Schemes of networks that know no `norm` of their own: it is exchanged once they are built."""
 
-IMAGENET = Preprocessing(input_size=224, resize=256, crop=224)
+OTHERS = set(EXCHANGES) - set(NORMS)
+"""What the networks of the zoo cannot be built with, and are exchanged for."""
+
+AS_FOR_IMAGENET = Preprocessing(input_size=224, resize=256, crop=224)
 """How photographs are loaded for ImageNet's networks, but where their authors say otherwise."""
 
 
@@ -110,7 +113,7 @@ def load_model(
 def _with_norm(spec: str | Callable[..., Any], args: Mapping[str, Any], pretrained: bool, *, given: bool) -> Built:
     """Return what `_build` does, with its norms exchanged where `args` name one and the network has none to choose."""
     scheme = spec.partition(":")[0] if isinstance(spec, str) else ""
-    exchanged = "norm" in args and (scheme in EXCHANGING or (scheme in ("cifar", "seg") and args["norm"] not in NORMS))
+    exchanged = "norm" in args and (scheme in EXCHANGING or (scheme in ("cifar", "seg") and args["norm"] in OTHERS))
     try:
         rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
         if scheme in ("timm", "torchvision", "hf"):
@@ -177,12 +180,12 @@ def _build_seg(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
 def _build_ibn(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
     if name not in IBN_NETS:
         raise unknown("IBN-Net", name, IBN_NETS)
-    return IBN_NETS[name](**args), IMAGENET, args.get("num_classes", 1000)
+    return IBN_NETS[name](**args), AS_FOR_IMAGENET, args.get("num_classes", 1000)
 
 
 def _build_hf(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
     hub: Any = import_module("statshift.models.hub")
-    built: Built = hub.build(name, pretrained, args)
+    built: Built = hub.build_hub(name, pretrained, args)
     return built
 
 
