@@ -83,6 +83,14 @@ def test_it_is_measured_and_hardened(tmp_path):
     )
 
 
+def test_a_norm_in_such_a_list_is_exchanged_there_too():
+    network = Listing()
+    network.modules = [*network.first, *network.second]
+    exchange_norm(network, "group")
+    assert network.modules == [*network.first, *network.second]
+    assert [type(one) for one in network.modules[1::3]] == [nn.GroupNorm] * 2
+
+
 def test_a_model_without_norms_is_told_of():
     class Bare(nn.Module):
         def __init__(self):

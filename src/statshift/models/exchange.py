@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from statshift._core.errors import InputError, unknown
-from statshift._core.walking import modules_of
+from statshift._core.walking import modules_of, put_in_place
 from statshift.models import choices
 from statshift.models.halves import halve_norms
 
@@ -104,11 +104,8 @@ def exchange_norm(model: nn.Module, norm: str, *, groups: int = 32) -> nn.Module
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(f"Cannot exchange the norms for {norm!r}: {'; '.join(faults[:3])}{more}.")
-    new = {module: _exchanged(module, norm, groups) for module in found.values()}
-    for parent in modules_of(model):
-        for name, child in list(parent._modules.items()):  # named_children would skip a second name
-            if child in new:
-                parent._modules[name] = new[child]
+    new: dict[nn.Module, nn.Module] = {module: _exchanged(module, norm, groups) for module in found.values()}
+    put_in_place(model, new)
     if norm == "none":
         working: list[Any] = [module for module in modules_of(model) if getattr(module, "inplace", False)]
         for module in working:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
+from statshift._core.walking import put_in_place
 
 FIRST_OF_BLOCK = re.compile(r"(?:.*\.)?layer(\d+)\.\d+\.bn1")
 """What the first norm of a residual block is called, with the number of its stage: in torchvision, timm and the zoo."""
@@ -74,8 +75,7 @@ def halve_norms(model: nn.Module) -> nn.Module:
                 f"Cannot exchange the norms for 'ibn-a': {name} is no plain BatchNorm2d of two channels or more, with "
                 "affine terms and running statistics."
             )
-    for name, module in chosen.items():
-        model.set_submodule(name, _halved(module))
+    put_in_place(model, {module: _halved(module) for module in chosen.values()})
     return model
 
 
