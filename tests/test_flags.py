@@ -21,7 +21,9 @@ FLAGS = {
     "--baseline": "measure",
     "--batch-size": "measure, harden, visualise, train, attack, extract, decoder, make advbn, make stylised, run",
     "--beside": "diagnose",
-    "--branch": "harden",
+    "--branch": (
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, make stylised"
+    ),
     "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--colour": "harden, train",
     "--compile": "measure, harden, train",
@@ -159,6 +161,7 @@ FLAGS = {
         "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, "
         "make stylised, run"
     ),
+    "--weights-branch": "harden",
     "--where": "measure, rectify",
     "--width": "decoder",
     "--window": "harden, train",
@@ -169,6 +172,7 @@ MEANINGS = {
     "--at": ["Layer after which features "],
     "--attack": ["The attack, as NAME:EPSILON[:STEPS]"],
     "--batch-size": ["Images at once", "Images in a step, over all processes."],
+    "--branch": ["Whose norms of --weights with two sets", "Whose weights are the result, "],
     "--data": ["Images: digits, cifar10, ", "Images as the model now meets them, labels not needed: "],
     "--decoder": ["File that `statshift decoder` wrote"],
     "--encoder": ["pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth"],

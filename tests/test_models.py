@@ -220,7 +220,7 @@ def test_logits_of_several_answers_an_image_are_logits():
     ("spec", "told"),
     [
         ("tmm:resnet50", "Unknown model scheme 'tmm'. Did you mean 'timm'"),
-        ("resnet50", "Choose from: timm, torchvision, cifar, seg, py"),
+        ("resnet50", "Choose from: timm, torchvision, hf, ibn, cifar, seg, py"),
         ("timm:resnet500", "Unknown timm model 'resnet500'. Did you mean 'resnet50"),
         ("timm:resnet18.no_such_tag", "Invalid pretrained tag (no_such_tag)"),
         ("torchvision:resnt18", "Did you mean 'resnet18'?"),

@@ -142,7 +142,7 @@ SIGNATURES = {
     "exchange_norm": "(model, norm, *, groups=32)",
     "load_model": (
         "(spec, *, weights=None, mean=None, std=None, model_args=None, pretrained=True, resize_input=True, "
-        "size_multiple=None)"
+        "size_multiple=None, branch=None)"
     ),
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "

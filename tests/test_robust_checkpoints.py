@@ -128,7 +128,7 @@ def write(path, network, dill, *, key="model", zipped=True):
     """Write a checkpoint as the library's trainer does."""
     wrapped = nn.DataParallel(Wrapped(network).eval())
     rate = np.float64(0.1)
-    schedule = {"base_lrs": [rate], "last_epoch": 150, "lr_lambdas": [None]}
+    schedule = {"base_lrs": [rate], "last_epoch": 150, "lr_lambdas": [min]}
     if hasattr(dill, "settings"):  # the real one, which pickles functions by their code
         schedule["lr_lambdas"] = [lambda epoch: 0.1 ** (epoch // 50)]
     content = {

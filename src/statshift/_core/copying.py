@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from statshift._core.errors import InputError
+from statshift._core.walking import modules_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -26,7 +27,7 @@ def copied(model: Module, shared: dict[int, Any] | None = None) -> Module:
     """
     check_initialised(model)
     made = dict(shared or {})
-    for module in model.modules():
+    for module in modules_of(model):
         for value in vars(module).values():
             if isinstance(value, torch.Tensor) and not value.is_leaf:
                 made[id(value)] = value.detach().clone()

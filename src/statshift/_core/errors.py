@@ -48,6 +48,10 @@ class BackboneWarning(StatshiftWarning):
     """Weights of a backbone alone, so that what lies behind it stays random."""
 
 
+class CheckpointWarning(StatshiftWarning):
+    """What a checkpoint holds beside the weights that were loaded: another set of norms, or its own normalisation."""
+
+
 class ClassesWarning(StatshiftWarning):
     """Labels that may mean other classes than the model's, or a model near chance."""
 

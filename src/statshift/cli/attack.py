@@ -26,6 +26,7 @@ def attack_command(
     ] = None,
     no_random_start: Annotated[bool, typer.Option("--no-random-start", help="Begin at the image itself.")] = False,
     weights: o.Weights = None,
+    branch: o.Branch = None,
     limit: o.Limit = None,
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 128,
     device: o.Device = "auto",
@@ -69,7 +70,7 @@ def attack_command(
     with progress_bar() as bar:
         report = MakingReport(bar, "attack")
         made = write_adversarial(
-            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch),
             data,
             chosen(radius, **given),
             out=out,

@@ -20,6 +20,7 @@ def decoder_command(
     data: o.TargetData,
     out: Annotated[Path, o.out("a .safetensors file", "File")],
     weights: o.Weights = None,
+    branch: o.Branch = None,
     loss: Annotated[str, typer.Option(help=f"What is lowered: {', '.join(LOSSES)}.")] = LOSSES[0],
     validation: Annotated[
         str | None, typer.Option(help="Images to judge it on; default a tenth of --data.", show_default=False)
@@ -65,7 +66,7 @@ def decoder_command(
     with progress_bar() as bar:
         report = TrainingReport(bar)
         made = train_decoder(
-            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch),
             at,
             data,
             out=out,

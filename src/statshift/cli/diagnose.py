@@ -25,6 +25,7 @@ def diagnose_command(
     model: o.Model,
     data: o.TargetData,
     weights: o.Weights = None,
+    branch: o.Branch = None,
     samples: o.Samples = 32,
     against: Annotated[
         str | None, typer.Option(help="A second data set: print how far apart the features of the two lie instead.")
@@ -69,7 +70,7 @@ def diagnose_command(
     if beside and against is None:
         raise InputError("Expected --against SPEC, a second data set, with --beside, but there is none.")
     names = _names(weights, beside or [])
-    source = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
+    source = load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad, "split": split}
     target = load_target(source, data, options)
     if against is None:

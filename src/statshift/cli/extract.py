@@ -18,6 +18,7 @@ def extract_command(
     kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)}.", show_default=False)],
     out: Annotated[Path, o.out("images.npz and record.json")],
     weights: o.Weights = None,
+    branch: o.Branch = None,
     steps: Annotated[int | None, o.steps("1000 of robust and nonrobust, 100 of the others")] = None,
     step_size: Annotated[str | None, o.step_size(f"{STEP_SIZE:g} in L2")] = None,
     epsilon: Annotated[
@@ -62,7 +63,7 @@ def extract_command(
     with progress_bar() as bar:
         report = MakingReport(bar, "extract")
         made = extract(
-            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch),
             data,
             kind,
             options,

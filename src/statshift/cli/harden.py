@@ -33,6 +33,7 @@ def harden_command(
         typer.Option(help="Layer after which features change and weights train: see `statshift layers`; or input."),
     ] = None,
     weights: o.Weights = None,
+    weights_branch: o.Branch = None,
     method_args: o.MethodArgs = None,
     steps: Annotated[int | None, o.steps(_default("steps"))] = None,
     step_size: Annotated[str | None, o.step_size(_default("step-size"))] = None,
@@ -144,7 +145,7 @@ def harden_command(
     )
     with progress_bar() as bar:
         hardened = harden(
-            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple, weights_branch),
             data,
             options,
             out=out,

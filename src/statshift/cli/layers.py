@@ -26,6 +26,7 @@ TERMINAL_COLUMNS = 100
 def layers_command(
     model: o.Model,
     weights: o.Weights = None,
+    branch: o.Branch = None,
     size: Annotated[int | None, typer.Option(help="Side of the images, px; default the model's own, or 224.")] = None,
     mean: o.Mean = None,
     std: o.Std = None,
@@ -43,7 +44,7 @@ def layers_command(
 
     from statshift.splitting.cuts import find_cuts
 
-    found = load_model_on("cpu", model, weights, mean, std, model_args, size_multiple)
+    found = load_model_on("cpu", model, weights, mean, std, model_args, size_multiple, branch)
     side = size or found.preprocessing.input_size or PHOTOGRAPH_SIDE
     cuts = find_cuts(found, torch.zeros(1, 3, side, side))
     if not cuts:

@@ -38,6 +38,7 @@ def advbn_command(
     data: o.Data,
     out: Annotated[Path, o.out("advbn/ and reconstructed/ as image trees, batches.npz, record.json")],
     weights: o.Weights = None,
+    branch: o.Branch = None,
     encoder: o.Encoder = None,
     loss: o.AttackLoss = REST,
     steps: Annotated[int, o.steps("6")] = ADVBN_STEPS,
@@ -83,7 +84,7 @@ def advbn_command(
     with progress_bar() as bar:
         report = MakingReport(bar, "make")
         made = write_advbn(
-            load_model_on(device, model, weights, mean, std, model_args, size_multiple),
+            load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch),
             o.codec(decoder, encoder, device),
             data,
             out=out,
@@ -144,6 +145,7 @@ def stylised_command(
     out: Annotated[Path, o.out("stylised/ as an image tree, batches.npz, record.json")],
     model: Annotated[str | None, o.like(o.Model)] = None,
     weights: o.Weights = None,
+    branch: o.Branch = None,
     encoder: o.Encoder = None,
     alpha: o.Alpha = 1.0,
     style_size: o.StyleSize = STYLE_SIZE,
@@ -179,7 +181,7 @@ def stylised_command(
     if model is not None:
         if encoder is not None:
             raise InputError("Expected --model or pytorch-AdaIN's --encoder, but got both.")
-        first = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
+        first = load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch)
     with progress_bar() as bar:
         report = MakingReport(bar, "make")
         made = write_stylised(

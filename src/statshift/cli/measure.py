@@ -20,6 +20,7 @@ def measure_command(
     data: o.Data,
     out: Annotated[Path, o.out("the run's rows, record and summary")],
     weights: o.Weights = None,
+    branch: o.Branch = None,
     shifts: Annotated[
         str | None, o.shifts(", attacks such as pgd-linf:1/255", "clean,common, or those that the data store")
     ] = None,
@@ -119,6 +120,7 @@ def measure_command(
             load_model(
                 model,
                 weights=weights,
+                branch=branch,
                 mean=o.parse_channels("mean", mean),
                 std=o.parse_channels("std", std),
                 size_multiple=size_multiple,

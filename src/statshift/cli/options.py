@@ -77,11 +77,16 @@ NUMBER = "<number>"
 Model = Annotated[
     str,
     typer.Option(
-        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, cifar:NAME, seg:NAME or py:FILE_OR_MODULE:FUNCTION.",
+        help="timm:NAME, torchvision:NAME@WEIGHTS_TAG, hf:NAME_OR_DIR, ibn:NAME, cifar:NAME, seg:NAME or "
+        "py:FILE_OR_MODULE:FUNCTION.",
         show_default=False,
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Checkpoint: .pt .pth .th .tar .safetensors.")]
+Branch = Annotated[
+    str | None,
+    typer.Option(help="Whose norms of --weights with two sets, clean or adv; default clean.", show_default=False),
+]
 MethodArgs = Annotated[
     list[str] | None,
     typer.Option(help="Option KEY=VALUE of the method, such as attack.steps=3; may be repeated."),

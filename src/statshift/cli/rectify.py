@@ -17,6 +17,7 @@ def rectify_command(
     data: o.TargetData,
     out: Annotated[Path, o.out("weights, .safetensors", "File")],
     weights: o.Weights = None,
+    branch: o.Branch = None,
     protocol: Annotated[str, typer.Option(help=f"{spelled(*WRITABLE)}, or py:FILE:NAME.")] = "auto",
     samples: o.Samples = 32,
     statistics: o.Statistics = "both",
@@ -45,7 +46,7 @@ def rectify_command(
     from statshift.adapting.options import AdaptationOptions
     from statshift.making.rectified import write_rectified
 
-    source = load_model_on(device, model, weights, mean, std, model_args, size_multiple)
+    source = load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch)
     options = {"resize": resize, "crop": crop, "interpolation": interpolation, "skip_bad": skip_bad, "split": split}
     record = write_rectified(
         source,

@@ -19,6 +19,7 @@ def load_model_on(
     std: str | None,
     model_args: list[str] | None,
     size_multiple: int | None = None,
+    branch: str | None = None,
 ) -> "PixelModel":
     """Return the model that the options name, on the device they name."""
     from statshift.measuring.loading import find_device
@@ -31,6 +32,7 @@ def load_model_on(
         std=o.parse_channels("std", std),
         model_args=o.parse_model_args(model_args),
         size_multiple=size_multiple,
+        branch=branch,
     )
     return model.to(find_device(device))
 

@@ -14,7 +14,7 @@ from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_target
 from statshift.hardening.choices import ONE_CYCLE, OPTIMIZERS, SCHEDULES
 from statshift.hardening.registry import TRAINED, defaults
-from statshift.models.choices import NORMS
+from statshift.models.choices import EXCHANGES
 
 RATES = {"sgd": ONE_CYCLE["learning_rate"], "adam": 1e-3, "adagrad": 1e-2}
 
@@ -32,7 +32,9 @@ def train_command(
     data: o.Data,
     out: Annotated[Path, o.out("weights, record and checkpoint")],
     method: Annotated[str, o.method(TRAINED)] = "standard",
-    norm: Annotated[str | None, typer.Option(help=f"{', '.join(NORMS)}; of cifar:NAME, timm and torchvision.")] = None,
+    norm: Annotated[
+        str | None, typer.Option(help=f"{', '.join(EXCHANGES)}; of cifar:NAME, timm and torchvision.")
+    ] = None,
     model_args: o.ModelArgs = None,
     method_args: o.MethodArgs = None,
     attack: Annotated[

@@ -22,6 +22,7 @@ def visualise_command(
         typer.Option(help="Steps of the ascent, one number a column, with commas; 0 only decodes.", metavar="<int>"),
     ] = ",".join(map(str, STRENGTHS_SHOWN)),
     weights: o.Weights = None,
+    branch: o.Branch = None,
     encoder: o.Encoder = None,
     loss: o.AttackLoss = REST,
     step_size: Annotated[str | None, o.step_size(f"{ADVBN_STEP_SIZE:g}")] = None,
@@ -55,7 +56,7 @@ def visualise_command(
     from statshift.making.visualise import visualise
 
     found = visualise(
-        load_model_on(device, model, weights, mean, std, model_args, size_multiple),
+        load_model_on(device, model, weights, mean, std, model_args, size_multiple, branch),
         o.codec(decoder, encoder, device),
         images,
         steps=_parse_steps(steps),

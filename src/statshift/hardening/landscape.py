@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError
+from statshift._core.walking import modules_of
 from statshift.models import check_input, extract_logits
 from statshift.norms.layers import run
 
@@ -193,7 +194,7 @@ def _norm(vectors: dict[str, Tensor]) -> Tensor:
 @contextmanager
 def _in_mode(model: nn.Module, training: bool) -> Iterator[None]:
     """Call `model.train(training)` and, whatever happens, give each module its own train flag back."""
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(module, module.training) for module in modules_of(model)]
     try:
         model.train(training)
         yield

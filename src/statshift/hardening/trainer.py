@@ -18,6 +18,7 @@ from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift._core.randomness import keys
 from statshift._core.resumption import Checkpoint, Stateful, interruptible
+from statshift._core.walking import modules_of
 from statshift.data import ImageData
 from statshift.hardening.batch import Batch, Losses, takes_channels_last
 from statshift.hardening.batches import Batches
@@ -87,7 +88,7 @@ def train(
             that is another training's or cannot be written. The last checkpoint is kept.
     """
     training = _Training(branches, data, method, options, task, checkpoint, identity or {})
-    norms = [module for module in branches.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in modules_of(branches) if isinstance(module, _BatchNorm)]
     generators = [training.device] if training.device.type == "cuda" else []
     with interruptible() as stop, torch.random.fork_rng(generators), synchronised(norms):
         training.keep()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError, unknown
+from statshift._core.walking import modules_of
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.rectify import rectified
 from statshift.data import ImageData
@@ -172,7 +173,7 @@ def extract_features(model: nn.Module, images: Tensor, batch_size: int = 64) -> 
         met.append(inputs[0].flatten(1))
 
     check_input(model, images)
-    handles = [one.register_forward_pre_hook(keep) for one in model.modules() if isinstance(one, nn.Linear)]
+    handles = [one.register_forward_pre_hook(keep) for one in modules_of(model) if isinstance(one, nn.Linear)]
     found = []
     try:
         with evaluating(model):

@@ -81,6 +81,7 @@ def _request(
             **_request_of_styles(wanted.options.style),
             **{name: getattr(wanted.adaptation, name) for name in ("draws", "reset_every")},
             "weights": evaluate.model.weights_file,
+            "branch": evaluate.model.checkpoint.get("branch"),
             "baseline": asked["baseline"],
             "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
             "ligs": ",".join(dict.fromkeys(wanted.ligs)),

@@ -7,7 +7,6 @@ from statshift._core.lazy import lazy
 if TYPE_CHECKING:
     from statshift.models.checkpoints import check_writable as check_writable
     from statshift.models.checkpoints import load_weights as load_weights
-    from statshift.models.checkpoints import read_state as read_state
     from statshift.models.checkpoints import save_weights as save_weights
     from statshift.models.checkpoints import weights_hash as weights_hash
     from statshift.models.exchange import NORMS as NORMS
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from statshift.models.pixel import class_logits as class_logits
     from statshift.models.pixel import extract_logits as extract_logits
     from statshift.models.pixel import pixel_model as pixel_model
+    from statshift.models.reading import read_state as read_state
     from statshift.models.sources import source_hash as source_hash
     from statshift.models.usercode import import_function as import_function
     from statshift.models.usercode import import_value as import_value
@@ -33,7 +33,6 @@ else:
             "statshift.models.checkpoints": (
                 "check_writable",
                 "load_weights",
-                "read_state",
                 "save_weights",
                 "weights_hash",
             ),
@@ -48,6 +47,7 @@ else:
                 "extract_logits",
                 "pixel_model",
             ),
+            "statshift.models.reading": ("read_state",),
             "statshift.models.sources": ("source_hash",),
             "statshift.models.usercode": ("import_function", "import_value"),
         },

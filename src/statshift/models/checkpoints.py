@@ -1,50 +1,74 @@
-"""Checkpoints as data: read without running anything, fitted to a network strictly, and hashed."""
+"""Weights of networks: loaded from checkpoints strictly, written, and hashed."""
 
-import argparse
 import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 from warnings import warn
 
 import torch
 from torch import Tensor, nn
 
-from statshift._core.errors import BackboneWarning, InputError
+from statshift._core.errors import BackboneWarning, CheckpointWarning, InputError
 from statshift._core.files import replacing
+from statshift.models import layouts
+from statshift.models.layouts import COUNTER
+from statshift.models.pairs import choose_branch
+from statshift.models.reading import few, read_state
 from statshift.models.segmenting import DilatedResNet
 
-NESTS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict", "net")
-"""Where the weights are looked for, in this order; averaged ones come first, as in timm."""
 
-PREFIXES = ("module.", "_orig_mod.", "model.")
-COUNT = "n_averaged"
+@dataclass(frozen=True)
+class Loaded:
+    """What a checkpoint was found to hold.
+
+    Attributes:
+        branch: whose norms were loaded; None where there is one set alone.
+        others: the branches that were passed by.
+        mean: of the three channels in [0,1], where the checkpoint holds a normalisation of its own.
+        std: likewise.
+        dropped: what was passed by beside the network, by the first parts of the names.
+    """
+
+    branch: str | None = None
+    others: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    dropped: tuple[str, ...] = ()
+
+    def described(self) -> dict[str, Any]:
+        """Return it for a record: what there was beside a network's weights alone."""
+        return {name: value for name, value in vars(self).items() if value not in (None, ())}
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, *, branch: str | None = None) -> Loaded:
     """Copy the weights of a checkpoint into `network`, all of them or none.
 
-    A state dict may lie under one of `NESTS`, and its names may share the `PREFIXES` that wrappers leave.
-    A missing `num_batches_tracked` is tolerated: nothing but a momentum of None reads it. A `DilatedResNet`
-    takes the weights of its backbone alone as well, with a `BackboneWarning`: its head is then drawn by a seed.
+    How names in the file become the network's is in docs/checkpoints.md. A missing `num_batches_tracked` is tolerated:
+    nothing but a momentum of None reads it. A `DilatedResNet` takes the weights of its backbone alone as well, with a
+    `BackboneWarning`: its head is then drawn by a seed.
 
     Args:
         network: the module to fill.
         path: a .pt, .pth, .th, .tar or .safetensors file.
+        branch: which norms of a file with two sets: "clean" or "adv". None takes the clean ones, with a
+            `CheckpointWarning`.
+
+    Returns:
+        What the file holds beside the weights that were loaded.
 
     Raises:
-        InputError: the file is missing, damaged, needs more than data, or does not fit.
+        InputError: the file is missing, damaged, needs more than data, or does not fit; or it lacks the branch.
     """
     own = network.state_dict()
-    weights = _strip_prefixes(read_state(path), own)
+    weights, loaded = _named_as(own, read_state(path), branch, path)
     backbone = isinstance(network, DilatedResNet) and not any(name.startswith(f"{network.head}.") for name in weights)
     if backbone:
         own = {name: value for name, value in own.items() if not name.startswith(f"{network.head}.")}
         weights = {name: value for name, value in weights.items() if not name.startswith(f"{network.unused}.")}
-    missing = [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]
+    missing = [name for name in own if name not in weights and not name.endswith(COUNTER)]
     unexpected = [name for name in weights if name not in own]
     differing = [
         f"{name} {tuple(weights[name].shape)} in the file, {tuple(own[name].shape)} in the model"
@@ -53,8 +77,8 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     ]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(differing)}
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {_few(names)}" for kind, names in faults.items() if names)
-        raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.")
+        told = "; ".join(f"{kind}: {few(names)}" for kind, names in faults.items() if names)
+        raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.{_stray(weights, own)}")
     network.load_state_dict(weights, strict=False)
     if isinstance(network, DilatedResNet) and backbone:
         network.reset_head()
@@ -63,15 +87,35 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             BackboneWarning,
             stacklevel=3,
         )
+    if loaded.others and branch is None:
+        warn(
+            f"{path} holds {1 + len(loaded.others)} sets of norms: those of `branch` {loaded.branch} are loaded, and "
+            f"{', '.join(loaded.others)} passed by.",
+            CheckpointWarning,
+            stacklevel=3,
+        )
+    return loaded
 
 
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a checkpoint, as `load_weights` finds it, on the CPU.
+def _named_as(
+    own: layouts.State, weights: layouts.State, branch: str | None, path: str | Path
+) -> tuple[dict[str, Tensor], Loaded]:
+    """Return a file's weights by the names of a network's state dict, as far as the rules go."""
+    weights, dropped = layouts.unwrapped(weights, own)
+    weights, mean, std = layouts.without_normalisation(weights, own)
+    weights = layouts.advbn_names(weights, own)
+    weights, chosen, others = choose_branch(weights, own, branch, path)
+    weights = layouts.with_counters(layouts.own_names(weights, own), own)
+    return weights, Loaded(chosen, tuple(others), mean, std, tuple(dropped))
 
-    Raises:
-        InputError: the file is missing, damaged, needs more than data, or holds no state dict.
-    """
-    return _find_state(_read(Path(path).expanduser()), path)
+
+def _stray(weights: layouts.State, own: layouts.State) -> str:
+    """Return a sentence on the names for whose sake a wrapper's prefix stays; "" where there are none."""
+    for prefix in layouts.PREFIXES:
+        without = [name for name in weights if not name.startswith(prefix)]
+        if 0 < len(without) < len(weights) / 2 and not any(name.startswith(prefix) for name in own):
+            return f" All names but {few(without)} begin with {prefix}, which is dropped where all do."
+    return ""
 
 
 def check_writable(path: str | Path) -> None:
@@ -146,66 +190,3 @@ def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {_plain(one)}' for key, one in value.items())}}}"
     return repr(value) if isinstance(value, str | int | float | bytes | torch.dtype | None) else type(value).__name__
-
-
-def _read(path: Path) -> Any:
-    """Return what the file holds, on the CPU."""
-    if not path.is_file():
-        raise InputError(f"Expected `weights` to be a checkpoint file, but {path} is not a file.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the options that timm keeps beside the weights
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        with path.open("rb") as file:
-            text = not file.read(2).startswith((b"\x80", b"PK"))  # neither a pickle nor an archive
-        if text and not wanted:
-            raise InputError(
-                f"Expected `weights` to be a checkpoint (.pt, .pth, .th, .tar or .safetensors), but {path} is none."
-            ) from error
-        reason = f"it asks for {wanted[1]}" if wanted else "its pickle does what no tensor needs"
-        raise InputError(
-            f"Refused to load {path}: it is more than data ({reason}); save its state_dict alone instead."
-        ) from error
-    except Exception as error:  # a damaged file makes the readers raise anything
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise InputError(f"Cannot read {path}: truncated, or not a checkpoint ({reason}).") from error
-
-
-def _find_state(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """Return the state dict in a checkpoint's content."""
-    while isinstance(content, Mapping):
-        nested = next((content[key] for key in NESTS if isinstance(content.get(key), Mapping)), None)
-        if nested is None:
-            break
-        content = nested
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"Expected {path} to hold a state dict, but got {type(content).__name__}.")
-    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if others:
-        raise InputError(f"Expected {path} to hold a state dict, but these are no tensors: {_few(others)}.")
-    return dict(content)
-
-
-def _strip_prefixes(weights: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that all names share, and that the network's own names do not.
-
-    The count that torch's `AveragedModel` keeps beside its `module` goes first.
-    """
-    weights = {name: value for name, value in weights.items() if name != COUNT or name in own}
-
-    def shared(prefix: str, names: Iterable[str]) -> bool:
-        return all(name.startswith(prefix) for name in names)
-
-    while prefix := next((p for p in PREFIXES if shared(p, weights) and not shared(p, own)), None):
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
-    return weights
-
-
-def _few(names: list[str], most: int = 3) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -10,7 +10,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from statshift._core.errors import InputError, unknown
+from statshift._core.walking import modules_of, put_in_place
 from statshift.models import choices
+from statshift.models.halves import halve_norms
 
 NORMS = choices.NORMS
 
@@ -67,7 +69,8 @@ def exchange_norm(model: nn.Module, norm: str, *, groups: int = 32) -> nn.Module
 
     Args:
         model: any, a `PixelModel` too; it is changed if nothing is raised.
-        norm: one of `NORMS`. "batch" starts with running statistics of mean 0 and variance 1.
+        norm: one of `NORMS`, or "ibn-a". "batch" starts with running statistics of mean 0 and variance 1. "ibn-a"
+            halves batch norms of residual networks, and their weights: see `statshift.models.halves.halve_norms`.
         groups: number of groups of "group", at most; see `count_groups`.
 
     Returns:
@@ -81,12 +84,14 @@ def exchange_norm(model: nn.Module, norm: str, *, groups: int = 32) -> nn.Module
     Differs: convolutions before an exchanged norm stay as they are: under "none" most have no bias then, unlike those
         of a zoo network built without norms. A group norm becomes a BatchNorm2d.
     """
-    if norm not in NORMS:
-        raise unknown("norm", norm, NORMS)
+    if norm not in choices.EXCHANGES:
+        raise unknown("norm", norm, choices.EXCHANGES)
     count_groups(1, groups)
+    if norm == "ibn-a":
+        return halve_norms(model)
     found = {name: module for name, module in model.named_modules() if isinstance(module, EXCHANGEABLE)}
     if not found:
-        names = {type(module).__name__ for module in model.modules() if "norm" in type(module).__name__.lower()}
+        names = {type(module).__name__ for module in modules_of(model) if "norm" in type(module).__name__.lower()}
         raise InputError(
             "Expected a model with batch, instance or group norms to exchange, but its norms are: "
             f"{', '.join(sorted(names)) or 'none'}."
@@ -99,13 +104,10 @@ def exchange_norm(model: nn.Module, norm: str, *, groups: int = 32) -> nn.Module
     if faults:
         more = f"; and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise InputError(f"Cannot exchange the norms for {norm!r}: {'; '.join(faults[:3])}{more}.")
-    new = {module: _exchanged(module, norm, groups) for module in found.values()}
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):  # named_children would skip a second name
-            if child in new:
-                parent._modules[name] = new[child]
+    new: dict[nn.Module, nn.Module] = {module: _exchanged(module, norm, groups) for module in found.values()}
+    put_in_place(model, new)
     if norm == "none":
-        working: list[Any] = [module for module in model.modules() if getattr(module, "inplace", False)]
+        working: list[Any] = [module for module in modules_of(model) if getattr(module, "inplace", False)]
         for module in working:
             module.inplace = False  # or it would change what a shortcut takes
     return model

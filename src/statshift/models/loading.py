@@ -1,11 +1,8 @@
 """Models by spec; timm, torchvision and a user's file are imported only when a spec names them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib import import_module
-from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 from warnings import warn
@@ -14,15 +11,26 @@ from torch import nn
 
 from statshift._core.copying import check_initialised
 from statshift._core.errors import DefaultPreprocessingWarning, InputError, unknown
-from statshift.models.checkpoints import load_weights
+from statshift.models.checkpoints import Loaded, load_weights
+from statshift.models.choices import EXCHANGES, NORMS
 from statshift.models.cifar import ZOO
 from statshift.models.exchange import exchange_norm
+from statshift.models.ibn import IBN_NETS
+from statshift.models.normalising import check_normalised_once, settle_normalisation, three
 from statshift.models.origin import read_made_by
 from statshift.models.pixel import PixelModel, Preprocessing
+from statshift.models.published import Built, build_timm, build_torchvision
 from statshift.models.segmenting import SEGMENTING
 from statshift.models.usercode import check_arguments, import_function, target_hash
 
-Built = tuple[nn.Module, Preprocessing, int | None]
+EXCHANGING = ("timm", "torchvision", "hf", "ibn")
+"""Schemes of networks that know no `norm` of their own: it is exchanged once they are built."""
+
+OTHERS = set(EXCHANGES) - set(NORMS)
+"""What the networks of the zoo cannot be built with, and are exchanged for."""
+
+AS_FOR_IMAGENET = Preprocessing(input_size=224, resize=256, crop=224)
+"""How photographs are loaded for ImageNet's networks, but where their authors say otherwise."""
 
 
 def load_model(
@@ -35,50 +43,51 @@ def load_model(
     pretrained: bool = True,
     resize_input: bool = True,
     size_multiple: int | None = None,
+    branch: str | None = None,
 ) -> PixelModel:
     """Return a model in pixel space, in evaluation mode; a module given is wrapped, not copied, and left in its mode.
 
     Args:
         spec: `timm:NAME`, `torchvision:NAME@WEIGHTS_TAG` (`@none`: random weights; segmentation models too),
+            `hf:NAME_OR_DIR` (an image classifier of Hugging Face's transformers), `ibn:NAME` (IBN-Net, random weights),
             `cifar:NAME`, `seg:NAME`, `py:FILE_OR_MODULE:FUNCTION`, a module, or a function that returns one.
         weights: a checkpoint to load instead of the pretrained weights; for `seg`, one of ImageNet's ResNets fits too.
         mean: mean of the three channels in [0,1], or one number for all three; default the model's own, else
             ImageNet's, with a `DefaultPreprocessingWarning` for a model of one's own.
         std: likewise.
-        model_args: keyword arguments for whatever builds the network, such as `num_classes`; for timm and torchvision
-            `norm` exchanges the batch norms, see `exchange_norm`.
-        pretrained: False builds timm's and torchvision's models with random weights.
+        model_args: keyword arguments for whatever builds the network, such as `num_classes`; where that has no norms of
+            its own to choose from, `norm` exchanges the batch norms, see `exchange_norm`.
+        pretrained: False builds models of timm, torchvision and Hugging Face with random weights.
         resize_input: resize images of another size than the model's; False forgets that size.
         size_multiple: of a network that answers for each pixel and takes multiples of so many px alone: pad images to
             them, and crop its logits back. Default the model's own; verbs find it by trying, see
             `statshift.norms.sizes.fit_size`.
+        branch: which norms of a checkpoint with two sets, "clean" or "adv"; default clean, with a `CheckpointWarning`.
+
+    A checkpoint of a model that normalises its input itself holds mean and deviation: they are taken, and told by a
+    `CheckpointWarning` where they are not those that would have been used.
 
     Raises:
-        InputError: an unknown scheme or name, weights that do not fit, a download that failed.
+        InputError: an unknown scheme or name, weights that do not fit, a download that failed, a mean or deviation
+            other than the checkpoint's, or a network that would normalise its input a second time.
     """
     args = dict(model_args or {})
-    exchanged = isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision") and "norm" in args
-    try:
-        rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
-        if isinstance(spec, str) and spec.partition(":")[0] in ("timm", "torchvision"):
-            pretrained = _pretrained(rest.pop("pretrained", pretrained))
-        network, preprocessing, num_classes = _build(spec, pretrained and weights is None, rest)
-    except (TypeError, ValueError) as error:
-        if not args or isinstance(error, InputError):
-            raise
-        raise InputError(f"{spec} does not take the model arguments {args}: {error}.") from error
-    if exchanged:
-        exchange_norm(network, args["norm"])
-    if weights is not None:
-        load_weights(network, weights)
+    if branch is not None and weights is None:
+        raise InputError(f"Expected `weights`, a checkpoint with two sets of norms, with `branch` {branch!r}.")
+    network, preprocessing, num_classes = _with_norm(spec, args, pretrained, given=weights is not None)
+    loaded = Loaded() if weights is None else load_weights(network, weights, branch=branch)
+    if loaded.mean is not None and loaded.std is not None:
+        mean, std = settle_normalisation(loaded.mean, loaded.std, mean, std, preprocessing, weights)
     check_initialised(network)
     preprocessing = replace(
         preprocessing,
-        mean=preprocessing.mean if mean is None else _three(mean),
-        std=preprocessing.std if std is None else _three(std),
+        mean=preprocessing.mean if mean is None else three(mean),
+        std=preprocessing.std if std is None else three(std),
         input_size=preprocessing.input_size if resize_input else None,
         size_multiple=preprocessing.size_multiple if size_multiple is None else size_multiple,
     )
+    if not isinstance(spec, PixelModel):
+        check_normalised_once(network, preprocessing)
     own = not isinstance(spec, PixelModel) and (not isinstance(spec, str) or spec.startswith("py:"))
     if own and (mean is None or std is None):
         lacking = " and ".join(f"`{name}`" for name, value in (("mean", mean), ("std", std)) if value is None)
@@ -88,21 +97,35 @@ def load_model(
             DefaultPreprocessingWarning,
             stacklevel=2,
         )
-    model = PixelModel(
-        network,
-        preprocessing,
-        spec=_name(spec),
-        num_classes=num_classes,
-        arguments=args,
-        source_hash=_source(spec),
-    )
+    named: dict[str, Any] = {"spec": _name(spec), "source_hash": _source(spec)}
+    model = PixelModel(network, preprocessing, num_classes=num_classes, arguments=args, **named)
     if weights is not None:
         model.mark(read_made_by(weights))
         model.weights_file = str(weights)
+        model.checkpoint = loaded.described()
     elif isinstance(spec, PixelModel):
         model.mark(spec.made_by)
         model.weights_file = spec.weights_file
+        model.checkpoint = spec.checkpoint
     return model if isinstance(spec, nn.Module) else model.eval()
+
+
+def _with_norm(spec: str | Callable[..., Any], args: Mapping[str, Any], pretrained: bool, *, given: bool) -> Built:
+    """Return what `_build` does, with its norms exchanged where `args` name one and the network has none to choose."""
+    scheme = spec.partition(":")[0] if isinstance(spec, str) else ""
+    exchanged = "norm" in args and (scheme in EXCHANGING or (scheme in ("cifar", "seg") and args["norm"] in OTHERS))
+    try:
+        rest = {name: value for name, value in args.items() if not (exchanged and name == "norm")}
+        if scheme in ("timm", "torchvision", "hf"):
+            pretrained = _pretrained(rest.pop("pretrained", pretrained))
+        built = _build(spec, pretrained and not given, rest)
+    except (TypeError, ValueError) as error:
+        if not args or isinstance(error, InputError):
+            raise
+        raise InputError(f"{spec} does not take the model arguments {dict(args)}: {error}.") from error
+    if exchanged:
+        exchange_norm(built[0], args["norm"])
+    return built
 
 
 def _pretrained(value: Any) -> bool:
@@ -118,10 +141,6 @@ def _name(spec: Any) -> str:
         return spec.spec
     named = type(spec) if isinstance(spec, nn.Module) else spec
     return f"{named.__module__}.{getattr(named, '__qualname__', type(named).__qualname__)}"
-
-
-def _three(value: Sequence[float] | float) -> tuple[float, ...]:
-    return (float(value),) * 3 if isinstance(value, int | float) else tuple(value)
 
 
 def _source(spec: Any) -> str | None:
@@ -146,84 +165,6 @@ def _build(spec: str | Callable[..., Any], pretrained: bool, args: dict[str, Any
     return network, Preprocessing(), classes if isinstance(classes, int) else None
 
 
-def _build_timm(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
-    timm: Any = import_module("timm")
-    hub = name.partition(":")[2]
-    if not hub and not timm.is_model(name):
-        raise unknown("timm model", name, get_close_matches(name, timm.list_models(), n=5, cutoff=0))
-    try:
-        network = timm.create_model(name, pretrained=pretrained, **args)
-    except OSError as error:
-        known = None if hub else timm.get_pretrained_cfg(name)
-        raise _no_download(f"timm:{name}", known.hf_hub_id or known.url if known else hub) from error
-    except RuntimeError as error:
-        raise InputError(f"timm cannot build {name!r}: {' '.join(str(error).split())}") from error
-    config = timm.data.resolve_model_data_config(network)
-    size = config["input_size"][-1]
-    if config["input_size"][-2] != size:
-        raise InputError(f"Expected a model of square images, but timm:{name} takes {config['input_size'][-2:]} px.")
-    preprocessing = Preprocessing(
-        config["mean"],
-        config["std"],
-        input_size=size,
-        resize=math.floor(size / config["crop_pct"]),
-        crop=size,
-        interpolation=config["interpolation"],
-    )
-    return network, preprocessing, network.num_classes
-
-
-def _build_torchvision(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
-    models: Any = import_module("torchvision.models")
-    spec = f"torchvision:{name}"
-    name, _, tag = name.partition("@")
-    by_pixel = models.list_models(module=models.segmentation)
-    known = models.list_models(module=models) + by_pixel
-    if name not in known:
-        raise unknown("torchvision model", name, known)
-    tags = {weights.name: weights for weights in models.get_model_weights(name)}
-    if tag and tag != "none" and tag not in tags:
-        raise unknown(f"weights tag of torchvision:{name}", tag, [*tags, "none"])
-    if not tag and pretrained:
-        raise InputError(
-            f"Expected {spec} to name its pretrained weights, as {spec}@TAG; choose from: {', '.join(tags)}, "
-            "none (random), or give a file as `weights`."
-        )
-    chosen: Any = tags.get(tag)
-    if name in by_pixel:
-        args = _of_segmentation(spec, models.get_model_builder(name), chosen is not None, args)
-    try:
-        network = models.get_model(name, weights=chosen if pretrained else None, **args)
-    except OSError as error:
-        if chosen is None:  # of `weights_backbone`
-            raise InputError(f"Cannot download the backbone's weights of {spec}: {error}.") from error
-        raise _no_download(spec, chosen.url) from error
-    preprocessing = Preprocessing(input_size=getattr(network, "image_size", None))
-    if chosen is not None:
-        recipe = chosen.transforms()
-        size = None if name in by_pixel else recipe.crop_size[0]  # label maps stay as they were read
-        preprocessing = Preprocessing(
-            recipe.mean, recipe.std, size, recipe.resize_size[0], size, recipe.interpolation.value
-        )
-    return network, preprocessing, args.get("num_classes", 21 if name in by_pixel else 1000)
-
-
-def _of_segmentation(spec: str, build: Callable[..., Any], published: bool, args: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a segmentation model of torchvision: no download beside its own weights.
-
-    Published weights have an auxiliary head, where the model has one. What the model does not know torchvision would
-    pass by in silence.
-    """
-    taken = {name for name, one in signature(build).parameters.items() if one.kind is Parameter.KEYWORD_ONLY}
-    taken -= {"weights", "progress"}
-    if foreign := args.keys() - taken:
-        raise unknown(f"model argument of {spec},", min(foreign), sorted(taken))
-    usual: dict[str, Any] = {"weights_backbone": None}
-    if published and "aux_loss" in taken:
-        usual["aux_loss"] = True
-    return usual | args
-
-
 def _build_cifar(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
     if name not in ZOO:
         raise unknown("CIFAR model", name, ZOO)
@@ -236,6 +177,18 @@ def _build_seg(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
     return SEGMENTING[name](**args), Preprocessing(), args.get("num_classes", 19)
 
 
+def _build_ibn(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    if name not in IBN_NETS:
+        raise unknown("IBN-Net", name, IBN_NETS)
+    return IBN_NETS[name](**args), AS_FOR_IMAGENET, args.get("num_classes", 1000)
+
+
+def _build_hf(name: str, pretrained: bool, args: dict[str, Any]) -> Built:
+    hub: Any = import_module("statshift.models.hub")
+    built: Built = hub.build_hub(name, pretrained, args)
+    return built
+
+
 def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
     spec, function = f"py:{target}", import_function(target)
     if not isinstance(function, nn.Module):
@@ -243,14 +196,11 @@ def _build_py(target: str, pretrained: bool, args: dict[str, Any]) -> Built:
     return _build(function, pretrained, args, spec)
 
 
-def _no_download(spec: str, place: str) -> InputError:
-    place = place if place.startswith("http") else f"https://huggingface.co/{place}"
-    return InputError(f"Cannot download the weights of {spec}; get {place} by hand and give the file as `weights`.")
-
-
 MODEL_SCHEMES: dict[str, Callable[[str, bool, dict[str, Any]], Built]] = {
-    "timm": _build_timm,
-    "torchvision": _build_torchvision,
+    "timm": build_timm,
+    "torchvision": build_torchvision,
+    "hf": _build_hf,
+    "ibn": _build_ibn,
     "cifar": _build_cifar,
     "seg": _build_seg,
     "py": _build_py,

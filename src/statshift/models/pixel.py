@@ -142,6 +142,7 @@ class PixelModel(nn.Module):
 
     Attributes:
         weights_file: the checkpoint that `load_model` loaded, where it was given one.
+        checkpoint: what that held beside the weights that were loaded, for a record; see `Loaded`.
         network: the one that was given.
         known_sizes: (height, width) that the network is known to take as they are, see `statshift.norms.sizes`.
         random_weights: hash of the weights that were drawn for it, where `statshift.hardening.from_scratch.build`
@@ -170,6 +171,7 @@ class PixelModel(nn.Module):
         self.source_hash = source_hash
         self.random_weights: str | None = None
         self.weights_file: str | None = None
+        self.checkpoint: dict[str, Any] = {}
         self.known_sizes: set[tuple[int, int]] = set()
         self._made: tuple[dict[str, str], str] | None = None
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)

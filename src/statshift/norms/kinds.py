@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from statshift._core.errors import InputError
+from statshift._core.walking import modules_of
 
 COMPILED = "_orig_mod."
 """What `torch.compile` puts before the names of the modules in a module."""
@@ -40,7 +41,7 @@ def check_reachable(model: nn.Module) -> None:
     Raises:
         InputError: it is scripted, traced or exported, which hides them.
     """
-    modules = list(model.modules())
+    modules = modules_of(model)
     if any(isinstance(module, torch.jit.ScriptModule) for module in modules):
         raise InputError(
             "Expected a model whose norm layers can be reached, but it is scripted or traced (torch.jit): give the "
@@ -59,7 +60,7 @@ def no_statistics(model: nn.Module) -> InputError:
         check_reachable(model)
     except InputError as hidden:
         return hidden
-    modules = list(model.modules())
+    modules = modules_of(model)
     others = sorted({type(module).__name__ for module in modules if "norm" in type(module).__name__.lower()})
     return InputError(
         "Expected a model with batch normalization and running statistics, but its norms are: "

@@ -14,13 +14,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.copying import check_initialised
 from statshift._core.errors import InputError
+from statshift._core.walking import modules_of
 from statshift.norms.kinds import COMPILED, keeps_statistics, no_statistics
 
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models into evaluation mode and, whatever happens, give each module its own train flag back."""
-    flags = [(module, module.training) for model in models for module in model.modules()]
+    flags = [(module, module.training) for model in models for module in modules_of(model)]
     training = [module for module, flag in flags if flag]
     for module in training:
         module.training = False

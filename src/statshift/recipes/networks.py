@@ -8,7 +8,8 @@ import torch
 
 from statshift._core.errors import unknown
 from statshift.hardening.from_scratch import build
-from statshift.models import NORMS, PixelModel, load_model
+from statshift.models import PixelModel, load_model
+from statshift.models.choices import EXCHANGES
 from statshift.models.cifar import ZOO
 from statshift.models.loading import MODEL_SCHEMES
 
@@ -40,8 +41,8 @@ class Network:
         if scheme == "cifar" and rest not in ZOO:
             faults.append(f"spec: {unknown('CIFAR model', rest, ZOO)}")
         norm = self.arguments.get("norm", "batch")
-        if scheme != "py" and norm not in NORMS:
-            faults.append(f"arguments.norm: {unknown('norm', norm, NORMS)}")
+        if scheme != "py" and norm not in EXCHANGES:
+            faults.append(f"arguments.norm: {unknown('norm', norm, EXCHANGES)}")
         faults += [
             f"{name}: Expected three numbers, but got {list(value)}."
             for name, value in (("mean", self.mean), ("std", self.std))

@@ -199,7 +199,7 @@ def _harden(group: Group, _: Changes) -> Iterator[str]:
     if not means:
         return
     worst = min(means, key=lambda name: means[name])
-    model = commands.model(source.record)
+    model = commands.model(source.record, "--weights-branch")
     text = f"Harden {source.the_model}: it does worst under {worst} ({percent(means[worst])}, clean "
     text += f"{percent(source.summary['clean_accuracy'])}). "
     if has_batch_norms(source):
@@ -217,7 +217,7 @@ def _attacked(group: Group, _: Changes) -> Iterator[str]:
     for name in source.attacks:
         found = source.summary["per_shift"][name]
         if found["intervals"][0][1] < BROKEN_BELOW:
-            model = commands.model(source.record)
+            model = commands.model(source.record, "--weights-branch")
             words = [*_training(source), "--method", AGAINST_ATTACKS.name, "--out", "robust"]
             rest = "of the images right" if source.task.counts_images else "accuracy"
             yield _then(

@@ -105,14 +105,19 @@ def adapting(record: Mapping[str, Any], protocols: Sequence[str], draws: int = 0
     return parts + (["--include-adaptation"] if seen else [])
 
 
-def model(record: Mapping[str, Any]) -> Words:
-    """Return the options that name a record's model; weights of which no file is known are WEIGHTS."""
+def model(record: Mapping[str, Any], branch: str = "--branch") -> Words:
+    """Return the options that name a record's model; weights of which no file is known are WEIGHTS.
+
+    Args:
+        record: of a run.
+        branch: what the verb calls the option for the branch of a checkpoint.
+    """
     described, asked = record["model"], record.get("asked")
     spec = str(described["spec"])
     parts: Words = ["--model", spec]
     zoo = spec.startswith(("timm:", "torchvision:"))
     if asked:
-        parts += _given(asked, "weights")
+        parts += [*_given(asked, "weights"), *([branch, asked["branch"]] if asked.get("branch") else [])]
     elif not zoo or described.get("made_by"):
         parts += ["--weights", WEIGHTS]
     for name, value in (described.get("arguments") or {}).items():

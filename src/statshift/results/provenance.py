@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from statshift._core import processes
 from statshift._core import randomness as streams
+from statshift._core.walking import modules_of
 from statshift.data import ImageData, integers_hash
 from statshift.models import PixelModel, source_hash, weights_hash
 from statshift.norms.layers import evaluating, run
@@ -39,7 +40,8 @@ def describe_model(model: PixelModel) -> dict[str, Any]:
         "source_hash": model.source_hash,
         "weights_hash": weights_hash(model.network),
         "made_by": model.made_by,
-        "norms": dict(Counter(map(_describe_norm, (one for one in model.modules() if "Norm" in type(one).__name__)))),
+        **({"checkpoint": model.checkpoint} if model.checkpoint else {}),
+        "norms": dict(Counter(map(_describe_norm, (one for one in modules_of(model) if "Norm" in type(one).__name__)))),
         "preprocessing": model.preprocessing.described(),
     }
 

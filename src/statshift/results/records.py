@@ -11,9 +11,10 @@ from statshift._core.identity import differing, flat
 from statshift._core.parsing import read_object
 from statshift._core.storage import write_json_atomically
 
-FREE = ("environment", "model.made_by", "asked")
+FREE = ("environment", "model.made_by", "model.checkpoint", "asked")
 """Fields of a record that may differ between two sittings: versions, device, batch size, workers; who made the
-weights, whose hash must be the same; and the words in which it was asked for, by which a report repeats it."""
+weights, whose hash must be the same, and what their file held beside them; and the words in which it was asked for, by
+which a report repeats it."""
 
 GROWING = (
     *("shifts", "families", "groups", "own_severities", "titles", "attacks", "stylised", "sets", "severities"),

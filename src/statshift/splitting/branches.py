@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
+from statshift._core.walking import modules_of
 from statshift.norms.layers import batch_norms, evaluating
 from statshift.splitting.cuts import network_of
 from statshift.splitting.folding import Folded, folded
@@ -80,7 +81,7 @@ class Branches(nn.Module):
             self.adv = twin(model, behind)
             self.splits["adv"] = found.onto(self.adv)
             self.norms = {name: module for name, module in batch_norms(self.adv).items() if name in behind}
-            pairs = zip(model.modules(), self.adv.modules(), strict=True)
+            pairs = zip(modules_of(model), modules_of(self.adv), strict=True)
             self._frozen |= {theirs for ours, theirs in pairs if ours in self._frozen}
             if found.graph is not None:
                 self._folded = folded(network_of(self.adv), found.graph, compiled=compiled)
@@ -113,7 +114,7 @@ class Branches(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Branches":
         """Keep buffers shared on the way to another device or type: torch moves them one by one."""
-        pairs = zip(self.clean.modules(), self.adv.modules(), strict=True) if "adv" in self.splits else ()
+        pairs = zip(modules_of(self.clean), modules_of(self.adv), strict=True) if "adv" in self.splits else ()
         shared = [
             (ours, theirs, name)
             for ours, theirs in pairs

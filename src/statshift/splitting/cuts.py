@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from statshift._core.copying import check_initialised
 from statshift._core.errors import MOST, InputError, unknown
+from statshift._core.walking import modules_of
 from statshift.models import PixelModel, extract_logits
 from statshift.norms.kinds import check_reachable
 from statshift.norms.layers import evaluating, run, running_norms
@@ -131,7 +132,7 @@ class _Dataflow:
                 edge = (output.grad_fn, output.output_nr) if isinstance(output, Tensor) else (None, 0)
                 self.calls[name] = _Call(name, module, output, edge)
 
-        inside = {child for norm in self.norms for child in norm.modules() if child is not norm}  # timm's activations
+        inside = {child for norm in self.norms for child in modules_of(norm) if child is not norm}  # timm's activations
         handles = [
             module.register_forward_hook(partial(after, name))
             for name, module in self.network.named_modules()

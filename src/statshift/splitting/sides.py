@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from statshift._core.walking import modules_of
 from statshift.models import PixelModel
 from statshift.norms.layers import evaluating, run
 from statshift.splitting.cuts import network_of
@@ -30,7 +31,7 @@ def sides(found: Split, image: Tensor) -> tuple[set[nn.Module], set[nn.Module]]:
         before_and_after[passed].add(module)
         passed = passed or module is last
 
-    handles = [module.register_forward_hook(ended) for module in network.modules()]
+    handles = [module.register_forward_hook(ended) for module in modules_of(network)]
     try:
         with torch.no_grad(), evaluating(found.model):
             run(found.model, image)

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
+from statshift._core.walking import modules_of
 from statshift.norms.kinds import keeps_statistics
 from statshift.splitting.cuts import Cut, network_of
 from statshift.splitting.parts import ImageSize, Split, as_network_takes, generator_states, set_generator_states
@@ -70,7 +71,7 @@ def _cut_graph(network: nn.Module, cut: Cut | None, training: bool) -> tuple[fx.
 @contextmanager
 def _tracing(network: nn.Module, training: bool) -> Iterator[None]:
     """Leave the network as found; refuse a trace into which a constant or a random number was written."""
-    flags = [(module, module.training) for module in network.modules()]
+    flags = [(module, module.training) for module in modules_of(network)]
     names, device = set(vars(network)), torch.device("cpu")
     states = generator_states(device)
     try:
