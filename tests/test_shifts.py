@@ -65,7 +65,7 @@ def test_stored_shifts_take_the_place_of_those_that_are_made():
     assert resolve("common", offered=stored) == [stored["snow"], stored["fog"]]
     assert resolve(["rain", "snow"], offered=stored) == [stored["rain"], stored["snow"]]
     with pytest.raises(
-        InputError, match=r"Unknown shift 'frost'.*Choose from: clean, common, holdout, snow, rain, fog"
+        InputError, match=r"Unknown shift 'frost'.*Choose from: clean, common, holdout, .*snow, rain, fog"
     ):
         resolve("frost", offered=stored)
 
@@ -75,7 +75,7 @@ def test_stored_shifts_take_the_place_of_those_that_are_made():
     [
         ("gausian_noise", "Unknown shift 'gausian_noise'. Did you mean 'gaussian_noise'?"),
         (["clean", "Fog"], "Unknown shift 'Fog'. Did you mean 'fog'?"),
-        ("qqq", "Unknown shift 'qqq'. Choose from: clean, common, holdout, gaussian_noise, "),
+        ("qqq", "Unknown shift 'qqq'. Choose from: clean, common, holdout, "),
         ([], "Expected at least one shift"),
         ([{}], "Expected at least one shift"),
         ({"fog": flip}, "The shift name 'fog' is taken"),
