@@ -152,6 +152,10 @@ def printed(names, out):
     """Pages that say themselves what they print."""
 
 
+def check_checkpoints(names, out):
+    assert out.split() == ["IBN", "BatchNorm2d"]
+
+
 def check_decoders(names, outputs):
     assert names["record"]["found"]["psnr"] > 5
     assert names["pictures"].shape == names["images"].shape
@@ -159,6 +163,7 @@ def check_decoders(names, outputs):
 
 
 CHECKS = {
+    "checkpoints.md": check_checkpoints,
     "decoders.md": check_decoders,
     "extending.md": check_extending,
     "howto/attack.md": check_attack,
