@@ -278,9 +278,9 @@ def test_a_page_has_the_table_by_family(mixed):
     assert rows["clean"]["gain of auto"] == f"{100 * clean.mean():+.1f}"
     low, high = one["gain"]["interval"]
     assert f"[{100 * low:+.1f}, {100 * high:+.1f}]" in as_markdown(tables(build_report([mixed])))
-    assert (rows["filter"]["shifts"], rows["style"]["shifts"], rows["corruption"]["severities"]) == (
-        *("3", "stylised", "3, 5"),
-    )
+    assert [rows[name]["over"] for name in ("clean", "corruption", "filter", "style")] == [
+        *("-", "2 at severities 3, 5", "3 shifts", "stylised"),
+    ]
     hardest = found["source"]["per_family"]["holdout"]["hardest"]
     assert rows["held-out corruption"]["hardest"] == f"{hardest['shift']} ({100 * hardest['accuracy']:.1f})"
 
@@ -294,9 +294,9 @@ def test_runs_stand_beside_each_other_where_they_share_a_family(mixed, tmp_path)
     (table,) = [one for one in tables(build_report([mixed, other])) if one.name == "by-family-1"]
     head = [column.label for column in table.columns]
     lines = [dict(zip(head, (cell.text for cell in line), strict=True)) for line in table.rows]
-    (fog,) = [line for line in lines if line["shifts"] == "fog"]
+    (fog,) = [line for line in lines if line["over"] == "fog at severity 3"]
     (filters,) = [line for line in lines if line["family"] == "filter"]
-    (both,) = [line for line in lines if line["family"] == "corruption" and line["shifts"] == "2"]
+    (both,) = [line for line in lines if line["over"] == "2 at severities 3, 5"]
     for line, wanted in ((fog, [("fog", 3)]), (filters, FILTERS)):
         means = [np.mean([side[one] for one in wanted]) for side in (bits, hardened)]
         assert line["run"] == f"{100 * means[0]:.1f}"
@@ -316,7 +316,7 @@ def test_a_page_tells_sets_alone(tmp_path):
     sets["renditions"]["beside"] = "clean of renditions"
     record = record_of(families=KIN.families, sets=sets)
     rows = by_family(write_run(tmp_path / "run", record, rows_with_sets()))
-    assert (rows["natural: renditions"]["source"], rows["natural: renditions"]["shifts"]) == ("53.3", "30 images")
+    assert (rows["natural: renditions"]["source"], rows["natural: renditions"]["over"]) == ("53.3", "30 images")
     assert rows["clean, the classes of renditions"]["source"] == "56.7"
     assert rows["filter (instagram)"]["source"] == "55.8"
     assert rows["filter (instagram)"]["hardest"] == "instagram/warm (55.0)"
@@ -443,7 +443,8 @@ def test_the_command_takes_a_file_of_groups(run, tmp_path):
     assert done.code == 0, done.err
     assert re.search(r"^group night +2 +1 +[\d.]+ \[", done.out, re.MULTILINE)
     report = run("report", tmp_path / "run", "--format", "markdown")
-    assert "| group night | 2 | 1 |" in report.out
+    (line,) = [line for line in report.out.splitlines() if line.startswith("| group night |")]
+    assert "| 2 at severity 1 |" in line
     subject = group(read([tmp_path / "run"], None).measured)[0].reference
     assert f"--groups {tmp_path / 'groups.yaml'}" in commands.measure(subject)
 
@@ -457,3 +458,14 @@ def test_filters_alone_have_a_mean_in_the_summary(tmp_path, families, mean):
     figures = {one.label: one.value for one in page.verdicts[0].figures}
     told = {"mean of warm, cold, grey": pytest.approx(np.mean([bits[one] for one in FILTERS]))} if mean else {}
     assert {name: value for name, value in figures.items() if name != "clean accuracy"} == told
+
+
+def test_a_command_names_groups_that_share_shifts(tmp_path, monkeypatch):
+    monkeypatch.setitem(GROUPS, "first list", ("a", "b"))
+    monkeypatch.setitem(GROUPS, "second list", ("b", "c"))
+    monkeypatch.setitem(GROUPS, "part", ("c",))
+    bits = draw([("clean", 0), ("a", 1), ("b", 1), ("c", 1)], 0.7)
+    record = record_of(shifts=["clean", "a", "b", "c"], families=dict.fromkeys("abc", "c-bar"))
+    path = write_run(tmp_path / "run", record, rows_of(bits))
+    subject = group(read([path], None).measured)[0].reference
+    assert "--shifts 'clean,first list,second list'" in commands.measure(subject)

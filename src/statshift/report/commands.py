@@ -143,11 +143,13 @@ def _shifts(record: Mapping[str, Any]) -> Words:
     names = [str(places.get(name, name)) for name in shifts if name not in own or name in places]
     if shifts and not names:
         return ["--shifts", OWN]  # without the option others would be measured
+    there, spelled = {*names}, set[str]()
     for group, members in GROUPS.items():
-        if set(members) <= set(names):
-            place = names.index(members[0])
+        if {*members} <= there and not {*members} <= spelled:  # two groups may share a shift
+            place = next(names.index(name) for name in members if name in names)
             names = [name for name in names if name not in members]
             names.insert(min(place, len(names)), group)
+            spelled |= {*members}
     return [] if names in ([], ["clean", "common"]) else ["--shifts", ",".join(map(str, names))]
 
 

@@ -36,13 +36,14 @@ def section(groups: Sequence[Group], changes: Changes) -> Section | None:
 
 def _table(group: Group, rows: Sequence[FamilyRow], changes: Changes, over: str) -> Table:
     gains = {subject: _before(subject, group) for subject in group.subjects}
-    columns = [Column("family", numeric=False), Column("shifts", numeric=False), Column("severities", numeric=False)]
+    columns = [Column("family", numeric=False)]
     for subject, before in gains.items():
         columns.append(Column(subject.label, shade="accuracy", note="the mean, with a 95 % interval"))
         if before:
             note = f"of {subject.label} over {before.label}, on the same images, in points"
             columns.append(Column(f"gain of {subject.label}", shade="difference", note=note))
     least = f"the shift of the family under which {group.reference.label} scores least, or else the next that has it"
+    columns.append(Column("over", numeric=False, note="the shifts and severities of the mean, each condition alike"))
     columns.append(Column("hardest", numeric=False, note=least))
     lines = [_line(row, gains, changes) for row in rows]
     if any(subject.summary["clean_accuracy"] is not None for subject in gains):
@@ -58,25 +59,25 @@ def _before(subject: Subject, group: Group) -> Subject | None:
 
 
 def _clean(gains: Mapping[Subject, Subject | None], changes: Changes) -> tuple[Cell, ...]:
-    cells = [Cell("clean"), Cell(ABSENT), Cell(ABSENT)]
+    cells = [Cell("clean")]
     for subject, before in gains.items():
         cells.append(bounded_cell(subject.summary["clean_accuracy"], subject.summary["clean_interval"]))
         if before:
             change = changes.of(before, subject)
             cells.append(_gain(change.clean.accuracy if change and change.clean else None))
-    return (*cells, Cell(ABSENT))
+    return (*cells, Cell(ABSENT), Cell(ABSENT))
 
 
 def _line(row: FamilyRow, gains: Mapping[Subject, Subject | None], changes: Changes) -> tuple[Cell, ...]:
     names = listed([short(name) for name in row.shifts], MOST_IN_FAMILY)
-    cells = [Cell(short(row.label)), Cell(short(row.count), note=names), Cell(row.levels)]
+    cells = [Cell(short(row.label))]
     first = next(subject for subject, found in zip(gains, row.found, strict=True) if found)
     wanted = [one for one in first.conditions if one[0] in row.shifts]
     for (subject, before), found in zip(gains.items(), row.found, strict=True):
         cells.append(_score(subject, found, wanted))
         if before:
             cells.append(_gain(difference_over(before, subject, wanted)))
-    return (*cells, Cell(_hardest(row.hardest) if row.hardest else ABSENT))
+    return (*cells, Cell(short(row.over), note=names), Cell(_hardest(row.hardest) if row.hardest else ABSENT))
 
 
 def _score(subject: Subject, found: Mapping[str, Any] | None, wanted: Sequence[Condition]) -> Cell:

@@ -43,6 +43,13 @@ class FamilyRow:
         return ", ".join(map(str, self.severities)) or "-"
 
     @property
+    def over(self) -> str:
+        """What the means are over: "15 at severity 3", "fog at severities 1 to 5", "46 shifts" or "2,000 images"."""
+        if self.severities:
+            return f"{self.count} at {'severity' if len(self.severities) == 1 else 'severities'} {self.levels}"
+        return f"{self.count} shifts" if len(self.shifts) > 1 else self.count
+
+    @property
     def hardest(self) -> Mapping[str, Any] | None:
         """The hardest shift of the first protocol that has figures: its name and its score; None of one alone."""
         there = next(one for one in self.found if one)
