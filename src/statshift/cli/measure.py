@@ -21,7 +21,11 @@ def measure_command(
     out: Annotated[Path, o.out("the run's rows, record and summary")],
     weights: o.Weights = None,
     shifts: Annotated[
-        str | None, o.shifts(", attacks such as pgd-linf:1/255", "clean,common, or those that the data store")
+        str | None,
+        o.shifts(
+            ", attacks such as pgd-linf:1/255, sets such as imagenet-r:DIR",
+            "clean,common, or those that the data store",
+        ),
     ] = None,
     severities: o.Severities = "1,2,3,4,5",
     rectify: Annotated[
@@ -44,6 +48,10 @@ def measure_command(
     ] = None,
     ligs: o.Ligs = None,
     task: o.Task = None,
+    full_argmax: Annotated[
+        bool,
+        typer.Option("--full-argmax", help="Score sets that lack classes, such as ImageNet-R, among all classes."),
+    ] = False,
     examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[
@@ -161,6 +169,7 @@ def measure_command(
             ligs=o.split(ligs or ""),
             examples=examples,
             task=task,
+            full_argmax=full_argmax,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

@@ -45,6 +45,7 @@ def measure(
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
     task: str | Task | None = None,
+    full_argmax: bool = False,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -57,7 +58,8 @@ def measure(
         data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
         shifts: names, "common" (the 15), "holdout" (the 4), attacks as "pgd-linf:1/255" (see
             `statshift.shifts.attacks`; never rounded to 8 bits), {"name": function} of images (B,3,H,W) in [0,1] and of
-            those of `severity`, `seed` and `indices` that it names, or a `statshift.shifts.shift.Shift` of your own; by
+            those of `severity`, `seed` and `indices` that it names, sets of images with labels of their own such as
+            "imagenet-r:DIR" (see `statshift.shifts.natural`), or a `statshift.shifts.shift.Shift` of your own; by
             default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the
             images that attack the source, and is then attacked itself.
         severities: of 1 to 5.
@@ -90,6 +92,8 @@ def measure(
         task: what the labels are of: "classification", "subset" (among the classes that the data have), "segmentation",
             a `Task`, or py:FILE:NAME; see `statshift.tasks`. By default segmentation of data with label maps, else
             classification.
+        full_argmax: sets that lack some of the model's classes, such as ImageNet-R, are scored among all; by default
+            among the classes that they have.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -99,6 +103,8 @@ def measure(
     """
     options = options or CorruptionOptions()
     how = (options if seed is None else replace(options, seed=seed), corrupt_at, data_options or {})
-    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
+    wanted = Wanted(
+        shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task, full_argmax
+    )
     setup = Setup(batch_size, device, dtype, compiled)
     return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)

@@ -31,6 +31,7 @@ class Wanted:
     ligs: Sequence[str]
     examples: int
     task: str | Task | None = None
+    full_argmax: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:
