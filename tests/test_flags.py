@@ -50,6 +50,7 @@ FLAGS = {
     "--form": "harden",
     "--format": "report",
     "--frost": "measure, corrupt",
+    "--full-argmax": "measure",
     "--gamma": "harden",
     "--ignore-index": "measure, harden, train, attack",
     "--image": "corrupt",
