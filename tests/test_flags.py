@@ -52,6 +52,7 @@ FLAGS = {
     "--form": "harden",
     "--format": "report",
     "--frost": "measure, corrupt",
+    "--full-argmax": "measure",
     "--gamma": "harden",
     "--groups": "measure",
     "--ignore-index": "measure, harden, train, attack",

@@ -22,7 +22,11 @@ def measure_command(
     weights: o.Weights = None,
     branch: o.Branch = None,
     shifts: Annotated[
-        str | None, o.shifts(", attacks such as pgd-linf:1/255", "clean,common, or those that the data store")
+        str | None,
+        o.shifts(
+            ", attacks such as pgd-linf:1/255, sets such as imagenet-r:DIR",
+            "clean,common, or those that the data store",
+        ),
     ] = None,
     groups: o.Groups = None,
     severities: o.Severities = "1,2,3,4,5",
@@ -46,6 +50,10 @@ def measure_command(
     ] = None,
     ligs: o.Ligs = None,
     task: o.Task = None,
+    full_argmax: Annotated[
+        bool,
+        typer.Option("--full-argmax", help="Score sets that lack classes, such as ImageNet-R, among all classes."),
+    ] = False,
     examples: Annotated[int, typer.Option(help="Images to show under shift in a report; 0 for none.")] = 6,
     limit: o.Limit = None,
     batch_size: Annotated[
@@ -165,6 +173,7 @@ def measure_command(
             examples=examples,
             task=task,
             groups=groups,
+            full_argmax=full_argmax,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,27 @@ def imagenet_classes() -> tuple[str, ...]:
     """Return the WordNet ids of ImageNet's 1,000 classes by index, from timm."""
     info: Any = import_module("timm.data").ImageNetInfo("imagenet-1k")
     return tuple(info.label_names())
+
+
+@cache
+def read_synsets(name: str) -> tuple[str, ...]:
+    """Return the WordNet ids of ImageNet-R or -A in a file of timm's, by index."""
+    return tuple(_timm_file(name).split())
+
+
+@cache
+def imagenet_lemmas() -> dict[str, list[int]]:
+    """Return the indices of ImageNet's classes by name, such as "tench, Tinca tinca"; a few names are of two."""
+    lines = _timm_file("imagenet_synset_to_lemma.txt").splitlines()
+    names = dict(line.split("\t", 1) for line in lines if "\t" in line)
+    found: dict[str, list[int]] = {}
+    for index, wordnet in enumerate(imagenet_classes()):
+        found.setdefault(names[wordnet], []).append(index)
+    return found
+
+
+def _timm_file(name: str) -> str:
+    return (files("timm.data") / "_info" / name).read_text()
 
 
 def imagenet_indices(names: tuple[str, ...] | None) -> NDArray[np.int64] | None:

@@ -15,6 +15,8 @@ from statshift._core.errors import DataWarning, InputError, unknown
 from statshift.data.images import ImageData
 from statshift.data.items import gives_maps, read_items
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES
+from statshift.data.natural import NATURAL_SETS, imagenet_c_bar, imagenet_c_bar_shifts, natural
+from statshift.data.objectnet import objectnet
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
 from statshift.data.relabelling import relabelled
@@ -34,6 +36,9 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "npz": npz,
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
+    **{name: partial(natural, name) for name in NATURAL_SETS},
+    "objectnet": objectnet,
+    "imagenet-c-bar": imagenet_c_bar,
     "seg": seg,
     "cityscapes": cityscapes,
     "gta5": gta5,
@@ -49,6 +54,7 @@ UNNAMED_SPLITS = ("seg", "gta5")
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
     "cifar-c": cifar_c_shifts,
     "imagenet-c": imagenet_c_shifts,
+    "imagenet-c-bar": imagenet_c_bar_shifts,
 }
 
 
@@ -74,7 +80,8 @@ def load_data(
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`,
             `folders:DIR,DIR`, `npz:FILE`,
-            `cifar-c:DIR`, `imagenet-c:DIR`, `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
+            `cifar-c:DIR`, `imagenet-c:DIR`, one of `NATURAL_SETS` such as `imagenet-r:DIR`,
+            `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
             torch `Dataset` of (PIL image or tensor (3,H,W), label or labels), or of (image, label map (H,W) as a
             tensor, array or PIL image); floats in [0,1] are rounded to 8 bits.
         shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.

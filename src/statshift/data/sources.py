@@ -33,6 +33,7 @@ class Source(ABC):
         passed_by: how many hidden and system files and folders and run directories were not looked at.
         class_order: how class folders were numbered, where not in the order of sorted text: "integers".
         maps: the images' label maps, where they have some in place of labels.
+        groups: classes of the model that are one of the data's, each with its label first; () where none is.
     """
 
     place: str
@@ -43,6 +44,7 @@ class Source(ABC):
     passed_by: int = 0
     class_order: str | None = None
     maps: Maps | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -35,10 +35,14 @@ def cifar_c_shifts(rest: str) -> dict[str, list[int]]:
 
 def imagenet_c(rest: str, *, shift: tuple[str, int] | None = None, class_map: str | Path | None = None) -> Source:
     """Return one condition, DIR[/GROUP]/NAME/SEVERITY/CLASS/*.JPEG; `clean` without a shift."""
+    return folder(str(stored_folder(rest, shift)), class_map=class_map)
+
+
+def stored_folder(rest: str, shift: tuple[str, int] | None) -> Path:
+    """Return the folder of one condition in ImageNet-C's layout; of the clean images without a shift."""
     name, severity = _check(shift, imagenet_c_shifts(rest), rest)
     root = Path(rest).expanduser()
-    place = root / name if shift is None else _shift_folders(root)[name] / str(severity)
-    return folder(str(place), class_map=class_map)
+    return root / name if shift is None else _shift_folders(root)[name] / str(severity)
 
 
 def imagenet_c_shifts(rest: str) -> dict[str, list[int]]:

@@ -49,6 +49,7 @@ class Evaluator:
         batch_size: images in a batch. Where memory runs out on a GPU, batches are cut in halves from then on.
         seed: seed of the shifts' draws.
         task: what the labels are of.
+        tasks: by shift, where its images are scored by another.
 
     Attributes:
         model, device, batch_size: as given.
@@ -66,6 +67,7 @@ class Evaluator:
         batch_size: int,
         seed: int = 0,
         task: Task = CLASSIFICATION,
+        tasks: Mapping[str, Task] | None = None,
     ) -> None:
         self.device = device
         self.batch_size = batch_size
@@ -75,6 +77,7 @@ class Evaluator:
         self._shifts = shifts
         self._seed = seed
         self._task = task
+        self._tasks = tasks or {}
         self._source = copied(model) if any(shift.needs_model for shift in shifts.values()) else model
         self._at_once = AtOnce(device, batch_size)
         self.keeping = False
@@ -229,7 +232,8 @@ class Evaluator:
                 shifted = self._shifted(data, condition, images, positions)
             with self.autocast():
                 logits = classify(shifted)
-            return self._task.per_image(logits, self._send(self._task.labels(data, positions)))
+            task = self._task_of(condition)
+            return task.per_image(logits, self._send(task.labels(data, positions)))
         except torch.OutOfMemoryError:
             return None
 
@@ -248,12 +252,15 @@ class Evaluator:
         """Return images under a condition; those of a shift that needs a model are against this one."""
         pixels = self._send(images).float().div_(255)
         indices = self._send(torch.from_numpy(data.indices[positions]))
-        labels = self._send(self._task.labels(data, positions))
+        labels = self._send(self._task_of(condition).labels(data, positions))
         make = partial(under, self._shifts[condition.shift], pixels, condition.severity, seed=self._seed)
         if not self.attacks(condition):
             return make(indices=indices, labels=labels)
         with attackable(model), self._with_gradients():
             return make(indices=indices, labels=labels, model=model)
+
+    def _task_of(self, condition: Condition) -> Task:
+        return self._tasks.get(condition.shift, self._task)
 
     def attacks(self, condition: Condition) -> bool:
         """Return whether the images of a condition are made against a model."""

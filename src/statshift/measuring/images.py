@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ class Images:
         first: the condition that tells which they are, where they are read.
         sets: sets of the conditions whose shifts bring images and labels of their own.
         read: returns the images of any condition.
+        shifts: those of the run, with what stands beside them.
+        tasks: by shift, where its own images are scored by another task than the run's.
+        told: by shift, what a record says of its own images besides.
     """
 
     base: ImageData
@@ -36,6 +39,13 @@ class Images:
     first: Condition
     sets: Mapping[Condition, ImageData]
     read: Callable[[Condition], ImageData]
+    shifts: Sequence[Shift] = ()
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+    told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def task_of(self, condition: Condition) -> Task:
+        """Return the task by which a condition is scored."""
+        return self.tasks.get(condition.shift, self.task)
 
     def of(self, condition: Condition) -> ImageData:
         """Return the images of a condition, with labels: its own set, or those that are the base's one by one.
@@ -52,7 +62,8 @@ class Images:
 
     def classes(self, condition: Condition) -> int:
         """Return the number of classes of a condition's images."""
-        return len(self.task.describe_labels(self.sets.get(condition, self.base)).get("class_counts", []))
+        data = self.sets.get(condition, self.base)
+        return len(self.task_of(condition).describe_labels(data).get("class_counts", []))
 
     def check(self, width: int) -> None:
         """Check the labels of the sets, and warn of what is strange about any.
@@ -63,15 +74,18 @@ class Images:
         Raises:
             InputError: labels that the logits have no place for.
         """
-        for data in self.sets.values():
-            self.task.check_labels(data, width)
-        for data in (self.base, *self.sets.values()):
-            if doubt := self.task.doubt_labels(data, width):
+        sets = [(self.task_of(condition), data) for condition, data in self.sets.items()]
+        for task, data in sets:
+            task.check_labels(data, width)
+        for task, data in ((self.task, self.base), *sets):
+            if doubt := task.doubt_labels(data, width):
                 warnings.warn(doubt, ClassesWarning, stacklevel=4)
 
     def mark(self, row: Row, condition: Condition) -> Row:
         """Return a row of the condition that says of which images it is: nothing of the base's, else a hash."""
-        return {**row, "set": set_hash(self.sets[condition], self.task)} if condition in self.sets else row
+        if condition not in self.sets:
+            return row
+        return {**row, "set": set_hash(self.sets[condition], self.task_of(condition))}
 
 
 def read_images(
@@ -81,10 +95,12 @@ def read_images(
     options: Mapping[str, Any],
     fit: Callable[[ImageData], ImageData],
     task: str | Task | None,
+    *,
+    masked: bool = True,
 ) -> Images:
     """Return the images of the conditions, those that stand alone read already; `fit` gives them their labels.
 
-    A task of None is what the labels are of.
+    A task of None is what the labels are of. Unless `masked`, the logits of classes that a set lacks count.
     """
     chosen = None if task is None else resolve_task(task)
     by_name = {shift.name: shift for shift in shifts}
@@ -111,7 +127,39 @@ def read_images(
     def of(condition: Condition) -> ImageData:
         return base if (found := read(condition)) is None else found
 
-    return Images(base, fitted, todo[0], sets, of)
+    return _with_companions(Images(base, fitted, todo[0], sets, of, shifts), masked)
+
+
+def _with_companions(images: Images, masked: bool) -> Images:
+    """Return the images with the task of each set, and what is to stand beside it."""
+    own: dict[str, dict[Condition, ImageData]] = {}
+    for condition, data in images.sets.items():
+        own.setdefault(condition.shift, {})[condition] = data
+    shifts: list[Shift] = []
+    sets: dict[Condition, ImageData] = {}
+    tasks: dict[str, Task] = {}
+    told: dict[str, dict[str, Any]] = {}
+    for shift in images.shifts:
+        if shift.name not in own:
+            shifts.append(shift)
+            continue
+        data = next(iter(own[shift.name].values()))
+        sets |= own[shift.name]
+        shifts.append(shift.with_classes(data, masked=masked))
+        tasks[shift.name] = task = shift.scored_by(images.task, data, masked=masked)
+        told[shift.name] = {**shift.told(data, masked=masked)}
+        other = shift.beside(task, data, images.base)
+        if other is not None and (clean := other.data(0, _as_it_is)) is not None:
+            shifts.append(other)
+            sets[Condition(other.name, 0)] = clean
+            tasks[other.name] = task
+            told[shift.name]["beside"] = other.name
+            told[other.name] = {**shift.told(data, masked=masked)}
+    return replace(images, sets=sets, shifts=shifts, tasks=tasks, told=told)
+
+
+def _as_it_is(source: Any, **_: Any) -> ImageData:
+    return source if isinstance(source, ImageData) else load_data(source)
 
 
 def labels_of(data: ImageData, task: Task) -> NDArray[np.int64]:

@@ -47,6 +47,7 @@ def measure(
     progress: Callable[[Progress], None] | None = None,
     task: str | Task | None = None,
     groups: str | Path | NamedShifts | None = None,
+    full_argmax: bool = False,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -59,7 +60,8 @@ def measure(
         data: a spec (see `load_data`), a torch `Dataset`, or loaded data; with labels.
         shifts: names, "common" (the 15), "holdout" (the 4), "filters", attacks as "pgd-linf:1/255" (see
             `statshift.shifts.attacks`; never rounded to 8 bits), {"name": function} of images (B,3,H,W) in [0,1] and of
-            those of `severity`, `seed` and `indices` that it names, or a `statshift.shifts.shift.Shift` of your own; by
+            those of `severity`, `seed` and `indices` that it names, sets of images with labels of their own such as
+            "imagenet-r:DIR" (see `statshift.shifts.natural`), or a `statshift.shifts.shift.Shift` of your own; by
             default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the
             images that attack the source, and is then attacked itself.
         severities: of 1 to 5.
@@ -94,6 +96,8 @@ def measure(
             classification.
         groups: {"name": [shifts]}, or a YAML or JSON file of it: names that `shifts` may hold too, each with a mean of
             its own beside those of the families, within each family that it is of.
+        full_argmax: sets that lack some of the model's classes, such as ImageNet-R, are scored among all; by default
+            among the classes that they have.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -103,6 +107,8 @@ def measure(
     """
     options = options or CorruptionOptions()
     how = (options if seed is None else replace(options, seed=seed), corrupt_at, data_options or {})
-    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task, groups)
+    wanted = Wanted(
+        shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task, groups, full_argmax
+    )
     setup = Setup(batch_size, device, dtype, compiled)
     return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)

@@ -103,8 +103,9 @@ def make_plan(
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
     options = _loading_options(wanted, pixel_model, data, device)
-    images = read_images(data, chosen, todo, options, fit, wanted.task)
-    task = images.task
+    images = read_images(data, chosen, todo, options, fit, wanted.task, masked=not wanted.full_argmax)
+    task, chosen = images.task, [*images.shifts]
+    todo = conditions(chosen, wanted.severities)
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one.fitted(task) for one in chosen}}
     evaluate = Evaluator(
         pixel_model,
@@ -115,6 +116,7 @@ def make_plan(
         batch_size=setup.batch_size or _usual_batch_size(device, images.base),
         seed=wanted.options.seed,
         task=task,
+        tasks=images.tasks,
     )
     with evaluating(pixel_model):
         classes = evaluate.count_classes(images.base)

@@ -46,7 +46,10 @@ def describe_plan(
         for section, told in shift.describe(size).items():
             sections.setdefault(section, {}).update(told)
     if images.sets:
-        sections["sets"] = {str(one): describe_data(data, data.labels, task) for one, data in images.sets.items()}
+        sections["sets"] = {
+            str(one): describe_data(data, data.labels, images.task_of(one)) | {**images.told.get(one.shift, {})}
+            for one, data in images.sets.items()
+        }
     corruption = sections.pop("corruption", None) or describe_corruption(wanted.options, base.shape, wanted.corrupt_at)
     return {
         "model": describe_model(evaluate.model),
@@ -86,7 +89,9 @@ def _request(
             "alexnet": None if asked["alexnet"] == "auto" else asked["alexnet"],
             "ligs": ",".join(dict.fromkeys(wanted.ligs)),
             "functions": places_of({shift.name: shift.code() for shift in shifts})
-            | {shift.name: TYPED[shift.name] for shift in shifts if shift.name in TYPED},
+            | {shift.name: TYPED[shift.name] for shift in shifts if shift.name in TYPED}
+            | {shift.name: shift.typed for shift in shifts if shift.typed},
+            "full_argmax": wanted.full_argmax,
             "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
             "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "available": len(base.source),

@@ -154,7 +154,7 @@ def _measure_all(
             plan.seed,
             passes.begin,
             None if condition in plan.images.sets else shown,
-            plan.task,
+            plan.images.task_of(condition),
         ):
             rows.append(plan.images.mark(row, condition))
             if run:

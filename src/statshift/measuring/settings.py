@@ -34,6 +34,7 @@ class Wanted:
     examples: int
     task: str | Task | None = None
     groups: str | Path | NamedShifts | None = None
+    full_argmax: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from statshift.adapting.registry import FEW_KINDS
+from statshift.metrics.classification import SEVERITIES
 from statshift.models.pixel import IMAGENET_MEAN, IMAGENET_STD
 from statshift.report.subjects import Subject
 from statshift.shifts.corruptions.frost import PROCEDURAL
@@ -41,6 +42,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     parts += [*loading(record), *_given(asked, "split", "groups", "task", "table", "baseline", "alexnet", "ligs")]
     parts += ["--frost", PROCEDURAL] if corruption.get("frost") == PROCEDURAL else _given(asked, "frost")
     parts += _given(asked, "decoder", "styles", "encoder", "alpha", "style_size")
+    parts += ["--full-argmax"] if asked.get("full_argmax") else []
     parts += ["--reencode"] if corruption.get("reencode") else []
     parts += ["--no-quantise"] if corruption.get("quantise") is False else []
     parts += ["--scale-constants", "no"] if corruption.get("scale_constants") is False else []
@@ -137,10 +139,13 @@ def join(*words: object) -> str:
 
 def _shifts(record: Mapping[str, Any]) -> Words:
     """Return the option for the shifts of a record; a user's own of which no file is known is left out."""
-    own = {**(record.get("functions") or {}), **{name.rpartition(" ")[0] or name: 0 for name in record.get("sets", {})}}
+    shifts, sets = record.get("shifts") or [], record.get("sets") or {}
+    own = {*(record.get("functions") or {})} | {
+        name for name in shifts if sets.keys() & {name, *(f"{name} {level}" for level in SEVERITIES)}
+    }
     places = (record.get("asked") or {}).get("functions") or {}
-    shifts = record.get("shifts") or []
-    names = [str(places.get(name, name)) for name in shifts if name not in own or name in places]
+    asked = (str(places.get(name, name)) for name in shifts if name not in own or name in places)
+    names = list(dict.fromkeys(asked))
     if shifts and not names:
         return ["--shifts", OWN]  # without the option others would be measured
     there, spelled = {*names}, set[str]()

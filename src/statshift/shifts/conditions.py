@@ -49,8 +49,9 @@ def resolve(
     """Return shifts in the order given, groups spelled out, none twice.
 
     Args:
-        shifts: names, groups (such as "common"), attacks such as "pgd-linf:1/255", values of `Shift`, and mappings
-            from a user's own names to functions; a mapping alone stands for the clean images and what it holds.
+        shifts: names, groups (such as "common"), attacks such as "pgd-linf:1/255", sets of images such as
+            "imagenet-r:DIR" or "NAME=imagenet-v2:DIR", values of `Shift`, and mappings from a user's own names to
+            functions; a mapping alone stands for the clean images and what it holds.
         how: the run's options.
         offered: the shifts that the data store, where they do; by default those that ship, which are made.
 
@@ -69,7 +70,11 @@ def resolve(
                 found[one.name] = one
         else:
             for one in _named(part, how, offered):
-                found.setdefault(one.name, one)
+                if found.setdefault(one.name, one).typed != one.typed:
+                    raise InputError(
+                        f"Expected one set called {one.name}, but got {found[one.name].typed} and {one.typed}: give "
+                        f"one a name, as NAME={one.typed}."
+                    )
     if not found:
         raise InputError(f"Expected at least one shift; choose from: {', '.join(_choices(offered))}.")
     return list(found.values())
@@ -99,8 +104,10 @@ def _named(name: str, how: CorruptionOptions, offered: Mapping[str, Shift] | Non
     if name in choices:
         names = [one for one in GROUPS.get(name, (name,)) if one in choices]
         return [offered[one] if offered else SHIFTS[one].load().configured(one, how) for one in names]
-    if not offered and isinstance(name, str) and (entry := SHIFTS.get(name.partition(":")[0])):
-        return [entry.load().configured(name, how)]
+    if isinstance(name, str) and (entry := SHIFTS.get(name.partition(":")[0].rpartition("=")[2])):
+        one: Shift = entry.load()
+        if not offered and (one.reads or "=" not in name):
+            return one.spelled(name, how)
     numbered = [f"{one.name}:{one.options[0].upper()}" for one in SHIFTS.values() if one.options and not offered]
     raise unknown("shift", name, [*choices, *numbered])
 

@@ -52,6 +52,10 @@ def _filters(module: str, summary: str, *names: str) -> list[Entry]:
     ]
 
 
+def _set(name: str, family: str, summary: str) -> Entry:
+    return Entry(name, family, summary, "statshift.shifts.natural:NATURAL", options=("dir",))
+
+
 SHIFTS = registry(
     Entry("clean", "clean", "The images as they are.", "statshift.shifts.clean:CLEAN_IMAGES"),
     _corruption("gaussian_noise", "noise", "common", "Normal noise, as of dim light."),
@@ -105,6 +109,15 @@ SHIFTS = registry(
         *("gotham-im", "kelvin-im", "lomo-im", "nashville-im", "toaster-im"),
     ),
     Entry("stylised", "style", "With another image's style, by AdaIN.", "statshift.shifts.stylised:STYLISED"),
+    _set("imagenet", "natural", "Any folder of class folders by WordNet id."),
+    _set("imagenet-sketch", "natural", "ImageNet-Sketch (Wang et al., NeurIPS 2019)."),
+    _set("imagenet-r", "natural", "ImageNet-R: renditions of 200 classes (Hendrycks et al., ICCV 2021)."),
+    _set("imagenet-a", "natural", "ImageNet-A: photographs of 200 classes that a ResNet-50 got wrong (CVPR 2021)."),
+    _set("imagenet-v2", "natural", "ImageNet-V2, any of its three versions (Recht et al., ICML 2019)."),
+    _set("objectnet", "natural", "ObjectNet: 113 shared classes, unusual poses (Barbu et al., NeurIPS 2019)."),
+    _set("imagenet-instagram", "filter", "ImageNet-Instagram: 20 filters (Wu et al., CVPRW 2020)."),
+    _set("stylized-imagenet", "style", "Stylized-ImageNet as published (Geirhos et al., ICLR 2019)."),
+    _set("imagenet-c-bar", "c-bar", "ImageNet-C-bar as published: 10 corruptions (Mintun et al., NeurIPS 2021)."),
     _attack("fgsm", "FGSM", "One step of the gradient's sign (Goodfellow et al., ICLR 2015)."),
     _attack("pgd-linf", "PGD_LINF", "Projected ascent in the maximum norm (Madry et al., ICLR 2018).", _STEPPED),
     _attack("pgd-l2", "PGD_L2", "Projected ascent in L2 (Madry et al., ICLR 2018).", _STEPPED),
@@ -126,7 +139,7 @@ HOLDOUT = members(SHIFTS, "holdout")
 ATTACKS = members(SHIFTS, "attack")
 """The names of the attacks, which a spec gives their numbers."""
 
-C_BAR = members(SHIFTS, "c-bar")
+C_BAR = tuple(name for name in members(SHIFTS, "c-bar") if not SHIFTS[name].options)
 """The corruptions of ImageNet-C-bar and CIFAR-10-C-bar, ten each; five are of both."""
 
 FILTERS = members(SHIFTS, "filters")

@@ -70,6 +70,7 @@ class Shift:
         reads: the images come from `data`; they are not made of the run's.
         paired: image i is the run's image i, with its label. Else the images, their number and their labels are its
             own, its figures stand alone, and `data` gives them.
+        typed: how a command asks for it, where that is not its name.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Shift:
     needs_model: bool = False
     reads: bool = False
     paired: bool = True
+    typed: str = ""
 
     def configured(self, spec: str, how: CorruptionOptions) -> "Shift":
         """Return this shift as a user asks for it, by a spec of name and numbers, and with the run's options.
@@ -90,6 +92,10 @@ class Shift:
         if spec != self.name:
             raise InputError(f"Expected no numbers for the shift {self.name}, but got {spec!r}.")
         return self
+
+    def spelled(self, spec: str, how: CorruptionOptions) -> "list[Shift]":
+        """Return `configured`; several where a spec stands for several."""
+        return [self.configured(spec, how)]
 
     def fitted(self: T, task: Task) -> T:
         """Return the shift as it is where labels are a task's; itself, unless it asks what they mean.
@@ -115,6 +121,34 @@ class Shift:
     def data(self, severity: int, load: Load) -> ImageData | None:
         """Return the images that are read at a severity, or None where they are made of the run's."""
         return None
+
+    def scored_by(self, task: Task, data: ImageData, *, masked: bool = True) -> Task:
+        """Return by which task the images of a shift that is not paired are scored: by default the run's.
+
+        Args:
+            task: the run's.
+            data: the shift's own images.
+            masked: where they lack classes, the logits of these do not count.
+        """
+        return task
+
+    def with_classes(self, data: ImageData, *, masked: bool) -> "Shift":
+        """Return the shift as it is once its own images are read: by default itself."""
+        return self
+
+    def beside(self, task: Task, data: ImageData, base: ImageData) -> "Shift | None":
+        """Return what its figure is to be set against where the run's clean images are not: by default nothing.
+
+        Args:
+            task: what `scored_by` returns.
+            data: the shift's own images.
+            base: the run's.
+        """
+        return None
+
+    def told(self, data: ImageData, *, masked: bool) -> Mapping[str, Any]:
+        """Return what a record's `sets` says of its own images beside what they are."""
+        return {}
 
     def make(
         self,

@@ -55,6 +55,11 @@ class Classification(MeanTask):
 
     def doubt_labels(self, data: ImageData, width: int) -> str | None:
         """Return that the data have other classes than the model, where they have."""
+        if data.source.groups:
+            return (
+                f"Classes of {data.spec} stand for several of the model's, of which the first alone counts as right: "
+                "measure it as a shift."
+            )
         if data.classes in (None, width):
             return None
         return (
