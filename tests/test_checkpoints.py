@@ -7,6 +7,7 @@ import struct
 from argparse import Namespace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -100,6 +101,18 @@ def test_long_lists_are_cut(source, tmp_path):
     path = saved(tmp_path / "weights.pt", source.state_dict())
     with pytest.raises(InputError, match=r"unexpected: 1.weight, 1.bias, 1.running_mean and 2 more\.$"):
         load_weights(nn.Sequential(nn.Conv2d(3, 4, 1)), path)
+
+
+@pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"], ids=["numpy 1", "numpy 2"])
+def test_numbers_of_numpy_are_data(core, source, tmp_path):
+    content = {"state_dict": source.state_dict(), "best": [np.float64(0.5), np.float32(1), np.int64(3), np.bool_(1)]}
+    torch.save(content, tmp_path / "old.pth.tar", _use_new_zipfile_serialization=False)
+    written = (tmp_path / "old.pth.tar").read_bytes()
+    assert b"numpy._core.multiarray\nscalar" in written
+    (tmp_path / "old.pth.tar").write_bytes(written.replace(b"numpy._core", core))
+    target = network()
+    load_weights(target, tmp_path / "old.pth.tar")
+    assert weights_hash(target) == weights_hash(source)
 
 
 class Intruder:

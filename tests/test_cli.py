@@ -215,8 +215,8 @@ def words_of(inputs, words):
     ("words", "named"),
     [
         (["--model", "tmm:resnet50"], ["'tmm'", "'timm'"]),
-        (["--model", "resnet50"], ["'resnet50'", "timm, torchvision, cifar, seg, py"]),
-        (["--model", ""], ["''", "timm, torchvision, cifar, seg, py"]),
+        (["--model", "resnet50"], ["'resnet50'", "timm, torchvision, hf, ibn, cifar, seg, py"]),
+        (["--model", ""], ["''", "timm, torchvision, hf, ibn, cifar, seg, py"]),
         (["--model", "timm:resnet5O"], ["'resnet5O'", "'resnet50'"]),
         (["--model", "torchvision:resnet05"], ["'resnet05'", "resnet50"]),
         (["--model", "torchvision:resnet50"], ["torchvision:resnet50@TAG", "IMAGENET1K_V1"]),
