@@ -58,7 +58,7 @@ def _with_table_1(figures: dict[str, dict[str, float]], rows: Mapping[str, str])
     return figures
 
 
-VARIANTS_TABLE = f"Table 1's other columns are measured with --shifts {','.join((CLEAN, *ATTACKED))}."
+TABLE_1 = f"Table 1's other columns are measured with --shifts {','.join((CLEAN, *ATTACKED))}."
 
 
 def norms(numbers: Numbers = as_printed) -> TrainingRecipe:
@@ -85,7 +85,7 @@ def norms(numbers: Numbers = as_printed) -> TrainingRecipe:
                 "resnet50-batch": "36.37 8.72 36.64",
             },
         ),
-        note=VARIANTS_TABLE,
+        note=TABLE_1,
     )
 
 
@@ -113,7 +113,7 @@ def norms_svhn(numbers: Numbers = as_printed) -> TrainingRecipe:
         ),
         data="svhn",
         data_set="SVHN",
-        note=f"{VARIANTS_TABLE} The paper does not say how SVHN is augmented; here digits are shifted, not mirrored.",
+        note=f"{TABLE_1} The paper does not say how SVHN is augmented; here digits are shifted, not mirrored.",
     )
 
 
@@ -143,7 +143,7 @@ def norms_imagenet(numbers: Numbers = as_printed) -> TrainingRecipe:
         ),
         data="",
         data_set="ImageNet",
-        note=f"{VARIANTS_TABLE} Epochs and decay are ours: the paper refers to He et al., who decay by plateau.",
+        note=f"{TABLE_1} Epochs and decay are ours: the paper refers to He et al., who decay by plateau.",
     )
 
 
