@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 import numpy as np
@@ -16,7 +17,7 @@ from statshift.cli.published import result_text
 from statshift.hardening.from_scratch import build
 from statshift.hardening.training import TrainingOptions
 from statshift.models import save_weights
-from statshift.recipes import BASE, HARDENING, Network, as_yaml, measuring, recipe
+from statshift.recipes import BASE, COLUMNS, HARDENING, Network, as_yaml, measuring, recipe
 from statshift.recipes.files import parse_recipe
 from statshift.recipes.running import run_recipe
 from statshift.recipes.sources import column_of, set_scores
@@ -214,6 +215,13 @@ def test_public_figures_are_those_known():
     head, row = table_of(result_text(chosen, {}))[:2]
     assert dict(zip(head, row, strict=True))["their V2"] == "63.2"
     assert (row[0], row[-1]) == ("resnet50", "0.0")
+
+
+def test_the_docs_have_the_same_figures():
+    page = (Path(__file__).parents[1] / "docs" / "howto" / "recipes.md").read_text()
+    rows = {name: float(figure) for name, figure in re.findall(r"^\| ([\w ]+) \| ([\d.]+) \|", page, re.MULTILINE)}
+    published = recipe("public").published["resnet50"]
+    assert rows == {COLUMNS[column]: pytest.approx(100 * value) for column, value in published.items()}
 
 
 # Files and flags
