@@ -9,10 +9,12 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from timm.data import ImageNetInfo
 
 import training_jobs
 from statshift import load_data, load_model
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, StatshiftWarning
 from statshift.cli.published import result_text
 from statshift.hardening.from_scratch import build
 from statshift.hardening.training import TrainingOptions
@@ -260,3 +262,56 @@ def test_the_list_says_which_sets(run):
     assert told["variants"]["expected"] == "advbn-autoaugment: 76.7 -> 68.6 mCE"
     assert told["public"]["needs"].endswith("where you have them: imagenet-sketch, imagenet-v2, imagenet-r, imagenet-a")
     assert len(told["variants"]["labels"]) == 15
+
+
+# Folders in the published layouts
+
+ANSWERS = """
+import torch
+from torch import nn
+
+class Answers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        index = torch.arange(1000)
+        self.register_buffer("colours", torch.stack([index // 40 * 10, index % 40 * 6, 0 * index], 1) / 255)
+
+    def forward(self, images):
+        return -torch.cdist(images.mean((2, 3)), self.colours)
+"""
+
+
+@pytest.mark.slow
+def test_folders_of_the_sets_fill_their_columns(tmp_path):
+    """A network that answers by content, on folders of which a known part shows other classes than they say."""
+    pytest.importorskip("statshift.data.natural")
+    names = ImageNetInfo("imagenet-1k").label_names()
+    wrong = {"val": 0, "sketch": 250, "instagram/1977": 100, "instagram/toaster": 300, "v2": 20}
+    for place, number in wrong.items():
+        for index, name in enumerate(names):
+            folder = tmp_path / place / (str(index) if place == "v2" else name)
+            folder.mkdir(parents=True)
+            shown = (index + 1) % 1000 if index < number else index
+            Image.new("RGB", (32, 32), (shown // 40 * 10, shown % 40 * 6, 0)).save(folder / "0.png")
+    (tmp_path / "answers.py").write_text(ANSWERS)
+    spec = f"py:{tmp_path / 'answers.py'}:Answers"
+    columns = ("imagenet-instagram", "imagenet-sketch", "imagenet-v2")
+    chosen = replace(
+        recipe("public"),
+        networks={"resnet50": Network(spec, mean=(0, 0, 0), std=(1, 1, 1))},
+        sets=dict.fromkeys(columns, ""),
+    )
+    sets = dict(zip(columns, (tmp_path / one for one in ("instagram", "sketch", "v2")), strict=True))
+    val, out = f"folder:{tmp_path / 'val'}", tmp_path / "out"
+    with pytest.warns(StatshiftWarning, match="2 folders of filters"):
+        found = run_recipe(chosen, None, val, out, sets=sets, shifts="clean", device="cpu")
+    head, row = table_of(result_text(chosen, found))[:2]
+    table = dict(zip(head, row, strict=True))
+    assert {name: table[name] for name in ("clean", "Instagram", "Sketch", "V2", "R")} == {
+        "clean": "100.0",
+        "Instagram": "80.0",
+        "Sketch": "75.0",
+        "V2": "98.0",
+        "R": "-",
+    }
+    assert "Images of the sets: Instagram 1,000, Sketch 1,000, V2 1,000." in result_text(chosen, found)
