@@ -351,7 +351,7 @@ def test_a_fault_of_the_augmentation_is_no_damage(folder):
 def test_unknown_name():
     told = (
         r"Unknown augmentation 'augmixx'\. Did you mean 'augmix'\? "
-        r"Choose from: none, crop, standard, autoaugment, augmix, cutmix\."
+        r"Choose from: none, crop, standard, autoaugment, fast-autoaugment, augmix, cutmix\."
     )
     with pytest.raises(InputError, match=told):
         make("augmixx")

@@ -124,6 +124,7 @@ FLAGS = {
         "measure, diagnose, rectify, harden, visualise, train, attack, extract, corrupt, decoder, make advbn, "
         "make stylised, run"
     ),
+    "--set": "run",
     "--severities": "measure, harden, train, corrupt, run",
     "--sheet": "corrupt",
     "--shifts": "measure, harden, train, corrupt, run",

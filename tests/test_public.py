@@ -26,8 +26,8 @@ SIGNATURES = {
     "read_run": "(path)",
     "run_recipe": (
         "(name, model, data, out, *, validation=None, training=None, at=None, shifts=None, severities=None, "
-        "rectify=(), files=None, against=None, batch_size=None, device='auto', dtype='float32', compiled=False, "
-        "seed=0, model_args=None, data_options=None, training_progress=None, measuring_progress=None)"
+        "rectify=(), files=None, sets=None, against=None, batch_size=None, device='auto', dtype='float32', "
+        "compiled=False, seed=0, model_args=None, data_options=None, training_progress=None, measuring_progress=None)"
     ),
     # Report
     "write_report": "(runs, out='report.html', *, title=None, task=None)",

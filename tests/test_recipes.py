@@ -48,6 +48,9 @@ LABEL = {  # of recipes "position", "augmentation" and "methods", by the name in
     "Cutmix": "cutmix",
     "AutoAugment*(AA)": "autoaugment",
     "AA + AdvBN": "advbn-autoaugment",
+    "SIN": "sin",
+    "Fast AA": "fast-autoaugment",
+    "Fast AA + AdvBN": "fast-autoaugment-advbn",
     "Augmix": "augmix",
     "AdvProp + AdvBN": "advprop-advbn",
     "Cutmix + AdvBN": "cutmix-advbn",
@@ -114,9 +117,11 @@ def test_what_each_recipe_varies():
         "cutmix": ("cutmix", "input", "cutmix"),
         "autoaugment": ("standard", "conv2_3", "autoaugment"),
         "advbn-autoaugment": ("advbn", "conv2_3", "autoaugment"),
+        "fast-autoaugment": ("standard", "input", "fast-autoaugment"),
         "augmix": ("standard", "input", "augmix"),
         "advprop-advbn": ("advbn", "conv2_3", "standard"),
         "cutmix-advbn": ("advbn", "conv2_3", "standard"),
+        "fast-autoaugment-advbn": ("advbn", "conv2_3", "standard"),
         "augmix-advbn": ("advbn", "conv2_3", "standard"),
     }
 
@@ -139,7 +144,7 @@ def test_a_users_scale_and_layer_change_nothing_else(name):
 @pytest.mark.parametrize("table", [1, 2])
 def test_published_figures_are_those_printed(papers, table):
     text = papers["neurips2021"].partition(f"\nTable {table}: ")[2].partition("\n\n")[2].partition("\n\n")[0]
-    columns = list(COLUMNS)[2 - table :]  # Table 1 has no column of clean accuracy
+    columns = list(COLUMNS)[2 - table : 5]  # Table 1 has no column of clean accuracy
     printed = {}
     for line in text.splitlines()[1:]:
         method, *cells = line.split("\t")
@@ -150,8 +155,13 @@ def test_published_figures_are_those_printed(papers, table):
         assert len(printed) == 4
         assert dict(recipe("position").published) == printed
     else:
-        assert len(printed) == 12
+        assert len(printed) == 15
+        assert list(recipe("variants").published.items()) == list(printed.items())  # in its order too
+        assert list(recipe("variants").networks) == list(printed)
         assert dict(recipe("methods").published) == printed
+        assert dict(recipe("sin").published) == {label: printed[label] for label in (BASE, "sin")}
+        assert recipe("methods").labels == ("standard", *(one for one in recipe("methods").labels if one in printed))
+        assert {*recipe("methods").labels, *recipe("sin").labels, BASE} == {*printed, "standard"}
         assert dict(recipe("augmentation").published) == {
             label: printed[label] for label in (BASE, "advbn", "autoaugment", "advbn-autoaugment")
         }

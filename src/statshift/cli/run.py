@@ -39,6 +39,14 @@ def run_command(
         list[str] | None,
         typer.Option(help="Weights that the recipe needs, NAME=PATH; may be repeated.", show_default=False),
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="A variant of ImageNet to measure besides, NAME=DIR, of those that the recipe has; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(help="Run these alone, with commas; the first column of the table.", show_default=False),
@@ -88,13 +96,14 @@ def run_command(
     from statshift._core.processes import join
     from statshift.cli.published import result_document, result_text
     from statshift.models import load_model
-    from statshift.recipes.running import check_complete, run_recipe, with_files
+    from statshift.recipes.running import check_complete, run_recipe, with_files, with_sets
 
     chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))
     measuring = {"batch_size": batch_size, "dtype": dtype, "seed": seed}
     numbers = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws, **measuring}
     chosen, rest = _with_numbers(chosen, numbers, measuring)
-    chosen = with_files(chosen, _files(file))
+    chosen = with_files(chosen, _by_name(file, "--file NAME=PATH"))
+    chosen = with_sets(chosen, _by_name(sets, "--set NAME=DIR"))
     flags = {"--model": model, "--weights": weights, "--mean": mean, "--std": std, "--size-multiple": size_multiple}
     _check_none(chosen, flags)
     given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
@@ -182,15 +191,15 @@ def _is_file(target: str) -> bool:
     return "/" in target or "\\" in target or Path(target).suffix in (".yaml", ".yml")
 
 
-def _files(pairs: list[str] | None) -> dict[str, str]:
+def _by_name(pairs: list[str] | None, expected: str) -> dict[str, str]:
     """Return {"augmix": "a.pt"} for ["augmix=a.pt"]."""
-    files = {}
+    found = {}
     for pair in pairs or []:
         name, equals, path = pair.partition("=")
         if not (equals and name and path):
-            raise InputError(f"Expected --file NAME=PATH, but got {pair!r}.")
-        files[name] = path
-    return files
+            raise InputError(f"Expected {expected}, but got {pair!r}.")
+        found[name] = path
+    return found
 
 
 def _flag(name: str) -> str:

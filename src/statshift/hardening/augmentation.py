@@ -18,10 +18,12 @@ from statshift._core.randomness import Draws, keys
 from statshift.data import ImageData
 from statshift.data.preprocessing import preprocess, to_rgb
 from statshift.hardening import choices
+from statshift.hardening.fast_autoaugment import fast_autoaugment
 
 AUGMENTATIONS = choices.AUGMENTATIONS
 WINDOWS = ("crop", "standard", "cutmix")  # nothing but windows of small images, which tensors do as well
 MIXING = ("cutmix",)  # the images of each process's share of a batch with each other
+POLICIES = ("cifar10", "imagenet")  # Fast AutoAugment's, of other images and of photographs
 LEAST_PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of
 
 
@@ -35,6 +37,7 @@ class Augmentation:
       eighth of its sides (4 px at 32 px). No flip: for images whose mirror image means something else.
     - "standard": the same crop, then a horizontal flip of every other image.
     - "autoaugment": standard, then AutoAugment's policy for ImageNet (photographs) or CIFAR-10.
+    - "fast-autoaugment": Fast AutoAugment's policy for ImageNet (photographs) or CIFAR-10, then standard.
     - "augmix": standard as the first view, and two AugMix views of it.
     - "cutmix": standard; batches are then mixed by `cutmix`.
 
@@ -49,10 +52,12 @@ class Augmentation:
 
     Reference:
         Szegedy et al., Going Deeper with Convolutions, CVPR 2015, section 6 (box); He et al., Deep Residual Learning,
-        CVPR 2016, section 4.2 (window); Cubuk et al., AutoAugment, CVPR 2019, appendix A; Hendrycks et al., AugMix,
-        ICLR 2020, section 3 (without the operations that resemble the benchmark's corruptions).
+        CVPR 2016, section 4.2 (window); Cubuk et al., AutoAugment, CVPR 2019, appendix A; Lim et al., Fast
+        AutoAugment, NeurIPS 2019, section 4; Hendrycks et al., AugMix, ICLR 2020, section 3 (without the operations
+        that resemble the benchmark's corruptions).
 
     Differs:
+        Fast AutoAugment goes before the crop, as its authors', but without their colour jitter and lighting noise.
         AutoAugment and AugMix are torchvision's: discrete magnitudes, AugMix at its severity 3 for all images.
     """
 
@@ -85,6 +90,8 @@ class Augmentation:
         """
         if self.name == "none":
             return preprocess(image, **self.preprocessing)[None]
+        if self.name == "fast-autoaugment":
+            image = fast_autoaugment(to_rgb(image), POLICIES[self.photographs], Random(self._seeds(epoch, index)[1]))
         image, flipped = self._boxed(image, epoch, index) if self.photographs else self._windowed(image, epoch, index)
         if flipped and self.name != "crop":
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-AUGMENTATIONS = ("none", "crop", "standard", "autoaugment", "augmix", "cutmix")
+AUGMENTATIONS = ("none", "crop", "standard", "autoaugment", "fast-autoaugment", "augmix", "cutmix")
 OPTIMIZERS = ("sgd", "adam", "adagrad")
 SCHEDULES = ("step", "one-cycle", "constant", "cosine", "poly")
 

@@ -14,9 +14,12 @@ from statshift.recipes.papers.segmentation import SEGMENTATION
 from statshift.recipes.papers.sin import SIN
 from statshift.recipes.papers.trained import MEASURING
 from statshift.recipes.papers.training import Numbers, as_printed, in_one_cycle
+from statshift.recipes.papers.variants import VARIANTS
 from statshift.recipes.sources import BASE
 
-RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | SIN | NORMALIZATION | RECTIFICATION | MEASURING | SEGMENTATION
+_MEASURED: dict[str, Callable[[], Recipe]] = RECTIFICATION | MEASURING | VARIANTS
+
+RECIPES: dict[str, Callable[..., Recipe]] = HARDENING | SIN | NORMALIZATION | _MEASURED | SEGMENTATION
 """The recipes: those that fine-tune a model, that train from random weights, and that measure trained networks."""
 
 _PICTURES = "pictures; `statshift visualise` makes them of yours"
@@ -66,7 +69,7 @@ def recipe(
     """
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
-    scratch, measured = name in NORMALIZATION, name in RECTIFICATION or name in MEASURING
+    scratch, measured = name in NORMALIZATION, name in _MEASURED
     kind = "trains from random weights" if scratch else "measures trained networks"
     if at is not None and (scratch or measured):
         raise InputError(f"Expected no layer for the recipe {name}, which {kind}.")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from statshift.recipes.sources import DATA_SETS, RECTIFIED
+from statshift.recipes.sources import COLUMNS, DATA_SETS, RECTIFIED, column_of
 from statshift.recipes.tables import family_in
 from statshift.results.means import BENCHMARK
 from statshift.shifts.shift import CLEAN
@@ -26,7 +26,7 @@ def ours_and_theirs(chosen: "Recipe", found: "Found", data: str | None, named: "
     lines = list(
         dict.fromkeys(
             f"Ours are over {one['images']:,} images{f' of {data}' if data else ''} under "
-            f"{conditions_text(one['conditions'])}."
+            f"{conditions_text(_of_its_own(one['conditions']))}."
             for one in every
             if "conditions" in one
         )
@@ -34,7 +34,10 @@ def ours_and_theirs(chosen: "Recipe", found: "Found", data: str | None, named: "
     if len(lines) > 1 and len({one["images"] for one in every}) == 1:
         all_conditions = list(dict.fromkeys(condition for one in every for condition in one["conditions"]))
         of = f" of {data}" if data else ""
-        lines = [f"Ours are over {every[0]['images']:,} images{of} under {conditions_text(all_conditions)}."]
+        lines = [
+            f"Ours are over {every[0]['images']:,} images{of} under {conditions_text(_of_its_own(all_conditions))}."
+        ]
+    lines += _over_sets(every)
     printed = {name.removesuffix(RECTIFIED) for figures in chosen.published.values() for name in figures or {}}
     if not (printed and every):
         return lines
@@ -48,14 +51,16 @@ def _over_data(chosen: "Recipe", found: "Found", data: str | None, named: "Recip
     theirs, scheme = DATA_SETS[chosen.data_set], (data or "").partition(":")[0]
     counts = {one["images"] for one in every}
     whole = f"Theirs are over all {theirs.images:,} images of {chosen.data_set}"
-    variants = f"{whole} and of its variants" if not chosen.networks else whole
+    variants = whole if chosen.networks and not getattr(chosen, "sets", None) else f"{whole} and of its variants"
     if counts != {theirs.images} or scheme not in theirs.schemes:
         return f"{variants}: not the same data."
     if not told and any(_differ(chosen, named, label, by_branch) for label, by_branch in found.items()):
         return f"{variants}, under other conditions."
     on_disk = scheme.endswith("-c")
     corrupted = any(
-        family_in(one, name) not in ("clean", "attack") for one in every for name, _ in one.get("conditions", ())
+        family_in(one, name) not in ("clean", "attack")
+        for one in every
+        for name, _ in _of_its_own(one.get("conditions", ()))
     )
     if corrupted and not on_disk:
         return f"{variants}, corrupted beforehand and stored; ours are corrupted here."
@@ -69,11 +74,28 @@ def _other_conditions(chosen: "Recipe", found: "Found", named: "Recipe | None") 
         return []
     theirs = dict.fromkeys(one for label in wrong for one in _shifted(_as_named(chosen, named, label), label))
     measured = [one["conditions"] for by_branch in wrong.values() for one in by_branch.values()]
-    ours = dict.fromkeys(tuple(one) for conditions in measured for one in conditions if one[0] != CLEAN)
+    own = [one for conditions in measured for one in _of_its_own(conditions)]
+    ours = dict.fromkeys(tuple(one) for one in own if one[0] != CLEAN)
     whole = {shift for shift, _ in theirs} == set(BENCHMARK) and len(theirs) == 5 * len(BENCHMARK)
     over = "the 15 corruptions at five severities" if whole else conditions_text(list(theirs))
     under = f"are under {conditions_text(list(ours))}" if ours else "are of clean images alone"
     return [f"Theirs: the mean over {over}; ours {under}: not the same conditions."]
+
+
+def _of_its_own(measured: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Return the conditions of the images that a recipe is run on: those that are of no set."""
+    return [one for one in measured if not column_of(one[0])]
+
+
+def _over_sets(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sentence on the sets that have images of their own."""
+    counts: dict[str, dict[int, None]] = {}
+    for one in every:
+        for name, images in one.get("sets", {}).items():
+            if column := column_of(name):
+                counts.setdefault(COLUMNS[column], {})[images] = None
+    told = [f"{name} {' or '.join(f'{images:,}' for images in own)}" for name, own in counts.items()]
+    return [f"Images of the sets: {', '.join(told)}."] if told else []
 
 
 def other_epochs(chosen: "TrainingRecipe", named: "Recipe | None") -> list[str]:
@@ -110,8 +132,8 @@ def _differ(chosen: "Recipe", named: "Recipe | None", label: str, by_branch: Map
     if any(name.startswith("py:") for name in chosen.shifts.get(label, ())):
         return False
     wanted = set(_shifted(chosen, label))
-    measured = {(shift, severity) for shift, severity in next(iter(by_branch.values()))["conditions"]} - {(CLEAN, 0)}
-    return wanted != measured
+    conditions = _of_its_own(next(iter(by_branch.values()))["conditions"])
+    return wanted != {(shift, severity) for shift, severity in conditions} - {(CLEAN, 0)}
 
 
 def _shifted(chosen: "Recipe", label: str) -> list[tuple[str, int]]:

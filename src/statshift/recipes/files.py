@@ -56,7 +56,8 @@ def parse_recipe(text: str, where: str = "The recipe") -> Recipe:
             tell_wrong("text", content.get(name), name, faults)
             content[name] = ""
     content = {name: _labelled(value) for name, value in content.items()}
-    content["files"] = _with(content.get("files"), lambda path: "" if path is None else path)
+    for name in ("files", "sets"):
+        content[name] = _with(content.get(name), lambda path: "" if path is None else path)
     content["options"] = _with(content.get("options"), lambda one: {} if one is None else one)
     _share(content, shared, faults)
     unknown_analysis = _known_analysis(content)

@@ -17,12 +17,13 @@ from statshift.recipes.configuration import Found, Recipe
 from statshift.recipes.description import Rows, counted
 from statshift.recipes.faults import refused
 from statshift.recipes.options import RunOptions
-from statshift.recipes.sources import DATA_SETS
+from statshift.recipes.sources import DATA_SETS, SETS
 from statshift.recipes.tables import network_rows, shift_rows
 from statshift.results.worded import as_accuracy
 from statshift.shifts.conditions import import_shift
 from statshift.shifts.registry import averaged, family_of
-from statshift.shifts.shift import Shift
+from statshift.shifts.shift import CLEAN, Shift
+from statshift.shifts.stored import usual
 from statshift.tasks.classification import CLASSIFICATION
 
 
@@ -32,12 +33,15 @@ class MeasuringRecipe(Recipe):
 
     Attributes:
         ligs: perturbations with which LIGS is measured.
+        sets: by name (a key of `SETS`), the folders of ImageNet's variants that are measured besides; "" is not given,
+            and left out.
         by_shift: whether it compares shift by shift, which the table then shows.
         fixed: by label, the fields of its adaptation, or its training, that it is compared by, which a change for all
             labels leaves alone.
     """
 
     ligs: Sequence[str] = ()
+    sets: Mapping[str, str] = field(default_factory=dict)
     by_shift: bool = False
     fixed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -95,7 +99,7 @@ class MeasuringRecipe(Recipe):
         found = measure(
             model,
             images,
-            shifts=shifts_of(run.shifts) or shifts_of(self.shifts.get(label)) or default,
+            shifts=self._with_sets(shifts_of(run.shifts) or shifts_of(self.shifts.get(label)) or default, images),
             severities=self.severities if run.severities is None else run.severities,
             rectify=run.rectify or functions_of(self.protocols) or (),
             adaptation=self.adaptation.get(label),
@@ -107,6 +111,15 @@ class MeasuringRecipe(Recipe):
             **more,
         )
         return _figures(found)
+
+    def _with_sets(self, shifts: Any, images: Any) -> Any:
+        """Return shifts, by default those usual of images, and the sets that have a folder; as given where none has."""
+        given = [f"{name}:{folder}" for name, folder in self.sets.items() if folder]
+        if not given:
+            return shifts
+        if isinstance(shifts, str | Mapping | Shift):
+            shifts = (CLEAN, shifts) if isinstance(shifts, Mapping) else (shifts,)
+        return (*(shifts or usual(images)), *given)
 
     def tables(self, found: Found) -> list[Rows]:
         """Return a line for each network, and where it compares shift by shift one for each shift."""
@@ -132,9 +145,15 @@ class MeasuringRecipe(Recipe):
         over = f", {DATA_SETS[self.data_set].images:,} images each" if self.data_set else ""
         return " x ".join(factors) + over
 
+    def needs(self) -> str:
+        """Return which data and weights it takes, and which sets it measures where they are."""
+        wanting = [name for name, folder in self.sets.items() if not folder]
+        return "; ".join([super().needs(), *([f"where you have them: {', '.join(wanting)}"] if wanting else [])])
+
     def faults(self) -> list[str]:
         """Return what does not fit together."""
-        return super().faults() + refused("ligs", self.ligs, _check_perturbation)
+        faults = super().faults() + refused("ligs", self.ligs, _check_perturbation)
+        return faults + [f"sets: {unknown('set', name, SETS)}" for name in self.sets if name not in SETS]
 
 
 def check_files(recipe: Recipe, make: Callable[[str], PixelModel]) -> None:
@@ -181,6 +200,7 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
     headline = found.summary.get("headline", CLASSIFICATION.headline)
     scores = as_accuracy(found.summary, headline)["protocols"]
     own = {name: family for name, family in families.items() if family != family_of(name)}
+    sets = _images_of_sets(found)
     for protocol, one in scores.items():
         shifts = {name: shift["accuracy"] for name, shift in one["per_shift"].items()}
         counted = averaged({name: families.get(name, family_of(name)) for name in shifts})
@@ -193,7 +213,13 @@ def _figures(found: Measurement) -> dict[str, dict[str, Any]]:
             "images": one.get("images", found.summary["images"]),
             "conditions": conditions,
             **({"families": own} if own else {}),
+            **({"sets": sets} if sets else {}),
             **({} if headline == CLASSIFICATION.headline else {"headline": headline}),
             **({"pixel_accuracy": one["pixel_accuracy"]} if "pixel_accuracy" in one else {}),
         }
     return figures
+
+
+def _images_of_sets(found: Measurement) -> dict[str, int]:
+    """Return how many images each shift has that has images of its own."""
+    return {row["shift"]: row["images"] for row in found.rows if "set" in row}

@@ -39,6 +39,7 @@ def run_recipe(
     severities: Sequence[int] | None = None,
     rectify: Protocols = (),
     files: Mapping[str, str | Path] | None = None,
+    sets: Mapping[str, str | Path] | None = None,
     against: str | ImageData | None = None,
     batch_size: int | None = None,
     device: str | torch.device = "auto",
@@ -69,6 +70,7 @@ def run_recipe(
         severities: of these shifts, likewise.
         rectify: protocols to adapt by, in the recipe's place, beside the source; see `measure`.
         files: weights by the names of the recipe's `files`.
+        sets: folders by the names of the recipe's `sets`, which are measured besides.
         against: the second data set of the recipe "divergence".
         batch_size: of measuring networks as they are; see `measure`. That of training is in the recipe.
         device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:N", or a `torch.device`.
@@ -94,6 +96,7 @@ def run_recipe(
         InputError: something that cannot be used, or all that is missing, told in one line before anything runs.
     """
     chosen = with_files(name if isinstance(name, Recipe) else recipe(name, training, at), files or {})
+    chosen = with_sets(chosen, sets or {})
     options = RunOptions(
         model=model,
         data=data,
@@ -129,6 +132,24 @@ def with_files(chosen: Recipe, files: Mapping[str, str | Path]) -> Recipe:
                 raise InputError(f"Expected no files for the recipe {chosen.name}, but got {name!r}.")
             raise unknown(f"file of the recipe {chosen.name}", name, chosen.files)
     return replace(chosen, files=dict(chosen.files) | {name: str(path) for name, path in files.items()})
+
+
+def with_sets(chosen: Recipe, sets: Mapping[str, str | Path]) -> Recipe:
+    """Return a recipe with folders of sets of images; see `MeasuringRecipe.sets`.
+
+    Raises:
+        InputError: a name that the recipe does not have.
+    """
+    if not sets:
+        return chosen
+    own = getattr(chosen, "sets", {})
+    if not own:
+        raise InputError(f"Expected no sets for the recipe {chosen.name}, but got {', '.join(map(repr, sets))}.")
+    for name in sets:
+        if name not in own:
+            raise unknown(f"set of the recipe {chosen.name}", name, own)
+    changes: dict[str, Any] = {"sets": dict(own) | {name: str(path) for name, path in sets.items()}}
+    return replace(chosen, **changes)
 
 
 def check_complete(chosen: Recipe, given: Mapping[str, Any], flag: Callable[[str], str] = "`{}`".format) -> None:
@@ -168,7 +189,7 @@ def _absent(chosen: Recipe, images: Sequence[str]) -> list[str]:
     """Return the paths of weights and of data that are not there."""
     used = {network.weights for network in chosen.networks.values()}
     paths = [path for name, path in chosen.files.items() if path and name in used]
-    places = [place for place in map(_place_of, images) if place]
+    places = [place for place in (*map(_place_of, images), *getattr(chosen, "sets", {}).values()) if place]
     absent = [path for path in dict.fromkeys(paths) if not Path(path).expanduser().is_file()]
     return absent + [path for path in dict.fromkeys(places) if not Path(path).expanduser().exists()]
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from statshift._core.errors import unknown
 from statshift.shifts.registry import family_of
@@ -15,8 +16,30 @@ BASE = "base"
 RECTIFIED = ", rectified"
 """What follows the name of a figure that was taken after rectifying."""
 
-COLUMNS = {"clean": "clean", "mce": "mCE", "instagram": "Instagram", "sketch": "Sketch", "style": "Stylized"}
-"""What the tables on AdvBN give: top-1 accuracy on ImageNet and its variants, and mCE on ImageNet-C."""
+COLUMNS = {
+    "clean": "clean",
+    "mce": "mCE",
+    "instagram": "Instagram",
+    "sketch": "Sketch",
+    "style": "Stylized",
+    "v2": "V2",
+    "r": "R",
+    "a": "A",
+}
+"""Top-1 accuracy on ImageNet and its variants, and mCE on ImageNet-C."""
+
+SETS = {
+    "imagenet-instagram": "instagram",
+    "imagenet-sketch": "sketch",
+    "stylized-imagenet": "style",
+    "imagenet-v2": "v2",
+    "imagenet-r": "r",
+    "imagenet-a": "a",
+}
+"""By the name of a set of images that a user has, the column of its score."""
+
+STYLE_SETS = {"imagenet-instagram": "", "imagenet-sketch": "", "stylized-imagenet": ""}
+"""The sets of the tables on AdvBN, each still without a folder."""
 
 HIGHEST = 5
 """No figure is above it, mCE included: such a one is in %."""
@@ -57,6 +80,21 @@ DATA_SETS = {
 def fraction(cell: str | float) -> float:
     """Return a figure as printed, in %, as a fraction."""
     return round(float(cell) / 100, 6)
+
+
+def column_of(shift: str) -> str:
+    """Return the column that a shift is of, "instagram" for the condition "instagram/1977", or "" of no set."""
+    name = re.split("[/ ]", shift)[0]
+    return name if "/" in shift and name in SETS.values() else SETS.get(name, "")
+
+
+def set_scores(shifts: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores of sets by column, each the mean over a set's conditions; in the order of `SETS`."""
+    by_column: dict[str, list[float]] = {column: [] for column in SETS.values()}
+    for name, score in shifts.items():
+        if column := column_of(name):
+            by_column[column].append(score)
+    return {column: fmean(scores) for column, scores in by_column.items() if scores}
 
 
 def places(where: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from statshift.hardening.validation import LIGS
 from statshift.recipes.analyses.analysis import theirs
 from statshift.recipes.description import Rows, in_percent, name_of
-from statshift.recipes.sources import BASE, COLUMNS, RECTIFIED
+from statshift.recipes.sources import BASE, COLUMNS, RECTIFIED, column_of, set_scores
 from statshift.shifts.registry import averaged, family_of
 from statshift.tasks.classification import CLASSIFICATION
 
@@ -23,11 +23,15 @@ def branch_rows(chosen: "Recipe", found: "Found") -> Rows:
     printed = [figures for figures in chosen.published.values() if figures]
     columns = [column for column in COLUMNS if any(column in figures for figures in printed)]
     heads = [f"their {COLUMNS[column]}" for column in columns] or ["published"]
-    rows = [["label", "branch", "clean", "mean of shifts", "mCE", *heads]]
+    every = [set_scores(one.get("shifts", {})) for by_branch in found.values() for one in by_branch.values()]
+    sets = [column for column in COLUMNS if any(column in scores for scores in every)]
+    own = ["clean", "mean of shifts", "mCE", *(COLUMNS[column] for column in sets)]
+    rows = [["label", "branch", *own, *heads]]
     for label in dict.fromkeys([BASE, *found, *chosen.published]):
         published = theirs(chosen.published, label, columns)
         for branch, one in found.get(label, {"-": {}}).items():
             ours = [clean_score(one), *(one.get(column) for column in ("mean_of_shifts", "mce"))]
+            ours += [set_scores(one.get("shifts", {})).get(column) for column in sets]
             rows.append([label, branch, *map(in_percent, ours), *published])
             published = [""] * len(heads)
     return rows
@@ -41,6 +45,8 @@ def network_rows(chosen: "Recipe", found: "Found") -> Rows:
     ours = {label: own_figures(one) for label, one in found.items()}
     columns = list(dict.fromkeys(name for figures in ours.values() for name in figures))
     printed = {name for figures in chosen.published.values() for name in figures or {}}
+    if getattr(chosen, "sets", None):  # then theirs stand there whether ours are measured or not
+        columns = list(dict.fromkeys([*columns, *(name for name in COLUMNS if name in printed)]))
     shared = [name for name in columns if name in printed]
     heads = [f"their {_head(name)}" for name in shared] or (["published"] if chosen.published else [])
     rows = [["label", *map(_head, columns), *heads]]
@@ -76,14 +82,15 @@ def family_in(one: Mapping[str, Any], shift: str) -> str:
 
 
 def _plain_figures(one: Mapping[str, Any]) -> dict[str, float | None]:
-    families = {shift: family_in(one, shift) for shift in one["shifts"]}
+    families = {shift: family_in(one, shift) for shift in one["shifts"] if not column_of(shift)}
     counted = averaged({shift: family for shift, family in families.items() if family != "attack"})
     corruptions = [one["shifts"][shift] for shift in counted]
     figures = {
         **({} if (clean := clean_score(one)) is None else {"clean": clean}),
-        **{shift: accuracy for shift, accuracy in one["shifts"].items() if families[shift] == "attack"},
+        **{shift: accuracy for shift, accuracy in one["shifts"].items() if families.get(shift) == "attack"},
         **({"corrupted": fmean(corruptions)} if corruptions else {}),
         **({} if one["mce"] is None else {"mce": one["mce"]}),
+        **set_scores(one["shifts"]),
         **{f"LIGS {name}": value for name, value in one["ligs"].items()},
     }
     return figures | ({"smoothness": one["smoothness"]} if "smoothness" in one else {})
@@ -105,7 +112,8 @@ def shift_rows(found: "Found") -> Rows:
 
 
 def _head(name: str) -> str:
-    return name_of(name) if name.startswith("mce") else name.replace(",", "")
+    column, _, behind = name.partition(",")
+    return name_of(column) + behind
 
 
 def _figure(name: str, value: float | None) -> str:

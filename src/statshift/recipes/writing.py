@@ -36,6 +36,7 @@ SECTIONS: dict[str, str] = {
     "domains": "By name, the parts that are measured on after training.",
     "model": "The model that is fine-tuned; empty: give --model.",
     "files": "Weights that nobody ships, by name: a path each; empty: give --file NAME=PATH.",
+    "sets": "Folders of ImageNet's variants that are measured besides, by name; empty: --set NAME=DIR, or left out.",
     "networks": "What is built, by label: spec, and if need be arguments, weights (a name of files), mean, std.",
     TRAINING: "How all labels train; --epochs, --batch-size, --learning-rate, --dtype and --seed change these.",
     "options": "By label, the method and what is its own; `training` in a label goes before the above.",
@@ -75,6 +76,8 @@ def _content(recipe: Recipe) -> dict[str, Any]:
     content |= {name: getattr(recipe, name) or None for name in recipe.asks}
     if recipe.files:
         content["files"] = {name: path or None for name, path in recipe.files.items()}
+    if sets := getattr(recipe, "sets", None):
+        content["sets"] = {name: folder or None for name, folder in sets.items()}
     if options := getattr(recipe, "options", None):
         trainings = {label: one.training for label, one in options.items()}
         content[TRAINING], own = _shared(trainings, SHOWN[TRAINING])

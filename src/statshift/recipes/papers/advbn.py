@@ -13,7 +13,8 @@ from statshift.hardening.options import HardenOptions
 from statshift.hardening.training import TrainingOptions
 from statshift.recipes.analysing import AnalysisRecipe
 from statshift.recipes.configuration import Recipe
-from statshift.recipes.sources import BASE, COLUMNS, Figures, fraction
+from statshift.recipes.papers.variants import ADVBN_COLUMNS, PRETRAINED, VARIANTS_TABLE
+from statshift.recipes.sources import BASE, STYLE_SETS, Figures, fraction
 from statshift.recipes.training import TrainingRecipe
 from statshift.shifts.attacks import FeatureAttack
 
@@ -22,19 +23,11 @@ POSITIONS = ("conv2_3", "conv3_4", "conv4_6")
 PLACE = POSITIONS[:1]
 STRENGTHS = (1, 2, 4, 6, 8)
 GAMMAS = (0.5, 1.0, 1.5, 2.0)
-PRETRAINED = "torchvision:resnet50@IMAGENET1K_V1"
-"""The model that the papers begin with, where none is given."""
 
 
 def _percents(*figures: float) -> Figures:
-    """Return figures as the papers print them, the last columns of `COLUMNS`, as fractions."""
-    return dict(zip(list(COLUMNS)[-len(figures) :], map(fraction, figures), strict=True))
-
-
-STANDARD_TRAINING = _percents(76.7, 67.2, 24.1, 7.4)
-STANDALONE = _percents(72.7, 69.5, 27.9, 11.9)
-AUTOAUGMENT = _percents(72.1, 70.1, 26.7, 8.2)
-WITH_AUTOAUGMENT = _percents(68.6, 71.1, 30.3, 14.1)
+    """Return figures as the papers print them, in the last columns of Table 2, as fractions."""
+    return dict(zip(("clean", *ADVBN_COLUMNS)[-len(figures) :], map(fraction, figures), strict=True))
 
 
 def _recipe(
@@ -47,7 +40,7 @@ def _recipe(
     **more: Any,
 ) -> TrainingRecipe:
     """Return a recipe that fine-tunes the papers' ResNet-50 on ImageNet."""
-    common = {"options": options, "model": PRETRAINED, "data_set": "ImageNet"}
+    common = {"options": options, "model": PRETRAINED, "data_set": "ImageNet", "sets": STYLE_SETS}
     return TrainingRecipe(name, title, source, published, note, **(common | more))
 
 
@@ -122,12 +115,7 @@ def augmentation(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] 
             "autoaugment": HardenOptions("standard", layer, replace(training, augment="autoaugment")),
             "advbn-autoaugment": HardenOptions("advbn", layer, replace(training, augment="autoaugment")),
         },
-        {
-            BASE: STANDARD_TRAINING,
-            "advbn": STANDALONE,
-            "autoaugment": AUTOAUGMENT,
-            "advbn-autoaugment": WITH_AUTOAUGMENT,
-        },
+        {label: VARIANTS_TABLE[label] for label in (BASE, "advbn", "autoaugment", "advbn-autoaugment")},
         "Figures are Table 1's; those of Table 10 are not printed in our copy.",
     )
 
@@ -135,8 +123,9 @@ def augmentation(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] 
 def methods(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLACE) -> Recipe:
     """What AdvBN is compared with, as far as it is fine-tuning here; see `note` for what differs."""
     layer = one_layer("methods", at)
-    combined = {f"{label}-advbn": label for label in ("advprop", "cutmix", "augmix")}
-    standard, autoaugment, augmix = (replace(training, augment=name) for name in ("standard", "autoaugment", "augmix"))
+    combined = {f"{label}-advbn": label for label in ("advprop", "cutmix", "fast-autoaugment", "augmix")}
+    names = ("standard", "autoaugment", "fast-autoaugment", "augmix")
+    standard, autoaugment, fast, augmix = (replace(training, augment=name) for name in names)
     return _recipe(
         "methods",
         "AdvBN and the methods it is compared with",
@@ -150,26 +139,14 @@ def methods(training: TrainingOptions = PAPERS_TRAINING, at: Sequence[str] = PLA
             "cutmix": HardenOptions("cutmix", training=standard),
             "autoaugment": HardenOptions("standard", layer, autoaugment),
             "advbn-autoaugment": HardenOptions("advbn", layer, autoaugment),
+            "fast-autoaugment": HardenOptions("standard", training=fast),
             "augmix": HardenOptions("standard", training=augmix),
         }
         | {label: HardenOptions("advbn", layer, standard) for label in combined},
-        {
-            BASE: STANDARD_TRAINING,
-            "pixel-at": _percents(73.7, 68.2, 25.3, 9.1),
-            "moex": _percents(74.8, 70.0, 24.0, 5.0),
-            "advbn": STANDALONE,
-            "advprop": _percents(70.7, 69.2, 18.0, 9.0),
-            "cutmix": _percents(74.7, 70.3, 23.8, 5.3),
-            "autoaugment": AUTOAUGMENT,
-            "advbn-autoaugment": WITH_AUTOAUGMENT,
-            "augmix": _percents(68.4, 70.4, 28.5, 11.2),
-            "advprop-advbn": _percents(69.5, 69.3, 28.7, 12.6),
-            "cutmix-advbn": _percents(72.1, 70.9, 27.2, 8.2),
-            "augmix-advbn": _percents(64.6, 71.1, 28.7, 13.6),
-        },
-        "The published MoEx (with CutMix), CutMix and AugMix are their authors' models, AdvProp another "
-        "implementation's; here each fine-tunes. Pixel attacks, CutMix and AugMix train all of the network, the others "
-        "what is behind the cut.",
+        VARIANTS_TABLE,
+        "The published MoEx (with CutMix), CutMix, Fast AutoAugment and AugMix are their authors' models, AdvProp "
+        "another implementation's; here each fine-tunes. Pixel attacks, CutMix, Fast AutoAugment and AugMix train all "
+        "of the network, the others what is behind the cut. What trains the row sin has a recipe of its own, sin.",
         begins_with=combined,
     )
 
