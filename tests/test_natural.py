@@ -147,7 +147,7 @@ def test_folders_of_other_names_are_refused(tmp_path, folders, told):
 
 
 def test_the_classes_of_another_set_are_refused(trees):
-    with pytest.raises(InputError, match="Expected the 200 classes of ImageNet-A in .*is none of them"):
+    with pytest.raises(InputError, match=r"Expected the 200 classes of ImageNet-A in .*is none of them"):
         load_data(f"imagenet-a:{trees / 'r'}")
 
 
@@ -172,7 +172,7 @@ def test_a_missing_folder_is_told(tmp_path, scheme):
 
 def resolve_and_read(spec):
     (shift,) = resolve(spec)
-    shift.data(0, lambda source, **more: load_data(source, **more))
+    shift.data(0, load_data)
 
 
 def test_an_unknown_set_and_a_set_without_a_folder_are_refused():
@@ -264,7 +264,7 @@ def test_a_set_of_one_class_is_refused(trees, tmp_path):
     put(tmp_path / "one", by_id(IDS[7:8]))
     with (
         pytest.warns(ClassesWarning),
-        pytest.raises(InputError, match="at least two classes in .*, but it has .* one: 7"),
+        pytest.raises(InputError, match=r"at least two classes in .*, but it has .* one: 7"),
     ):
         measured(["clean", f"imagenet:{tmp_path / 'one'}"], f"npz:{trees / 'clean.npz'}")
 
@@ -338,10 +338,10 @@ def test_objectnet_as_data_says_that_it_is_a_shift(objects):
 
 def test_a_class_of_objectnet_without_images_is_named(objects):
     shutil.rmtree(objects / "images" / "banana")
-    with pytest.raises(InputError, match="Expected the 3 classes .*, but banana is empty"):
+    with pytest.raises(InputError, match=r"Expected the 3 classes .*, but banana is empty"):
         load_data(f"objectnet:{objects}")
     (objects / "mappings" / "objectnet_to_imagenet_1k.json").write_text(json.dumps(SHARED | {"Banana": "bananna"}))
-    with pytest.raises(InputError, match="but .* has 'bananna'"):
+    with pytest.raises(InputError, match=r"but .* has 'bananna'"):
         load_data(f"objectnet:{objects}")
 
 
