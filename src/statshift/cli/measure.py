@@ -127,6 +127,7 @@ def measure_command(
             data,
             shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
+            groups=groups,
             rectify=o.parse_functions(rectify or ""),
             adaptation=adaptation,
             out=out,
@@ -162,7 +163,6 @@ def measure_command(
             ligs=o.split(ligs or ""),
             examples=examples,
             task=task,
-            groups=groups,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:
