@@ -137,6 +137,7 @@ def measure_command(
             data,
             shifts=None if shifts is None else o.parse_shifts(shifts),
             severities=o.parse_severities(severities),
+            groups=groups,
             rectify=o.parse_functions(rectify or ""),
             adaptation=adaptation,
             out=out,
@@ -172,7 +173,6 @@ def measure_command(
             ligs=o.split(ligs or ""),
             examples=examples,
             task=task,
-            groups=groups,
             full_argmax=full_argmax,
             progress=(report := MeasurementReport(bar)),
         )

@@ -29,6 +29,7 @@ def measure(
     *,
     shifts: Shifts | None = None,
     severities: Sequence[int] = SEVERITIES,
+    groups: str | Path | NamedShifts | None = None,
     rectify: Protocols = (),
     adaptation: AdaptationOptions | None = None,
     out: str | Path | None = None,
@@ -46,7 +47,6 @@ def measure(
     examples: int = 6,
     progress: Callable[[Progress], None] | None = None,
     task: str | Task | None = None,
-    groups: str | Path | NamedShifts | None = None,
     full_argmax: bool = False,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
@@ -65,6 +65,8 @@ def measure(
             default the clean images and the 15. Data that store shifts are read instead. A protocol adapts to the
             images that attack the source, and is then attacked itself.
         severities: of 1 to 5.
+        groups: {"name": [shifts]}, or a YAML or JSON file of it: names that `shifts` may hold too, each with a mean of
+            its own beside those of the families, within each family that it is of.
         rectify: how the model is rectified, beside the source: names as in `rectify`, "batch" (each batch by its own
             statistics), "running" (their exponential average, "running:MOMENTUM"), "full" (the whole set's), or
             a `Protocol` value, or {"name": function} of (stored, observed, images), which returns a layer's statistics,
@@ -94,8 +96,6 @@ def measure(
         task: what the labels are of: "classification", "subset" (among the classes that the data have), "segmentation",
             a `Task`, or py:FILE:NAME; see `statshift.tasks`. By default segmentation of data with label maps, else
             classification.
-        groups: {"name": [shifts]}, or a YAML or JSON file of it: names that `shifts` may hold too, each with a mean of
-            its own beside those of the families, within each family that it is of.
         full_argmax: sets that lack some of the model's classes, such as ImageNet-R, are scored among all; by default
             among the classes that they have.
 
@@ -107,8 +107,8 @@ def measure(
     """
     options = options or CorruptionOptions()
     how = (options if seed is None else replace(options, seed=seed), corrupt_at, data_options or {})
-    wanted = Wanted(
-        shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task, groups, full_argmax
-    )
+    wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
+    wanted = replace(wanted, groups=groups, full_argmax=full_argmax)
     setup = Setup(batch_size, device, dtype, compiled)
-    return run_plan(make_plan(model, data, wanted, setup, baseline, alexnet), out, progress)
+    plan = make_plan(model, data, wanted, setup, baseline, alexnet)
+    return run_plan(plan, out, progress)
