@@ -22,7 +22,8 @@ FLAGS = {
     "--batch-size": "measure, harden, visualise, train, attack, extract, decoder, make advbn, make stylised, run",
     "--beside": "diagnose",
     "--branch": (
-        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, make stylised"
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, "
+        "make stylised"
     ),
     "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--colour": "harden, train",
@@ -30,10 +31,12 @@ FLAGS = {
     "--corrupt-at": "measure",
     "--corruption": "train",
     "--crop": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised"
     ),
     "--data": (
-        "measure, diagnose, rectify, harden, train, attack, extract, corrupt, decoder, make advbn, make stylised, run"
+        "measure, diagnose, rectify, harden, train, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised, run"
     ),
     "--decay-epochs": "train",
     "--decoder": "measure, visualise, make advbn, make stylised",
@@ -60,7 +63,8 @@ FLAGS = {
     "--images": "visualise",
     "--include-adaptation": "measure",
     "--interpolation": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised"
     ),
     "--json": (
         "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
@@ -114,7 +118,8 @@ FLAGS = {
     "--reencode": "measure",
     "--reset-every": "measure",
     "--resize": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised"
     ),
     "--samples": "measure, diagnose, rectify, run",
     "--scale": "harden, train",
@@ -135,11 +140,13 @@ FLAGS = {
         "make stylised, run"
     ),
     "--skip-bad": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
+        "make stylised"
     ),
     "--source": "data frost",
     "--split": (
-        "measure, diagnose, rectify, harden, visualise, train, attack, extract, decoder, make advbn, make stylised"
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, decoder, make advbn, "
+        "make stylised"
     ),
     "--statistics": "measure, rectify",
     "--std": (
