@@ -16,7 +16,7 @@ from PIL import Image
 
 from statshift import InputError, load_data, load_model, read_run
 from statshift._core.tables import table
-from statshift.cli import options
+from statshift.cli import typed
 from statshift.cli.progress import duration
 from statshift.cli.tables import summary_text
 from statshift.results import open_run, summarise
@@ -787,7 +787,7 @@ def test_the_whole_benchmark_ends_in_means_and_mce():
     ],
 )
 def test_model_arguments(pairs, arguments):
-    assert options.parse_model_args(pairs) == arguments
+    assert typed.parse_model_args(pairs) == arguments
 
 
 @pytest.mark.parametrize(
@@ -795,11 +795,11 @@ def test_model_arguments(pairs, arguments):
     [("0.25", 0.25), (" 1/255", 1 / 255), ("0.5/255", 0.5 / 255), ("1e-3", 0.001), ("-1/2", -0.5), ("0.1 / 0.4", 0.25)],
 )
 def test_a_number_may_be_a_fraction_of_decimals(text, value):
-    assert options.parse_number("epsilon", text) == value
+    assert typed.parse_fraction("epsilon", text) == value
     if value > 0:
         assert parse_attack(f"pgd-linf:{text}:5") == PixelAttack(value, steps=5)
-    assert options.parse_channels("mean", text) == (value,) * 3
-    assert options.parse_channels("mean", f"{text},{text}, 1") == (value, value, 1.0)
+    assert typed.parse_channels("mean", text) == (value,) * 3
+    assert typed.parse_channels("mean", f"{text},{text}, 1") == (value, value, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -818,7 +818,7 @@ def test_a_number_may_be_a_fraction_of_decimals(text, value):
 )
 def test_what_is_no_number_is_named(text, told):
     with pytest.raises(InputError, match=rf"^Expected --std as three numbers with commas, .*{told}"):
-        options.parse_channels("std", text)
+        typed.parse_channels("std", text)
 
 
 @pytest.mark.parametrize(
@@ -831,7 +831,7 @@ def test_what_is_wrong_with_an_attacks_numbers_is_told(spec, told):
 
 
 def test_lists_may_hold_spaces():
-    assert options.parse_functions("clean, fog ,snow,") == ["clean", "fog", "snow"]
-    assert options.parse_shifts("clean, fog ,snow,") == ["clean", "fog", "snow"]
-    assert options.parse_severities("1, 3") == [1, 3]
-    assert options.parse_channels("mean", "0.5, 0.25,1e-1") == (0.5, 0.25, 0.1)
+    assert typed.parse_functions("clean, fog ,snow,") == ["clean", "fog", "snow"]
+    assert typed.parse_shifts("clean, fog ,snow,") == ["clean", "fog", "snow"]
+    assert typed.parse_severities("1, 3") == [1, 3]
+    assert typed.parse_channels("mean", "0.5, 0.25,1e-1") == (0.5, 0.25, 0.1)

@@ -22,8 +22,7 @@ FLAGS = {
     "--batch-size": "measure, harden, visualise, train, attack, extract, decoder, make advbn, make stylised, run",
     "--beside": "diagnose",
     "--branch": (
-        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, "
-        "make stylised"
+        "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, make stylised"
     ),
     "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--colour": "harden, train",
@@ -31,12 +30,10 @@ FLAGS = {
     "--corrupt-at": "measure",
     "--corruption": "train",
     "--crop": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
-        "make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
     ),
     "--data": (
-        "measure, diagnose, rectify, harden, train, attack, extract, corrupt, decoder, make advbn, "
-        "make stylised, run"
+        "measure, diagnose, rectify, harden, train, attack, extract, corrupt, decoder, make advbn, make stylised, run"
     ),
     "--decay-epochs": "train",
     "--decoder": "measure, visualise, make advbn, make stylised",
@@ -63,8 +60,7 @@ FLAGS = {
     "--images": "visualise",
     "--include-adaptation": "measure",
     "--interpolation": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
-        "make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
     ),
     "--json": (
         "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
@@ -118,8 +114,7 @@ FLAGS = {
     "--reencode": "measure",
     "--reset-every": "measure",
     "--resize": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
-        "make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
     ),
     "--samples": "measure, diagnose, rectify, run",
     "--scale": "harden, train",
@@ -140,13 +135,11 @@ FLAGS = {
         "make stylised, run"
     ),
     "--skip-bad": (
-        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, "
-        "make stylised"
+        "measure, diagnose, rectify, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised"
     ),
     "--source": "data frost",
     "--split": (
-        "measure, diagnose, rectify, harden, visualise, train, attack, extract, decoder, make advbn, "
-        "make stylised"
+        "measure, diagnose, rectify, harden, visualise, train, attack, extract, decoder, make advbn, make stylised"
     ),
     "--statistics": "measure, rectify",
     "--std": (

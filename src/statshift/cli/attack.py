@@ -7,6 +7,7 @@ import typer
 
 from statshift._core.errors import InputError, unknown
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MakingReport, progress_bar
 from statshift.cli.target import load_model_on
@@ -56,7 +57,7 @@ def attack_command(
     attack, radius, steps = _parse_attack(attack, epsilon, steps)
     given: dict[str, Any] = {
         "steps": steps,
-        "step_size": None if step_size is None else o.parse_number("step-size", step_size),
+        "step_size": None if step_size is None else t.parse_fraction("step-size", step_size),
         "target": target,
         "random_start": False if no_random_start else None,
     }
@@ -113,7 +114,7 @@ def _parse_attack(text: str, epsilon: str | None, steps: int | None) -> tuple[st
     if not colon:
         if epsilon is None:
             raise InputError(f"Expected the attack's radius, as --attack {name}:EPSILON or by --epsilon.")
-        return name, o.parse_number("epsilon", epsilon), steps
+        return name, t.parse_fraction("epsilon", epsilon), steps
     from statshift.shifts.attacks import PixelAttack, parse_attack
 
     found = parse_attack(text)

@@ -7,6 +7,7 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out
 from statshift.cli.tables import comparison_text
 
@@ -28,7 +29,7 @@ def compare_command(
 
     Example: statshift compare runs/r50 --protocols source,auto
     """
-    names = o.split(protocols)
+    names = t.parse_list(protocols)
     if len(names) != 2:
         raise InputError(f"Expected --protocols as two names with a comma, but got {protocols!r}.")
     if second is None and names[0] == names[1]:

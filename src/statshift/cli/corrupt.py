@@ -7,6 +7,7 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, say
 from statshift.cli.progress import progress_bar
 
@@ -50,10 +51,10 @@ def corrupt_command(
     from statshift.shifts.corruptions import CORRUPTIONS, table_for
     from statshift.shifts.shift import CorruptionOptions
 
-    scaled = o.parse_choice("scale-constants", scale_constants)
-    options = CorruptionOptions(seed, o.parse_table(table), frost=frost, scale_constants=scaled)
-    chosen = resolve(o.parse_shifts(shifts or "clean,common"), options)
-    wanted = conditions(chosen, o.parse_severities(severities))
+    scaled = t.parse_choice("scale-constants", scale_constants)
+    options = CorruptionOptions(seed, t.parse_table(table), frost=frost, scale_constants=scaled)
+    chosen = resolve(t.parse_shifts(shifts or "clean,common"), options)
+    wanted = conditions(chosen, t.parse_severities(severities))
     images = load_data(
         data,
         resize=resize,

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MakingReport, progress_bar
 from statshift.cli.target import load_model_on
@@ -55,8 +56,8 @@ def extract_command(
 
     options = ExtractionOptions(
         steps,
-        STEP_SIZE if step_size is None else o.parse_number("step-size", step_size),
-        EPSILON if epsilon is None else o.parse_number("epsilon", epsilon),
+        STEP_SIZE if step_size is None else t.parse_fraction("step-size", step_size),
+        EPSILON if epsilon is None else t.parse_fraction("epsilon", epsilon),
         batch_size,
         seed,
     )

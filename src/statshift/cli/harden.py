@@ -9,6 +9,7 @@ import typer
 from statshift._core.errors import InputError
 from statshift._core.tables import table
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import TrainingReport, progress_bar
 from statshift.cli.target import load_model_on
@@ -114,15 +115,15 @@ def harden_command(
 
     flags = {
         "steps": steps,
-        "step-size": None if step_size is None else o.parse_number("step-size", step_size),
-        "epsilon": None if epsilon is None else o.parse_number("epsilon", epsilon),
+        "step-size": None if step_size is None else t.parse_fraction("step-size", step_size),
+        "epsilon": None if epsilon is None else t.parse_fraction("epsilon", epsilon),
         "form": form,
         "part": part,
         "no-clamp": no_clamp or None,
         "perturbation": perturbation,
     }
     options = HardenOptions(
-        chosen_method(method, flags, o.parse_method_args(method_args)),
+        chosen_method(method, flags, t.parse_method_args(method_args)),
         at=at,
         training=TrainingOptions(
             epochs=epochs,
@@ -132,8 +133,8 @@ def harden_command(
             weight_decay=weight_decay,
             accumulate=accumulate,
             augment=augment,
-            window=o.parse_window(window),
-            scale=o.parse_scale(scale),
+            window=t.parse_window(window),
+            scale=t.parse_scale(scale),
             aspect=aspect,
             colour=colour,
             dtype=dtype,
@@ -152,8 +153,8 @@ def harden_command(
             task=task,
             validation=validation,
             validation_split=validation_split,
-            shifts=o.parse_shifts(shifts or CLEAN),
-            severities=o.parse_severities(severities),
+            shifts=t.parse_shifts(shifts or CLEAN),
+            severities=t.parse_severities(severities),
             keep_best=keep_best,
             device=device,
             compiled=compiled,

@@ -7,6 +7,7 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MakingReport, progress_bar
 from statshift.cli.target import load_model_on
@@ -77,9 +78,9 @@ def advbn_command(
     from statshift.making.advbn import write_advbn
     from statshift.shifts.attacks import FeatureAttack
 
-    size = ADVBN_STEP_SIZE if step_size is None else o.parse_number("step-size", step_size)
+    size = ADVBN_STEP_SIZE if step_size is None else t.parse_fraction("step-size", step_size)
     usual = (steps, size) == (ADVBN_STEPS, ADVBN_STEP_SIZE)
-    radius = (ADVBN_EPSILON if usual else None) if epsilon is None else o.parse_number("epsilon", epsilon)
+    radius = (ADVBN_EPSILON if usual else None) if epsilon is None else t.parse_fraction("epsilon", epsilon)
     attack = FeatureAttack(steps, size, radius)
     with progress_bar() as bar:
         report = MakingReport(bar, "make")

@@ -9,6 +9,7 @@ import typer
 from statshift._core.errors import InputError
 from statshift.adapting.registry import spelled
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import layers_text, summary_text
@@ -129,16 +130,16 @@ def measure_command(
                 model,
                 weights=weights,
                 branch=branch,
-                mean=o.parse_channels("mean", mean),
-                std=o.parse_channels("std", std),
+                mean=t.parse_channels("mean", mean),
+                std=t.parse_channels("std", std),
                 size_multiple=size_multiple,
-                model_args=o.parse_model_args(model_args),
+                model_args=t.parse_model_args(model_args),
             ),
             data,
-            shifts=None if shifts is None else o.parse_shifts(shifts),
-            severities=o.parse_severities(severities),
+            shifts=None if shifts is None else t.parse_shifts(shifts),
+            severities=t.parse_severities(severities),
             groups=groups,
-            rectify=o.parse_functions(rectify or ""),
+            rectify=t.parse_functions(rectify or ""),
             adaptation=adaptation,
             out=out,
             batch_size=batch_size,
@@ -147,11 +148,11 @@ def measure_command(
             compiled=compiled,
             seed=seed,
             options=CorruptionOptions(
-                table=o.parse_table(table),
+                table=t.parse_table(table),
                 quantise=not no_quantise,
                 reencode=reencode,
                 frost=frost,
-                scale_constants=o.parse_choice("scale-constants", scale_constants),
+                scale_constants=t.parse_choice("scale-constants", scale_constants),
                 style=o.style_options(decoder, styles, encoder=encoder, alpha=alpha, style_size=style_size),
             ),
             corrupt_at=corrupt_at,
@@ -170,7 +171,7 @@ def measure_command(
             },
             baseline=baseline,
             alexnet=alexnet,
-            ligs=o.split(ligs or ""),
+            ligs=t.parse_list(ligs or ""),
             examples=examples,
             task=task,
             full_argmax=full_argmax,

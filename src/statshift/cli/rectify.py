@@ -7,6 +7,7 @@ import typer
 
 from statshift.adapting.registry import WRITABLE, spelled
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out
 from statshift.cli.tables import layers_text
 from statshift.cli.target import load_model_on, load_target
@@ -52,7 +53,7 @@ def rectify_command(
         source,
         load_target(source, data, options),
         out,
-        protocol=o.parse_functions(protocol),
+        protocol=t.parse_functions(protocol),
         options=AdaptationOptions(samples, statistics=statistics, where=where, unbiased=unbiased),
         seed=seed,
         overwrite=overwrite,

@@ -11,6 +11,7 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, TrainingReport, progress_bar
 
@@ -98,7 +99,7 @@ def run_command(
     from statshift.models import load_model
     from statshift.recipes.running import check_complete, run_recipe, with_files, with_sets
 
-    chosen = _chosen(target, at, one_cycle, None if labels is None else o.split(labels))
+    chosen = _chosen(target, at, one_cycle, None if labels is None else t.parse_list(labels))
     measuring = {"batch_size": batch_size, "dtype": dtype, "seed": seed}
     numbers = {"epochs": epochs, "learning_rate": learning_rate, "samples": samples, "draws": draws, **measuring}
     chosen, rest = _with_numbers(chosen, numbers, measuring)
@@ -109,14 +110,14 @@ def run_command(
     given: dict[str, Any] = {"model": model, "data": data, "validation": validation, "out": out, "against": against}
     given |= {"shifts": shifts, "severities": severities, "draws": draws}
     check_complete(chosen, given | {name: rest.get(name) for name in ("batch_size", "dtype")}, _flag)
-    arguments, make = o.parse_model_args(model_args), None
+    arguments, make = t.parse_model_args(model_args), None
     if "model" in chosen.requires:
         make = partial(
             load_model,
             model or chosen.spec,
             weights=weights,
-            mean=o.parse_channels("mean", mean),
-            std=o.parse_channels("std", std),
+            mean=t.parse_channels("mean", mean),
+            std=t.parse_channels("std", std),
             size_multiple=size_multiple,
             model_args=arguments,
         )
@@ -127,8 +128,8 @@ def run_command(
             data,
             out,
             validation=validation,
-            shifts=None if shifts is None else o.parse_shifts(shifts),
-            severities=None if severities is None else o.parse_severities(severities),
+            shifts=None if shifts is None else t.parse_shifts(shifts),
+            severities=None if severities is None else t.parse_severities(severities),
             against=against,
             batch_size=rest.get("batch_size"),
             device=device,
@@ -173,7 +174,7 @@ def _chosen(target: str, at: str | None, one_cycle: bool, labels: list[str] | No
     if not _is_file(target):
         if target not in RECIPES:
             _hint_at_a_file(target)
-        return recipe(target, at=None if at is None else o.split(at), one_cycle=one_cycle, labels=labels)
+        return recipe(target, at=None if at is None else t.parse_list(at), one_cycle=one_cycle, labels=labels)
     if excess := [flag for flag, given in (("--at", at), ("--one-cycle", one_cycle)) if given]:
         raise InputError(f"Expected no {', '.join(excess)} with a file: change {target} instead.")
     return changed(read_recipe(target), labels)

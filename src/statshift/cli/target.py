@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from statshift.cli import options as o
+from statshift.cli import typed as t
 
 if TYPE_CHECKING:
     from statshift.data import ImageData
@@ -28,9 +28,9 @@ def load_model_on(
     model = load_model(
         spec,
         weights=weights,
-        mean=o.parse_channels("mean", mean),
-        std=o.parse_channels("std", std),
-        model_args=o.parse_model_args(model_args),
+        mean=t.parse_channels("mean", mean),
+        std=t.parse_channels("std", std),
+        model_args=t.parse_model_args(model_args),
         size_multiple=size_multiple,
         branch=branch,
     )

@@ -8,6 +8,7 @@ import typer
 
 from statshift._core.errors import InputError, unknown
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.harden import history_text
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import TrainingReport, progress_bar
@@ -112,12 +113,12 @@ def train_command(
 
     flags = {
         "attack": attack,
-        "step-size": None if step_size is None else o.parse_number("step-size", step_size),
+        "step-size": None if step_size is None else t.parse_fraction("step-size", step_size),
         "corruption": corruption,
         "ligs-weight": ligs_weight,
     }
     options = HardenOptions(
-        chosen_method(method, flags, o.parse_method_args(method_args)),
+        chosen_method(method, flags, t.parse_method_args(method_args)),
         training=TrainingOptions(
             epochs=epochs,
             batch_size=batch_size,
@@ -128,21 +129,21 @@ def train_command(
             nesterov=optimizer == "sgd" and schedule == "one-cycle",
             weight_decay=weight_decay,
             augment=augment,
-            window=o.parse_window(window),
-            scale=o.parse_scale(scale),
+            window=t.parse_window(window),
+            scale=t.parse_scale(scale),
             aspect=aspect,
             colour=colour,
             dtype=dtype,
             seed=seed,
         ),
     )
-    arguments = o.parse_model_args(model_args) | ({} if norm is None else {"norm": norm})
+    arguments = t.parse_model_args(model_args) | ({} if norm is None else {"norm": norm})
     network = build(
         model,
         arguments,
         seed=seed,
-        mean=o.parse_channels("mean", mean),
-        std=o.parse_channels("std", std),
+        mean=t.parse_channels("mean", mean),
+        std=t.parse_channels("std", std),
         size_multiple=size_multiple,
     ).to(find_device(device))
     images, reading = None, {"workers": workers, "ignore_index": ignore_index, "label_map": label_map}
@@ -157,9 +158,9 @@ def train_command(
             options,
             out=out,
             validation=images,
-            shifts=o.parse_shifts(shifts or CLEAN),
-            severities=o.parse_severities(severities),
-            ligs=o.split(ligs or ""),
+            shifts=t.parse_shifts(shifts or CLEAN),
+            severities=t.parse_severities(severities),
+            ligs=t.parse_list(ligs or ""),
             landscape=landscape,
             keep_best=keep_best,
             device=device,
@@ -186,6 +187,6 @@ def train_command(
 
 def _parse_epochs(text: str | None) -> tuple[int, ...] | None:
     try:
-        return None if text is None else tuple(int(part) for part in o.split(text))
+        return None if text is None else tuple(int(part) for part in t.parse_list(text))
     except ValueError:
         raise InputError(f"Expected --decay-epochs as whole numbers with commas, but got {text!r}.") from None

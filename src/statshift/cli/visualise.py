@@ -7,6 +7,7 @@ import typer
 
 from statshift._core.errors import InputError
 from statshift.cli import options as o
+from statshift.cli import typed as t
 from statshift.cli.output import print_json, print_out
 from statshift.cli.target import load_model_on
 from statshift.making.choices import ADVBN_BATCH, ADVBN_STEP_SIZE, REST, STRENGTHS_SHOWN
@@ -60,8 +61,8 @@ def visualise_command(
         o.codec(decoder, encoder, device),
         images,
         steps=_parse_steps(steps),
-        step_size=ADVBN_STEP_SIZE if step_size is None else o.parse_number("step-size", step_size),
-        epsilon=None if epsilon is None else o.parse_number("epsilon", epsilon),
+        step_size=ADVBN_STEP_SIZE if step_size is None else t.parse_fraction("step-size", step_size),
+        epsilon=None if epsilon is None else t.parse_fraction("epsilon", epsilon),
         loss=loss,
         out=out,
         shown=shown,
@@ -92,6 +93,6 @@ def visualise_command(
 
 def _parse_steps(text: str) -> list[int]:
     try:
-        return [int(part) for part in o.split(text)]
+        return [int(part) for part in t.parse_list(text)]
     except ValueError:
         raise InputError(f"Expected --steps as numbers from 0 up with commas, but got {text!r}.") from None
