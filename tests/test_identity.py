@@ -281,6 +281,7 @@ def test_files_of_arrays_and_of_code_however_spelt_are_one_run(here):
         run("py:./net.py:other", out="two")
 
 
+@pytest.mark.filterwarnings("ignore:1 file that cannot be used is left out")
 def test_what_is_skipped_is_named_below_the_folder(here):
     Path("plain/c0/0.bmp").write_bytes(b"no image")
     for spelt in ("plain", f"{here}/plain"):

@@ -95,8 +95,10 @@ def test_an_entry_tells_what_the_value_is(entry):
     assert isinstance(value, Shift)
     assert (value.name, value.family, value.title) == (entry.name, entry.family, entry.title)
     assert value.options == entry.options
-    assert (value.needs_model, value.reads, value.paired) == (entry.family == "attack", False, True)
-    assert value.severities == ((1, 2, 3, 4, 5) if entry.family in ("corruption", "c-bar") else ())
+    on_disk = entry.options == ("dir",)
+    assert (value.needs_model, value.reads, value.paired) == (entry.family == "attack", on_disk, not on_disk)
+    made = entry.family in ("corruption", "c-bar") and not on_disk
+    assert value.severities == ((1, 2, 3, 4, 5) if made else ())
     assert value.code() is None
 
 

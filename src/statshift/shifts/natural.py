@@ -35,6 +35,7 @@ class NaturalShift(SetShift):
     severities: tuple[int, ...] = ()
     part: str = ""
     held: bool = True
+    options = ("dir",)
 
     def spelled(self, spec: str, how: CorruptionOptions) -> list[Shift]:
         """Return the shifts of [NAME=]SCHEME:DIR: one, or each of a set's filters or corruptions.
@@ -144,5 +145,15 @@ def lacks_classes(data: ImageData) -> bool:
     return len(classes_of(data)) < IMAGENET_CLASSES
 
 
-NATURAL = NaturalShift("natural", "")
-"""From which those that are asked for are spelled."""
+(
+    IMAGENET_SET,
+    IMAGENET_SKETCH_SET,
+    IMAGENET_R_SET,
+    IMAGENET_A_SET,
+    IMAGENET_V2,
+    OBJECTNET_SET,
+    IMAGENET_INSTAGRAM_SET,
+    STYLIZED_IMAGENET_SET,
+    IMAGENET_C_BAR_SET,
+) = (NaturalShift(scheme, "", family=facts.family) for scheme, facts in NATURAL_SETS.items())
+"""Without a folder: from these what a user asks for is spelled."""

@@ -53,7 +53,8 @@ def _filters(module: str, summary: str, *names: str) -> list[Entry]:
 
 
 def _set(name: str, family: str, summary: str) -> Entry:
-    return Entry(name, family, summary, "statshift.shifts.natural:NATURAL", options=("dir",))
+    path = f"statshift.shifts.natural:{name.upper().replace('-', '_')}_SET"
+    return Entry(name, family, summary, path, options=("dir",))
 
 
 SHIFTS = registry(
