@@ -494,7 +494,7 @@ def test_the_notebook_runs(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(TOUR, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(VALUES))
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     (output,) = notebook.cells[-1].outputs
     values = json.loads(output.text)
     assert values["clean"] > 0.95
