@@ -111,7 +111,8 @@ class MakingReport:
         if self._task is None:
             before = f", of which {done:,.0f} were finished before" if done else ""
             say(f"{total:,} images to {self._verb}{before}.")
-            self._task = self._bar.add_task(f"{self._verb.removesuffix('e')}ing", total=total, completed=int(done), unit="images")
+            doing = f"{self._verb.removesuffix('e')}ing"
+            self._task = self._bar.add_task(doing, total=total, completed=int(done), unit="images")
         self._bar.update(self._task, completed=done)
 
 
