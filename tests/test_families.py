@@ -417,6 +417,11 @@ def test_wrong_groups_are_told_in_a_line(small, tmp_path, text):
     assert str(told.value).replace(str(path), "FILE").startswith(WRONG[text])
 
 
+def test_the_filter_1977_needs_no_quotes_in_a_file_of_groups(tmp_path):
+    (tmp_path / "groups.yaml").write_text("old: [1977, fog]\n")
+    assert read_groups(tmp_path / "groups.yaml") == {"old": ["1977", "fog"]}
+
+
 def test_a_file_of_groups_that_is_not_there(tmp_path):
     (tmp_path / "bad.json").write_text("[1")
     (tmp_path / "list.json").write_text("[1]")

@@ -199,7 +199,7 @@ def test_r_is_scored_among_its_classes_beside_the_clean_images_of_these(trees, t
     assert run.record["families"] == {"clean": "clean", "imagenet-r": "natural", "clean of imagenet-r": "natural"}
     assert run.record["titles"] == {
         "imagenet-r": "ImageNet-R (among its 200 classes)",
-        "clean of imagenet-r": "clean, 200 classes",
+        "clean of imagenet-r": "clean, the 200 classes of imagenet-r",
     }
 
     full = measured(shifts, f"npz:{trees / 'clean.npz'}", network(IN_R), full_argmax=True)
@@ -283,6 +283,64 @@ def test_a_set_of_one_s_own_is_scored_as_before(trees):
     assert accuracies(measured(["clean", own], f"npz:{trees / 'clean.npz'}", network(IN_R)))["own"] == 0
 
 
+@pytest.fixture(scope="module")
+def stored(trees):
+    """ImageNet-C's layout: clean images as they are, and fog that says other classes than those of its folders."""
+    root = trees / "imagenet-c"
+    (root / "fog").mkdir(parents=True)
+    (root / "clean").symlink_to(trees / "val", target_is_directory=True)
+    shutil.copytree(trees / "val", root / "fog" / "1")
+    for name in IDS:
+        shutil.copy(trees / "val" / IDS[0] / "0.png", root / "fog" / "1" / name)
+    return root
+
+
+@pytest.mark.parametrize("shifts", [["clean", "fog"], ["fog", "clean"], ["fog"], []])
+def test_beside_a_set_stand_clean_images_where_the_data_store_shifts(trees, stored, shifts):
+    """Never those of the shift that stands first, which are all of class 0 here."""
+    run = measured([*shifts, f"imagenet-r:{trees / 'r'}"], f"imagenet-c:{stored}", severities=[1])
+    expected = {"clean": 1, "fog": 0.001, "imagenet-r": 1, "clean of imagenet-r": 1}
+    assert accuracies(run) == {name: expected[name] for name in [*shifts, "imagenet-r", "clean of imagenet-r"]}
+
+
+def test_a_set_beside_data_without_clean_images_is_refused(trees, stored, tmp_path):
+    (tmp_path / "fog").symlink_to(stored / "fog", target_is_directory=True)
+    with pytest.raises(InputError, match=r"clean images to set beside imagenet-r, .*: add a folder `clean`, or leave"):
+        measured(["fog", f"imagenet-r:{trees / 'r'}"], f"imagenet-c:{tmp_path}", severities=[1])
+    whole = measured(["fog", f"imagenet-v2:{trees / 'v2'}"], f"imagenet-c:{tmp_path}", severities=[1])
+    assert accuracies(whole) == {"fog": 0.001, "imagenet-v2": 1}
+
+
+def test_r_as_data_is_scored_among_its_classes(trees):
+    """A network that is wrong among all on a quarter of R is right among R's classes."""
+    data, some = f"imagenet-r:{trees / 'r'}", sorted(IN_R)[:50]
+    run = measured(["clean", f"imagenet-v2:{trees / 'v2'}"], data, network(some))
+    assert accuracies(run) == {"clean": 1, "imagenet-v2": 0.95}  # V2 among its 1,000
+    assert run.record["task"]["name"] == "subset"
+    assert accuracies(measured("clean", data, network(some), full_argmax=True)) == {"clean": 0.75}
+    assert accuracies(measured("clean", data, network(some), task="classification")) == {"clean": 0.75}
+
+
+def test_the_set_that_is_too_small_to_adapt_on_is_named(trees):
+    with pytest.raises(InputError, match=r"Of clean of imagenet-r, npz:.*: Expected at most \d+ samples of the \d+ im"):
+        measured(
+            ["clean", f"imagenet-r:{trees / 'r'}"],
+            f"npz:{trees / 'clean.npz'}",
+            nn.Sequential(nn.BatchNorm2d(3), Reader()),
+            data_options={"limit": 100},
+            rectify="replace",
+        )
+
+
+def test_runs_of_two_conventions_are_not_compared(trees):
+    asked = ["clean", f"imagenet-r:{trees / 'r'}"], f"npz:{trees / 'clean.npz'}"
+    masked, full = (
+        measured(*asked, out=trees / f"run-{convention}", full_argmax=convention) for convention in (False, True)
+    )
+    with pytest.raises(InputError, match=r"`asked\.full_argmax` is False in the first and True in the second"):
+        statshift.compare(masked.path, full.path)
+
+
 # ObjectNet, Instagram, C-bar
 
 OBJECTS = {
@@ -345,6 +403,11 @@ def test_a_class_of_objectnet_without_images_is_named(objects):
         load_data(f"objectnet:{objects}")
 
 
+def test_objectnet_s_own_folder_is_asked_for(objects):
+    with pytest.raises(InputError, match=r"there is no `mappings`: name the folder that its archive unpacks to"):
+        load_data(f"objectnet:{objects / 'images'}")
+
+
 def test_each_filter_of_instagram_is_a_condition(trees, tmp_path):
     root = tmp_path / "instagram"
     root.mkdir()
@@ -375,6 +438,15 @@ def test_c_bar_is_read_in_the_layout_of_imagenet_c(trees, tmp_path):
     assert run.record["families"]["imagenet-c-bar/sparkles"] == "c-bar"
 
 
+def test_all_that_data_store_is_measured_where_none_of_it_is_of_the_15(trees, tmp_path):
+    (tmp_path / "sparkles").mkdir()
+    (tmp_path / "sparkles" / "2").symlink_to(trees / "val", target_is_directory=True)
+    run = measured(None, f"imagenet-c-bar:{tmp_path}", severities=[2])
+    assert accuracies(run) == {"sparkles": 1}
+    (tmp_path / "clean").symlink_to(trees / "val", target_is_directory=True)
+    assert accuracies(measured(None, f"imagenet-c-bar:{tmp_path}", severities=[2])) == {"clean": 1, "sparkles": 1}
+
+
 # By the command
 
 
@@ -395,7 +467,7 @@ def test_the_command_measures_sets_and_its_report_asks_for_them_again(run, trees
     done = run("report", out, "--format", "markdown")
     assert done.code == 0, done.err
     assert "ImageNet-R (200 classes among all)" in done.out
-    assert "clean, 200 classes" in done.out
+    assert "clean, the 200 classes of imagenet-r" in done.out
 
     from statshift.report.commands import _shifts
 

@@ -76,6 +76,12 @@ def natural(name: str, rest: str, *, class_map: str | Path | None = None) -> Sou
     )
 
 
+def lacks_by_design(spec: str) -> bool:
+    """Return whether data are a set that is published as being of some of ImageNet's classes."""
+    facts = NATURAL_SETS.get(spec.partition(":")[0])
+    return facts is not None and bool(facts.classes)
+
+
 def imagenet_c_bar(rest: str, *, shift: tuple[str, int] | None = None, class_map: str | Path | None = None) -> Source:
     """Return one condition of ImageNet-C-bar, DIR/NAME/SEVERITY/CLASS/*.JPEG; `clean` without a shift."""
     return _labelled("imagenet-c-bar", stored_folder(rest, shift), class_map)

@@ -78,6 +78,11 @@ def objectnet(rest: str) -> BorderedFiles:
 
 def _groups(root: Path) -> dict[str, tuple[int, ...]]:
     """Return by class folder the indices of its classes among ImageNet's 1,000, ascending."""
+    if not (root / "mappings").is_dir():
+        raise InputError(
+            f"Expected the folders `images` and `mappings` of ObjectNet in {root}, but there is no `mappings`: name "
+            "the folder that its archive unpacks to, such as objectnet-1.0."
+        )
     titles = _read(root, "folder_to_objectnet_label.json")
     shared = _read(root, "objectnet_to_imagenet_1k.json")
     known = imagenet_lemmas()

@@ -41,6 +41,7 @@ COMPARABLE = (
     "seed",
     "task.name",
     "task.options",
+    "asked.full_argmax",
     "corruption.at",
     "corruption.table",
     "corruption.quantise",

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from statshift._core.errors import ClassesWarning, InputError
-from statshift.data import ImageData, load_data
+from statshift.data import ImageData, has_clean, load_data
+from statshift.data.natural import lacks_by_design
 from statshift.results import Row
 from statshift.results.provenance import set_hash
 from statshift.shifts.clean import CLEAN_IMAGES
 from statshift.shifts.conditions import Condition
-from statshift.shifts.shift import Shift
+from statshift.shifts.shift import CLEAN, Shift
 from statshift.tasks.choice import resolve_task, task_for
 from statshift.tasks.task import Task
 
@@ -100,7 +101,8 @@ def read_images(
 ) -> Images:
     """Return the images of the conditions, those that stand alone read already; `fit` gives them their labels.
 
-    A task of None is what the labels are of. Unless `masked`, the logits of classes that a set lacks count.
+    A task of None is what the labels are of, among the classes of a set that lacks some by design. Unless `masked`, the
+    logits of classes that a set lacks count.
     """
     chosen = None if task is None else resolve_task(task)
     by_name = {shift.name: shift for shift in shifts}
@@ -120,6 +122,8 @@ def read_images(
     reading = all(shift.reads for shift in shifts if shift.paired)  # else the run's images are those that were given
     first = next(of_base, None) if reading else None
     base = load(data) if first is None else first
+    if chosen is None and masked and lacks_by_design(base.spec):
+        chosen = resolve_task("subset")
     fitted = task_for(base, chosen)
     for found in (base, *sets.values()):
         labels_of(found, fitted)
@@ -127,11 +131,14 @@ def read_images(
     def of(condition: Condition) -> ImageData:
         return base if (found := read(condition)) is None else found
 
-    return _with_companions(Images(base, fitted, todo[0], sets, of, shifts), masked)
+    clean: ImageData | None = base
+    if sets and first is not None and next(one for one in todo if one not in sets).shift != CLEAN:
+        clean = load(data) if not isinstance(data, str) or has_clean(data) else None
+    return _with_companions(Images(base, fitted, todo[0], sets, of, shifts), clean, masked)
 
 
-def _with_companions(images: Images, masked: bool) -> Images:
-    """Return the images with the task of each set, and what is to stand beside it."""
+def _with_companions(images: Images, clean: ImageData | None, masked: bool) -> Images:
+    """Return the images with the task of each set, and what of the clean images, if any, is to stand beside it."""
     own: dict[str, dict[Condition, ImageData]] = {}
     for condition, data in images.sets.items():
         own.setdefault(condition.shift, {})[condition] = data
@@ -148,10 +155,10 @@ def _with_companions(images: Images, masked: bool) -> Images:
         shifts.append(shift.with_classes(data, masked=masked))
         tasks[shift.name] = task = shift.scored_by(images.task, data, masked=masked)
         told[shift.name] = {**shift.told(data, masked=masked)}
-        other = shift.beside(task, data, images.base)
-        if other is not None and (clean := other.data(0, _as_it_is)) is not None:
+        other = shift.beside(task, data, clean)
+        if other is not None and (companion := other.data(0, _as_it_is)) is not None:
             shifts.append(other)
-            sets[Condition(other.name, 0)] = clean
+            sets[Condition(other.name, 0)] = companion
             tasks[other.name] = task
             told[shift.name]["beside"] = other.name
             told[other.name] = {**shift.told(data, masked=masked)}

@@ -212,5 +212,11 @@ def _describe_protocols(
         raise InputError(f"Expected images of one size for {', '.join(streams)}: give `resize` and `crop`.")
     evaluate.keeping = True
     one_image = evaluate.shifted(images.sets.get(first, images.base), first, np.zeros(1, np.int64))
-    fewest = min(len(data) for data in (images.base, *images.sets.values()))
-    return describe_protocols(protocols, adaptation, evaluate.model, one_image, fewest)
+    describe = partial(describe_protocols, protocols, adaptation, evaluate.model, one_image)
+    described = describe(len(images.base))
+    for condition, data in sorted(images.sets.items(), key=lambda one: len(one[1]))[:1]:
+        try:
+            describe(len(data))
+        except InputError as error:
+            raise InputError(f"Of {condition}, {data.spec}: {error}") from error
+    return described

@@ -144,7 +144,7 @@ def describe_corruption(options: CorruptionOptions, shape: Sequence[int], at: st
     }
 
 
-USUAL = {"corruption.scale_constants": True}
+USUAL = {"corruption.scale_constants": True, "asked.full_argmax": False}
 """Fields, by dotted name, that a record holds only where they have another value."""
 
 

@@ -106,7 +106,7 @@ def _named(name: str, how: CorruptionOptions, offered: Mapping[str, Shift] | Non
         return [offered[one] if offered else SHIFTS[one].load().configured(one, how) for one in names]
     if isinstance(name, str) and (entry := SHIFTS.get(name.partition(":")[0].rpartition("=")[2])):
         one: Shift = entry.load()
-        if not offered and (one.reads or "=" not in name):
+        if not one.paired or not (offered or "=" in name):  # a set has images of its own, whatever the data store
             return one.spelled(name, how)
     numbered = [f"{one.name}:{one.options[0].upper()}" for one in SHIFTS.values() if one.options and not offered]
     raise unknown("shift", name, [*choices, *numbered])

@@ -30,7 +30,10 @@ def read_groups(given: str | Path | NamedShifts | None) -> dict[str, list[Asked]
     content: Mapping[Any, Any] = given if isinstance(given, Mapping) else _read(Path(given).expanduser(), where)
     imported: dict[str, Asked] = {}
     groups: dict[str, list[Asked]] = {}
-    for name, members in content.items():
+    for name, listed in content.items():
+        members = listed
+        if path is not None and isinstance(listed, list):  # the filter 1977 is a number in YAML
+            members = [str(one) if type(one) is int and str(one) in SHIFTS else one for one in listed]
         _check(name, members, where, of_file=path is not None)
         for one in members:
             if isinstance(one, str) and one.startswith("py:") and one not in imported:

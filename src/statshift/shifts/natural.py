@@ -14,7 +14,7 @@ from statshift.data.classes import IMAGENET_CLASSES
 from statshift.data.natural import NATURAL_SETS, instagram_filters
 from statshift.shifts.shift import CorruptionOptions, Load, Shift
 from statshift.shifts.stored import SetShift
-from statshift.tasks.classification import Classification
+from statshift.tasks.classification import CLASSIFICATION, Classification
 from statshift.tasks.groups import ClassGroups
 from statshift.tasks.subset import ClassSubset
 from statshift.tasks.task import Task
@@ -72,14 +72,14 @@ class NaturalShift(SetShift):
         return load(self.source, shift=shift, split=None, ignore_index=None, label_map=None, **others)
 
     def scored_by(self, task: Task, data: ImageData, *, masked: bool = True) -> Task:
-        """Return the run's task, among the classes that the set has where it lacks some; see `Shift.scored_by`.
+        """Return the run's task, among the classes that the set has, all or some; see `Shift.scored_by`.
 
         Raises:
             InputError: the set has one class only, or the task is another than classification.
         """
         classes = classes_of(data)
         if not lacks_classes(data):
-            return task
+            return CLASSIFICATION if type(task) is ClassSubset else task
         if len(classes) < 2:
             raise InputError(f"Expected at least two classes in {data.spec}, but it has images of one: {classes[0]}.")
         if type(task) not in (Classification, ClassSubset):
@@ -101,7 +101,7 @@ class NaturalShift(SetShift):
         among = f"among its {number} classes" if masked else f"{number} classes among all"
         return replace(self, title=f"{self.title or self.name} ({among})")
 
-    def beside(self, task: Task, data: ImageData, base: ImageData) -> Shift | None:
+    def beside(self, task: Task, data: ImageData, base: ImageData | None) -> Shift | None:
         """Return the run's clean images of the same classes, where the set lacks some; see `Shift.beside`.
 
         Raises:
@@ -109,6 +109,11 @@ class NaturalShift(SetShift):
         """
         if not lacks_classes(data):
             return None
+        if base is None:
+            raise InputError(
+                f"Expected clean images to set beside {self.name}, but the data store shifted ones alone: add a folder "
+                "`clean`, or leave the set out."
+            )
         classes, labels = classes_of(data), base.labels
         if labels is not None and isinstance(task, ClassGroups):
             labels = task.first_labels(labels)
@@ -119,7 +124,7 @@ class NaturalShift(SetShift):
                 "validation images, or leave the set out."
             )
         own = replace(base.subset(there), labels=labels[there])
-        return SetShift(f"clean of {self.name}", own, "natural", f"clean, {len(classes)} classes")
+        return SetShift(f"clean of {self.name}", own, "natural", f"clean, the {len(classes)} classes of {self.name}")
 
     def told(self, data: ImageData, *, masked: bool) -> Mapping[str, Any]:
         """Return the number of classes, and whether the logits of the others are masked; see `Shift.told`."""

@@ -136,13 +136,13 @@ class Shift:
         """Return the shift as it is once its own images are read: by default itself."""
         return self
 
-    def beside(self, task: Task, data: ImageData, base: ImageData) -> "Shift | None":
+    def beside(self, task: Task, data: ImageData, base: ImageData | None) -> "Shift | None":
         """Return what its figure is to be set against where the run's clean images are not: by default nothing.
 
         Args:
             task: what `scored_by` returns.
             data: the shift's own images.
-            base: the run's.
+            base: the run's clean images; None where the data store shifted ones alone.
         """
         return None
 

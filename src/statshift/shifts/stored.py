@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError
 from statshift.data import ImageData, has_clean, stored_shifts
-from statshift.shifts.registry import family_of
+from statshift.shifts.registry import COMMON, family_of
 from statshift.shifts.shift import CLEAN, Load, Shift
 
 
@@ -88,5 +88,10 @@ def read_shifted(corruption: Mapping[str, Any]) -> bool:
 
 
 def usual(data: Any) -> tuple[str, ...]:
-    """Return the shifts that are measured where none are named: the clean images, if there are any, and the 15."""
-    return ("common",) if isinstance(data, str) and not has_clean(data) else (CLEAN, "common")
+    """Return the shifts that are measured where none are named: the clean images, if there are any, and the 15.
+
+    In place of the 15 these are all that data store, where none of the 15 is among them.
+    """
+    found = stored_shifts(data) if isinstance(data, str) else {}
+    shifts = tuple(found) if found and not {*COMMON} & {*found} else ("common",)
+    return shifts if isinstance(data, str) and not has_clean(data) else (CLEAN, *shifts)
