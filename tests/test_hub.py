@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from statshift import InputError, load_model, measure
+from statshift._core.errors import CheckpointWarning
 from statshift.models.hub import preprocessing_of
 
 transformers = pytest.importorskip("transformers")
@@ -50,6 +51,45 @@ def test_a_folder_gives_the_logits_of_its_network_and_processor(kind, tmp_path):
     assert model.num_classes == 7
     assert not model.training
     assert model.preprocessing.mean == tuple(reader.image_mean)
+
+
+def test_efficientnet_s_processor_divides_by_the_deviation_twice(tmp_path):
+    network, _ = write(tmp_path, "resnet")
+    reader = transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}, image_std=[0.25, 0.5, 0.75])
+    reader.save_pretrained(tmp_path)
+    model = load_model(f"hf:{tmp_path}")
+    assert model.preprocessing.std == (0.0625, 0.25, 0.5625)
+    with torch.no_grad():
+        expected = network(**reader(Image.fromarray(photograph()), return_tensors="pt")).logits
+        found = model(torch.from_numpy(photograph()).permute(2, 0, 1)[None] / 255)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mobilevit_s_blue_green_and_red_are_refused_and_its_pixels_are_not_normalised(tmp_path):
+    write(tmp_path, "resnet")
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    transformers.MobileViTImageProcessor(**sizes).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has do_flip_channel_order"):
+        load_model(f"hf:{tmp_path}")
+    transformers.MobileViTImageProcessor(**sizes, do_flip_channel_order=False).save_pretrained(tmp_path)
+    model = load_model(f"hf:{tmp_path}")
+    assert (model.preprocessing.mean, model.preprocessing.std) == ((0.0,) * 3, (1.0,) * 3)
+
+
+def test_how_photographs_are_resized():
+    names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", None: "bilinear"}
+    for number, name in names.items():
+        assert preprocessing_of({"size": 8, "resample": number}, "hf:one").interpolation == name
+
+
+def test_layers_that_have_no_place_are_told(tmp_path):
+    network, _ = write(tmp_path)
+    with pytest.raises(InputError, match=r"with \{'num_hidden_layers': 0\}; unexpected: vit\.\S+, "):
+        load_model(f"hf:{tmp_path}", model_args={"num_hidden_layers": 0})
+    network.config.num_hidden_layers = 0
+    network.config.save_pretrained(tmp_path)
+    with pytest.warns(CheckpointWarning, match=r"^Weights of hf:\S+ that have no place: vit\.\S+, "):
+        load_model(f"hf:{tmp_path}")
 
 
 def test_photographs_are_loaded_as_the_processor_does(tmp_path):
@@ -117,6 +157,9 @@ def test_the_extra_is_named_where_transformers_is_missing(monkeypatch):
         ({"size": 8, "do_rescale": False, "image_mean": [127.5] * 3, "image_std": [51] * 3}, (8, 8, 8, 0.5, 0.2)),
         ({"size": 8, "rescale_factor": 1 / 127.5, "image_mean": [1] * 3, "image_std": [1] * 3}, (8, 8, 8, 0.5, 0.5)),
         ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, 384, 384, 0, 1)),
+        ({"size": {"height": 8, "width": 9}, "do_resize": False, "do_normalize": None}, (None, None, None, 0, 1)),
+        ({"size": 8, "crop_size": {"height": 5, "width": 6}, "do_center_crop": False}, (8, 8, 8, 0, 1)),
+        ({"size": 224, "image_processor_type": "LevitImageProcessor"}, (224, 256, 224, 0, 1)),
     ],
 )
 def test_what_a_processor_wishes(wishes, expected):
@@ -129,6 +172,7 @@ def test_what_a_processor_wishes(wishes, expected):
     [
         ({"size": {"height": 8, "width": 9}}, "square images"),
         ({"size": 8, "rescale_offset": True}, "wants them shifted"),
+        ({"size": 8, "do_flip_channel_order": True, "do_pad": False}, "that of hf:one has do_flip_channel_order: give"),
     ],
 )
 def test_what_cannot_be_said_is_refused(wishes, told):

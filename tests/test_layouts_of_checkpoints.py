@@ -260,6 +260,58 @@ def test_what_is_no_branch_or_no_pair_is_told(resnet, tmp_path):
         load_weights(empty(resnet), saved(tmp_path / "part.pt", state), branch="clean")
 
 
+@pytest.mark.parametrize("place", ["aux_bn", "aux_bn.0", "aux_bn.1"])
+def test_an_auxiliary_set_that_lacks_a_whole_norm_is_refused(place, resnet, tmp_path):
+    """It would be completed by the clean branch's norm without a word."""
+    state = aux_state(resnet, twin(resnet), "aux_bn" if place == "aux_bn" else "aux_bn.0")
+    if place == "aux_bn.1":
+        state = aux_state(resnet, twin(resnet), place) | state
+    gap = f"layer2.0.bn1.{place}."
+    path = saved(tmp_path / "gap.pt", {name: value for name, value in state.items() if not name.startswith(gap)})
+    told = "adv1" if place == "aux_bn.1" else "adv"
+    for branch in ("clean", told):
+        with pytest.raises(InputError, match=rf"clean and {told} differ in layer2\.0\.bn1\.bias\.$"):
+            load_weights(empty(resnet), path, branch=branch)
+
+
+def test_two_names_that_become_one_are_refused(resnet, small, tmp_path):
+    """The last would win without a word: another head, or a third set of norms."""
+    state, other = resnet.state_dict(), empty(resnet).state_dict()
+    pairs = {re.sub(r"\b(bn\d)\b", r"clean_\1", name): value for name, value in state.items()}
+    pairs |= {re.sub(r"\b(bn\d)\b", r"adv_\1", name): value for name, value in other.items() if "bn" in name}
+    theirs = advbn_state(small, twin(small), 1)
+    for content, told in (
+        (state | {"linear.weight": other["fc.weight"]}, r"fc\.weight, but both fc\.weight and linear\.weight would"),
+        ({"bn1.weight": other["bn1.weight"]} | pairs, r"bn1\.weight, but both bn1\.weight and clean_bn1\.weight would"),
+        (
+            theirs | {"module.head.layer3_0.downsample.0.weight": torch.zeros(3)},
+            r"layer3\.0\.downsample\.0\.weight, but both head\.layer3_0\.downsample\.conv\.weight and head\.lay",
+        ),
+    ):
+        target = empty(small if content.keys() >= theirs.keys() else resnet)
+        with pytest.raises(InputError, match=f"Expected one tensor of a checkpoint to be {told}"):
+            load_weights(target, saved(tmp_path / "both.pt", content))
+    wrapped = prefixed(state, "module.") | {"mean": torch.zeros(3), "module.mean": torch.ones(3)}
+    with pytest.raises(InputError, match=r"missing: conv1\.weight, .*; unexpected: module\.conv1\.weight, "):
+        load_weights(empty(resnet), saved(tmp_path / "means.pt", wrapped))
+
+
+def test_whole_numbers_are_no_weights(resnet, tmp_path):
+    """Of a quantised network, they would be taken without their scale."""
+    state = resnet.state_dict()
+    state["fc.weight"] = (state["fc.weight"] * 100).to(torch.int8)
+    with pytest.raises(InputError, match=r"do not fit ResNet; no fractions: fc\.weight int8 in the file\.$"):
+        load_weights(empty(resnet), saved(tmp_path / "int8.pt", state))
+
+
+def test_half_precision_is_widened(resnet, tmp_path):
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in resnet.state_dict().items()}
+    expected, target = empty(resnet), empty(resnet)
+    expected.load_state_dict({name: value.float() for name, value in halves.items()})
+    load_weights(target, saved(tmp_path / "half.pt", {"state_dict": prefixed(halves, "module.")}))
+    assert weights_hash(target) == weights_hash(expected)
+
+
 def test_a_stage_that_advbn_s_file_lacks_is_told(small, tmp_path):
     state = advbn_state(small, twin(small), 1)
     state = {name: value for name, value in state.items() if "head.layer3_" not in name}
@@ -313,6 +365,15 @@ class Normalizer(nn.Module):
 
 def with_normaliser():
     return nn.Sequential(OrderedDict(normalizer=Normalizer(), model=resnet10()))
+
+
+@pytest.mark.filterwarnings("ignore:Images are normalised")
+def test_a_normaliser_of_pixels_up_to_255_is_refused(resnet, tmp_path):
+    """Pixels in [0,1] would all look black to its network."""
+    for mean, std in (((125.3, 123.0, 113.9), (63.0, 62.1, 66.7)), ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0))):
+        path = saved(tmp_path / "large.pt", {"state_dict": robust_state(resnet, mean, std)})
+        with pytest.raises(InputError, match=r"to normalise pixels in \[0,1\], but its mean is \(.*divide both by 255"):
+            load_model(resnet10, weights=path)
 
 
 def test_nothing_is_normalised_twice(resnet, tmp_path):

@@ -75,7 +75,17 @@ def load_weights(network: nn.Module, path: str | Path, *, branch: str | None = N
         for name in own.keys() & weights.keys()
         if weights[name].shape != own[name].shape
     ]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(differing)}
+    whole = [
+        f"{name} {str(weights[name].dtype).removeprefix('torch.')} in the file"
+        for name in own.keys() & weights.keys()
+        if own[name].is_floating_point() and not weights[name].is_floating_point()
+    ]
+    faults = {
+        "missing": missing,
+        "unexpected": unexpected,
+        "of another shape": sorted(differing),
+        "no fractions": sorted(whole),
+    }
     if any(faults.values()):
         told = "; ".join(f"{kind}: {few(names)}" for kind, names in faults.items() if names)
         raise InputError(f"The weights in {path} do not fit {type(network).__name__}; {told}.{_stray(weights, own)}")

@@ -4,15 +4,22 @@ import math
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
+from warnings import warn
 
 from torch import nn
 
-from statshift._core.errors import InputError
+from statshift._core.errors import CheckpointWarning, InputError
 from statshift.models.pixel import Preprocessing
 from statshift.models.reading import few
 
-PIL_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+PIL_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """PIL's numbers."""
+
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+"""What `Preprocessing` can say of what processors do."""
+
+WITHOUT_EFFECT = ("do_convert_rgb", "do_reduce_labels")
+"""What changes no picture of a classifier."""
 
 
 def build_hub(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing, int | None]:
@@ -34,7 +41,9 @@ def build_hub(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Mod
     spec = f"hf:{name}"
     try:
         config = transformers.AutoConfig.from_pretrained(name, **args)
-        wishes = transformers.AutoImageProcessor.from_pretrained(name).to_dict()
+        processor = transformers.AutoImageProcessor.from_pretrained(name)
+        unset = {step: None for step in STEPS if hasattr(processor, step)}  # of which `to_dict` is silent
+        wishes = unset | processor.to_dict()
         factory = transformers.AutoModelForImageClassification
         if not pretrained:
             network = factory.from_config(config)
@@ -42,6 +51,13 @@ def build_hub(name: str, pretrained: bool, args: dict[str, Any]) -> tuple[nn.Mod
             network, told = factory.from_pretrained(
                 name, config=config, output_loading_info=True, ignore_mismatched_sizes=True
             )
+            beyond = sorted(told["unexpected_keys"])
+            if beyond and args:
+                raise InputError(
+                    f"The weights of {spec} do not fit {type(network).__name__} with {args}; unexpected: {few(beyond)}."
+                )
+            if beyond:
+                warn(f"Weights of {spec} that have no place: {few(beyond)}.", CheckpointWarning, stacklevel=5)
             lacking = sorted([*told["missing_keys"], *(str(one[0]) for one in told["mismatched_keys"])])
             if lacking:
                 raise InputError(
@@ -66,19 +82,24 @@ def preprocessing_of(wishes: Mapping[str, Any], spec: str) -> Preprocessing:
     Differs: where the processor squeezes an image of any shape into its size, the shorter side is resized to it and the
         centre cropped: nothing is distorted.
     """
+    others = [name for name, value in wishes.items() if name.startswith("do_") and value is True]
+    others = [name for name in others if name not in (*STEPS, *WITHOUT_EFFECT)]
+    if others:
+        raise InputError(
+            f"Expected a processor that resizes, crops and normalises, but that of {spec} has {few(sorted(others))}: "
+            "give it as py:FILE:NAME."
+        )
     scale = wishes.get("rescale_factor", 1 / 255) if wishes.get("do_rescale", True) else 1.0
     if wishes.get("rescale_offset"):
         raise InputError(f"Expected pixels scaled from 0 to 1, but {spec} wants them shifted: give it as py:FILE:NAME.")
     unit = scale * 255  # what the processor makes of white
     mean, std = ((wishes.get(f"image_{one}") or default) for one, default in (("mean", 0.0), ("std", 1.0)))
-    if not wishes.get("do_normalize", True):
-        mean, std = 0.0, 1.0
     mean, std = ([value] * 3 if isinstance(value, int | float) else value for value in (mean, std))
-    size, crop = (_side(wishes.get(name), name, spec) for name in ("size", "crop_size"))
-    if not wishes.get("do_resize", True):
-        size = None
-    if not wishes.get("do_center_crop", False):
-        crop = size
+    again = std if wishes.get("include_top") else [1.0] * 3  # EfficientNet's divides by the deviation once more
+    if not wishes.get("do_normalize", True):
+        mean, std = [0.0] * 3, [1.0] * 3
+    size = _side(wishes.get("size"), "size", spec) if wishes.get("do_resize", True) else None
+    crop = _side(wishes.get("crop_size"), "crop_size", spec) if wishes.get("do_center_crop", False) else size
     resize = size
     whole = wishes.get("size")
     if (
@@ -88,14 +109,17 @@ def preprocessing_of(wishes: Mapping[str, Any], spec: str) -> Preprocessing:
         and wishes.get("crop_pct")
         and size < CROPPED_BELOW
     ):
-        resize, crop = math.floor(size / wishes["crop_pct"]), size  # of ConvNeXt and DeiT
+        resize, crop = math.floor(size / wishes["crop_pct"]), size  # of ConvNeXt and PoolFormer
+    if size is not None and str(wishes.get("image_processor_type", "")).startswith("Levit"):
+        resize = math.floor(size * 256 / 224)  # which its class does and no setting says
+    resample = wishes.get("resample")
     return Preprocessing(
         tuple(value / unit for value in mean),
-        tuple(value / unit for value in std),
+        tuple(value * more / unit for value, more in zip(std, again, strict=True)),
         input_size=crop or size,
         resize=resize,
         crop=crop or size,
-        interpolation=PIL_INTERPOLATIONS.get(int(wishes.get("resample") or 2), "bilinear"),
+        interpolation=PIL_INTERPOLATIONS.get(2 if resample is None else int(resample), "bilinear"),
     )
 
 

@@ -1,10 +1,13 @@
 """The rules by which the names in published checkpoints become those of a network; see docs/checkpoints.md."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from statshift._core.errors import InputError
 
 State = Mapping[str, Tensor]
 
@@ -31,6 +34,26 @@ STD = re.compile(r"(?:normali[sz](?:er?|ation)\.)?(?:new_)?(?:std|sigma)")
 
 RENAMED = (("shortcut", "downsample"), ("linear", "fc"))
 """Names of pytorch-cifar, and of MadryLab's networks for CIFAR-10, and what torchvision has for them."""
+
+
+def twice(new: str, first: str, second: str) -> InputError:
+    """Return an error that tells of two names in a file that become one."""
+    return InputError(f"Expected one tensor of a checkpoint to be {new}, but both {first} and {second} would be.")
+
+
+def _renamed(weights: State, rename: Callable[[str], str]) -> dict[str, Tensor]:
+    """Return weights by other names.
+
+    Raises:
+        InputError: two names become one.
+    """
+    origin: dict[str, str] = {}
+    for name in weights:
+        new = rename(name)
+        if new in origin:
+            raise twice(new, origin[new], name)
+        origin[new] = name
+    return {new: weights[name] for new, name in origin.items()}
 
 
 def unwrapped(weights: State, own: State) -> tuple[dict[str, Tensor], list[str]]:
@@ -72,6 +95,7 @@ def _strip_shared(weights: dict[str, Tensor], own: State) -> dict[str, Tensor]:
         if (
             named
             and all(name.startswith(prefix) for name in named)
+            and len(stripped) == len(weights)
             and _fitting(stripped, own) >= _fitting(weights, own)
         ):
             return stripped
@@ -83,8 +107,12 @@ def _strip_inside(weights: dict[str, Tensor], own: State) -> dict[str, Tensor]:
         for parent in dict.fromkeys(name.partition(f".{wrapper}.")[0] for name in weights if f".{wrapper}." in name):
             wrapped, below = f"{parent}.{wrapper}.", _below(weights, f"{parent}.")
             if below == _below(weights, wrapped) and not _below(own, wrapped):
-                weights = {name.replace(wrapped, f"{parent}.", 1): value for name, value in weights.items()}
+                weights = {_without(wrapped, parent, name): value for name, value in weights.items()}
     return weights
+
+
+def _without(wrapped: str, parent: str, name: str) -> str:
+    return f"{parent}.{name.removeprefix(wrapped)}" if name.startswith(wrapped) else name
 
 
 def _fitting(weights: State, own: State) -> int:
@@ -136,8 +164,8 @@ def advbn_names(weights: State, own: State) -> dict[str, Tensor]:
     places = sorted({place for place in front.values() if place.isdigit()}, key=int)
     stages = {place: f"layer{number}" for number, place in enumerate(places[2:], 1)}
     parts = dict(zip(places, ("conv1", "bn1"), strict=False)) | stages
-    renamed = {}
-    for name, value in weights.items():
+    names = {}
+    for name in weights:
         parent, place, rest = [*name.split(".", 2), ""][:3]
         if parent == "head":
             new = name.removeprefix("head.")
@@ -147,17 +175,21 @@ def advbn_names(weights: State, own: State) -> dict[str, Tensor]:
         else:
             new = re.sub(r"\bclean_(?=bn)", "", f"{parts.get(place, place)}.{rest}")
         new = re.sub(r"\bdownsample\.conv\b", "downsample.0", new)
-        renamed[re.sub(r"\bdownsample\.((?:clean_|adv_)?)bn\b", r"downsample.\g<1>1", new)] = value
-    return renamed
+        names[name] = re.sub(r"\bdownsample\.((?:clean_|adv_)?)bn\b", r"downsample.\g<1>1", new)
+    return _renamed({name: weights[name] for name in names}, names.__getitem__)
 
 
 def own_names(weights: State, own: State) -> dict[str, Tensor]:
-    """Return weights with the names of `RENAMED` as the network has them, where it has them otherwise."""
+    """Return weights with the names of `RENAMED` as the network has them, where it has them otherwise.
+
+    Raises:
+        InputError: the file has both names.
+    """
     found = dict(weights)
     for theirs, ours in RENAMED:
         part = re.compile(rf"(^|\.){theirs}(?=\.)")
         if not any(part.search(name) for name in own):
-            found = {part.sub(rf"\g<1>{ours}", name): value for name, value in found.items()}
+            found = _renamed(found, partial(part.sub, rf"\g<1>{ours}"))
     return found
 
 

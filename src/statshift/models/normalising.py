@@ -12,6 +12,9 @@ from statshift.models.pixel import PixelModel, Preprocessing
 SAME = 1e-3
 """Means and deviations in [0,1] that differ by less are the same: they are printed with three or four digits."""
 
+LARGEST_STD = 10
+"""No deviation of pixels in [0,1] is larger; one of pixels up to 255 is."""
+
 
 def three(value: Sequence[float] | float) -> tuple[float, ...]:
     """Return a number for each channel."""
@@ -29,8 +32,13 @@ def settle_normalisation(
     """Return the mean and deviation that a checkpoint holds, if those given agree.
 
     Raises:
-        InputError: they do not.
+        InputError: they do not, or the checkpoint's are of pixels up to 255.
     """
+    if max(found_mean) > 1 or min(found_std) > LARGEST_STD:
+        raise InputError(
+            f"Expected {path} to normalise pixels in [0,1], but its mean is {found_mean} and its deviation "
+            f"{found_std}: if it takes pixels up to 255, divide both by 255 in the file."
+        )
     for name, found, given in (("mean", found_mean, mean), ("std", found_std, std)):
         if given is not None and max(abs(a - b) for a, b in zip(found, three(given), strict=True)) > SAME:
             raise InputError(

@@ -5,7 +5,7 @@ import re
 from torch import Tensor
 
 from statshift._core.errors import InputError, unknown
-from statshift.models.layouts import COUNTER, State
+from statshift.models.layouts import COUNTER, State, twice
 
 SIBLINGS = re.compile(r"(^|\.)(clean|adv)_(?=\w)")
 """AdvBN's `clean_bn1` beside `adv_bn1`."""
@@ -29,7 +29,8 @@ def choose_branch(
         The weights, the branch (None where there is one set alone) and the branches that were passed by.
 
     Raises:
-        InputError: an unknown branch, a branch asked for where there is one set alone, or sets that are no pairs.
+        InputError: an unknown branch, a branch asked for where there is one set alone, sets that are no pairs, or two
+            names that become one.
     """
     sets = _siblings(weights, own) or _auxiliary(weights, own)
     if not sets:
@@ -59,24 +60,28 @@ def _siblings(weights: State, own: State) -> dict[str, dict[str, Tensor]]:
             if name not in tagged:
                 chosen[name] = value
             elif branch in tagged[name].groups():
-                chosen[re.sub(rf"(^|\.){branch}_(?=\w)", r"\g<1>", name)] = value
+                plain = re.sub(rf"(^|\.){branch}_(?=\w)", r"\g<1>", name)
+                if plain in weights:
+                    raise twice(plain, plain, name)
+                chosen[plain] = value
     return sets
 
 
 def _auxiliary(weights: State, own: State) -> dict[str, dict[str, Tensor]]:
     """Return the weights by branch, of names such as `bn1.aux_bn.weight`; none where there are none.
 
-    A norm without another set is all branches'; of one that has another, nothing of the main set is taken over.
+    Of the main set's norms an auxiliary one takes nothing over.
     """
     tagged = {name: found for name in weights if name not in own and (found := AUXILIARY.search(name))}
     if not tagged:
         return {}
     main = {name: value for name, value in weights.items() if name not in tagged}
+    norms = {layer for name in main if (layer := name.removesuffix(".running_mean")) != name}
     numbers = sorted({found[1] or "0" for found in tagged.values()}, key=int)
     sets = {"clean": main}
     for number in numbers:
         ours = {AUXILIARY.sub("", name): weights[name] for name, found in tagged.items() if (found[1] or "0") == number}
-        layers = {name.rpartition(".")[0] for name in ours}
+        layers = norms | {name.rpartition(".")[0] for name in ours}
         shared = {name: value for name, value in main.items() if name.rpartition(".")[0] not in layers}
         sets["adv" if len(numbers) == 1 else f"adv{number}"] = shared | ours
     return sets
