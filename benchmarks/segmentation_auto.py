@@ -1,10 +1,11 @@
 """`auto` beside other protocols for a dense predictor: every second frame of a drive, 15 corruptions, clean frames.
 
 STATSHIFT_FROST=SHARED/data/frost python benchmarks/segmentation_auto.py SHARED [--split test-day]
-    [--samples 32 8] [--shifts clean fog ...] [--dtype bfloat16] [--threads 1]
+    [--samples 32 8] [--shifts clean fog ...] [--draws 1] [--dtype bfloat16] [--threads 1]
 
-SHARED is as for `segmentation.py`; runs are resumed. Severities 1, 3 and 5, constants unscaled, one draw of 32 and one
-of 8 frames, all frames scored. Under the source are conditions whose paired bootstrap over frames lies below 0.
+SHARED is as for `segmentation.py`; runs are resumed. Severities 1, 3 and 5, constants unscaled, draws of 32 and of 8
+frames, all frames scored; results of more than one draw have a name of their own. Under the source are conditions
+whose paired bootstrap over frames lies below 0.
 """
 
 import argparse
@@ -61,16 +62,18 @@ def main() -> None:
     parser.add_argument("--split", default="test-day")
     parser.add_argument("--samples", type=int, nargs="*", default=list(PROTOCOLS), choices=list(PROTOCOLS))
     parser.add_argument("--shifts", nargs="*", help="default the clean frames and the 15")
+    parser.add_argument("--draws", type=int, default=1)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=Path("runs/segmentation-auto"))
     arguments = parser.parse_args()
     start(arguments.threads)
     results: dict[str, Any] = {"machine": machine(torch.device("cpu"))}
-    results |= {"split": arguments.split, "dtype": arguments.dtype}
+    results |= {"split": arguments.split, "dtype": arguments.dtype, "draws": arguments.draws}
+    name = arguments.split if arguments.draws == 1 else f"{arguments.split}-draws-{arguments.draws}"
     rows, data = [], frames(arguments.shared, arguments.split)
     for samples in arguments.samples:
-        folder = arguments.runs / f"{arguments.split}-{samples}"
+        folder = arguments.runs / f"{name}-{samples}"
         found = measure(
             espnet(arguments.shared),
             data.subset(np.arange(0, len(data), 2)),
@@ -78,14 +81,14 @@ def main() -> None:
             severities=(1, 3, 5),
             rectify=PROTOCOLS[samples],
             dtype=arguments.dtype,
-            adaptation=AdaptationOptions(samples, include_adaptation=True),
+            adaptation=AdaptationOptions(samples, draws=arguments.draws, include_adaptation=True),
             options=UNSCALED,
             out=folder,
         )
         some, figures = rows_of(folder, found, samples)
         rows += some
         results |= figures
-    report(f"segmentation-auto-{arguments.split}", results, HEAD, rows)
+    report(f"segmentation-auto-{name}", results, HEAD, rows)
 
 
 if __name__ == "__main__":
