@@ -1,4 +1,4 @@
-"""NamedShifts of shifts that a user makes, in a file or in Python: one name for several."""
+"""Groups of shifts that a user makes, in a file or in Python: one name for several."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
