@@ -17,6 +17,9 @@ from statshift.norms.layers import execution_order
 from statshift.norms.selection import select_layers
 from statshift.results.provenance import describe_functions
 
+CHANGED = ("statistics", "affine", "prototypes", "logits")
+"""What a protocol may change: of norms the statistics, or weight and bias; the classifier's rows; what it answers."""
+
 Step = Callable[[Tensor], Tensor]
 """From a batch of images (B,3,H,W) to its logits (B,K)."""
 
@@ -97,6 +100,10 @@ class Protocol:
         shareable: whether batches may be shared out over processes, because none depends on those before.
         not_attacked: why it cannot be attacked, behind its name; "" if it can.
         not_exported: why it leaves no weights to write, behind its name; "" if it does.
+        changes: what it changes, of `CHANGED`.
+        forwards: passes of each image that it costs, the answer among them.
+        backwards: passes back, likewise.
+        least: images that a batch needs.
     """
 
     name: ClassVar[str] = ""
@@ -108,6 +115,10 @@ class Protocol:
     shareable: ClassVar[bool] = True
     not_attacked: ClassVar[str] = ""
     not_exported: ClassVar[str] = ""
+    changes: ClassVar[tuple[str, ...]] = ()
+    forwards: ClassVar[float] = 1
+    backwards: ClassVar[float] = 0
+    least: ClassVar[int] = 1
 
     def __call__(self, *given: Any, **offered: Any) -> Any:
         """Do what a function of the family does.

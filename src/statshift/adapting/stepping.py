@@ -1,0 +1,46 @@
+"""What answers a stream and has a state: a module that adapts its own copy of a model batch after batch."""
+
+import torch
+from torch import Tensor, nn
+
+from statshift.models import check_input
+from statshift.norms.layers import evaluating, run
+
+
+class Stepping(nn.Module):
+    """Answer a stream batch after batch, as a protocol's `begin` returns it; a subclass gives `step`.
+
+    Its `state_dict` is all that the next answer depends on, so that a stream which was stopped goes on with the same
+    bits. What is neither a parameter nor a buffer goes through `get_extra_state` and `set_extra_state`.
+
+    A batch with a value that is not finite is answered by the model as it stands, counted, and adapts nothing.
+
+    Args:
+        model: its own to change.
+
+    Attributes:
+        model: in evaluation mode.
+        skipped: () how many batches were not adapted to.
+    """
+
+    skipped: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("skipped", torch.zeros((), dtype=torch.long))
+        self.eval()
+
+    def step(self, images: Tensor) -> Tensor:
+        """Adapt to finite images (B,3,H,W) in [0,1], and return their logits (B,K)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (B,K) of the next images (B,3,H,W) in [0,1]."""
+        check_input(self.model, images)
+        if images.isfinite().all():
+            return self.step(images)
+        self.skipped += 1
+        with torch.no_grad(), evaluating(self.model):
+            logits: Tensor = run(self.model, images)
+        return logits
