@@ -87,6 +87,14 @@ PROTOCOLS = registry(
         "Li et al., 2016: the whole set's statistics, exactly",
         f"{_PLACE}.full:Full",
     ),
+    Entry("tent", STREAMS, "Wang et al., ICLR 2021", f"{_PLACE}.tent:Tent", options=("learning_rate",)),
+    Entry(
+        "eta",
+        STREAMS,
+        "Niu et al., ICML 2022, without weights of Fisher",
+        f"{_PLACE}.eta:Eta",
+        options=("learning_rate",),
+    ),
 )
 """The protocols by name."""
 
