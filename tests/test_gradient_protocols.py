@@ -6,8 +6,9 @@ The references normalise by formula, differentiate with `torch.autograd.grad` an
 import copy
 import io
 import math
-import warnings
+from functools import partial
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -16,12 +17,18 @@ from torch import nn
 from torch.nn import functional as F
 
 import statshift
-from statshift import load_data, load_model
+from statshift import AdaptationOptions, load_data, load_model
 from statshift._core.errors import InputError
-from statshift.adapting.affine import affine_terms, norm_layers, on_batch_statistics
+from statshift._core.randomness import Draws
+from statshift.adapting.affine import affine_terms, norm_layers
 from statshift.adapting.choosing import find
-from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.drawing import adaptation_positions, shuffled_batches
+from statshift.adapting.looks import look, moved, recoloured
+from statshift.adapting.protocols.eata import Eata
 from statshift.adapting.protocols.eta import Eta
+from statshift.adapting.protocols.rdumb import Rdumb
+from statshift.adapting.protocols.roid import Roid
+from statshift.adapting.protocols.sar import Sar
 from statshift.adapting.protocols.tent import Tent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -105,8 +112,10 @@ class HandSGD:
         self.rate, self.speed = rate, None
 
     def __call__(self, terms, gradients):
-        self.speed = gradients if self.speed is None else [0.9 * v + g for v, g in zip(self.speed, gradients)]
-        return [(term - self.rate * v).detach().requires_grad_() for term, v in zip(terms, self.speed)]
+        self.speed = (
+            gradients if self.speed is None else [0.9 * v + g for v, g in zip(self.speed, gradients, strict=True)]
+        )
+        return [(term - self.rate * v).detach().requires_grad_() for term, v in zip(terms, self.speed, strict=True)]
 
 
 class HandAdam:
@@ -153,14 +162,71 @@ def eta_by_hand(network, images, rate, margin, similarity, kind="batch", fisher=
             average = newest if average is None else 0.9 * average + 0.1 * newest
             loss = sum(found[i] / math.exp(found[i].item() - margin) for i in chosen) / len(chosen)
             if fisher is not None:
-                loss = loss + beta * sum((w * (t - s) ** 2).sum() for w, t, s in zip(fisher, terms, source))
+                loss = loss + beta * sum(
+                    (w * (t - s) ** 2).sum() for w, t, s in zip(fisher, terms, source, strict=True)
+                )
             terms = step(terms, torch.autograd.grad(loss, terms))
         yield logits, terms, chosen
 
 
-def check_equal(network, protocol, images, expected, tolerance=1e-10):
+def sar_by_hand(network, images, rate, margin, radius, reset_below, kind="batch", trained=2):
+    """Yield logits, the terms after the step, and whether it went back to the source; `trained` terms move."""
+    source = [term.detach() for term in start(network)]
+    terms, step, average = start(network), HandSGD(rate), None
+    for batch in images:
+        logits = forward(network, terms, batch, kind)
+        found, back = entropies_of(logits), False
+        chosen = [i for i in range(len(batch)) if found[i] < margin]
+        if chosen:
+            gradients = torch.autograd.grad(found[chosen].mean(), terms[:trained])
+            norm = sum((g**2).sum() for g in gradients) ** 0.5
+            climbed = [(t + radius * g / norm).detach() for t, g in zip(terms, gradients, strict=False)]
+            climbed = [term.requires_grad_() for term in climbed] + terms[trained:]
+            found = entropies_of(forward(network, climbed, batch, kind))
+            chosen = [i for i in chosen if found[i] < margin]
+            if chosen:
+                loss = found[chosen].mean()
+                gradients = torch.autograd.grad(loss, climbed[:trained])
+                terms = step(terms[:trained], gradients) + terms[trained:]
+                average = loss.item() if average is None else 0.9 * average + 0.1 * loss.item()
+                if average < reset_below:
+                    terms, step, average, back = start(network), HandSGD(rate), None, True
+                    assert all(map(torch.equal, terms, source))
+        yield logits, terms, back
+
+
+def roid_by_hand(network, images, rate, kind="batch"):
+    """Yield the corrected logits, and the terms after the step and the average with the source."""
+    source, terms, step, seen = [t.detach() for t in start(network)], start(network), HandAdam(rate), 0
+    average = torch.full((CLASSES,), 1 / CLASSES, dtype=torch.double)
+    for batch in images:
+        logits = forward(network, terms, batch, kind)
+        chances = logits.softmax(1)
+        known = chances.detach()
+        diversity = 1 - known @ average / (known.norm(dim=1) * average.norm())
+        certainty = (known * known.log()).sum(1)
+        diversity, certainty = ((v - v.min()) / (v.max() - v.min()) for v in (diversity, certainty))
+        weights = torch.exp(diversity * certainty * 3)
+        chosen = [i for i in range(len(batch)) if diversity[i] >= diversity.mean()]
+        average = 0.9 * average + 0.1 * known.mean(0)
+        capped = chances.clamp(max=0.99)
+        ratios = -(capped * (capped / (1 - capped)).log()).sum(1)
+        draws = Draws(0, torch.tensor([seen + i for i in chosen]), "roid")
+        again = forward(network, terms, look(batch[chosen], draws), kind).softmax(1)
+        mine = chances[chosen]
+        cross = -((mine * again.log()).sum(1) + (again * mine.log()).sum(1)) / 2
+        loss = ((weights * ratios)[chosen].sum() + (weights[chosen] * cross).sum()) / len(batch)
+        terms = step(terms, torch.autograd.grad(loss, terms))
+        terms = [(0.99 * t + 0.01 * s).detach().requires_grad_() for t, s in zip(terms, source, strict=True)]
+        prior = known.mean(0)
+        gamma = max(1 / len(batch), 1 / CLASSES) / prior.max()
+        corrected = chances * ((prior + gamma) / (1 + gamma * CLASSES))
+        seen += len(batch)
+        yield corrected.log() + logits.logsumexp(1, keepdim=True), terms
+
+
+def check_equal(network, stepping, images, expected, tolerance=1e-10):
     """Check a protocol's logits and terms after each batch against a reference's."""
-    stepping = protocol(copy.deepcopy(network))
     for batch, (logits, terms, *_) in zip(images, expected, strict=True):
         torch.testing.assert_close(stepping(batch), logits.detach(), rtol=0, atol=tolerance)
         found = [term for norm in norms_of(stepping.model) for term in (norm.weight, norm.bias)]
@@ -168,6 +234,16 @@ def check_equal(network, protocol, images, expected, tolerance=1e-10):
             torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=0, atol=tolerance)
     assert int(stepping.skipped) == 0
     return stepping
+
+
+def begun(network, protocol, **options):
+    return protocol.begin(copy.deepcopy(network), AdaptationOptions(**options))
+
+
+def median_margin(network, images, kind="batch"):
+    """Return an entropy that half of the images are below at the source, in nats."""
+    found = [forward(network, start(network), batch, kind) for batch in images]
+    return torch.cat([entropies_of(logits) for logits in found]).median().item()
 
 
 # Equations
@@ -179,14 +255,13 @@ def test_tent_is_its_equation(kind, optimiser):
     network, images = build(kind), batches()
     expected = list(tent_by_hand(network, images, 0.5, optimiser, kind))
     assert (expected[0][1][0] - start(network)[0]).abs().max() > 1e-3
-    check_equal(network, Tent(0.5, optimiser), images, expected)
+    check_equal(network, begun(network, Tent(0.5, optimiser)), images, expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_eta_is_its_equations(kind):
     network, images = build(kind), batches()
-    found = [entropies_of(logits) for logits, *_ in tent_by_hand(network, images, 0.0, "sgd", kind)]
-    margin = torch.cat(found).median().item()
+    margin = median_margin(network, images, kind)
     probabilities = torch.cat([logits for logits, *_ in tent_by_hand(network, images, 0.0, "sgd", kind)]).softmax(1)
     similarity = (F.normalize(probabilities) @ F.normalize(probabilities.mean(0), dim=0)).median().item()
     expected = list(eta_by_hand(network, images, 0.05, margin, similarity, kind))
@@ -194,7 +269,7 @@ def test_eta_is_its_equations(kind):
     assert 0 < counts[0] < 8
     assert 0 < sum(counts[1:]) < 8  # both filters leave some out
     protocol = Eta(0.05, entropy_margin=margin / math.log(CLASSES), similarity=similarity)
-    check_equal(network, protocol, images, expected)
+    check_equal(network, begun(network, protocol), images, expected)
 
 
 def test_eta_takes_no_step_where_no_image_is_reliable():
@@ -203,3 +278,179 @@ def test_eta_takes_no_step_where_no_image_is_reliable():
     for batch in images:
         assert torch.allclose(stepping(batch), forward(network, start(network), batch), rtol=0, atol=1e-12)
     assert stepping.memory == {}
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return load_data("digits", limit=80)
+
+
+def fisher_by_hand(network, clean, kind="batch", most=70):
+    """Return the mean over two batches of the squared gradient of the cross-entropy to what is predicted."""
+    some = clean.subset(adaptation_positions(clean.indices, most, 0, 0))
+    every = torch.cat([images for images, _ in some.batches(most)]).double() / 255
+    groups = shuffled_batches(some.indices, 64, 0, 0)
+    found = 0
+    for group in groups:
+        terms = start(network)
+        logits = forward(network, terms, every[group], kind)
+        loss = -logits.log_softmax(1).max(1).values.mean()
+        found = found + torch.cat([g.flatten() ** 2 for g in torch.autograd.grad(loss, terms)]) / len(groups)
+    return found.split([term.numel() for term in start(network)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_eata_is_its_equations(kind, clean):
+    """The penalty is large, so that it shows from the second batch on."""
+    network, images = build(kind), batches()
+    fisher = fisher_by_hand(network, clean, kind)
+    margin = median_margin(network, images, kind)
+    beta = 1 / max(one.max() for one in fisher).item()
+    expected = list(eta_by_hand(network, images, 0.5, margin, 1.0, kind, fisher, beta))
+    without = list(eta_by_hand(network, images, 0.5, margin, 1.0, kind))
+    assert (expected[2][1][0] - without[2][1][0]).abs().max() > 1e-5
+    how = {"entropy_margin": margin / math.log(CLASSES), "similarity": 1.0}
+    protocol = Eata(0.5, fisher_weight=beta, fisher_images=70, **how)
+    check_equal(network, begun(network, protocol, clean=clean), images, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sar_is_its_equations(kind):
+    """Of two norms the last is left out."""
+    network, images = build(kind), batches()
+    margin = median_margin(network, images, kind)
+    expected = list(sar_by_hand(network, images, 0.5, margin, 0.05, 0.0, kind))
+    assert (expected[0][1][0] - start(network)[0]).abs().max() > 1e-3
+    protocol = Sar(0.5, entropy_margin=margin / math.log(CLASSES), reset_below=0.0)
+    stepping = check_equal(network, begun(network, protocol), images, expected)
+    assert list(stepping.terms) == ["1.weight", "1.bias"]
+    plain = list(sar_by_hand(network, images, 0.5, margin, 1e-9, 0.0, kind))
+    assert (expected[0][1][0] - plain[0][1][0]).abs().max() > 1e-5
+
+
+def test_sar_goes_back_to_the_source_below_its_threshold():
+    network, images = build(), batches(4)
+    by_hand = partial(sar_by_hand, network, images, 0.5, math.log(CLASSES), 0.05)
+    for threshold in np.linspace(0, math.log(CLASSES), 400):  # the first at which it happens
+        expected = list(by_hand(threshold))
+        backs = [back for *_, back in expected]
+        if any(backs):
+            break
+    protocol = Sar(0.5, entropy_margin=1.0, reset_below=threshold)
+    stepping = check_equal(network, begun(network, protocol), images, expected)
+    assert 0 < stepping.resets == sum(backs) < 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_roid_is_its_equations(kind):
+    network, images = build(kind), batches()
+    expected = list(roid_by_hand(network, images, 0.05, kind))
+    assert (expected[0][1][0] - start(network)[0]).abs().max() > 1e-3
+    check_equal(network, begun(network, Roid(0.05, "adam")), images, expected)
+
+
+def test_roid_draws_all_terms_back_to_the_source():
+    network, images = build(), batches()
+    stepping = begun(network, Roid(0.5, "sgd", source_weight=1.0))
+    for batch in images:
+        stepping(batch)
+    assert all(torch.equal(term, stepping.source[name]) for name, term in stepping.terms.items())
+
+
+def test_rdumb_is_eta_begun_anew():
+    network, images = build(), batches(5)
+    how = {"entropy_margin": 0.99, "similarity": 1.0}
+    fresh = [begun(network, Eta(0.5, **how)) for _ in range(3)]
+    expected = [fresh[k // 2](batch) for k, batch in enumerate(images)]
+    stepping = begun(network, Rdumb(0.5, **how, steps=2))
+    found = [stepping(batch) for batch in images]
+    assert all(map(torch.equal, found, expected))
+    assert not torch.equal(begun(network, Eta(0.5, **how))(images[1]), expected[1])
+    assert stepping.resets == 2
+    assert find("rdumb:500") == Rdumb(steps=500)
+    with pytest.raises(InputError, match="Expected `steps` to be an integer of at least 1, but got 2.5"):
+        find("rdumb:2.5")
+
+
+# State, resets, the model as found
+
+HOW = {
+    "tent": Tent(0.05, "adam"),
+    "eta": Eta(0.05, entropy_margin=0.99, similarity=0.999),
+    "eata": Eata(0.05, entropy_margin=0.99, similarity=0.999, fisher_images=64),
+    "sar": Sar(0.05, entropy_margin=0.99),
+    "roid": Roid(0.05),
+    "rdumb": Rdumb(0.05, entropy_margin=0.99, similarity=0.999, steps=3),
+}
+
+
+def tensors_of(stepping):
+    state = stepping.state_dict()
+    return state | {f"memory.{name}": value for name, value in stepping.memory.items()}
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_a_stream_that_was_stopped_goes_on_with_the_same_bits(name, clean):
+    network, images = build(), batches(5)
+    stepping = begun(network, HOW[name], clean=clean)
+    for batch in images[:2]:
+        stepping(batch)
+    kept = io.BytesIO()
+    torch.save(stepping.state_dict(), kept)
+    expected = [stepping(batch) for batch in images[2:]]
+    other = begun(network, HOW[name], clean=clean)
+    other(images[4])  # a state is taken over whatever there was
+    for _ in range(2):  # and stays what it was
+        kept.seek(0)
+        other.load_state_dict(torch.load(kept, weights_only=True))
+        assert all(torch.equal(other(batch), logits) for batch, logits in zip(images[2:], expected, strict=True))
+    assert not torch.equal(begun(network, HOW[name], clean=clean)(images[2]), expected[0])
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_what_goes_on_writes_to_no_state_that_was_kept(name, clean):
+    network, images = build(), batches(3)
+    stepping = begun(network, HOW[name], clean=clean)
+    stepping(images[0])
+    kept = stepping.get_extra_state()
+    before = copy.deepcopy(kept)
+    stepping.set_extra_state(kept)
+    stepping(images[1])
+    stepping.reset()
+    assert before["memory"].keys() == kept["memory"].keys()
+    flat = [torch.utils._pytree.tree_leaves(state) for state in (before, kept)]
+    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(*flat, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", HOW)
+def test_resets_are_to_the_bit(name, kind, clean):
+    network, images = build(kind), batches()
+    stepping = begun(network, HOW[name], clean=clean)
+    first = [stepping(batch) for batch in images]
+    moved = [not torch.equal(value, stepping.source[key]) for key, value in stepping.terms.items()]
+    stepping.reset()
+    assert all(torch.equal(value, network.state_dict()[key]) for key, value in stepping.model.state_dict().items())
+    stepping.seen = 0  # by which the views of roid are addressed
+    assert all(map(torch.equal, first, [stepping(batch) for batch in images]))
+    assert all(moved)
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_the_model_is_left_as_found(name, clean):
+    """Through `measure`, which gives a copy."""
+    model = load_model(build().float(), mean=(0, 0, 0), std=(1, 1, 1))
+    model.network[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    flags = [(one.training, [weight.requires_grad for weight in one.parameters()]) for one in model.modules()]
+    run = partial(statshift.measure, model, load_data("digits", limit=24), device="cpu", shifts=["contrast"])
+    how = AdaptationOptions(8, clean=clean)
+    with pytest.warns(statshift.StatshiftWarning) if False else np.errstate():
+        found = run(severities=[3], rectify={"mine": HOW[name]}, adaptation=how)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert flags == [(one.training, [weight.requires_grad for weight in one.parameters()]) for one in model.modules()]
+    (row,) = [row for row in found.rows if row["protocol"] == "mine"]
+    assert row["images"] == 24
+    told = found.record["protocols"]["mine"]
+    assert (told["optimiser"], told["learning_rate"]) == (HOW[name].usual(model, 5)["optimiser"], 0.05)
+    assert ("clean" in told) is (name == "eata")

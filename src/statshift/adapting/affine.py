@@ -1,6 +1,6 @@
 """Affine terms of norm layers, trained without labels while a stream is answered: what those methods share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -82,8 +82,8 @@ def on_batch_statistics(layers: dict[str, _BatchNorm], *, kept: bool) -> Iterato
         with before_forward(layers, count) if kept and layers else nullcontext():
             yield
     finally:
-        for layer, *own in before:
-            layer.training, layer.momentum, layer.track_running_stats = own
+        for layer, training, momentum, tracked in before:
+            layer.training, layer.momentum, layer.track_running_stats = training, momentum, tracked
     for name, images in counts.items():
         if (unbiased := layers[name].running_var) is not None:  # not in place: the graph holds it
             layers[name].running_var = unbiased * ((images - 1) / images)
@@ -105,7 +105,7 @@ class AffineStream(Stream):
     """
 
     number = Number("learning_rate", 0, float("inf"))
-    changes = ("statistics", "affine")
+    changes: ClassVar[tuple[str, ...]] = ("statistics", "affine")
     backwards = 1
     many: ClassVar[Mapping[str, Any]] = {"optimiser": "sgd", "learning_rate": 0.00025}
     few: ClassVar[Mapping[str, Any]] = {"optimiser": "adam", "learning_rate": 0.001}
@@ -209,7 +209,7 @@ class AffineStepping(Stepping):
 
     def step(self, images: Tensor) -> Tensor:
         """Adapt to finite images, and return their logits."""
-        self._before = {name: value.clone() for name, value in self._statistics().items()}, dict(self.memory)
+        self._hold()
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 logits = self.adapt(images.clone() if images.is_inference() else images)
@@ -236,14 +236,17 @@ class AffineStepping(Stepping):
     def update(self, loss: Tensor) -> bool:
         """Make one step of the optimiser against a loss (), and return whether it was made."""
         gradients = self.gradients(loss)
-        if gradients is None:
-            return False
+        if gradients is not None:
+            self.step_by(gradients)
+        return gradients is not None
+
+    def step_by(self, gradients: Sequence[Tensor | None]) -> None:
+        """Make one step of the optimiser by the gradients of the terms."""
         assert self.optimiser is not None
         for term, gradient in zip(self.terms.values(), gradients, strict=True):
             term.grad = gradient
         self.optimiser.step()
         self.optimiser.zero_grad()
-        return True
 
     def gradients(self, loss: Tensor) -> tuple[Tensor | None, ...] | None:
         """Return the gradients of a loss () by term; None if not all is finite, and the batch counts as skipped."""
@@ -262,6 +265,7 @@ class AffineStepping(Stepping):
             value.copy_(self.source[name])
         self.optimiser, self.how = None, None
         self.memory = {}
+        self._hold()
         self.batches = 0
         self.resets += 1
         if self.classes:
@@ -280,14 +284,13 @@ class AffineStepping(Stepping):
         vars(self).update(state)
         self.optimiser, self.how = None, None
         if optimiser is not None:
-            self._settle(self.classes)
-            assert self.optimiser is not None
-            self.optimiser.load_state_dict(optimiser)
+            self._settle(self.classes).load_state_dict(optimiser)
 
-    def _settle(self, classes: int) -> None:
+    def _settle(self, classes: int) -> torch.optim.Optimizer:
         self.classes = classes
         self.how = self.protocol.settled(self.model, classes)
         self.optimiser = make_optimiser(self.how.optimiser, list(self.terms.values()), self.how.learning_rate)
+        return self.optimiser
 
     def _statistics(self) -> dict[str, Tensor]:
         return {
@@ -295,6 +298,9 @@ class AffineStepping(Stepping):
             for name, layer in self.layers.items()
             for kind, value in layer.named_buffers(recurse=False)
         }
+
+    def _hold(self) -> None:
+        self._before = {name: value.clone() for name, value in self._statistics().items()}, dict(self.memory)
 
     @torch.no_grad()
     def _undo(self) -> None:

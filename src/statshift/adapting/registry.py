@@ -95,6 +95,18 @@ PROTOCOLS = registry(
         f"{_PLACE}.eta:Eta",
         options=("learning_rate",),
     ),
+    Entry(
+        "eata", STREAMS, "Niu et al., ICML 2022; needs clean images", f"{_PLACE}.eata:Eata", options=("learning_rate",)
+    ),
+    Entry("sar", STREAMS, "Niu et al., ICLR 2023", f"{_PLACE}.sar:Sar", options=("learning_rate",)),
+    Entry("roid", STREAMS, "Marsden et al., WACV 2024", f"{_PLACE}.roid:Roid", options=("learning_rate",)),
+    Entry(
+        "rdumb",
+        STREAMS,
+        "Press et al., NeurIPS 2023: eta, reset now and then",
+        f"{_PLACE}.rdumb:Rdumb",
+        options=("steps",),
+    ),
 )
 """The protocols by name."""
 

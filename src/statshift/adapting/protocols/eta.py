@@ -43,7 +43,7 @@ class EtaStepping(AffineStepping):
             newest = predicted[chosen].mean(0)
             keep = self.how.keep
             self.memory["average"] = newest if average is None else keep * average + (1 - keep) * newest
-            weights = (margin - entropies[chosen]).exp()
+            weights: Tensor = (margin - entropies[chosen]).exp()
         return (weights * entropies[chosen]).mean()
 
     def penalty(self) -> Tensor | float:
