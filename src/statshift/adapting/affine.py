@@ -89,6 +89,14 @@ def on_batch_statistics(layers: dict[str, _BatchNorm], *, kept: bool) -> Iterato
             layers[name].running_var = unbiased * ((images - 1) / images)
 
 
+class _NotFiniteError(Exception):
+    """Logits that no step is made by."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+
 @dataclass(frozen=True)
 class AffineStream(Stream):
     """A protocol that trains affine terms; where a number is None, it is the paper's.
@@ -170,8 +178,9 @@ class AffineStepping(Stepping):
     """Train the affine terms of norm layers batch after batch; a subclass gives `adapt`.
 
     Batch norms normalise by the statistics of the batch, which stay in the model as its running statistics: so it
-    answers by them in evaluation mode. All else stays in evaluation mode. A batch whose loss or gradients are not
-    finite, or that the model fails on, leaves the terms, the statistics, the optimiser and the memory as they were.
+    answers by them in evaluation mode. All else stays in evaluation mode. A batch whose logits, loss or gradients are
+    not finite counts as skipped; it and one that the model fails on leave terms, statistics, optimiser and memory as
+    they were.
 
     Args:
         model: its own to change.
@@ -213,6 +222,10 @@ class AffineStepping(Stepping):
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 logits = self.adapt(images.clone() if images.is_inference() else images)
+            except _NotFiniteError as stopped:
+                self.skipped += 1
+                self._undo()
+                return stopped.logits
             except BaseException:
                 self._undo()
                 raise
@@ -231,6 +244,8 @@ class AffineStepping(Stepping):
             logits = extract_logits(run(self.model, images))
         if self.optimiser is None:
             self._settle(logits.shape[1])
+        if kept and not logits.isfinite().all():
+            raise _NotFiniteError(logits.detach())
         return logits
 
     def update(self, loss: Tensor) -> bool:
