@@ -1,22 +1,30 @@
 """Adaptation without training, each method against NumPy's float64, and what is adapted once and then frozen."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from PIL import Image, ImageOps
 from torch import nn
 
 from statshift._core.errors import InputError
+from statshift._core.randomness import Draws
+from statshift.adapting.augmenting import OPERATIONS, augmix_views, shifted_views, turned_views
 from statshift.adapting.choosing import find
 from statshift.adapting.families import Rule
 from statshift.adapting.heads import through_head
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocols.batch import Batch
 from statshift.adapting.protocols.lame import Lame
+from statshift.adapting.protocols.memo import Memo
 from statshift.adapting.protocols.once import Once
 from statshift.adapting.protocols.prior import Prior
+from statshift.adapting.protocols.realistic import Realistic, usual_momentum
 from statshift.adapting.protocols.t3a import T3A
+from statshift.adapting.protocols.views import Views
 from statshift.adapting.rectify import rectify
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,6 +63,7 @@ def same(first, second):
 
 
 def begun(protocol, network, **options):
+    protocol = replace(protocol, views=4) if isinstance(protocol, Memo) and protocol.views is None else protocol
     return protocol.begin(deepcopy(network), AdaptationOptions(**options))
 
 
@@ -178,6 +187,260 @@ def test_a_class_keeps_no_more_supports_than_asked_for_and_those_of_least_entrop
     assert counts.min() >= 1
 
 
+# Norm layers, in NumPy
+
+
+def convolved(values, layer):
+    """Return values (n,C,H,W) through a convolution without padding."""
+    weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+    windows = sliding_window_view(values, weight.shape[2:], axis=(2, 3))
+    stride = layer.stride[0]
+    return np.einsum("nchwij,ocij->nohw", windows[:, :, ::stride, ::stride], weight) + bias[:, None, None]
+
+
+def through(network, images, statistics_of, weights=None):
+    """Return the logits (n,K) where norm k normalises its features by `statistics_of(k, features)`, mean and var."""
+    values = images.numpy()
+    for index, layer in enumerate(network[:5]):
+        if isinstance(layer, nn.Conv2d):
+            values = convolved(values, layer)
+        elif isinstance(layer, nn.ReLU):
+            values = np.maximum(values, 0)
+        else:
+            mean, var = statistics_of(index, values)
+            values = (values - mean[:, None, None]) / np.sqrt(var + layer.eps)[:, None, None]
+            terms = (layer.weight, layer.bias)
+            scale, shift = (term.detach().numpy()[:, None, None] for term in terms)
+            values = values * scale + shift
+    weight, bias = weights or (term.detach().numpy() for term in (network[7].weight, network[7].bias))
+    return values.mean((2, 3)) @ weight.T + bias
+
+
+def moments(values):
+    return values.mean((0, 2, 3)), values.var((0, 2, 3))
+
+
+def stored(network):
+    return {k: (network[k].running_mean.numpy().copy(), network[k].running_var.numpy().copy()) for k in (1, 4)}
+
+
+def mixed(share, first, second):
+    return tuple(share * one + (1 - share) * other for one, other in zip(first, second, strict=True))
+
+
+# RealisticTTA
+
+
+def rectified_by_layer(network, batches, momentum):
+    """Su et al.: the logits of each batch, by two forwards."""
+    source = stored(network)
+    average, priors = dict(source), [dict.fromkeys(source, 0.0)]
+
+    def blended(k, prior):
+        (mean, var), (other, spread) = source[k], average[k]
+        return prior * mean + (1 - prior) * other, mixed(prior, (var,), (spread,))[0] + prior * (1 - prior) * (
+            mean - other
+        ) ** 2
+
+    def kl(first, second):
+        (mean, var), (other, spread) = first, second
+        var, spread = var + 1e-5, spread + 1e-5
+        return 0.5 * (np.log(spread / var) + (var + (mean - other) ** 2) / spread - 1).sum()
+
+    answers = []
+    for images in batches:
+
+        def moving(k, values):
+            average[k] = mixed(momentum, moments(values), average[k])
+            return blended(k, priors[-1][k])
+
+        through(network, images, moving)
+        apart = np.array([(kl(source[k], average[k]) + kl(average[k], source[k])) / 2 for k in source])
+        prior = dict(zip(source, (np.clip((apart - apart.mean()) / apart.std(), -1, 1) + 1) / 4, strict=True))
+        answers.append(through(network, images, lambda k, _, prior=prior: blended(k, prior[k])))
+        priors.append({k: 0.9 * before + 0.1 * prior[k] for k, before in priors[-1].items()})
+    return answers
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.3, 1.0])
+def test_realistic_is_the_written_method(network, momentum):
+    batches = [0.4 * images for images in BATCHES]
+    step = begun(Realistic(momentum), network)
+    for images, expected in zip(batches, rectified_by_layer(network, batches, momentum), strict=True):
+        np.testing.assert_allclose(step(images).numpy(), expected, rtol=1e-9, atol=1e-9)
+        assert np.abs(expected - network(images).detach().numpy()).max() > 0.1
+    assert torch.equal(step.adapted()(batches[2]), step.adapted()(batches[2]))
+
+
+def test_of_small_batches_the_average_moves_less_and_of_many_classes(network):
+    for size, classes, momentum in [(64, 10, 1), (63, 100, 0.1), (4, 10, 0.1), (3, 10, 0.01)]:
+        assert usual_momentum(size, classes) == momentum
+    for size, momentum in [(200, 1), (199, 0.1), (16, 0.1), (15, 0.01), (1, 0.01)]:
+        assert usual_momentum(size, 1000) == momentum
+    usual, given = begun(Realistic(), network), begun(Realistic(0.1), network)
+    for images in BATCHES:  # of 7 to 12 images of 4 classes
+        assert torch.equal(usual(images), given(images))
+
+
+def test_a_single_layer_has_half_the_largest_weight(network):
+    step = begun(Realistic(1.0), network, where="1")
+    images = 0.4 * BATCHES[0]
+    source = stored(network)
+
+    def halved(k, values):
+        if k != 1:
+            return source[k]
+        (mean, var), (other, spread) = source[k], moments(values)
+        return (mean + 3 * other) / 4, (var + 3 * spread) / 4 + 3 / 16 * (mean - other) ** 2
+
+    np.testing.assert_allclose(step(images).numpy(), through(network, images, halved), rtol=1e-9, atol=1e-9)
+
+
+# DUA's views
+
+
+def test_views_is_the_written_method(network):
+    step, kept, number = begun(Views(views=6), network), stored(network), 0
+    for images in [images[:3] for images in BATCHES]:
+        for image in images:
+            draws = Draws(0, torch.tensor([number]), "views")
+            views = turned_views(shifted_views(image[None], 6, draws), draws)
+            number += 1
+            share = 0.1 * 0.94**number + 0.005
+
+            def moving(k, values, share=share):
+                kept[k] = mixed(share, moments(values), kept[k])
+                return moments(values)
+
+            through(network, views, moving)
+        expected = through(network, images, lambda k, _: kept[k])
+        np.testing.assert_allclose(step(images).numpy(), expected, rtol=1e-9, atol=1e-9)
+    assert int(step.seen) == 9
+    assert Views().weight(1) == pytest.approx(0.099)
+    assert Views().weight(10_000) == pytest.approx(0.005)
+
+
+def test_views_are_the_shifts_and_turns_of_an_image_and_all_of_them_come():
+    image = pictures(1, 0, 16)
+    padded = np.pad(image[0].numpy(), ((0, 0), (2, 2), (2, 2)))
+    cuts = [padded[:, top : top + 16, left : left + 16] for top in range(5) for left in range(5)]
+    wanted = {(cut[:, :, ::-1] if mirrored else cut).tobytes() for cut in cuts for mirrored in (False, True)}
+    found = shifted_views(image, 800, Draws(0, torch.tensor([3]), "views"))
+    assert {one.numpy().tobytes() for one in found} == wanted
+    turned = turned_views(image.expand(60, -1, -1, -1), Draws(0, torch.tensor([3]), "views"))
+    assert {one.numpy().tobytes() for one in turned} == {np.rot90(image[0], k, (1, 2)).tobytes() for k in range(4)}
+    wide = image[:, :, :8].expand(60, -1, -1, -1)
+    turned = turned_views(wide, Draws(0, torch.tensor([3]), "views"))
+    assert {one.numpy().tobytes() for one in turned} == {np.rot90(wide[0], k, (1, 2)).tobytes() for k in (0, 2)}
+
+
+# MEMO
+
+
+def lowered(network, loss, step_size):
+    """Move a network's weights down a loss, whose slope is told by differences."""
+    loss()
+    slopes = []
+    for weight in network.parameters():
+        values = weight.detach().numpy()  # the weight itself
+        slope = np.zeros_like(values)
+        for place in np.ndindex(values.shape):
+            kept = values[place]
+            for by, share in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
+                values[place] = kept + 1e-4 * by
+                slope[place] += share * loss() / 12e-4
+            values[place] = kept
+        slopes.append(slope)
+    for weight, slope in zip(network.parameters(), slopes, strict=True):
+        weight.detach().numpy()[...] -= step_size * slope
+
+
+def test_memo_is_the_written_method(network):
+    """Zhang et al., equations 1 and 2; the statistics of what is seen are no part of the slope."""
+    step, source = begun(Memo(0.01, 2), network), stored(network)
+    for number, image in enumerate(images[:1] for images in BATCHES):
+        views = augmix_views(image, 2, Draws(0, torch.tensor([number]), "memo"))
+        seen, model = {}, deepcopy(network)
+
+        def counted(k, values, seen=seen):
+            return seen.setdefault(k, mixed(16 / 17, source[k], moments(values)))
+
+        def loss(views=views, model=model, counted=counted):
+            told = softmax(through(model, views, counted)).mean(0)
+            return -(told * np.log(told)).sum()
+
+        before = through(model, image, lambda k, values: mixed(16 / 17, source[k], moments(values)))
+        lowered(model, loss, 0.01)
+        expected = through(model, image, lambda k, values: mixed(16 / 17, source[k], moments(values)))
+        np.testing.assert_allclose(step(image).numpy(), expected, rtol=1e-8, atol=1e-8)
+        assert np.abs(expected - before).max() > 1e-3
+    assert same(state(step.model), state(network))
+
+
+@pytest.mark.parametrize("size", [16, 72])
+def test_the_views_of_an_image_are_those_of_its_number(size):
+    image = pictures(1, 0, size)
+    first, second, other = (augmix_views(image, 4, Draws(0, torch.tensor([n]), "memo")) for n in (7, 7, 8))
+    assert torch.equal(first, second)
+    assert (first != other).flatten(1).any(1).all()
+    assert (first.shape, first.min() >= 0, first.max() <= 1) == ((4, 3, size, size), True, True)
+    assert len({one.numpy().tobytes() for one in first}) == 4
+
+
+def test_views_of_nothing_are_nothing():
+    """Grey keeps its value under every operation, and comes in where there is none."""
+    grey = torch.full((1, 3, 72, 72), 128 / 255, dtype=torch.float64)
+    torch.testing.assert_close(augmix_views(grey, 24, Draws(0, torch.tensor([0]), "memo")), grey.expand(24, -1, -1, -1))
+
+
+def test_operations_are_pillows():
+    image = (255 * pictures(1, 4, 6)[0]).float()
+    image = nn.functional.interpolate(image[None], (32, 32), mode="bicubic")[0].clamp(0, 255).round().to(torch.uint8)
+    pillow = Image.fromarray(image.permute(1, 2, 0).numpy())
+
+    def affine(*matrix):
+        return pillow.transform((32, 32), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+
+    for level in (0.97, -0.97, 0.5):
+        moved = -int(level * 32 / 30)
+        expected = [
+            ImageOps.autocontrast(pillow),
+            ImageOps.equalize(pillow),
+            pillow.rotate(int(level * 3), Image.Resampling.BILINEAR),
+            ImageOps.solarize(pillow, 256 - int(abs(level) * 25.6)),
+            affine(1, 0.03 * level, 0, 0, 1, 0),
+            affine(1, 0, 0, 0.03 * level, 1, 0),
+            affine(1, 0, moved, 0, 1, 0),
+            affine(1, 0, 0, 0, 1, moved),
+            ImageOps.posterize(pillow, 4),
+        ]
+        for operation, one in zip(OPERATIONS, expected, strict=True):
+            ours, theirs = operation(image, level).permute(1, 2, 0).numpy(), np.asarray(one)
+            inner = np.s_[3:-3, 3:-3]  # at the border they blend with what comes in
+            assert np.abs(ours[inner].astype(int) - theirs[inner]).max() <= 1
+
+
+def test_memo_adapts_networks_without_batch_norm_and_refuses_maps(network):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
+    plain = plain.double().eval()
+    step = begun(Memo(0.5, 4), plain)
+    with torch.no_grad():
+        first, *others = (step(BATCHES[0][:2]) for _ in range(2))
+    assert first.shape == (2, 3)
+    assert (first != plain(BATCHES[0][:2])).all()
+    assert not torch.equal(first, others[0])  # the views are those of the images' numbers
+    assert same(state(step.model), state(plain))
+    with pytest.raises(InputError, match=r"logits \(B,K\) for memo, which adapts classifiers alone"):
+        begun(Memo(), network[:3])(BATCHES[0][:1])
+
+
+@pytest.mark.parametrize("name", ["views", "realistic"])
+def test_statistics_need_batch_norm(name):
+    with pytest.raises(InputError, match="its norms are: LayerNorm"):
+        begun(find(name), nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.Linear(192, 3)).double())
+
+
 # The classifier's last layer
 
 
@@ -276,6 +539,7 @@ def test_names_with_a_number_of_images_are_read():
         ("full@32", "but it adapts to all images"),
         ("batch@3@4", "but it is neither a stream nor a rule"),
         ("lame@32", "lame, as 'lame@32' asks for: it keeps nothing of a batch"),
+        ("memo@32", "memo, as 'memo@32' asks for: it begins at the source with each image"),
         ("batch@0", "an integer of at least 1, but got 'batch@0'"),
         ("batch@", "an integer of at least 1, but got 'batch@'"),
         ("batch@1.5", "an integer of at least 1, but got 'batch@1.5'"),
@@ -292,7 +556,7 @@ def test_what_cannot_be_adapted_once_is_refused_in_one_line(spec, why):
 # What all of them promise
 
 
-STREAMS = ["batch", "running", "lame", "t3a:2"]
+STREAMS = ["batch", "running", "lame", "t3a:2", "views:3", "realistic", "memo"]
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -331,6 +595,13 @@ def test_lame_needs_company(network):
         (Lame, {"affinity": "cosine"}, "affinity 'cosine'"),
         (Lame, {"steps": 0}, "`steps`"),
         (T3A, {"supports": 0.5}, "`supports`"),
+        (Views, {"views": 0}, "`views`"),
+        (Views, {"decay": 1.5}, "`decay`"),
+        (Realistic, {"momentum": -0.1}, "`momentum`"),
+        (Realistic, {"most": 2}, "`most`"),
+        (Memo, {"step_size": -1}, "`step_size`"),
+        (Memo, {"views": 1.5}, "`views`"),
+        (Memo, {"prior": -1}, "`prior`"),
     ],
 )
 def test_options_that_cannot_be_are_refused(kind, values, why):

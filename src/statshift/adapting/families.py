@@ -30,7 +30,7 @@ class Writer(Protocol):
     """A protocol that writes statistics into the model before it answers."""
 
     rewrites = True
-    changes = ("statistics",)
+    changes: ClassVar[tuple[str, ...]] = ("statistics",)
 
     def write(self, session: Session) -> None:
         """Rewrite the statistics of the session's model."""

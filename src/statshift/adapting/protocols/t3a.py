@@ -146,8 +146,9 @@ def _headed(old: nn.Module, supports: Supports) -> nn.Module:
     weight = old.weight
     assert isinstance(weight, Tensor)
     rows = supports.prototypes(len(weight)).to(weight)
-    new = (
-        nn.Linear(rows.shape[1], len(rows), bias=False) if weight.ndim == 2 else nn.Conv2d(*rows.T.shape, 1, bias=False)
-    )
+    classes, width = rows.shape
+    new: nn.Linear | nn.Conv2d = nn.Linear(width, classes, bias=False)
+    if weight.ndim == 4:
+        new = nn.Conv2d(width, classes, 1, bias=False)
     new.weight = nn.Parameter(rows.view(weight.shape), requires_grad=weight.requires_grad)
     return new.eval()
