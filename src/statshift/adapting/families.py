@@ -30,6 +30,7 @@ class Writer(Protocol):
     """A protocol that writes statistics into the model before it answers."""
 
     rewrites = True
+    changes: ClassVar[tuple[str, ...]] = ("statistics",)
 
     def write(self, session: Session) -> None:
         """Rewrite the statistics of the session's model."""
@@ -139,9 +140,14 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class Stream(Protocol):
-    """Statistics, or anything else, that move while they predict: batch after batch, in a shuffled order."""
+    """Statistics, or anything else, that move while they predict: batch after batch, in a shuffled order.
+
+    Attributes:
+        not_frozen: why "NAME@IMAGES" cannot freeze it, behind its name; "" if it can.
+    """
 
     family = STREAMS
+    not_frozen: ClassVar[str] = ""
     shareable = False
     not_attacked = "whose statistics move with every batch"
     not_exported = "they move with every batch"

@@ -107,6 +107,41 @@ PROTOCOLS = registry(
         f"{_PLACE}.rdumb:Rdumb",
         options=("steps",),
     ),
+    Entry(
+        "lame",
+        STREAMS,
+        "Boudiaf et al., CVPR 2022: answers that neighbours agree on",
+        f"{_PLACE}.lame:Lame",
+        options=("neighbours",),
+    ),
+    Entry(
+        "t3a",
+        STREAMS,
+        "Iwasawa & Matsuo, NeurIPS 2021: prototypes in the classifier's place",
+        f"{_PLACE}.t3a:T3A",
+        options=("supports",),
+    ),
+    Entry(
+        "views",
+        STREAMS,
+        "Mirza et al., CVPR 2022, without looking at labels: views of each image",
+        f"{_PLACE}.views:Views",
+        options=("views",),
+    ),
+    Entry(
+        "realistic",
+        STREAMS,
+        "Su et al., AAAI 2024: a prior for each layer",
+        f"{_PLACE}.realistic:Realistic",
+        options=("momentum",),
+    ),
+    Entry(
+        "memo",
+        STREAMS,
+        "Zhang et al., NeurIPS 2022: one step for each image, forgotten after it",
+        f"{_PLACE}.memo:Memo",
+        options=("step_size",),
+    ),
 )
 """The protocols by name."""
 

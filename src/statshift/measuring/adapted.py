@@ -107,7 +107,9 @@ def measure_condition(
             severity=condition.severity,
             protocol=name,
             draw=draw,
-            adapted_on=adaptation_positions(images.indices, adaptation.samples, seed, draw) if few else None,
+            adapted_on=adaptation_positions(images.indices, protocol.taking(adaptation).samples, seed, draw)
+            if few
+            else None,
             held_out=not adaptation.include_adaptation,
             source=source,
             examples=examples,
@@ -139,6 +141,7 @@ def evaluate_adapted(
         on_batch: called with the number of images finished.
         label: what rows call the protocol, for messages.
     """
+    options = protocol.taking(options)
     indices, samples = data.indices, options.samples
     session = Session(
         label or protocol.label,
