@@ -322,9 +322,11 @@ def test_a_model_without_batch_norm_is_refused_by_name(digits, tmp_path, protoco
 
 
 def test_auto_leaves_a_model_without_batch_norm_alone_and_says_why(digits, tmp_path):
-    with torch.random.fork_rng(), pytest.warns(LeftAloneWarning) as told:
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        found = measure(Normless(), digits, rectify="auto", out=tmp_path / "run")
+        model = Normless()
+    with pytest.warns(LeftAloneWarning) as told:
+        found = measure(model, digits, rectify="auto", out=tmp_path / "run")
     why = "it has no batch normalization with running statistics; its norms are: GroupNorm"
     assert [str(one.message) for one in told if one.category is LeftAloneWarning] == [
         f"The protocol auto leaves the model alone: {why}."
