@@ -1,21 +1,22 @@
 """The table along a stream, in plain text."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from statshift._core.tables import table
 
 if TYPE_CHECKING:
-    from statshift.results import RunResult
     from statshift.results.along import Fall, Trace
+    from statshift.tasks.row import Row
     from statshift.tasks.task import Task
 
 
-def stream_text(run: "RunResult", task: "str | Task | None" = None) -> str:
+def stream_text(rows: "Sequence[Row]", record: Mapping[str, Any], task: "str | Task | None" = None) -> str:
     """Return what stream a run answers, and of each protocol where it fell and what is left on clean images.
 
     Args:
-        run: with a stream.
+        rows: the run's.
+        record: the run's, with a stream.
         task: for runs of a task of your own, the task itself or py:FILE:NAME.
     """
     from statshift.results.along import traces
@@ -23,14 +24,14 @@ def stream_text(run: "RunResult", task: "str | Task | None" = None) -> str:
     from statshift.results.worded import reworded
     from statshift.tasks.choice import task_of
 
-    stream, own = run.record["stream"], task_of(run.record, task)
+    stream, own = record["stream"], task_of(record, task)
     head = ["protocol", "all", "source", "first quarter", "last quarter", "furthest under", "at"]
-    rows = [[*head, "clean afterwards", "source", "difference, 95 %"]]
-    rows += [_row(name, trace, stream) for name, trace in traces(run.rows, stream, own).items()]
-    rows = rows if stream["clean_last"] else [row[: len(head)] for row in rows]
+    lines = [[*head, "clean afterwards", "source", "difference, 95 %"]]
+    lines += [_row(name, trace, stream) for name, trace in traces(rows, stream, own).items()]
+    lines = lines if stream["clean_last"] else [line[: len(head)] for line in lines]
     over = "Accuracy in %; quarters of the stream and the furthest in points against the source, over the same images"
     told = "A place in brackets is not significantly under the source."
-    return reworded(f"{stream_in_words(run.record)}\n{over}\n\n{table(rows)}\n\n{told}", own.headline)
+    return reworded(f"{stream_in_words(record)}\n{over}\n\n{table(lines)}\n\n{told}", own.headline)
 
 
 def _row(name: str, trace: "Trace", stream: Mapping[str, Any]) -> list[str]:

@@ -186,7 +186,7 @@ def measure_command(
             return
         print_out(summary_text(found.summary))
         if found.record.get("stream"):
-            print_out(f"\n{stream_text(found, task)}")
+            print_out(f"\n{stream_text(found.rows, found.record, task)}")
         rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}
         for layers in sorted(rewritten):
             print_out(f"\nRewritten: {layers}")

@@ -213,8 +213,8 @@ def _stream(subject: Subject, _: Group) -> Iterator[str]:
     if stream is None:
         return
     yield (
-        f"{stream_in_words(subject.record)} Every image is answered when it comes, and none is held out. In another order "
-        "or by other batches the figures of what adapts are others."
+        f"{stream_in_words(subject.record)} Every image is answered when it comes, and none is held out. In another "
+        "order or by other batches the figures of what adapts are others."
     )
     if stream["batch"] < SMALL_BATCH:
         yield f"Batches of {plural(stream['batch'], 'image')} are small: statistics of so few are noisy."

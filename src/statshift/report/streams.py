@@ -168,9 +168,8 @@ def _overview(found: Traces, stream: Mapping[str, Any], number: int, of: str) ->
             )
         )
     note = "" if clean else _not_known(stream)
-    return Table(
-        f"stream-{number}-overall", f"Along the stream{of}, {batches_of_stream(stream)}", columns, tuple(rows), note
-    )
+    title = f"Along the stream{of}, {batches_of_stream(stream)}"
+    return Table(f"stream-{number}-overall", title, columns, tuple(rows), note)
 
 
 def _gain(value: float | None) -> Cell:

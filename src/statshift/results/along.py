@@ -1,4 +1,4 @@
-"""Along a stream: scores by bin of time beside the source's, where a protocol falls, and what is left on clean images."""
+"""Along a stream: scores by time beside the source's, where a protocol falls, and what is left on clean images."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
