@@ -10,6 +10,7 @@ from statshift._core.errors import InputError
 from statshift.adapting.registry import spelled
 from statshift.cli import options as o
 from statshift.cli import typed as t
+from statshift.cli.along import stream_text
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import layers_text, summary_text
@@ -184,6 +185,8 @@ def measure_command(
             print_json(found.summary)
             return
         print_out(summary_text(found.summary))
+        if found.record.get("stream"):
+            print_out(f"\n{stream_text(found.rows, found.record, task)}")
         rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}
         for layers in sorted(rewritten):
             print_out(f"\nRewritten: {layers}")
