@@ -99,6 +99,7 @@ class Protocol:
         rewrites: whether it writes the norms' statistics.
         shareable: whether batches may be shared out over processes, because none depends on those before.
         not_attacked: why it cannot be attacked, behind its name; "" if it can.
+        not_streamed: why it cannot answer a stream, behind its name; "" if it can.
         not_exported: why it leaves no weights to write, behind its name; "" if it does.
         changes: what it changes, of `CHANGED`.
         forwards: passes of each image that it costs, the answer among them.
@@ -114,6 +115,7 @@ class Protocol:
     rewrites: ClassVar[bool] = False
     shareable: ClassVar[bool] = True
     not_attacked: ClassVar[str] = ""
+    not_streamed: ClassVar[str] = ""
     not_exported: ClassVar[str] = ""
     changes: ClassVar[tuple[str, ...]] = ()
     forwards: ClassVar[float] = 1
@@ -135,6 +137,15 @@ class Protocol:
             InputError: the model or the images cannot be adapted.
         """
         raise NotImplementedError
+
+    def streamed(self, session: Session) -> Step:
+        """Return what answers a stream batch after batch, from the source on; the session's model stays as it is.
+
+        Raises:
+            InputError: it cannot.
+        """
+        why = self.not_streamed or "which does not say how"
+        raise InputError(f"Cannot measure {session.label} along a stream, {why}: leave out `stream`, or the protocol.")
 
     def exported(self, session: Session) -> nn.Module:
         """Return the adapted model, which may be the session's own, changed, for its weights to be written.
@@ -182,6 +193,10 @@ class Protocol:
         """Return whether the images adapted on are not among those evaluated on."""
         return self.kin.adapts_on == "few" and not options.include_adaptation
 
+    def samples(self, options: AdaptationOptions) -> int:
+        """Return how many images it adapts on; of a stream, a batch."""
+        return options.samples
+
     def repeats(self, options: AdaptationOptions) -> int:
         """Return how often it is measured: where there is nothing to draw, once."""
         return options.draws if self.kin.drawn else 1
@@ -208,11 +223,12 @@ class Protocol:
         held_out = self.held_out(options)
         if self.kin.drawn:
             most = images - held_out
-            if options.samples > most:
+            samples = self.samples(options)
+            if samples > most:
                 raise InputError(
-                    f"Expected at most {most} samples of the {images} images for {label}, but got {options.samples}."
+                    f"Expected at most {most} samples of the {images} images for {label}, but got {samples}."
                 )
-            described["samples"] = options.samples
+            described["samples"] = samples
         if self.rewrites:
             layers = select_layers(model, image, options.where)
             described |= options.layers | {"layers": execution_order(model, layers, image)}

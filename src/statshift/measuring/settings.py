@@ -35,6 +35,7 @@ class Wanted:
     task: str | Task | None = None
     groups: str | Path | NamedShifts | None = None
     full_argmax: bool = False
+    stream: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:
