@@ -25,7 +25,7 @@ from statshift.tasks.task import Results, Task
 
 CHECKED = 16  # images: whether a model has an input gradient
 
-Part = tuple[ImageData, Condition, NDArray[np.int64], NDArray[np.int64]]
+Placed = tuple[ImageData, Condition, NDArray[np.int64], NDArray[np.int64]]
 """Of a batch the images of one condition: their data, their positions (b,) there, and their places in the batch."""
 
 
@@ -145,7 +145,7 @@ class Evaluator:
         return of_type(whole, [field[everyone] for field in whole])
 
     @torch.no_grad()
-    def answered(self, parts: Sequence[Part], answer: Callable[[Tensor], Tensor]) -> list[Results]:
+    def answered(self, parts: Sequence[Placed], answer: Callable[[Tensor], Tensor]) -> list[Results]:
         """Return what the task keeps of each image of a batch, part by part, tensors (b,...) on the CPU.
 
         Args:

@@ -252,7 +252,8 @@ def _describe_stream(
     wanted: Wanted,
 ) -> dict[str, Any]:
     """Return what a record says of the stream, whose batches must be large enough for every protocol."""
-    size, told = wanted.adaptation.samples, {}
+    size = wanted.adaptation.samples
+    told: dict[str, Any] = {}
     for group in course.groups(todo):
         members = [one.member for one in meet(images, group, None)]
         told = told or course.describe(images, members, size)

@@ -219,7 +219,7 @@ def _along(
         if not lacking:
             continue
         if name == SOURCE:
-            made = (one.row(found) for one, found in zip(met, source, strict=True))
+            made: Iterator[Row] = (one.row(found) for one, found in zip(met, source, strict=True))
         else:
             asked = Asked(name, plan.protocols[name], draw)
             made = answering.rows(asked, met, source, passes.along(met, name))

@@ -5,19 +5,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from statshift._core import processes
-from statshift._core.resumption import Checkpoint, interruptible
+from statshift._core.resumption import Checkpoint, Stateful, interruptible
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol, Session, Step
 from statshift.data import ImageData
 from statshift.measuring.adapted import adapting_in
-from statshift.measuring.evaluate import Evaluator, Part, joined, of_type
+from statshift.measuring.evaluate import Evaluator, Placed, joined, of_type
 from statshift.measuring.images import Images
 from statshift.measuring.streams.course import BINS, Course, Member, Passage, classes_of
 from statshift.norms.layers import evaluating
@@ -124,7 +124,7 @@ class Answering:
             step = asked.protocol.streamed(self._session(asked, met, passage))
             path = self._path(asked, met) if getattr(step, "resumable", False) else None
             identity = {"protocol": asked.label, "draw": asked.draw, "batches": len(passage.batches)}
-            kept = Checkpoint(path, identity, {"step": step} if path else {}, of="stream")
+            kept = Checkpoint(path, identity, {"step": cast(Stateful, step)} if path else {}, of="stream")
             found = self._answer(step, met, passage, source, kept, tell)
         for number, (one, results, beside) in enumerate(zip(met, found, source, strict=True)):
             row = one.row(results, protocol=asked.label, draw=asked.draw, source=beside)
@@ -188,7 +188,7 @@ class Answering:
         return [_in_image_order(joined(one), passage.along(number)[0]) for number, one in enumerate(found)]
 
 
-def _part(one: Met, batch: NDArray[np.int64], number: int) -> Part:
+def _part(one: Met, batch: NDArray[np.int64], number: int) -> Placed:
     places = np.flatnonzero(batch[:, 0] == number)
     return one.data, one.condition, batch[places, 1], places
 

@@ -20,13 +20,10 @@ NOISE = 1.5
 MOVED = 1 / 32
 """Of the shorter side, by so much the frame moves at most, up or down and left or right."""
 
-LEAST_MOVED = 2
-"""px; small frames move by as much."""
-
 
 def most_moved(shape: Sequence[int]) -> int:
     """Return by how many px frames of a shape (3,H,W) move at most."""
-    return max(LEAST_MOVED, round(MOVED * min(shape[1:])))
+    return max(1, round(MOVED * min(shape[1:])))
 
 
 @dataclass(eq=False)
