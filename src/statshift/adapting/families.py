@@ -31,6 +31,7 @@ class Writer(Protocol):
     """A protocol that writes statistics into the model before it answers."""
 
     rewrites = True
+    changes = ("statistics",)
 
     def write(self, session: Session) -> None:
         """Rewrite the statistics of the session's model."""
@@ -84,7 +85,7 @@ class Rule(Writer):
         """Answer by the newest `samples` images, to which the model is rectified anew after as many."""
         from statshift.adapting.online import RectifiedStream  # which knows the protocols, and so this module
 
-        samples = self.samples(session.options)
+        samples = session.options.samples
 
         def make() -> Step:
             return RectifiedStream(session.model, samples, samples, self, **session.options.layers)
@@ -142,7 +143,7 @@ class Adapter(Protocol):
 
     def streamed(self, session: Session) -> Step:
         """Answer by what is made of the first `samples` images, and of fewer until they have come."""
-        label, samples = session.label, self.samples(session.options)
+        label, samples = session.label, self.taking(session.options).samples
 
         def adapt(images: Tensor) -> Step:
             return _checked(label, self.adapt(copied(session.model), images))
@@ -160,9 +161,14 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class Stream(Protocol):
-    """Statistics, or anything else, that move while they predict: batch after batch, in a shuffled order."""
+    """Statistics, or anything else, that move while they predict: batch after batch, in a shuffled order.
+
+    Attributes:
+        not_frozen: why "NAME@IMAGES" cannot freeze it, behind its name; "" if it can.
+    """
 
     family = STREAMS
+    not_frozen: ClassVar[str] = ""
     shareable = False
     not_attacked = "whose statistics move with every batch"
     not_exported = "they move with every batch"

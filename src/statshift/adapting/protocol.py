@@ -17,8 +17,9 @@ from statshift.norms.layers import execution_order
 from statshift.norms.selection import select_layers
 from statshift.results.provenance import describe_functions
 
-CHANGED = ("statistics", "affine", "prototypes", "logits")
-"""What a protocol may change: of norms the statistics, or weight and bias; the classifier's rows; what it answers."""
+CHANGED = ("statistics", "affine", "prototypes", "weights", "logits")
+"""What a protocol may change: of norms the statistics, or weight and bias; the classifier's rows; all weights; what it
+answers."""
 
 Step = Callable[[Tensor], Tensor]
 """From a batch of images (B,3,H,W) to its logits (B,K)."""
@@ -189,13 +190,13 @@ class Protocol:
             for name, value in given.items()
         }
 
+    def taking(self, options: AdaptationOptions) -> AdaptationOptions:
+        """Return the options that it goes by: those of the measurement, but for what is its own."""
+        return options
+
     def held_out(self, options: AdaptationOptions) -> bool:
         """Return whether the images adapted on are not among those evaluated on."""
         return self.kin.adapts_on == "few" and not options.include_adaptation
-
-    def samples(self, options: AdaptationOptions) -> int:
-        """Return how many images it adapts on; of a stream, a batch."""
-        return options.samples
 
     def repeats(self, options: AdaptationOptions) -> int:
         """Return how often it is measured: where there is nothing to draw, once."""
@@ -217,18 +218,18 @@ class Protocol:
             InputError: a model without batch norm for a protocol that rewrites it, layers that are not there, or more
                 samples than images.
         """
+        options = self.taking(options)
         described: dict[str, Any] = {"kind": self.kin.kind, **self.values()}
         if self.code is not None:
             described["function"] = describe_functions({label: self.code})[label]
         held_out = self.held_out(options)
         if self.kin.drawn:
             most = images - held_out
-            samples = self.samples(options)
-            if samples > most:
+            if options.samples > most:
                 raise InputError(
-                    f"Expected at most {most} samples of the {images} images for {label}, but got {samples}."
+                    f"Expected at most {most} samples of the {images} images for {label}, but got {options.samples}."
                 )
-            described["samples"] = samples
+            described["samples"] = options.samples
         if self.rewrites:
             layers = select_layers(model, image, options.where)
             described |= options.layers | {"layers": execution_order(model, layers, image)}

@@ -87,6 +87,20 @@ PROTOCOLS = registry(
         "Li et al., 2016: the whole set's statistics, exactly",
         f"{_PLACE}.full:Full",
     ),
+    Entry(
+        "lame",
+        STREAMS,
+        "Boudiaf et al., CVPR 2022: answers that neighbours agree on",
+        f"{_PLACE}.lame:Lame",
+        options=("neighbours",),
+    ),
+    Entry(
+        "t3a",
+        STREAMS,
+        "Iwasawa & Matsuo, NeurIPS 2021: prototypes in the classifier's place",
+        f"{_PLACE}.t3a:T3A",
+        options=("supports",),
+    ),
 )
 """The protocols by name."""
 

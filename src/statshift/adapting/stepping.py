@@ -37,6 +37,10 @@ class Stepping(nn.Module):
         """Adapt to finite images (B,3,H,W) in [0,1], and return their logits (B,K)."""
         raise NotImplementedError
 
+    def adapted(self) -> nn.Module:
+        """Return the model as it answers when nothing moves any more: the stepping's own, in evaluation mode."""
+        return self.model.eval()
+
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) of the next images (B,3,H,W) in [0,1]."""
         check_input(self.model, images)

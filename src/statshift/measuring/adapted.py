@@ -136,7 +136,9 @@ def measure_condition(
             severity=condition.severity,
             protocol=name,
             draw=draw,
-            adapted_on=adaptation_positions(images.indices, protocol.samples(adaptation), seed, draw) if few else None,
+            adapted_on=adaptation_positions(images.indices, protocol.taking(adaptation).samples, seed, draw)
+            if few
+            else None,
             held_out=not adaptation.include_adaptation,
             source=source,
             examples=examples,
@@ -168,15 +170,16 @@ def evaluate_adapted(
         on_batch: called with the number of images finished.
         label: what rows call the protocol, for messages.
     """
-    indices, few = data.indices, protocol.samples(options)
+    options = protocol.taking(options)
+    indices, samples = data.indices, options.samples
     session = Session(
         label or protocol.label,
         evaluate.model,
         options,
-        few=lambda: evaluate.shifted(data, condition, adaptation_positions(indices, few, seed, draw)),
+        few=lambda: evaluate.shifted(data, condition, adaptation_positions(indices, samples, seed, draw)),
         first=lambda: evaluate.shifted(data, condition, np.zeros(1, np.int64)),
         whole=lambda: evaluate.shares(data, condition, whole_batches(data)),
-        batches=lambda: shuffled_batches(indices, options.samples, seed, draw),
+        batches=lambda: shuffled_batches(indices, samples, seed, draw),
         images=len(data),
         attack=condition.shift if evaluate.attacks(condition) else "",
         adapting=partial(adapting_in, evaluate),
