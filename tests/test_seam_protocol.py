@@ -216,7 +216,7 @@ def test_families_say_what_reports_and_help_ask_of_records():
         ("layers", "model", "stream"),
         ("layers", "full"),
     )
-    assert spelled().startswith("auto, replace, prior[:COUNT], batch, running[:MOMENTUM], full")
+    assert spelled().startswith("auto, replace, prior[:COUNT], batch, running[:MOMENTUM], full, tent[:RATE]")
     assert spelled(*WRITABLE) == "auto, replace, prior[:COUNT], full"
 
 
