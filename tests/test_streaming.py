@@ -258,13 +258,13 @@ def test_a_protocol_that_cannot_be_is_refused_in_one_line(network, name):
 
 
 @pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize("fault", ["channels", "size", "nan"])
+@pytest.mark.parametrize("fault", ["channels", "size"])
 def test_images_that_cannot_be_are_told_in_one_line_and_do_not_stay_in_the_window(network, started, fault):
     stream, unspoilt = (RectifiedStream(network, window=16, every=8, protocol="replace") for _ in range(2))
     first, second = stream_of(2, gain=0.4)
     if started:
         assert torch.equal(stream(first), unspoilt(first))
-    bad = {"channels": second[:, :2], "size": second[..., :2], "nan": second * float("nan")}[fault]
+    bad = {"channels": second[:, :2], "size": second[..., :2]}[fault]
     with pytest.raises(InputError) as error:
         stream(bad)
     assert "\n" not in str(error.value)

@@ -4,19 +4,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
+from warnings import warn
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from statshift._core.copying import copied
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import InputError, LeftAloneWarning, unknown
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.passes import offered_to, rewrite_by
 from statshift.adapting.protocol import Answer, Protocol, Session, Step, option_names
 from statshift.adapting.registry import ADAPTERS, RULES, STREAMS
 from statshift.adapting.steps import Beginning, Restarting
-from statshift.norms.layers import batch_norms, keeping_statistics
+from statshift.norms.layers import batch_norms, keeping_statistics, lacking_statistics
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 MODES = (_NormBase, _DropoutNd)
@@ -61,11 +62,13 @@ class Rule(Writer):
             keywords without a default: `eps` of the layer; and `persisting`, `certain` and `effective`, of a survey of
             the untouched model (see `statshift.norms.shrinkage.Evidence`).
         trusted: whether it returns what is finite wherever what it observes is, so that this is not looked at.
+        sparing: whether a model without batch norm is left alone, with a warning, rather than refused.
     """
 
     family = RULES
     target: ClassVar[Callable[..., ChannelStatistics]]
     trusted: ClassVar[bool] = False
+    sparing: ClassVar[bool] = False
 
     def __call__(self, stored: ChannelStatistics, observed: Observed, images: int, **offered: Any) -> ChannelStatistics:
         """Return what a layer shall use."""
@@ -103,6 +106,32 @@ class Rule(Writer):
             if name not in known:
                 raise unknown("option of the protocol", name, [*ACCEPTED, *sorted(known)])
         return replace(self, **values)
+
+    def leaves_alone(self, model: nn.Module) -> str:
+        """Return in words why the model is left alone; "" if it is not.
+
+        Raises:
+            InputError: it has no batch norm, and the rule does not spare such models.
+        """
+        if not self.sparing:
+            batch_norms(model)
+        return lacking_statistics(model)
+
+    def placed(self, model: nn.Module, image: Tensor, options: AdaptationOptions) -> dict[str, Any]:
+        """Return for a record which layers it rewrites, or why it leaves the model alone, which is warned of."""
+        if why := self.leaves_alone(model):
+            warn(f"The protocol {self.label} leaves the model alone: {why}.", LeftAloneWarning, stacklevel=2)
+            return {"left_alone": why}
+        return super().placed(model, image, options)
+
+    @contextmanager
+    def adapted(self, session: Session) -> Iterator[Answer]:
+        """Write and give back, or leave the model alone."""
+        if self.leaves_alone(session.model):
+            yield Answer(attacked=session.model)
+            return
+        with super().adapted(session) as answer:
+            yield answer
 
     def write(self, session: Session) -> None:
         """Rewrite by the images drawn."""

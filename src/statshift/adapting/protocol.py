@@ -231,10 +231,14 @@ class Protocol:
                 )
             described["samples"] = options.samples
         if self.rewrites:
-            layers = select_layers(model, image, options.where)
-            described |= options.layers | {"layers": execution_order(model, layers, image)}
+            described |= self.placed(model, image, options)
         described["evaluated_on"] = "the other images" if held_out else "all images, those adapted on among them"
         return described | {"reset": self.resetting(options)}
+
+    def placed(self, model: nn.Module, image: Tensor, options: AdaptationOptions) -> dict[str, Any]:
+        """Return for a record which layers are rewritten, and how."""
+        layers = select_layers(model, image, options.where)
+        return options.layers | {"layers": execution_order(model, layers, image)}
 
     def resetting(self, options: AdaptationOptions) -> str:
         """Return in words when it begins at the source."""
@@ -246,7 +250,18 @@ def option_names(protocol: Protocol | type[Protocol]) -> tuple[str, ...]:
     return tuple(option.name for option in fields(protocol))
 
 
-RESERVED = ("kind", "function", "samples", "statistics", "unbiased", "where", "layers", "evaluated_on", "reset")
+RESERVED = (
+    "kind",
+    "function",
+    "samples",
+    "statistics",
+    "unbiased",
+    "where",
+    "layers",
+    "evaluated_on",
+    "reset",
+    "left_alone",
+)
 """What a record says of every protocol, so that no option can be called so."""
 
 

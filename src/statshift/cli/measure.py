@@ -130,7 +130,7 @@ def measure_command(
         unbiased=unbiased,
         reset_every=reset_every,
     )
-    if not rectify and adaptation != AdaptationOptions():
+    if not rectify and (adaptation != AdaptationOptions() or stream or clean_data):
         raise InputError("Expected a protocol to adapt by: add --rectify auto, or leave out what concerns it.")
     with progress_bar() as bar:
         found = measure(
@@ -184,6 +184,7 @@ def measure_command(
             task=task,
             full_argmax=full_argmax,
             stream=stream,
+            clean_data=clean_data,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

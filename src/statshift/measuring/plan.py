@@ -1,7 +1,7 @@
 """What will be measured: the model, the images and the shifts, all of it checked, and the record that says so."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from statshift._core.errors import InputError
 from statshift.adapting.choosing import resolve_protocols
 from statshift.adapting.drawing import LARGE
-from statshift.adapting.options import AdaptationOptions
+from statshift.adapting.options import AdaptationOptions, describe_clean
 from statshift.adapting.protocol import Protocol
 from statshift.adapting.registry import SOURCE
-from statshift.data import ImageData, has_label_maps
+from statshift.data import ImageData, has_label_maps, load_data
 from statshift.measuring.adapted import check_attacked, check_streamed, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
@@ -113,6 +113,7 @@ def make_plan(
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
     options = _loading_options(wanted, pixel_model, data, device)
+    adaptation = _with_clean_data(wanted, options, fit)
     images = read_images(data, chosen, todo, options, fit, wanted.task, masked=not wanted.full_argmax)
     task, chosen = images.task, [*images.shifts]
     todo = conditions(chosen, wanted.severities)
@@ -136,7 +137,7 @@ def make_plan(
         classes = evaluate.count_classes(images.base)
     images.check(classes)
     _check_gradients(evaluate, images.base, chosen, protocols, wanted.ligs, task)
-    described = _describe_protocols(evaluate, images, todo[0], protocols, wanted.adaptation, course)
+    described = _describe_protocols(evaluate, images, todo[0], protocols, adaptation, course)
     table = alexnet_for(alexnet, pixel_model.spec, images.base, classes, task)
     record = describe_plan(
         evaluate,
@@ -150,6 +151,7 @@ def make_plan(
             "protocols": described,
             "groups": names_of_groups(groups, chosen, wanted.options, there),
             "stream": course and _describe_stream(course, images, todo, protocols, wanted),
+            "clean_data": adaptation.clean and describe_clean(adaptation.clean),
         },
         {"baseline": baseline, "alexnet": alexnet},
     )
@@ -162,7 +164,7 @@ def make_plan(
         shifts,
         todo,
         protocols,
-        wanted.adaptation,
+        adaptation,
         task,
         ligs,
         wanted.examples,
@@ -198,6 +200,17 @@ def _loading_options(
             f"{model.spec} does not tell its input size: give `resize` and `crop`, or `corrupt_at` as benchmark."
         )
     return model.loading_options | given
+
+
+def _with_clean_data(
+    wanted: Wanted, options: Mapping[str, Any], fit: Callable[[ImageData], ImageData]
+) -> AdaptationOptions:
+    """Return how to adapt, with the clean images that are asked for."""
+    source = wanted.clean_data
+    if source is None:
+        return wanted.adaptation
+    clean = source if isinstance(source, ImageData) else load_data(source, **options)
+    return replace(wanted.adaptation, clean=fit(clean))
 
 
 def _check_gradients(

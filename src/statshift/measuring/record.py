@@ -98,6 +98,7 @@ def _request(
             | {shift.name: shift.typed for shift in shifts if shift.typed},
             "full_argmax": wanted.full_argmax,
             "stream": wanted.stream,
+            "clean_data": wanted.clean_data if isinstance(wanted.clean_data, str) else None,
             "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
             "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "available": len(base.source),

@@ -73,11 +73,13 @@ class Evidence:
         persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
         certain: () share of it, at most `persisting`, that the content of a single scene does not explain either.
         effective: () as how many independent images these count, from 1 to their number.
+        shift: () that shift, root-mean-square, in units of its sampling noise; 1 is none.
     """
 
     persisting: Tensor
     certain: Tensor
     effective: Tensor
+    shift: Tensor
 
 
 def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -> tuple[Tensor, Tensor]:
@@ -191,7 +193,7 @@ def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor) -> Evidence:
         torch.where(shown, share_beyond(noise * (1 + effective * (content + 1 / TRAINING_BATCH)), distance), 0)
         for content in (0, 1)  # scenes' worth
     )
-    return Evidence(persisting, certain, torch.where(shown, effective, 1))
+    return Evidence(persisting, certain, torch.where(shown, effective, 1), (distance / noise).sqrt())
 
 
 def observe(name: str, features: Tensor, *, quarters: bool = False) -> Observed:
