@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from statshift._core.errors import InputError
 from statshift.adapting.choosing import resolve_protocols
 from statshift.adapting.drawing import LARGE
-from statshift.adapting.options import AdaptationOptions, describe_clean
+from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol
 from statshift.adapting.registry import SOURCE
 from statshift.data import ImageData, has_label_maps, load_data
@@ -151,7 +151,6 @@ def make_plan(
             "protocols": described,
             "groups": names_of_groups(groups, chosen, wanted.options, there),
             "stream": course and _describe_stream(course, images, todo, protocols, wanted),
-            "clean_data": adaptation.clean and describe_clean(adaptation.clean),
         },
         {"baseline": baseline, "alexnet": alexnet},
     )

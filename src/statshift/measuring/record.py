@@ -39,11 +39,7 @@ def describe_plan(
     found: Mapping[str, Any],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the record.
-
-    `found` is the AlexNet, protocols and groups, and if there are any the stream and clean data; `asked` what of the
-    former was given.
-    """
+    """Return the record; `found` is the AlexNet, protocols, groups and stream, `asked` what of the first was given."""
     base, size = images.base, evaluate.batch_size
     sections: dict[str, dict[str, Any]] = {}
     for shift in shifts:
@@ -69,7 +65,7 @@ def describe_plan(
         **sections,
         "severities": sorted(set(wanted.severities)),
         "protocols": {SOURCE: {}} | found["protocols"],
-        **{name: found[name] for name in ("stream", "clean_data") if found.get(name)},
+        **({"stream": found["stream"]} if found["stream"] else {}),
         "seed": wanted.options.seed,
         "dtype": setup.dtype,
         **describe_task(task),

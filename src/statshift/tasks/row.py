@@ -26,8 +26,7 @@ class Row(_Row, total=False):
     `adapted_on` holds positions of the few images that the protocol adapted on, `left_out` those of them that the row
     is not over, `paired_source` what the task counts of the source over the row's images, `examples` what is said of
     the example images, `class_images` how many images of each class are left, and `set` a hash of the images, where
-    they are not the run's own. Along a stream, `along` holds for parts of its passage [part, images, score, source's
-    score]: which of 20 parts of equal length, how many of the row's images come there, and the sums of their scores.
+    they are not the run's own. `along` holds, of a stream, [bin of time, images, sum of their scores, of the source's].
     """
 
     adapted_on: list[int]
