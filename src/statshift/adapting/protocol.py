@@ -100,6 +100,7 @@ class Protocol:
         rewrites: whether it writes the norms' statistics.
         shareable: whether batches may be shared out over processes, because none depends on those before.
         not_attacked: why it cannot be attacked, behind its name; "" if it can.
+        not_streamed: why it cannot answer a stream, behind its name; "" if it can.
         not_exported: why it leaves no weights to write, behind its name; "" if it does.
         changes: what it changes, of `CHANGED`.
         forwards: passes of each image that it costs, the answer among them.
@@ -115,6 +116,7 @@ class Protocol:
     rewrites: ClassVar[bool] = False
     shareable: ClassVar[bool] = True
     not_attacked: ClassVar[str] = ""
+    not_streamed: ClassVar[str] = ""
     not_exported: ClassVar[str] = ""
     changes: ClassVar[tuple[str, ...]] = ()
     forwards: ClassVar[float] = 1
@@ -136,6 +138,15 @@ class Protocol:
             InputError: the model or the images cannot be adapted.
         """
         raise NotImplementedError
+
+    def streamed(self, session: Session) -> Step:
+        """Return what answers a stream batch after batch, from the source on; the session's model stays as it is.
+
+        Raises:
+            InputError: it cannot.
+        """
+        why = self.not_streamed or "which does not say how"
+        raise InputError(f"Cannot measure {session.label} along a stream, {why}: leave out `stream`, or the protocol.")
 
     def exported(self, session: Session) -> nn.Module:
         """Return the adapted model, which may be the session's own, changed, for its weights to be written.

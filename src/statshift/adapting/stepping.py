@@ -19,10 +19,12 @@ class Stepping(nn.Module):
         model: its own to change.
 
     Attributes:
+        resumable: whether the state is all that the next answer depends on, as here it must be.
         model: in evaluation mode.
         skipped: () how many batches were not adapted to.
     """
 
+    resumable = True
     skipped: Tensor
 
     def __init__(self, model: nn.Module) -> None:

@@ -15,6 +15,7 @@ from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import layers_text, summary_text
 from statshift.making.choices import STYLE_SIZE
+from statshift.measuring.streams.choices import STREAMS
 
 
 def measure_command(
@@ -49,6 +50,13 @@ def measure_command(
     unbiased: o.Unbiased = False,
     reset_every: Annotated[
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help=f"Order in which every protocol answers, batch after batch: {', '.join(STREAMS.values())}."),
+    ] = None,
+    clean_data: Annotated[
+        str | None, typer.Option(help="Clean images that a protocol may look at beforehand, as eata does.")
     ] = None,
     ligs: o.Ligs = None,
     task: o.Task = None,
@@ -123,7 +131,7 @@ def measure_command(
         unbiased=unbiased,
         reset_every=reset_every,
     )
-    if not rectify and adaptation != AdaptationOptions():
+    if not rectify and (adaptation != AdaptationOptions() or stream or clean_data):
         raise InputError("Expected a protocol to adapt by: add --rectify auto, or leave out what concerns it.")
     with progress_bar() as bar:
         found = measure(
@@ -176,6 +184,8 @@ def measure_command(
             examples=examples,
             task=task,
             full_argmax=full_argmax,
+            stream=stream,
+            clean_data=clean_data,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:

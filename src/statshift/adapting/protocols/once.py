@@ -12,7 +12,7 @@ from statshift._core.errors import InputError
 from statshift.adapting.families import Adapter, Rule, Stream
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.passes import rewrite_by
-from statshift.adapting.protocol import Answer, Protocol, Session
+from statshift.adapting.protocol import Answer, Protocol, Session, Step
 from statshift.adapting.stepping import Stepping
 
 
@@ -91,6 +91,10 @@ class Once(Adapter):
         """Answer by the adapted model."""
         with super(Once, replace(self, options=session.options)).adapted(session) as answer:
             yield answer
+
+    def streamed(self, session: Session) -> Step:
+        """Answer by what the first images make, and fewer until they have come."""
+        return super(Once, replace(self, options=session.options)).streamed(session)
 
     def exported(self, session: Session) -> nn.Module:
         """Return the adapted model."""
