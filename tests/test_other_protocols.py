@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from PIL import Image, ImageOps
 from torch import nn
 
+from statshift import load_data, measure
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.adapting.augmenting import OPERATIONS, augmix_views, shifted_views, turned_views
@@ -26,6 +28,7 @@ from statshift.adapting.protocols.realistic import Realistic, usual_momentum
 from statshift.adapting.protocols.t3a import T3A
 from statshift.adapting.protocols.views import Views
 from statshift.adapting.rectify import rectify
+from test_protocols import build as network_of_digits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -185,6 +188,21 @@ def test_a_class_keeps_no_more_supports_than_asked_for_and_those_of_least_entrop
     counts = torch.bincount(step.supports.labels, minlength=CLASSES)
     assert counts.max() == 3
     assert counts.min() >= 1
+
+
+def test_what_is_not_finite_supports_nothing(network):
+    class Blind(nn.Module):
+        def forward(self, features):
+            return torch.where(features[:, :1] > features[:, 0].mean(), torch.nan, features)
+
+    blind, step = nn.Sequential(*network[:7], Blind(), *network[7:]), begun(T3A(), network)
+    images = BATCHES[0]
+    lost = blind(images).isnan().all(1)
+    assert 0 < lost.sum() < len(images)
+    expected = step(images[~lost])
+    answer = begun(T3A(), blind)(images)
+    torch.testing.assert_close(answer[~lost], expected, rtol=1e-12, atol=1e-12)
+    assert answer[lost].isnan().all()
 
 
 # Norm layers, in NumPy
@@ -520,6 +538,24 @@ def test_a_stream_once_answers_each_image_by_what_its_images_left(network):
     expected = parts(network, others)[0] @ centres.T
     for answer in (frozen(others), torch.cat([frozen(one[None]) for one in others])):
         np.testing.assert_allclose(answer.detach().numpy(), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+def test_a_measurement_gives_a_protocol_its_own_number_of_images():
+    """Rows of "batch@16" are those of "replace" with 16 samples, whatever `samples` says."""
+    model, digits = network_of_digits(), load_data("digits", limit=60)
+    ask = partial(measure, model, digits, shifts=["contrast"], severities=[5], device="cpu")
+    before = state(model)
+    once = ask(rectify=["batch@16", "replace@16", "t3a@24"], adaptation=AdaptationOptions(4, where="middle"))
+    replaced = ask(rectify=["replace"], adaptation=AdaptationOptions(16, where="middle"))
+    rows = {row["protocol"]: row | {"protocol": ""} for row in [*once.rows, *replaced.rows]}
+    assert rows["batch@16"] == rows["replace@16"] == rows["replace"]
+    assert (rows["batch@16"]["images"], rows["t3a@24"]["images"]) == (44, 36)
+    told, other = once.record["protocols"]["batch@16"], replaced.record["protocols"]["replace"]
+    assert (told["kind"], told["protocol"], told["samples"]) == ("model", "batch", 16)
+    assert told["layers"] == other["layers"]
+    assert told["evaluated_on"] == other["evaluated_on"] == "the other images"
+    assert same(state(model), before)
 
 
 def test_names_with_a_number_of_images_are_read():

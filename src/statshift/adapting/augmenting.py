@@ -24,7 +24,7 @@ FILL = 128
 SHIFTED_SIDE = 64
 """Images with both sides up to so many pixels are shifted before AugMix; of larger ones a part is enlarged."""
 
-CHAINS, CHAIN = 3, 3
+CHAINS, LINKS = 3, 3
 """AugMix mixes so many chains of one to so many operations (Hendrycks et al., ICLR 2020, section 3)."""
 
 
@@ -58,10 +58,10 @@ def augmix_views(image: Tensor, views: int, draws: Draws) -> Tensor:
     shares = -draws.uniform("weights", views, CHAINS)[0].log()
     shares = (shares / shares.sum(1, keepdim=True)).to(parts)
     kept = draws.uniform("kept", views)[0].to(parts)
-    lengths = draws.integers("length", views, CHAINS, low=1, high=CHAIN + 1)[0].tolist()
-    chosen = draws.integers("operation", views, CHAINS, CHAIN, low=0, high=len(OPERATIONS))[0].tolist()
-    levels = draws.uniform("level", views, CHAINS, CHAIN, low=0.1, high=1.0)[0].tolist()
-    signs = draws.integers("sign", views, CHAINS, CHAIN, low=0, high=2)[0].tolist()
+    lengths = draws.integers("length", views, CHAINS, low=1, high=LINKS + 1)[0].tolist()
+    chosen = draws.integers("operation", views, CHAINS, LINKS, low=0, high=len(OPERATIONS))[0].tolist()
+    levels = draws.uniform("level", views, CHAINS, LINKS, low=0.1, high=1.0)[0].tolist()
+    signs = draws.integers("sign", views, CHAINS, LINKS, low=0, high=2)[0].tolist()
     made = torch.zeros_like(parts)
     for view, part in enumerate((parts * 255).round().to(torch.uint8)):
         for chain in range(CHAINS):

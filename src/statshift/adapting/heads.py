@@ -62,7 +62,7 @@ def through_head(model: nn.Module, images: Tensor, name: str) -> Headed:
     with _calls(model) as calls, evaluating(model):
         logits = answers(run(model, images), name)
     for (place, head), features, output in reversed(calls):
-        if output.shape == logits.shape and torch.equal(output.to(logits.dtype), logits):
+        if output.shape == logits.shape and _equal(output.to(logits.dtype), logits):
             return Headed(logits, features, head, place)
     last = f" (the last is {calls[-1][0][0]})" if calls else ""
     raise InputError(
@@ -105,6 +105,11 @@ def _calls(model: nn.Module) -> Iterator[list[tuple[tuple[str, nn.Module], Tenso
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    """Return whether tensors have the same values, NaN in the same places."""
+    return bool(((first == second) | (first.isnan() & second.isnan())).all())
 
 
 def _is_linear(layer: nn.Module) -> bool:

@@ -23,6 +23,7 @@ class T3A(Stream):
 
     A class begins with its row of the classifier as its support. Each image becomes one of the class that the
     classifier gives it, and of every class the `supports` of the least entropy are kept, before the batch is answered.
+    Features and logits that are not finite support nothing.
 
     Attributes:
         supports: M, how many a class keeps. The paper chooses 1, 5, 20, 50, 100 or all by labelled images of the
@@ -104,7 +105,9 @@ class Prototypes(Stepping):
     def step(self, images: Tensor) -> Tensor:
         """Return the inner products (B,K)."""
         met = through_head(self.model, images, self.how.name)
-        new = Supports(met.features, met.logits.argmax(1), _entropy(met.logits))
+        told = met.logits.isfinite().all(1) & met.features.isfinite().all(1)
+        logits, features = met.logits[told], met.features[told]
+        new = Supports(features, logits.argmax(1), _entropy(logits))
         self.supports = (self.supports or first_supports(met)).joined(new).surest(int(self.how.supports))
         self.head = met.name
         return met.features @ self.supports.prototypes(met.logits.shape[1]).T
