@@ -67,9 +67,11 @@ def no_statistics(model: nn.Module) -> InputError:
 
 
 def norms_of(model: nn.Module) -> str:
-    """Return the kinds of norms in a model, in words."""
-    names = {type(module).__name__ for module in modules_of(model)}
-    return ", ".join(sorted(name for name in names if "norm" in name.lower())) or "none"
+    """Return the kinds of norms in a model, in words; what holds norms is none itself, whatever its name."""
+    named = [module for module in modules_of(model) if "norm" in type(module).__name__.lower()]
+    ids = set(map(id, named))
+    kinds = {type(norm).__name__ for norm in named if ids.isdisjoint(map(id, modules_of(norm)[1:]))}
+    return ", ".join(sorted(kinds)) or "none"
 
 
 def without_statistics(model: nn.Module) -> list[str]:
