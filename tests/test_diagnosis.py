@@ -256,7 +256,7 @@ def digits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = next(load_data("digits", limit=40).batches(40))[0]
     np.savez("dim.npz", images=(images // 2).permute(0, 2, 3, 1).numpy())
-    torch.manual_seed(0)
+    torch.manual_seed(3)
     model = load_model("cifar:resnet20")
     save_weights(rectify(model, images.float() / 255, "replace").network, "source.safetensors")
     return load_data("npz:dim.npz")
