@@ -74,6 +74,8 @@ class EataStepping(EtaStepping):
                 for name, gradient in zip(self.terms, gradients, strict=True):
                     if gradient is not None:
                         squares[name] = squares.get(name, 0) + gradient**2 / len(batches)
+        if not all(square.isfinite().all() for square in squares.values()):
+            raise InputError(f"Expected finite gradients on the clean images, but those of {clean.spec} are not.")
         known[address] = squares
         return squares
 
