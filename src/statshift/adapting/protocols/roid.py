@@ -105,7 +105,8 @@ class Roid(AffineStream):
     Differs:
         Predictions are multiplied by the smoothed prior, as the paper has it; the authors' code multiplies logits. The
         second view of an image is `statshift.adapting.looks.look`'s, addressed by its place in the stream. It is left
-        out of batches of which one image at most is chosen, in a model with batch norm. Dropout stays off.
+        out of batches of which one image at most is chosen, in a model with batch norm. Dropout stays off. Frozen,
+        it answers without the correction, which is of a batch.
     """
 
     name = "roid"
