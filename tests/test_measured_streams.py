@@ -496,9 +496,7 @@ SHIFTS = {"shifts": ["clean", "brightness", "contrast"], "severities": [1, 3]}
 
 
 @pytest.mark.parametrize("spec", ["continual", "mixed", "dirichlet:0.5"])
-def test_a_stopped_stream_goes_on_with_the_same_rows_from_the_state_written(
-    spec, network, data, tmp_path, monkeypatch
-):
+def test_a_stopped_stream_goes_on_with_the_same_rows_from_the_state_written(spec, network, data, tmp_path, monkeypatch):
     monkeypatch.setattr(streamed, "KEPT_EVERY", 0.0)
     how = {**SHIFTS, "stream": spec, "adaptation": few(10, draws=2)}
     whole = measure(network, data, out=tmp_path / "whole", rectify={"watch": Watch()}, **how)

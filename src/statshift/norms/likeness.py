@@ -1,10 +1,11 @@
 """How many different images there are: copies, frames of one scene and pictures of nothing tell less than their number.
 
-Images are told apart by the means of their own channels, by the measure of how far apart their own quarters are. The
-derivation is in docs/auto.md.
+Images are told apart by the means of their own channels, by the measure of how far apart their own quarters are; and
+those of one class by what the model predicts of them. The derivation is in docs/auto.md.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,23 +22,48 @@ NOTHING = 4
 """Quarters of faint pictures that show something differ by more than this many times what independent pixels would."""
 
 
-def effective_images(means: Sequence[Tensor], apart: Sequence[Tensor]) -> Tensor:
-    """Return as how many independent images some images count: () from 1 (copies) to n.
+def likeness(means: Sequence[Tensor], apart: Sequence[Tensor]) -> Tensor:
+    """Return the likeness (n,n) of images, which falls linearly from 1, where two are equal, to 0.
 
-    It is the diversity n² / Σ_ij likeness_ij. The likeness of two images falls linearly from 1, where they are equal,
-    to 0 at half of the squared distance of neighbouring quarters.
+    It is 0 from half of the squared distance of neighbouring quarters on.
 
     Args:
         means: (n,C) of each layer, means of the images' own channels, in stored deviations, over the root of C.
         apart: () of each layer, half of the squared distance of neighbouring quarters, likewise.
+    """
+    exact = "donot_use_mm_for_euclid_dist"  # the differences of near-copies would drown in the rounding of a product
+    squared = torch.stack([torch.cdist(one, one, compute_mode=exact).square() for one in means]).sum(0)
+    return (1 - squared / torch.stack(list(apart)).sum()).clamp_min(0)
+
+
+def effective_images(alike: Tensor) -> Tensor:
+    """Return as how many independent images some count: () from 1 (copies) to n, the diversity n² / Σ_ij likeness_ij.
+
+    Args:
+        alike: (n,n) of `likeness`.
 
     Reference:
         Leinster & Cobbold, "Measuring diversity: the importance of species similarity", Ecology 2012, order 2.
     """
-    exact = "donot_use_mm_for_euclid_dist"  # the differences of near-copies would drown in the rounding of a product
-    squared = torch.stack([torch.cdist(one, one, compute_mode=exact).square() for one in means]).sum(0)
-    likeness = (1 - squared / torch.stack(list(apart)).sum()).clamp_min(0)
-    return len(squared) ** 2 / likeness.sum()
+    return len(alike) ** 2 / alike.sum()
+
+
+def class_agreement(alike: Tensor, output: Any) -> Tensor:
+    """Return () in [0,1] by how much more often than chance two images that are not alike are of one class.
+
+    That is the mean over all pairs, of which those that are alike count as 0. It is 0 for balanced classes, and 1 - 1/n
+    for n different images that are surely of one class. Chance is 1/K, that of balanced classes.
+
+    Args:
+        alike: (n,n) of `likeness`.
+        output: what the model returned; where that is not logits (n,K) of two classes or more, nothing is told: 0.
+    """
+    if not (isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(alike) and output.shape[1] > 1):
+        return alike.new_zeros(())
+    predicted = output.to(alike).softmax(1).nan_to_num(0)
+    chance = 1 / output.shape[1]
+    excess = (predicted @ predicted.T - chance) / (1 - chance)
+    return ((1 - alike) * excess).mean().clamp_min(0)
 
 
 def show_something(images: Tensor) -> Tensor:
