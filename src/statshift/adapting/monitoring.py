@@ -25,7 +25,7 @@ class StreamStatus:
             sampling noise; 1 is none. None before the first time, and by a protocol that does not look at it.
         weight: in [0,1], how far the model is moved to the target where a layer's own noise does not hold it back: the
             mean of what persists and what is certain. None likewise.
-        agreeing: in [0,1], how far the classes that the untouched model predicts for different images of the window agree
+        agreeing: in [0,1], how far the classes that the untouched model predicts for different images of it agree
             beyond chance. None likewise.
         since: how many images had been answered when the present shift was first seen, or was first seen to be gone.
         left_alone: why the model is as it was, or stays at an earlier window; "" if it is moved.
