@@ -72,8 +72,8 @@ class Diagnosis:
             )
         if self.effective < FEW and self.persisting == 0:
             return (
-                f"The {self.images} images are alike (copies, frames of one scene, images of one class or pictures of "
-                f"nothing) and count as {self.effective:.1f}: no shift is told from what they show. Give different images."
+                f"The {self.images} images are alike (copies, frames of one scene or pictures of nothing) and count as "
+                f"{self.effective:.1f}: no shift is told from what they show. Give different images."
             )
         count = f" ({self.images} images, so alike that they count as {self.effective:.1f})"
         return self._verdict + (count if self.effective < min(FEW, self.images / 2) else "")
@@ -115,7 +115,7 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     fit_size(model, [images.shape[-2:]])
     layers = select_layers(model, images)
     shifts, output = survey(model, images, layers)
-    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, output)
+    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, output, model)
     stored = [stored_statistics(layers[name]) for name in shifts]
     initial = torch.stack([(one.mean == 0).all() & (one.var == 1).all() for one in stored]).all()
     (untrained,) = check_finite({name: shift.distance[None] for name, shift in shifts.items()}, initial)
