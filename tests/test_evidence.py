@@ -407,7 +407,9 @@ def plain_auto(network, images):
     predicted = plain_forward(network, images, look).softmax(1).numpy()
     mean, var, mean_spread, var_spread, mean_apart, var_apart = np.sum(reached, axis=0)
     alike = np.maximum(0, 1 - np.sum(pairs, axis=0) / mean_apart)
-    agreeing = max(0, np.mean((1 - alike) * (np.einsum("ik,jk->ij", predicted, predicted) * 5 - 1) / 4))
+    rows = network[-1].weight.numpy() - network[-1].weight.numpy().mean(0)
+    cosines = [[one @ other / np.linalg.norm(one) / np.linalg.norm(other) for other in rows] for one in rows]
+    agreeing = max(0, np.mean((1 - alike) * np.einsum("ia,ab,jb->ij", predicted, cosines, predicted)))
     scenes = count**2 / alike.sum()
     effective = 1 / (1 / scenes + agreeing)
     known = scenes / (scenes - 1 / 2)

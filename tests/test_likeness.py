@@ -76,6 +76,27 @@ def test_independent_images_of_balanced_classes_do_not_agree_on_average():
     assert np.mean(found) < 1 / 256  # less than what sampling adds
 
 
+def test_classes_without_anything_in_common_agree_as_without_a_linear_layer():
+    model = torch.nn.Linear(10, 10).requires_grad_(False).double()
+    model.weight.copy_(torch.eye(10) + 0.3)  # what all rows share does not count
+    logits = torch.randn(12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + torch.arange(10)
+    alike = torch.eye(12, dtype=torch.float64)
+    expected = class_agreement(alike, logits).item()
+    assert expected > 0.1
+    assert class_agreement(alike, logits, model).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_like_classes_agree_by_the_cosine_of_their_directions():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(2, 4)).requires_grad_(False).double()
+    angle = np.deg2rad([0, 60, 180, 240])
+    model[1].weight.copy_(5 * torch.tensor(np.stack([np.cos(angle), np.sin(angle)], 1)))
+    pair = torch.eye(2, dtype=torch.float64)
+    for classes, cosine in (([0, 1], 0.5), ([0, 2], -1), ([0, 3], -0.5), ([1, 1], 1)):
+        found = class_agreement(pair, surely(classes, of=4), model).item()
+        assert found == pytest.approx(max(0, cosine / 2), abs=1e-9)  # of 4 pairs 2 are of an image with itself
+    assert class_agreement(pair, surely([0, 1], of=3), model).item() == 0  # no layer has three classes
+
+
 def test_near_copies_agree_no_further():
     alike = torch.block_diag(*[torch.ones(8, 8)] * 4)
     assert class_agreement(alike, surely([c for c in (0, 1, 2, 3) for _ in range(8)])).item() == 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from statshift.norms.statistics import channel_statistics
 
@@ -48,22 +48,45 @@ def effective_images(alike: Tensor) -> Tensor:
     return len(alike) ** 2 / alike.sum()
 
 
-def class_agreement(alike: Tensor, output: Any) -> Tensor:
-    """Return () in [0,1] by how much more often than chance two images that are not alike are of one class.
+def class_directions(model: nn.Module, classes: int) -> Tensor | None:
+    """Return the directions (K,d) of classes in the features before the last linear layer; None without such a layer.
 
-    That is the mean over all pairs, of which those that are alike count as 0. It is 0 for balanced classes, and 1 - 1/n
-    for n different images that are surely of one class. Chance is 1/K, that of balanced classes.
+    They are its centred rows, of length 1: of classes that have nothing in common any two have the cosine -1/(K-1).
+
+    Reference:
+        Papyan, Han & Donoho, "Prevalence of neural collapse during the terminal phase of deep learning training", PNAS
+        2020.
+    """
+    linear = [one for one in model.modules() if isinstance(one, nn.Linear) and one.out_features == classes]
+    if not linear:
+        return None
+    rows = linear[-1].weight.detach()
+    return nn.functional.normalize(rows - rows.mean(0), dim=1)
+
+
+def class_agreement(alike: Tensor, output: Any, model: nn.Module | None = None) -> Tensor:
+    """Return () in [0,1] how far the classes of images that are not alike agree beyond chance.
+
+    The agreement of two classes is the cosine of their directions, which is 0 on average over all; that of two images
+    its mean over what the model predicts of them. The result is the mean over all pairs, of which those that are alike
+    count as 0: it is 0 for balanced classes, and 1 - 1/n for n different images that are surely of one class.
 
     Args:
         alike: (n,n) of `likeness`.
         output: what the model returned; where that is not logits (n,K) of two classes or more, nothing is told: 0.
+        model: where it has no last linear layer, no two classes have anything in common.
     """
     if not (isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(alike) and output.shape[1] > 1):
         return alike.new_zeros(())
     predicted = output.to(alike).softmax(1).nan_to_num(0)
-    chance = 1 / output.shape[1]
-    excess = (predicted @ predicted.T - chance) / (1 - chance)
-    return ((1 - alike) * excess).mean().clamp_min(0)
+    classes = output.shape[1]
+    directions = None if model is None else class_directions(model, classes)
+    if directions is None:
+        agreement = (predicted @ predicted.T - 1 / classes) / (1 - 1 / classes)
+    else:
+        seen = predicted @ directions.to(predicted)
+        agreement = seen @ seen.T
+    return ((1 - alike) * agreement).mean().clamp_min(0)
 
 
 def show_something(images: Tensor) -> Tensor:

@@ -75,8 +75,7 @@ class Evidence:
         persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
         certain: () share of it, at most `persisting`, that the content of a single scene does not explain either.
         effective: () as how many independent images these count, from 1 to their number.
-        agreeing: () in [0,1], by how much more often than chance different images are of one class; see
-            `class_agreement`.
+        agreeing: () in [0,1], how far the classes of different images agree beyond chance; see `class_agreement`.
         shift: () that shift, root-mean-square, in units of its sampling noise; 1 is none.
     """
 
@@ -169,7 +168,7 @@ def gather_evidence(model: nn.Module, images: Tensor, layers: dict[str, _BatchNo
     if len(shifts) < wanted:  # a forward does not meet all layers, so it was another third
         shifts, output = survey(model, images, layers)
         wanted = last_third(len(shifts))
-    return weigh_evidence(list(shifts.values())[-wanted:], images, output)
+    return weigh_evidence(list(shifts.values())[-wanted:], images, output, model)
 
 
 def last_third(layers: int) -> int:
@@ -177,7 +176,9 @@ def last_third(layers: int) -> int:
     return max(1, round(layers / 3))
 
 
-def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor, output: Any = None) -> Evidence:
+def weigh_evidence(
+    shifts: Sequence[LayerShift], images: Tensor, output: Any = None, model: nn.Module | None = None
+) -> Evidence:
     """Return what layers tell together.
 
     The noise in what persists is that of sampling, and that of batches of `TRAINING_BATCH` images, which training has
@@ -186,7 +187,8 @@ def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor, output: Any = N
     Args:
         shifts: of the layers.
         images: (n,3,H,W) that showed them.
-        output: what the model returned for them; logits (n,K) tell whether their classes agree.
+        output: what the model returned for them; logits (n,K) tell how far their classes agree.
+        model: what returned it.
 
     Raises:
         InputError: there are no layers.
@@ -194,7 +196,7 @@ def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor, output: Any = N
     if not shifts:
         raise InputError(NONE_MET)
     alike = likeness([shift.means for shift in shifts], [shift.mean_apart for shift in shifts])
-    scenes, agreeing = effective_images(alike), class_agreement(alike, output)
+    scenes, agreeing = effective_images(alike), class_agreement(alike, output, model)
     effective = scenes / (1 + scenes * agreeing)
     distance = torch.stack([shift.distance for shift in shifts]).sum()
     noise = torch.stack([torch.add(*shift.noise(effective, scenes)) for shift in shifts]).sum()
