@@ -1,23 +1,28 @@
 """Streams as settings of `measure`: the orders beside NumPy, what a step sees, rows along the stream, resumption."""
 
 import json
-from dataclasses import dataclass, replace
+import os
+import signal
+from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import statshift
-from statshift import load_data, read_run
+from statshift import read_run
 from statshift._core.errors import InputError
-from statshift.adapting.families import Adapter, Stream
+from statshift.adapting.families import Stream
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.stepping import Stepping
 from statshift.data import ImageData
 from statshift.data.sources import Pixels
 from statshift.measuring import streamed
+from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.streams.course import Member, Passage, cut
 from statshift.measuring.streams.film import film
 from statshift.measuring.streams.find import find_course
@@ -297,7 +302,7 @@ class Watch(Stream):
     name = "watch"
     fails_at: int | None = None
 
-    batches = []
+    batches: ClassVar[list] = []
 
     def begin(self, model, options):
         Watch.batches = []
@@ -334,7 +339,7 @@ def test_a_mixed_batch_is_answered_in_one_step_and_scored_by_condition(network, 
     members = [Member(one, data.indices, data.labels) for one in conditions]
     passage = find_course("mixed").passage(members, 16, 0, 0)
     assert [len(one) for one in passage.batches] == [len(one) for one in Watch.batches] == [16, 16, 28, 30]
-    pixels = [statshift_pixels(data, one) for one in conditions]
+    pixels = [shifted(data, one) for one in conditions]
     scores, source = np.zeros((3, 30)), np.zeros((3, 30))
     for count, (batch, seen) in enumerate(zip(passage.batches, Watch.batches, strict=True), start=1):
         expected = torch.stack([pixels[number][place] for number, place in batch])
@@ -358,12 +363,11 @@ def test_a_mixed_batch_is_answered_in_one_step_and_scored_by_condition(network, 
         ]
 
 
-def statshift_pixels(data, condition):
+def shifted(data, condition):
     images = next(data.groups([np.arange(len(data))]))[0].float() / 255
     if condition == CLEAN:
         return images
-    made = statshift.corrupt(images, condition.shift, condition.severity)
-    return made
+    return statshift.corrupt(images, condition.shift, condition.severity)
 
 
 def by_imagenet(network, images):
@@ -434,7 +438,7 @@ def test_an_adapter_is_made_of_the_first_images_and_then_frozen(network, data):
     measure(network, data, rectify={"mine": mine}, **how)
     order = np.concatenate(orders("iid", [Member(DARK, data.indices)]))[:, 1]
     assert len(made) == 1
-    torch.testing.assert_close(made[0], statshift_pixels(data, DARK)[order[:8]], rtol=0, atol=0)
+    torch.testing.assert_close(made[0], shifted(data, DARK)[order[:8]], rtol=0, atol=0)
 
 
 def test_once_on_more_images_than_a_batch_takes_as_many_of_the_stream(network, data):
@@ -442,7 +446,7 @@ def test_once_on_more_images_than_a_batch_takes_as_many_of_the_stream(network, d
     how = {"shifts": ["clean"], "stream": "iid", "adaptation": few(8)}
     found = measure(network, data, rectify="replace@20", **how)
     order = np.concatenate(orders("iid", [Member(CLEAN, data.indices)]))[:, 1]
-    pixels, right = statshift_pixels(data, CLEAN), np.zeros(30)
+    pixels, right = shifted(data, CLEAN), np.zeros(30)
     wanting = statshift.load_model(network)
     for start, stop in ((0, 8), (8, 16), (16, 30)):
         with statshift.rectified(wanting, pixels[order[: min(stop, 20)]], protocol="replace"), torch.no_grad():
@@ -460,7 +464,7 @@ def test_a_rule_follows_the_newest_images(network, data):
     online = statshift.RectifiedStream(statshift.load_model(network), 10, 10, "replace")
     order = np.concatenate(orders("iid", [Member(CLEAN, data.indices)]))[:, 1]
     for condition in (CONTRAST, CLEAN):
-        pixels, right = statshift_pixels(data, condition), np.zeros(30)
+        pixels, right = shifted(data, condition), np.zeros(30)
         for part in np.split(order, 3):
             right[part] = online(pixels[part]).argmax(1).numpy() == data.labels[part]
         np.testing.assert_array_equal(bits(found["replace", condition.shift, condition.severity, 0]), right)
@@ -534,6 +538,41 @@ def never_again(step, at):
     return check
 
 
+SHIPPED = ["auto", "tent", "lame", "t3a", "eta", "rdumb:4", "batch"]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_ships_goes_on_in_mid_stream_to_the_bit(name, network, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "KEPT_EVERY", 0.0)
+    how = {**SHIFTS, "stream": "continual", "rectify": name, "adaptation": few(10, reset_every=6)}
+    measure(network, data, out=tmp_path / "whole", **how)
+    answered, numbers = Evaluator.answered, []
+
+    def fail(self, parts, answer):
+        numbers.append(len(numbers))
+        if len(numbers) == 9:
+            raise RuntimeError("the power is cut")
+        return answered(self, parts, answer)
+
+    monkeypatch.setattr(Evaluator, "answered", fail)
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        measure(network, data, out=tmp_path / "stopped", **how)
+    measure(network, data, out=tmp_path / "stopped", **how)
+    assert len(numbers) == 9 + (15 - 8)
+    whole, stopped = (tmp_path / one / "rows.jsonl" for one in ("whole", "stopped"))
+    assert whole.read_bytes() == stopped.read_bytes()
+
+
+def test_rows_that_lack_of_a_finished_passage_are_made_again(network, data, tmp_path):
+    how = {**SHIFTS, "stream": "mixed", "rectify": "batch", "adaptation": few(10), "out": tmp_path}
+    measure(network, data, **how)
+    whole = (tmp_path / "rows.jsonl").read_bytes()
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:-2]) + lines[-1][:40])
+    measure(network, data, **how)
+    assert (tmp_path / "rows.jsonl").read_bytes() == whole
+
+
 def test_a_step_without_a_state_goes_through_its_passage_again(network, data, tmp_path, monkeypatch):
     monkeypatch.setattr(streamed, "KEPT_EVERY", 0.0)
     cut = [True]
@@ -562,22 +601,23 @@ def test_a_step_without_a_state_goes_through_its_passage_again(network, data, tm
 
 
 def test_a_stop_waits_for_the_batch_and_writes_the_state(network, data, tmp_path, monkeypatch):
-    import os
-    import signal
+    plain = Counting.step
 
-    @dataclass(frozen=True)
-    class Stopped(Watch):
-        name = "watch"
+    def ask(self, images):
+        if int(self.count) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(self, images)
 
-        def begin(self, model, options):
-            return Counting(model, lambda count, images: os.kill(os.getpid(), signal.SIGINT) if count == 3 else None)
-
+    monkeypatch.setattr(Counting, "step", ask)
     how = {**SHIFTS, "stream": "continual", "adaptation": few(10), "out": tmp_path / "run"}
     with pytest.raises(KeyboardInterrupt):
-        measure(network, data, rectify={"watch": Stopped()}, **how)
+        measure(network, data, rectify={"watch": Watch()}, **how)
     (kept,) = (tmp_path / "run" / "streams").iterdir()
     assert torch.load(kept, weights_only=True)["state"]["batches"] == 4
-    monkeypatch.setattr(Counting, "step", never_again(Counting.step, 4))
+    monkeypatch.setattr(Counting, "step", never_again(plain, 4))
+    measure(network, data, rectify={"watch": Watch()}, **how)
+    whole = measure(network, data, rectify={"watch": Watch()}, **{**how, "out": None})
+    assert by_text(read_run(tmp_path / "run").rows) == by_text(whole.rows)
 
 
 def test_a_run_with_another_stream_is_another_run(network, data, tmp_path):
@@ -616,3 +656,115 @@ def test_what_cannot_be_is_refused_in_one_line(more, message, network, data):
     with pytest.raises(InputError, match=message) as told:
         measure(network, data, **{"stream": "iid", "shifts": "clean", **more})
     assert "\n" not in str(told.value)
+
+
+# ------------------------------------------------------------------- label maps, sets of their own, and the command
+
+
+class Dense(nn.Module):
+    """Two classes of each pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.head = nn.BatchNorm2d(3), nn.Conv2d(3, 2, 1)
+        with torch.no_grad():
+            self.head.weight.copy_(torch.tensor([[1.0, -1, 0], [0, 1, -1]]).view(2, 3, 1, 1))
+            self.head.bias.zero_()
+        self.eval()
+
+    def forward(self, images):
+        return self.head(self.norm(images))
+
+
+@pytest.fixture
+def streets(tmp_path):
+    generator = np.random.default_rng(0)
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for number in range(8):
+        colours = generator.integers(0, 256, (8, 8, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+        Image.fromarray(colours).save(tmp_path / f"images/{number}.png")
+        Image.fromarray((colours[..., 0] > colours[..., 1]).astype(np.uint8)).save(tmp_path / f"labels/{number}.png")
+    return f"seg:{tmp_path}"
+
+
+@pytest.mark.filterwarnings("ignore:Clean pixel accuracy")
+@pytest.mark.parametrize("spec", ["iid", "mixed", "gradual", "video:3"])
+def test_label_maps_come_along_a_stream(spec, streets):
+    how = {"shifts": ["clean", "contrast"], "severities": [2], "rectify": ["source", "batch"], "adaptation": few(3)}
+    found = measure(Dense(), streets, stream=spec, **how)
+    task = found.record["task"]["name"]
+    assert task == "segmentation"
+    rows = by_key(found.rows)
+    for shift, severity in (("clean", 0), ("contrast", 2)):
+        source, row = rows["source", shift, severity, 0], rows["batch", shift, severity, 0]
+        scores = [Segmentation().image_scores(one) for one in (row, source)]
+        assert sum(images for _, images, *_ in row["along"]) == row["images"]
+        totals = np.array([one[2:] for one in row["along"]]).sum(0)
+        np.testing.assert_allclose(totals, [one.sum() for one in scores], rtol=1e-12)
+    if spec == "iid":
+        plain = by_key(measure(Dense(), streets, **how).rows)
+        assert {**rows["batch", "contrast", 2, 0], "along": 0} == {**plain["batch", "contrast", 2, 0], "along": 0}
+
+
+@pytest.mark.parametrize("spec", ["sorted", "dirichlet:0.1"])
+def test_label_maps_have_no_class_to_sort_by(spec, streets):
+    with pytest.raises(InputError, match=f"Expected one class an image for the stream {spec}, but the task is segm"):
+        measure(Dense(), streets, shifts="clean", stream=spec, rectify="batch")
+
+
+def test_frames_move_with_their_label_maps(streets):
+    data = statshift.load_data(streets)
+    frames = film(data, 5, seed=1)
+    images = next(frames.groups([np.arange(40)]))[0].int()
+    labels = frames.label_maps(np.arange(40))
+    sure = (images[:, 0] - images[:, 1]).abs() > 20  # beyond the noise
+    assert sure.float().mean() > 0.5
+    assert ((images[:, 0] > images[:, 1]) == labels.bool())[sure].all()
+
+
+def test_attacks_and_sets_of_other_sizes_are_refused(network, data, tmp_path):
+    with pytest.raises(InputError, match="Cannot attack batch"):
+        measure(network, data, shifts=["clean", "fgsm:1/255"], stream="mixed", rectify="batch")
+
+
+@pytest.fixture
+def folder(tmp_path, data):
+    place = tmp_path / "images"
+    images = next(data.groups([np.arange(30)]))[0].permute(0, 2, 3, 1).numpy()
+    for number, (pixels, label) in enumerate(zip(images, data.labels, strict=True)):
+        (place / f"class{label}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(place / f"class{label}/{number:02}.png")
+    (tmp_path / "model.py").write_text(
+        "import torch\nfrom torch import nn\n\ndef build():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten(), nn.Linear(8, 5)).eval()\n"
+    )
+    return place
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+def test_the_command_measures_compares_and_reports_streams(run, folder, tmp_path):
+    words = ["measure", "--model", f"py:{tmp_path / 'model.py'}:build", "--data", f"folder:{folder}", "--device", "cpu"]
+    words += ["--shifts", "clean,contrast", "--severities", "1,2", "--samples", "10", "--rectify", "eata,batch"]
+    words += ["--clean-data", f"folder:{folder}", "--stream", "gradual"]
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(*words, "--out", first).code == 0
+    done = run(*words, "--out", second, "--json")
+    assert done.code == 0
+    assert set(json.loads(done.out)["protocols"]) == {"source", "eata", "batch"}
+    record = read_run(first).record
+    order = [["contrast", 1], ["contrast", 2], ["contrast", 1], ["clean", 0]]
+    assert record["stream"] == {
+        **{"kind": "gradual", "spec": "gradual", "batch": 10, "bins": 20, "clean_last": True, "order": order}
+    }
+    assert record["protocols"]["eata"]["clean"]["hash"] == record["data"]["content_hash"]
+    assert record["asked"]["clean_data"] == f"folder:{folder}"
+    compared = run("compare", first, second, "--protocol", "batch")
+    assert compared.code == 0
+    assert compared.out.count("contrast") > 0
+    assert run("report", first, "--out", tmp_path / "page.html").code == 0
+    refused = run(*words[:-1], "continul", "--out", tmp_path / "third")
+    assert refused.code == 2
+    assert refused.err.endswith("but got 'continul'. Did you mean continual?\n")
+    assert "Expected --stream to be iid, sorted, dirichlet:DELTA" in refused.err
