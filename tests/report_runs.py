@@ -145,3 +145,52 @@ def blocks_of(page):
 def column(table, label):
     place = [one.label for one in table.columns].index(label)
     return [row[place] for row in table.rows]
+
+
+STREAM = {"kind": "continual", "spec": "continual", "batch": 16, "bins": 20, "clean_last": True}
+SEVERAL = ("continual", "gradual", "mixed")
+"""Kinds of stream that go through all conditions in one passage."""
+
+
+def stream_of_bits(conditions, images, kind="continual", seed=0, bins=20):
+    """Return by condition the bin (N,) of each image: of a passage through all, clean images last, or of its own."""
+    generator, places = np.random.default_rng(seed), {}
+    if kind not in SEVERAL:
+        return {one: generator.permutation(images) * bins // images for one in conditions}
+    ordered = sorted(conditions, key=lambda one: one[0] == "clean")
+    turns = np.arange(len(ordered) * images)
+    if kind == "mixed":
+        shifted = (len(ordered) - any(one[0] == "clean" for one in ordered)) * images
+        turns[:shifted] = generator.permutation(shifted)
+    for number, one in enumerate(ordered):
+        places[one] = turns[number * images : (number + 1) * images] * bins // len(turns)
+    return places
+
+
+def stream_rows(bits, source, protocol, places, draw=0, bins=20):
+    """Return a protocol's rows of a stream, counted image by image."""
+    rows = []
+    for row in rows_of(bits, protocol, draw, source=source):
+        one = row["shift"], row["severity"]
+        sums = [[0, 0, 0] for _ in range(bins)]
+        for place, right, before in zip(places[one], bits[one], source[one], strict=True):
+            sums[place] = [sums[place][0] + 1, sums[place][1] + int(right), sums[place][2] + int(before)]
+        along = [[place, *values] for place, values in enumerate(sums) if values[0]]
+        rows.append({name: row[name] for name in row if name not in ("adapted_on", "left_out")} | {"along": along})
+    return rows
+
+
+def stream_run(path, bits, protocols, kind="continual", draws=1, record=None, **stream):
+    """Write a run of a stream: the source's bits, and those of protocols by name."""
+    conditions, images = list(bits), len(next(iter(bits.values())))
+    rows = rows_of(bits)
+    for name, own in protocols.items():
+        for number in range(draws):
+            rows += stream_rows(own, bits, name, stream_of_bits(conditions, images, kind, number), number)
+    several = kind in SEVERAL
+    order = sorted(conditions, key=lambda one: one[0] == "clean")
+    told = STREAM | {"kind": kind, "spec": kind, "clean_last": several and ("clean", 0) in conditions}
+    told |= {"order": [list(one) for one in order]} if several else {}
+    described = {name: {"kind": "stream", "samples": 16, "evaluated_on": "all images"} for name in protocols}
+    record = (record or record_of(images)) | {"protocols": {"source": {}} | described, "stream": told | stream}
+    return write_run(path, record, rows)

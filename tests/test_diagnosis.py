@@ -98,6 +98,102 @@ def test_sentences(shift, persisting, words):
     assert some_alike.sentence.endswith("(32 images, so alike that they count as 2.0)") == (persisting > 0)
 
 
+@pytest.mark.parametrize(
+    ("number", "persisting", "images", "protocol", "words"),
+    [
+        (1.2, 0.0, 32, "source", "Use no protocol, or `auto` where a shift may come"),
+        (1.9, 0.3, 32, "auto", "`replace` would likely lose."),
+        (3.0, 0.8, 32, "auto", "`replace` gains less, or loses."),
+        (4.1, 0.9, 32, "auto", "`replace` gains from so strong a shift too, but less."),
+        (2.9, 0.9, 16, "auto", "`replace` gains less, or loses."),  # as 3.98 from 32 images
+        (2.95, 0.9, 16, "auto", "`replace` gains from so strong"),  # as 4.05
+        (5.5, 0.9, 128, "auto", "`replace` gains less, or loses."),  # as 2.88
+    ],
+)
+def test_the_protocol_follows_from_the_strength_at_32_images(number, persisting, images, protocol, words):
+    found = Diagnosis(["a"], np.array([number]), np.ones(1), images, persisting, images)
+    assert found.protocol == protocol
+    assert words in found.advice
+    assert found.advice.count(".") <= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"effective": 3.9}, "They count as 3.9 different images: take some of more scenes before writing weights."),
+        ({"effective": 4.1}, ""),
+        ({"predicted": 3.3}, "The model's answers count as 3.3 of its 10 classes: if the images are truly of so few"),
+        ({"predicted": 3.4}, ""),
+        ({"predicted": 3.3, "effective": 3.9}, "They count as 3.9 different images"),
+        ({"predicted": 0.0, "classes": 0}, ""),
+        ({"predicted": 1.1, "classes": 2}, ""),
+        ({"predicted": 10.6, "classes": 1000}, "count as 10.6 of its 1000 classes"),  # a third of 32 images
+        ({"predicted": 10.7, "classes": 1000}, ""),
+    ],
+)
+def test_few_scenes_and_few_classes_are_warned_of(changes, said):
+    values = {"persisting": 0.9, "effective": 20.0, "classes": 10, "predicted": 9.0} | changes
+    found = Diagnosis(["a"], np.array([3.0]), np.ones(1), 32, **values)
+    first = "Use `auto`, which goes as far as the evidence; `replace` gains less, or loses."
+    assert said in found.advice
+    assert (found.advice == first) == (said == "")
+    quiet = Diagnosis(["a"], np.array([1.0]), np.ones(1), 32, **values | {"persisting": 0.0})
+    assert "count as" not in quiet.advice
+
+
+def test_predicted_classes_are_counted_by_pairs(network):
+    """Against a loop over pairs of images, of a network that answers by what it is shown."""
+    images = pictures(24, seed=4) * 0.5
+    found = diagnose(network, images)
+    answers = network(images).argmax(1).tolist()
+    pairs = [(a, b) for a in range(24) for b in range(24) if a != b]
+    same = sum(answers[a] == answers[b] for a, b in pairs)
+    assert (found.classes, found.predicted) == (10, pytest.approx(min(10, len(pairs) / same)))
+    assert not network._forward_hooks
+
+
+@pytest.mark.parametrize(("answer", "expected"), [([0, 0, 0, 0], 1.0), ([0, 0, 1, 1], 3.0), ([0, 1, 2, 3], 5.0)])
+def test_answers_that_all_differ_count_as_all_classes(answer, expected):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model.append(nn.Linear(3, 5)).double().eval()
+    model[0].running_var.fill_(0.5)
+    handle = model[3].register_forward_hook(lambda *_: torch.eye(5, dtype=torch.float64)[answer])
+    assert diagnose(model, pictures(4)).predicted == pytest.approx(expected)
+    handle.remove()
+
+
+def without_statistics(norm):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    return nn.Sequential(*layers).double().eval()
+
+
+@pytest.mark.parametrize(
+    ("norm", "named", "words"),
+    [
+        (nn.GroupNorm(2, 8), "GroupNorm", "`sar` can train the weights of its norms"),
+        (nn.BatchNorm2d(8, track_running_stats=False), "BatchNorm2d", "Measure it first, with `--stream`"),
+        (nn.Identity(), "none", "there are no norms either whose weights `tent` or `sar` could train"),
+    ],
+)
+def test_a_model_that_stores_no_statistics_is_told_what_can_be_done(norm, named, words):
+    model = without_statistics(norm)
+    with torch.no_grad():
+        model[-1].weight.copy_(torch.eye(10, 8))
+        model[-1].weight.mul_(100)
+    images = pictures(32, seed=7)
+    found = diagnose(model, images)
+    assert (found.protocol, found.layers, found.number, found.norms) == ("source", [], 1.0, named)
+    assert f"(its norms: {named}), so there is nothing to rectify" in found.sentence
+    assert repr(found) == f"Diagnosis of 32 images: {found.sentence}"
+    spread = Diagnosis([], np.empty(0), np.empty(0), 32, 0.0, 32, norms=named, classes=10, predicted=9.0)
+    assert spread.advice.startswith("Leave it as it is")
+    assert words in spread.advice
+    few = Diagnosis([], np.empty(0), np.empty(0), 32, 0.0, 32, norms=named, classes=10, predicted=1.5)
+    assert "Its answers count as 1.5 of its 10 classes: if each batch is truly of so few" in few.advice
+    assert "`lame` can help" in few.advice
+
+
 def test_copies_are_named_and_give_no_absurd_ratio(network):
     parts = pictures(4, seed=2)[..., :3, :3].unflatten(0, (2, 2))  # of an image whose quarters differ as images do
     image = torch.cat([torch.cat(list(row), 2) for row in parts], 1)
@@ -160,6 +256,7 @@ def digits(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     images = next(load_data("digits", limit=40).batches(40))[0]
     np.savez("dim.npz", images=(images // 2).permute(0, 2, 3, 1).numpy())
+    torch.manual_seed(3)
     model = load_model("cifar:resnet20")
     save_weights(rectify(model, images.float() / 255, "replace").network, "source.safetensors")
     return load_data("npz:dim.npz")
@@ -174,11 +271,31 @@ def test_the_command_prints_what_the_function_finds(digits, capsys):
     model = load_model("cifar:resnet20", weights="source.safetensors")
     found = diagnose(model, draw_images(digits, 16))
     assert found.sentence in text
+    assert found.advice in text
     cells = [line.split() for line in text.splitlines()]
     for name, shift, noise, ratio in zip(found.layers, found.shift, found.noise, found.ratios, strict=True):
         assert [name, f"{shift:.3f}", f"{noise:.3f}", f"{ratio:.1f}"] in cells
     plot_diagnosis(found, "again.png")
     assert Path("plot.png").read_bytes() == Path("again.png").read_bytes()
+
+
+def test_the_command_tells_a_model_without_batch_norm_what_to_do(digits, tmp_path, run):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), "
+        "nn.Linear(8, 10))\n"
+    )
+    words = ["diagnose", "--model", "py:own.py:build", "--data", "npz:dim.npz", "--device", "cpu"]
+    done = run(*words)
+    assert done.code == 0
+    assert done.out.startswith("The model stores no statistics to compare these images with (its norms: GroupNorm)")
+    document = json.loads(run(*words, "--json").out)
+    assert (document["protocol"], document["layers"], document["norms"]) == ("source", [], "GroupNorm")
+    assert document["advice"].startswith("Leave it as it is")
+    done = run(*words, "--plot", "plot.png")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "Cannot plot to plot.png: the model stores no statistics (its norms: GroupNorm)" in done.err
 
 
 @pytest.mark.filterwarnings("ignore::statshift._core.errors.FewImagesWarning")  # of an untrained network

@@ -25,6 +25,7 @@ FLAGS = {
         "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, make stylised"
     ),
     "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
+    "--clean-data": "measure",
     "--colour": "harden, train",
     "--compile": "measure, harden, train",
     "--corrupt-at": "measure",
@@ -148,6 +149,7 @@ FLAGS = {
     ),
     "--step-size": "harden, visualise, train, attack, extract, make advbn",
     "--steps": "harden, visualise, attack, extract, make advbn",
+    "--stream": "measure",
     "--style-size": "measure, make stylised",
     "--styles": "measure, make stylised",
     "--table": "measure, corrupt",

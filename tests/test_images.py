@@ -59,6 +59,8 @@ BARE = ("rectify", "rectified", "rewrite", "stream", "sweep", "diagnose", "diver
 )
 @pytest.mark.parametrize("take", TAKERS.values(), ids=list(TAKERS))
 def test_a_model_in_pixel_space_refuses_other_pixels_and_is_left_as_found(take, images, got):
+    if got == "NaN" and take is TAKERS["stream"]:
+        pytest.skip("skipped and counted: tests/test_online.py")
     model = load_model(network())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(InputError, match=rf"^Expected pixels in \[0,1\], but got {got}"):

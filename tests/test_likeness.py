@@ -118,7 +118,9 @@ def test_a_protocol_of_ones_own_is_offered_what_it_names():
         seen.append((effective.item(), eps))
         return stored
 
-    with pytest.warns(FewImagesWarning, match="copies, frames of one or two scenes, images of one class, or pictures of nothing"):
+    with pytest.warns(
+        FewImagesWarning, match="copies, frames of one or two scenes, images of one class, or pictures of nothing"
+    ):
         rectify(model, images, own)
     assert seen == [(pytest.approx(1), 1e-5)] * 19
     rectify(model, images[:1], own)  # of one image there is nothing to warn of

@@ -15,7 +15,7 @@ from torch import nn
 
 import statshift
 from statshift import CorruptionOptions, corrupt, load_data
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, LeftAloneWarning
 from statshift.adapting.choosing import resolve_protocols
 from statshift.adapting.drawing import adaptation_positions, shuffled_batches
 from statshift.adapting.options import AdaptationOptions
@@ -314,11 +314,29 @@ class Normless(nn.Module):
         return self.layers(images)
 
 
-@pytest.mark.parametrize("protocol", ["replace", "auto", "batch", "running", "full"])
+@pytest.mark.parametrize("protocol", ["replace", "batch", "running", "full"])
 def test_a_model_without_batch_norm_is_refused_by_name(digits, tmp_path, protocol):
     with pytest.raises(InputError, match="batch normalization and running statistics, but its norms are: GroupNorm"):
         measure(Normless(), digits, rectify=protocol, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_auto_leaves_a_model_without_batch_norm_alone_and_says_why(digits, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Normless()
+    with pytest.warns(LeftAloneWarning) as told:
+        found = measure(model, digits, rectify="auto", out=tmp_path / "run")
+    why = "it has no batch normalization with running statistics; its norms are: GroupNorm"
+    assert [str(one.message) for one in told if one.category is LeftAloneWarning] == [
+        f"The protocol auto leaves the model alone: {why}."
+    ]
+    described = statshift.read_run(tmp_path / "run").record["protocols"]["auto"]
+    assert described["left_alone"] == why
+    assert "layers" not in described
+    rows = draws(found.rows, "auto")
+    assert [row["shift"] for row in rows] == ["clean", "contrast"]
+    assert all(row["bits"] == row["paired_source"]["bits"] for row in rows)
 
 
 @pytest.mark.parametrize("own", [lambda model: model, lambda model, images: model], ids=["stream", "images"])

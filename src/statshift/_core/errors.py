@@ -32,6 +32,10 @@ class SkippedLayerWarning(StatshiftWarning):
     """Norm layers that are not rectified, beside others that are."""
 
 
+class LeftAloneWarning(StatshiftWarning):
+    """A model that a protocol leaves as it is, since it has nothing that could safely be adapted."""
+
+
 class ProbabilitiesWarning(StatshiftWarning):
     """A model that answers probabilities where logits are expected."""
 

@@ -1,4 +1,4 @@
-"""The state of a training in one file, and a stop that waits until it is written."""
+"""The state of a training, or of a stream, in one file, and a stop that waits until it is written."""
 
 import io
 import signal
@@ -33,10 +33,13 @@ class Checkpoint:
         path: the file.
         identity: what it must have been made with, to be read; plain data, nested by name.
         parts: whose states it holds, by name.
+        of: what is kept, for messages.
     """
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any], parts: Mapping[str, Stateful]) -> None:
-        self._path, self._identity, self._parts = path, dict(identity), dict(parts)
+    def __init__(
+        self, path: Path | None, identity: Mapping[str, Any], parts: Mapping[str, Stateful], of: str = "training"
+    ) -> None:
+        self._path, self._identity, self._parts, self._kind = path, dict(identity), dict(parts), of
         self._written = time.monotonic()
 
     def is_due(self, seconds: float) -> bool:
@@ -78,11 +81,11 @@ class Checkpoint:
                 raise KeyError
         except Exception as error:  # a damaged file makes the reader raise anything
             raise InputError(
-                f"Cannot read {self._path}: it is damaged, or no checkpoint of a training. Remove it to begin anew."
+                f"Cannot read {self._path}: it is damaged, or no checkpoint of a {self._kind}. Remove it to begin anew."
             ) from error
         if names := differing(theirs, flat(self._identity)):
             raise InputError(
-                f"{self._path} is of another training: it differs in {', '.join(names[:3])}. Choose another "
+                f"{self._path} is of another {self._kind}: it differs in {', '.join(names[:3])}. Choose another "
                 "folder, or remove it."
             )
         return dict(content)
@@ -97,7 +100,7 @@ class Checkpoint:
             for name, part in self._parts.items():
                 part.load_state_dict(content["parts"][name])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise InputError(f"{self._path} is of another training: {str(error).partition(':')[0]}.") from error
+            raise InputError(f"{self._path} is of another {self._kind}: {str(error).partition(':')[0]}.") from error
         return dict(content["state"])
 
 

@@ -8,6 +8,7 @@ from statshift._core.errors import InputError
 from statshift._core.registry import look_up
 from statshift.adapting.families import Rule
 from statshift.adapting.protocol import Protocol, check_protocol
+from statshift.adapting.protocols.once import Once
 from statshift.adapting.protocols.own import own, own_rule
 from statshift.adapting.registry import PROTOCOLS, RULE_NAMES, SOURCE, WRITABLE, listed
 
@@ -18,11 +19,16 @@ Protocols = str | Protocol | Sequence[str | Protocol | Own] | Own
 
 
 def find(spec: str) -> Protocol:
-    """Return the protocol of "NAME" or "NAME:NUMBER" ("prior:64", "running:0.1").
+    """Return the protocol of "NAME" or "NAME:NUMBER" ("prior:64", "running:0.1"); with "@IMAGES" behind, once.
 
     Raises:
-        InputError: an unknown name, or a number where there is none to give.
+        InputError: an unknown name, a number where there is none to give, or what cannot be adapted once.
     """
+    adapting, at, images = spec.rpartition("@")
+    if at:
+        if not images.isdecimal():
+            raise InputError(f"Expected NAME@IMAGES with an integer of at least 1, but got {spec!r}.")
+        return Once(find(adapting), int(images))
     name, colon, text = spec.partition(":")
     kind: type[Protocol] = look_up(PROTOCOLS, "protocol", name).load()
     if not colon:

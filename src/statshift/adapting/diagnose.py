@@ -1,14 +1,22 @@
-"""Will rectifying help? What a few unlabelled images tell of a shift, layer by layer and in one sentence."""
+"""Will adapting help, and how? What a few unlabelled images tell of a shift, layer by layer and in two sentences."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from statshift._core.errors import InputError
 from statshift._core.tables import short_table
+from statshift.adapting.recommending import recommendation, recommended
 from statshift.models import check_input
+from statshift.models.pixel import extract_logits
+from statshift.norms.kinds import norms_of
+from statshift.norms.layers import evaluating, lacking_statistics, run
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import check_finite, last_third, stored_statistics, survey, weigh_evidence
@@ -32,6 +40,10 @@ class Diagnosis:
             half this share of the way, and up to all of it where no scene's content explains the shift.
         effective: as how many independent images they count, from 1 (copies) to `images`.
         untrained: whether the stored means are all 0 and the variances all 1.
+        norms: kinds of the norms of a model that stores no statistics, in words; "" of others. Such a model has no
+            layers here.
+        classes: how many classes the model chooses from; 0 where it is no classifier.
+        predicted: as how many classes, equally frequent, its answers count, from 1 to `classes`.
     """
 
     layers: list[str]
@@ -41,9 +53,14 @@ class Diagnosis:
     persisting: float
     effective: float
     untrained: bool = False
+    norms: str = ""
+    classes: int = 0
+    predicted: float = 0.0
 
     def __repr__(self) -> str:
-        """Return the sentence, and a table of the first and last layers."""
+        """Return the sentence, and a table of the first and last layers, if there are any."""
+        if not self.layers:
+            return f"Diagnosis of {self.images} images: {self.sentence}"
         rows = [["layer", "shift", "noise", "ratio"]]
         values = zip(self.layers, self.shift, self.noise, self.ratios, strict=True)
         rows += [[name, f"{shift:.3f}", f"{noise:.3f}", f"{ratio:.1f}"] for name, shift, noise, ratio in values]
@@ -60,11 +77,28 @@ class Diagnosis:
 
         More images make less noise: compare numbers of equally many.
         """
+        if not self.layers:
+            return 1.0
         return float(self._ratio(np.arange(len(self.layers))[None, -last_third(len(self.layers)) :])[0])
 
     @property
+    def protocol(self) -> str:
+        """What to use: "auto", or "source" for leaving the model alone."""
+        return recommended(self)
+
+    @property
+    def advice(self) -> str:
+        """Which protocol to use, and on what that depends, in one to three sentences; "" of an untrained model."""
+        return recommendation(self)
+
+    @property
     def sentence(self) -> str:
-        """What to do, in words."""
+        """What the images tell, in words."""
+        if self.norms:
+            return (
+                f"The model stores no statistics to compare these images with (its norms: {self.norms}), so there is "
+                "nothing to rectify, and no shift is told from its layers."
+            )
         if self.untrained:
             return (
                 "The norm layers store means of 0 and variances of 1 everywhere: the model was never trained, or its "
@@ -104,21 +138,28 @@ class Diagnosis:
 def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     """Measure the shift that images show a model, by one forward pass; labels are not needed.
 
+    Of a model without batch norm only its answers are looked at.
+
     Args:
         model: a `PixelModel`, or a module that takes the images as they are; left as found.
         images: (n,3,H,W), at least two.
 
     Raises:
-        InputError: a model without batch norm, fewer than two images, images that the model cannot take, or NaN.
+        InputError: a model whose layers cannot be reached, fewer than two images, images that the model cannot take,
+            or NaN.
     """
     check_input(model, images, least=2)  # one does not tell noise
     fit_size(model, [images.shape[-2:]])
+    if lacking_statistics(model):
+        return _without_layers(model, images)
     layers = select_layers(model, images)
-    shifts, output = survey(model, images, layers)
-    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, output, model)
+    with _overhearing(model) as answers:
+        shifts = survey(model, images, layers)
+    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, answers[-1], model)
     stored = [stored_statistics(layers[name]) for name in shifts]
     initial = torch.stack([(one.mean == 0).all() & (one.var == 1).all() for one in stored]).all()
     (untrained,) = check_finite({name: shift.distance[None] for name, shift in shifts.items()}, initial)
+    classes, predicted = _predicted(answers)
     distance = torch.stack([shift.distance for shift in shifts.values()]).double().cpu()
     noise = torch.stack([torch.add(*shift.noise(evidence.effective)) for shift in shifts.values()]).double().cpu()
     return Diagnosis(
@@ -129,4 +170,47 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
         persisting=float(evidence.persisting),
         effective=float(evidence.effective),
         untrained=untrained,
+        classes=classes,
+        predicted=predicted,
     )
+
+
+def _without_layers(model: nn.Module, images: Tensor) -> Diagnosis:
+    with _overhearing(model) as answers, evaluating(model), torch.no_grad():
+        run(model, images)
+    classes, predicted = _predicted(answers)
+    none = np.empty(0)
+    return Diagnosis(
+        [], none, none, len(images), 0.0, len(images), norms=norms_of(model), classes=classes, predicted=predicted
+    )
+
+
+@contextmanager
+def _overhearing(model: nn.Module) -> Iterator[list[Any]]:
+    """Yield a list of what the model returns while the context lasts."""
+    answers: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _given, answer: answers.append(answer))
+    try:
+        yield answers
+    finally:
+        handle.remove()
+
+
+def _predicted(answers: list[Any]) -> tuple[int, float]:
+    """Return how many classes there are, and as how many the answers to n images count; 0 of no classifier's.
+
+    That is the inverse of the share of pairs of images with the same answer, which is not biased by n, and at most all.
+
+    Reference:
+        Simpson, "Measurement of diversity", Nature 1949.
+    """
+    try:
+        logits = extract_logits(answers[-1])
+    except InputError:
+        return 0, 0.0
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        return 0, 0.0
+    counts = logits.argmax(1).bincount(minlength=logits.shape[1]).double()
+    pairs = float((counts * (counts - 1)).sum())
+    images, classes = logits.shape
+    return classes, min(float(classes), images * (images - 1) / pairs) if pairs else float(classes)

@@ -4,18 +4,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
+from warnings import warn
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from statshift._core.copying import copied
-from statshift._core.errors import InputError, unknown
+from statshift._core.errors import InputError, LeftAloneWarning, unknown
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.passes import offered_to, rewrite_by
 from statshift.adapting.protocol import Answer, Protocol, Session, Step, option_names
 from statshift.adapting.registry import ADAPTERS, RULES, STREAMS
-from statshift.norms.layers import batch_norms, keeping_statistics
+from statshift.adapting.steps import Beginning, Restarting
+from statshift.norms.layers import batch_norms, keeping_statistics, lacking_statistics
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 MODES = (_NormBase, _DropoutNd)
@@ -30,6 +32,7 @@ class Writer(Protocol):
     """A protocol that writes statistics into the model before it answers."""
 
     rewrites = True
+    changes: ClassVar[tuple[str, ...]] = ("statistics",)
 
     def write(self, session: Session) -> None:
         """Rewrite the statistics of the session's model."""
@@ -59,11 +62,13 @@ class Rule(Writer):
             keywords without a default: `eps` of the layer; and `persisting`, `certain` and `effective`, of a survey of
             the untouched model (see `statshift.norms.shrinkage.Evidence`).
         trusted: whether it returns what is finite wherever what it observes is, so that this is not looked at.
+        sparing: whether a model without batch norm is left alone, with a warning, rather than refused.
     """
 
     family = RULES
     target: ClassVar[Callable[..., ChannelStatistics]]
     trusted: ClassVar[bool] = False
+    sparing: ClassVar[bool] = False
 
     def __call__(self, stored: ChannelStatistics, observed: Observed, images: int, **offered: Any) -> ChannelStatistics:
         """Return what a layer shall use."""
@@ -79,6 +84,17 @@ class Rule(Writer):
         """Itself."""
         return self
 
+    def streamed(self, session: Session) -> Step:
+        """Answer by the newest `samples` images, to which the model is rectified anew after as many."""
+        from statshift.adapting.online import RectifiedStream  # which knows the protocols, and so this module
+
+        samples = session.options.samples
+
+        def make() -> Step:
+            return RectifiedStream(session.model, samples, samples, self, **session.options.layers)
+
+        return Restarting(make, session.options.reset_every)
+
     def with_options(self, values: Mapping[str, Any]) -> "Rule":
         """Return the rule with other values of its options.
 
@@ -90,6 +106,32 @@ class Rule(Writer):
             if name not in known:
                 raise unknown("option of the protocol", name, [*ACCEPTED, *sorted(known)])
         return replace(self, **values)
+
+    def leaves_alone(self, model: nn.Module) -> str:
+        """Return in words why the model is left alone; "" if it is not.
+
+        Raises:
+            InputError: it has no batch norm, and the rule does not spare such models.
+        """
+        if not self.sparing:
+            batch_norms(model)
+        return lacking_statistics(model)
+
+    def placed(self, model: nn.Module, image: Tensor, options: AdaptationOptions) -> dict[str, Any]:
+        """Return for a record which layers it rewrites, or why it leaves the model alone, which is warned of."""
+        if why := self.leaves_alone(model):
+            warn(f"The protocol {self.label} leaves the model alone: {why}.", LeftAloneWarning, stacklevel=2)
+            return {"left_alone": why}
+        return super().placed(model, image, options)
+
+    @contextmanager
+    def adapted(self, session: Session) -> Iterator[Answer]:
+        """Write and give back, or leave the model alone."""
+        if self.leaves_alone(session.model):
+            yield Answer(attacked=session.model)
+            return
+        with super().adapted(session) as answer:
+            yield answer
 
     def write(self, session: Session) -> None:
         """Rewrite by the images drawn."""
@@ -128,6 +170,15 @@ class Adapter(Protocol):
             _check_attacked(session, made)
         yield Answer(answer, made if isinstance(made, nn.Module) else None)
 
+    def streamed(self, session: Session) -> Step:
+        """Answer by what is made of the first `samples` images, and of fewer until they have come."""
+        label, samples = session.label, self.taking(session.options).samples
+
+        def adapt(images: Tensor) -> Step:
+            return _checked(label, self.adapt(copied(session.model), images))
+
+        return Restarting(lambda: Beginning(adapt, samples), session.options.reset_every)
+
     def exported(self, session: Session) -> nn.Module:
         """Return the adapted model."""
         images = session.few()
@@ -139,9 +190,14 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True)
 class Stream(Protocol):
-    """Statistics, or anything else, that move while they predict: batch after batch, in a shuffled order."""
+    """Statistics, or anything else, that move while they predict: batch after batch, in a shuffled order.
+
+    Attributes:
+        not_frozen: why "NAME@IMAGES" cannot freeze it, behind its name; "" if it can.
+    """
 
     family = STREAMS
+    not_frozen: ClassVar[str] = ""
     shareable = False
     not_attacked = "whose statistics move with every batch"
     not_exported = "they move with every batch"
@@ -161,23 +217,18 @@ class Stream(Protocol):
         """Return what answers one batch after another, by the default options."""
         return self.begin(model, AdaptationOptions())
 
-    @contextmanager
-    def adapted(self, session: Session) -> Iterator[Answer]:
+    def streamed(self, session: Session) -> Step:
         """Answer by what has begun at the source, and begins there again after every `reset_every` batches."""
 
         def make() -> Step:
             return _checked(session.label, self.begin(copied(session.model), session.options))
 
-        step, answered, every = make(), 0, session.options.reset_every
+        return Restarting(make, session.options.reset_every, memoryless=self.shareable)
 
-        def answer(images: Tensor) -> Tensor:
-            nonlocal step, answered
-            if every and answered and answered % every == 0:
-                step = make()
-            answered += 1
-            return step(images)
-
-        yield Answer(answer, groups=session.batches(), in_order=not self.shareable)
+    @contextmanager
+    def adapted(self, session: Session) -> Iterator[Answer]:
+        """Answer a shuffled stream; see `streamed`."""
+        yield Answer(self.streamed(session), groups=session.batches(), in_order=not self.shareable)
 
     def resetting(self, options: AdaptationOptions) -> str:
         """Return in words when it begins at the source."""

@@ -1,9 +1,10 @@
 """How protocols adapt: on how many images, how often, and which statistics of which layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from statshift._core.errors import InputError, unknown
+from statshift.data import ImageData, integers_hash
 from statshift.norms.selection import PARTS
 
 
@@ -19,6 +20,7 @@ class AdaptationOptions:
         where: which layers; see `statshift.norms.selection.select_layers`.
         unbiased: write the variance with count - 1 in the denominator.
         reset_every: after so many batches a stream begins at the source again; by default only at each condition.
+        clean: clean images, for protocols that weigh by them what must not be forgotten; labels are not looked at.
     """
 
     samples: int = 32
@@ -28,6 +30,7 @@ class AdaptationOptions:
     where: str = "all"
     unbiased: bool = False
     reset_every: int | None = None
+    clean: ImageData | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("samples", "draws", "reset_every"):
@@ -48,3 +51,19 @@ class AdaptationOptions:
     def written(self) -> dict[str, Any]:
         """Which statistics are written."""
         return {"statistics": self.statistics, "unbiased": self.unbiased}
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """All of it for a record: of clean images, where there are any, their number and hashes."""
+        told = {name: value for name, value in vars(self).items() if name != "clean"}
+        return told if self.clean is None else told | {"clean": describe_clean(self.clean)}
+
+
+def describe_clean(data: ImageData) -> dict[str, Any]:
+    """Return what a record says of clean images: which, how many, and hashes of their content and places."""
+    return {
+        "data": data.spec,
+        "images": len(data),
+        "hash": data.content_hash(),
+        "indices_hash": integers_hash(data.indices),
+    }

@@ -5,7 +5,7 @@ So later layers see inputs that earlier ones have already rectified.
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import Parameter, signature
 from typing import Any, Protocol, cast
 from warnings import warn
@@ -20,7 +20,7 @@ from statshift.norms.kinds import without_statistics
 from statshift.norms.layers import alone, batch_norms, before_forward, evaluating, keeping_statistics, run
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import PARTS, select_layers, write
-from statshift.norms.shrinkage import check_finite, gather_evidence, met_twice, observe, stored_statistics
+from statshift.norms.shrinkage import NONE_MET, check_finite, gather_evidence, met_twice, observe, stored_statistics
 from statshift.norms.sizes import fit_size
 from statshift.norms.statistics import ChannelStatistics, Observed
 
@@ -53,6 +53,46 @@ class LayerRule(Protocol):
         """Whether what it returns is finite wherever what is observed is, so that it is not looked at."""
 
 
+@dataclass(frozen=True)
+class Rewriting:
+    """What a rewriting forward returned and saw; none of it has been waited for.
+
+    Attributes:
+        output: what the model returned.
+        evidence: of a survey of the untouched model, if the rule asked for any; see `Evidence`.
+        looked_at: of each layer, (C,) values that must be finite.
+        images: how many there were.
+    """
+
+    output: Any
+    evidence: dict[str, Tensor]
+    looked_at: dict[str, Tensor]
+    images: int
+
+    @property
+    def finite(self) -> Tensor:
+        """() whether all that must be finite is."""
+        return torch.cat(list(self.looked_at.values())).isfinite().all()
+
+    @property
+    def alike(self) -> Tensor | None:
+        """() whether the images, or their classes, are too much alike to tell a shift, and tell none; None if not known."""
+        if not self.evidence or self.images < 2:
+            return None
+        scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
+        few = scenes < min(FEW, 0.9 * self.images)
+        return few & (self.evidence["persisting"] == 0)
+
+    def check(self) -> None:
+        """Check that all is finite, and warn of images that are alike, by one transfer.
+
+        Raises:
+            InputError: it is not; the first layer is named.
+        """
+        if any(check_finite(self.looked_at, *([] if self.alike is None else [self.alike]))):
+            warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
+
+
 def rewrite_by(model: nn.Module, images: Tensor, rule: LayerRule, **how: Any) -> Tensor:
     """Rewrite the statistics as `rewrite_statistics` does; the model is as it was if something is raised."""
     layers = batch_norms(model)
@@ -60,8 +100,21 @@ def rewrite_by(model: nn.Module, images: Tensor, rule: LayerRule, **how: Any) ->
         return rewrite_statistics(model, images, rule, **how)
 
 
+def rewrite_statistics(model: nn.Module, images: Tensor, rule: LayerRule, **how: Any) -> Tensor:
+    """Rewrite the running statistics of the model's batch norms; return what that forward returned.
+
+    Args: as in `rewrite_unchecked`.
+
+    Raises:
+        InputError: what `rectified` raises.
+    """
+    made = rewrite_unchecked(model, images, rule, **how)
+    made.check()
+    return cast(Tensor, made.output)
+
+
 @torch.no_grad()
-def rewrite_statistics(
+def rewrite_unchecked(
     model: nn.Module,
     images: Tensor,
     rule: LayerRule,
@@ -69,8 +122,8 @@ def rewrite_statistics(
     statistics: str = "both",
     where: str = "all",
     unbiased: bool = False,
-) -> Tensor:
-    """Rewrite the running statistics of the model's batch norms; return what that forward returned.
+) -> Rewriting:
+    """Rewrite the running statistics as `rewrite_statistics` does, whether or not what is written is finite.
 
     Args:
         model: as in `rectified`; it stays changed, also if something is raised.
@@ -81,7 +134,7 @@ def rewrite_statistics(
         unbiased: write the variance with count - 1 in the denominator.
 
     Raises:
-        InputError: what `rectified` raises.
+        InputError: what `rectified` raises, but of features that are not finite.
     """
     check_input(model, images)
     fit_size(model, [images.shape[-2:]])
@@ -111,14 +164,19 @@ def rewrite_statistics(
 
     with before_forward(layers, rectify_layer), evaluating(model):
         output = run(model, images)
-    _check(layers, seen, evidence, len(images), rule.trusted)
+    if not seen:
+        raise InputError(NONE_MET)
+    looked_at = {
+        name: observed.var if rule.trusted else _written_and_seen(layers[name], observed)
+        for name, (_, observed) in seen.items()
+    }
     if passed := without_statistics(model):
         warn(f"{', '.join(passed)}: {SKIPPED}", SkippedLayerWarning, stacklevel=2)
     if unbiased:  # only now: the pass itself normalises by the biased variance, as a training forward does
         for name, (stored, observed) in seen.items():
             seen[name] = stored, replace(observed, var=observed.unbiased_var)
             write(layers[name], decide(name), statistics)
-    return cast(Tensor, output)
+    return Rewriting(output, evidence, looked_at, len(images))
 
 
 def offered_to(function: Callable[..., Any]) -> set[str]:
@@ -129,19 +187,6 @@ def offered_to(function: Callable[..., Any]) -> set[str]:
         for name in OFFERED
         if name in taken and taken[name].kind is Parameter.KEYWORD_ONLY and taken[name].default is Parameter.empty
     }
-
-
-def _check(layers: dict[str, _BatchNorm], seen: Seen, evidence: dict[str, Tensor], images: int, trusted: bool) -> None:
-    """Check that what was observed and written is finite, and warn of images that are alike, by one transfer."""
-    few = []
-    if evidence and images > 1:
-        few = [(evidence["effective"] < min(FEW, 0.9 * images)) & (evidence["persisting"] == 0)]
-    looked_at = {
-        name: observed.var if trusted else _written_and_seen(layers[name], observed)
-        for name, (_, observed) in seen.items()
-    }
-    if any(check_finite(looked_at, *few)):
-        warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
 
 
 def _written_and_seen(layer: _BatchNorm, observed: Observed) -> Tensor:

@@ -17,8 +17,9 @@ from statshift.norms.layers import execution_order
 from statshift.norms.selection import select_layers
 from statshift.results.provenance import describe_functions
 
-CHANGED = ("statistics", "affine", "prototypes", "logits")
-"""What a protocol may change: of norms the statistics, or weight and bias; the classifier's rows; what it answers."""
+CHANGED = ("statistics", "affine", "prototypes", "weights", "logits")
+"""What a protocol may change: of norms the statistics, or weight and bias; the classifier's rows; all weights; what it
+answers."""
 
 Step = Callable[[Tensor], Tensor]
 """From a batch of images (B,3,H,W) to its logits (B,K)."""
@@ -99,6 +100,7 @@ class Protocol:
         rewrites: whether it writes the norms' statistics.
         shareable: whether batches may be shared out over processes, because none depends on those before.
         not_attacked: why it cannot be attacked, behind its name; "" if it can.
+        not_streamed: why it cannot answer a stream, behind its name; "" if it can.
         not_exported: why it leaves no weights to write, behind its name; "" if it does.
         changes: what it changes, of `CHANGED`.
         forwards: passes of each image that it costs, the answer among them.
@@ -114,6 +116,7 @@ class Protocol:
     rewrites: ClassVar[bool] = False
     shareable: ClassVar[bool] = True
     not_attacked: ClassVar[str] = ""
+    not_streamed: ClassVar[str] = ""
     not_exported: ClassVar[str] = ""
     changes: ClassVar[tuple[str, ...]] = ()
     forwards: ClassVar[float] = 1
@@ -135,6 +138,15 @@ class Protocol:
             InputError: the model or the images cannot be adapted.
         """
         raise NotImplementedError
+
+    def streamed(self, session: Session) -> Step:
+        """Return what answers a stream batch after batch, from the source on; the session's model stays as it is.
+
+        Raises:
+            InputError: it cannot.
+        """
+        why = self.not_streamed or "which does not say how"
+        raise InputError(f"Cannot measure {session.label} along a stream, {why}: leave out `stream`, or the protocol.")
 
     def exported(self, session: Session) -> nn.Module:
         """Return the adapted model, which may be the session's own, changed, for its weights to be written.
@@ -178,6 +190,10 @@ class Protocol:
             for name, value in given.items()
         }
 
+    def taking(self, options: AdaptationOptions) -> AdaptationOptions:
+        """Return the options that it goes by: those of the measurement, but for what is its own."""
+        return options
+
     def held_out(self, options: AdaptationOptions) -> bool:
         """Return whether the images adapted on are not among those evaluated on."""
         return self.kin.adapts_on == "few" and not options.include_adaptation
@@ -202,6 +218,7 @@ class Protocol:
             InputError: a model without batch norm for a protocol that rewrites it, layers that are not there, or more
                 samples than images.
         """
+        options = self.taking(options)
         described: dict[str, Any] = {"kind": self.kin.kind, **self.values()}
         if self.code is not None:
             described["function"] = describe_functions({label: self.code})[label]
@@ -214,10 +231,14 @@ class Protocol:
                 )
             described["samples"] = options.samples
         if self.rewrites:
-            layers = select_layers(model, image, options.where)
-            described |= options.layers | {"layers": execution_order(model, layers, image)}
+            described |= self.placed(model, image, options)
         described["evaluated_on"] = "the other images" if held_out else "all images, those adapted on among them"
         return described | {"reset": self.resetting(options)}
+
+    def placed(self, model: nn.Module, image: Tensor, options: AdaptationOptions) -> dict[str, Any]:
+        """Return for a record which layers are rewritten, and how."""
+        layers = select_layers(model, image, options.where)
+        return options.layers | {"layers": execution_order(model, layers, image)}
 
     def resetting(self, options: AdaptationOptions) -> str:
         """Return in words when it begins at the source."""
@@ -229,7 +250,18 @@ def option_names(protocol: Protocol | type[Protocol]) -> tuple[str, ...]:
     return tuple(option.name for option in fields(protocol))
 
 
-RESERVED = ("kind", "function", "samples", "statistics", "unbiased", "where", "layers", "evaluated_on", "reset")
+RESERVED = (
+    "kind",
+    "function",
+    "samples",
+    "statistics",
+    "unbiased",
+    "where",
+    "layers",
+    "evaluated_on",
+    "reset",
+    "left_alone",
+)
 """What a record says of every protocol, so that no option can be called so."""
 
 

@@ -24,7 +24,7 @@ By = str | Protocol | Callable[..., ChannelStatistics]
 def rectify(model: nn.Module, images: Tensor, protocol: By = "auto", **options: Any) -> nn.Module:
     """Return a copy of the model whose batch-norm statistics are re-estimated from images; see `rectified`."""
     adapted = copied(model)
-    rewrite_statistics(adapted, images, **_read(protocol, options))
+    rewrite_statistics(adapted, images, **read_options(protocol, options))
     return adapted
 
 
@@ -60,7 +60,7 @@ def rectified(model: nn.Module, images: Tensor, protocol: By = "auto", **options
     """
     layers = batch_norms(model)
     with alone(layers), keeping_statistics(layers), evaluating(*layers.values()):
-        rewrite_statistics(model, images, **_read(protocol, options))
+        rewrite_statistics(model, images, **read_options(protocol, options))
         yield model
 
 
@@ -69,10 +69,10 @@ def rewrite(model: nn.Module, images: Tensor, protocol: By, **options: Any) -> T
 
     Args as in `rectified`; the model stays changed, unless something is raised.
     """
-    return rewrite_by(model, images, **_read(protocol, options))
+    return rewrite_by(model, images, **read_options(protocol, options))
 
 
-def _read(protocol: By, options: dict[str, Any]) -> dict[str, Any]:
+def read_options(protocol: By, options: dict[str, Any]) -> dict[str, Any]:
     """Return what `rewrite_statistics` is told: the rule with its own options, and those of every rule."""
     common = {name: options[name] for name in ACCEPTED if name in options}
     numbers = {name: value for name, value in options.items() if name not in ACCEPTED}

@@ -87,6 +87,61 @@ PROTOCOLS = registry(
         "Li et al., 2016: the whole set's statistics, exactly",
         f"{_PLACE}.full:Full",
     ),
+    Entry("tent", STREAMS, "Wang et al., ICLR 2021", f"{_PLACE}.tent:Tent", options=("learning_rate",)),
+    Entry(
+        "eta",
+        STREAMS,
+        "Niu et al., ICML 2022, without weights of Fisher",
+        f"{_PLACE}.eta:Eta",
+        options=("learning_rate",),
+    ),
+    Entry(
+        "eata", STREAMS, "Niu et al., ICML 2022; needs clean images", f"{_PLACE}.eata:Eata", options=("learning_rate",)
+    ),
+    Entry("sar", STREAMS, "Niu et al., ICLR 2023", f"{_PLACE}.sar:Sar", options=("learning_rate",)),
+    Entry("roid", STREAMS, "Marsden et al., WACV 2024", f"{_PLACE}.roid:Roid", options=("learning_rate",)),
+    Entry(
+        "rdumb",
+        STREAMS,
+        "Press et al., NeurIPS 2023: eta, reset now and then",
+        f"{_PLACE}.rdumb:Rdumb",
+        options=("steps",),
+    ),
+    Entry(
+        "lame",
+        STREAMS,
+        "Boudiaf et al., CVPR 2022: answers that neighbours agree on",
+        f"{_PLACE}.lame:Lame",
+        options=("neighbours",),
+    ),
+    Entry(
+        "t3a",
+        STREAMS,
+        "Iwasawa & Matsuo, NeurIPS 2021: prototypes in the classifier's place",
+        f"{_PLACE}.t3a:T3A",
+        options=("supports",),
+    ),
+    Entry(
+        "views",
+        STREAMS,
+        "Mirza et al., CVPR 2022, without looking at labels: views of each image",
+        f"{_PLACE}.views:Views",
+        options=("views",),
+    ),
+    Entry(
+        "realistic",
+        STREAMS,
+        "Su et al., AAAI 2024: a prior for each layer",
+        f"{_PLACE}.realistic:Realistic",
+        options=("momentum",),
+    ),
+    Entry(
+        "memo",
+        STREAMS,
+        "Zhang et al., NeurIPS 2022: one step for each image, forgotten after it",
+        f"{_PLACE}.memo:Memo",
+        options=("step_size",),
+    ),
 )
 """The protocols by name."""
 

@@ -19,10 +19,12 @@ class Stepping(nn.Module):
         model: its own to change.
 
     Attributes:
+        resumable: whether the state is all that the next answer depends on, as here it must be.
         model: in evaluation mode.
         skipped: () how many batches were not adapted to.
     """
 
+    resumable = True
     skipped: Tensor
 
     def __init__(self, model: nn.Module) -> None:
@@ -34,6 +36,10 @@ class Stepping(nn.Module):
     def step(self, images: Tensor) -> Tensor:
         """Adapt to finite images (B,3,H,W) in [0,1], and return their logits (B,K)."""
         raise NotImplementedError
+
+    def adapted(self) -> nn.Module:
+        """Return the model as it answers when nothing moves any more: the stepping's own, in evaluation mode."""
+        return self.model.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) of the next images (B,3,H,W) in [0,1]."""

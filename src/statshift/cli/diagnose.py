@@ -48,14 +48,15 @@ def diagnose_command(
     model_args: o.ModelArgs = None,
     as_json: o.Json = False,
 ) -> None:
-    """Tell from a few unlabelled images whether rectifying a model to them will help.
+    """Tell from a few unlabelled images whether adapting a model to them will help, and by which protocol.
 
     Example: statshift diagnose --model torchvision:resnet50@IMAGENET1K_V1 --data folder:night --plot night.png
 
     With --against it prints instead the symmetric KL divergence between the features of two data sets, by layer and
     model; sampling alone makes it positive, so give it hundreds of images.
 
-    With --json: the layers, their shift and noise, and the sentence; with --against, each model's divergences.
+    With --json: the layers, their shift and noise, the sentence, the protocol and the advice; with --against, each
+    model's divergences.
 
     Example: statshift diagnose --model timm:resnet50 --data folder:night --against folder:day --samples 1000 --beside
     robust.safetensors --plot divergence.png
@@ -87,18 +88,25 @@ def diagnose_command(
 
 def _print_diagnosis(found: "Diagnosis", plot: Path | None, as_json: bool) -> None:
     if plot is not None:
+        if not found.layers:
+            raise InputError(f"Cannot plot to {plot}: the model stores no statistics (its norms: {found.norms}).")
         from statshift.adapting.plots import plot_diagnosis
 
         plot_diagnosis(found, plot)
     if as_json:
-        own = {"ratios": found.ratios, "number": found.number, "sentence": found.sentence}
+        told = ("ratios", "number", "sentence", "protocol", "advice")
+        own = {name: getattr(found, name) for name in told}
         print_json(vars(found) | own)
         return
     rows = [["layer", "shift", "noise", "shift / noise"]]
     for name, shift, noise, ratio in zip(found.layers, found.shift, found.noise, found.ratios, strict=True):
         rows.append([name, f"{shift:.3f}", f"{noise:.3f}", f"{ratio:.1f}"])
-    print_out(f"Distance from the stored statistics, in stored deviations, {found.images} images\n\n{table(rows)}")
-    print_out(f"\n{found.sentence}")
+    if found.layers:
+        title = f"Distance from the stored statistics, in stored deviations, {found.images} images"
+        print_out(f"{title}\n\n{table(rows)}\n")
+    print_out(found.sentence)
+    if found.advice:
+        print_out(found.advice)
     if plot is not None:
         print_out(f"\nPlotted to {plot}.")
 

@@ -10,10 +10,12 @@ from statshift._core.errors import InputError
 from statshift.adapting.registry import spelled
 from statshift.cli import options as o
 from statshift.cli import typed as t
+from statshift.cli.along import stream_text
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import layers_text, summary_text
 from statshift.making.choices import STYLE_SIZE
+from statshift.measuring.streams.choices import STREAMS
 
 
 def measure_command(
@@ -48,6 +50,13 @@ def measure_command(
     unbiased: o.Unbiased = False,
     reset_every: Annotated[
         int | None, typer.Option(help="Streams begin at the source again after so many batches.")
+    ] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help=f"Order in which every protocol answers, batch after batch: {', '.join(STREAMS.values())}."),
+    ] = None,
+    clean_data: Annotated[
+        str | None, typer.Option(help="Clean images that a protocol may look at beforehand, as eata does.")
     ] = None,
     ligs: o.Ligs = None,
     task: o.Task = None,
@@ -122,7 +131,7 @@ def measure_command(
         unbiased=unbiased,
         reset_every=reset_every,
     )
-    if not rectify and adaptation != AdaptationOptions():
+    if not rectify and (adaptation != AdaptationOptions() or stream or clean_data):
         raise InputError("Expected a protocol to adapt by: add --rectify auto, or leave out what concerns it.")
     with progress_bar() as bar:
         found = measure(
@@ -175,6 +184,8 @@ def measure_command(
             examples=examples,
             task=task,
             full_argmax=full_argmax,
+            stream=stream,
+            clean_data=clean_data,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:
@@ -184,6 +195,8 @@ def measure_command(
             print_json(found.summary)
             return
         print_out(summary_text(found.summary))
+        if found.record.get("stream"):
+            print_out(f"\n{stream_text(found.rows, found.record, task)}")
         rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}
         for layers in sorted(rewritten):
             print_out(f"\nRewritten: {layers}")

@@ -57,6 +57,7 @@ def write_rectified(
     if len(chosen) > 1:
         raise InputError(f"Expected one protocol to write, but got {', '.join(chosen)}.")
     ((name, value),) = chosen.items()
+    options = value.taking(options)
     fit_sizes(model, data)
     session = _session(name, copied(model), data, options, seed)
     if value.not_exported:

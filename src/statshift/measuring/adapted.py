@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from statshift._core.errors import InputError
 from statshift.adapting.drawing import adaptation_positions, shuffled_batches, whole_batches
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol, Session
-from statshift.adapting.registry import SOURCE
+from statshift.adapting.registry import FAMILIES, SOURCE, STREAMS
 from statshift.data import ImageData
 from statshift.measuring.evaluate import Evaluator
 from statshift.norms.layers import evaluating
@@ -30,9 +31,19 @@ def describe_protocols(
     model: nn.Module,
     image: Tensor,
     images: int,
+    *,
+    reset: str = "",
 ) -> dict[str, dict[str, Any]]:
-    """Return for a record what each protocol does; see `Protocol.describe`."""
-    return {name: protocol.describe(name, options, model, image, images) for name, protocol in protocols.items()}
+    """Return for a record what each protocol does, see `Protocol.describe`; with `reset`, its words, along a stream."""
+    if not reset:
+        return {name: protocol.describe(name, options, model, image, images) for name, protocol in protocols.items()}
+    nothing_held_out = replace(options, include_adaptation=True)
+    more = f", and after every {options.reset_every} batches" if options.reset_every else ""
+    along = {"kind": FAMILIES[STREAMS].kind, "evaluated_on": "all images, batch after batch", "reset": reset + more}
+    return {
+        name: protocol.describe(name, nothing_held_out, model, image, images) | along
+        for name, protocol in protocols.items()
+    }
 
 
 def check_attacked(protocols: Mapping[str, Protocol], attacks: Collection[str]) -> None:
@@ -49,6 +60,24 @@ def check_attacked(protocols: Mapping[str, Protocol], attacks: Collection[str]) 
         f"Cannot attack {', '.join(name for name, why in refused.items() if why == reason)}, {reason}: measure "
         f"{', '.join(attacks)} without, or by another protocol."
     )
+
+
+def check_streamed(protocols: Mapping[str, Protocol], attacks: Collection[str]) -> None:
+    """Check that the protocols can answer a stream.
+
+    Raises:
+        InputError: one cannot, for a reason of its own, or its images would be attacks on what moves.
+    """
+    for name, protocol in protocols.items():
+        if protocol.not_streamed:
+            raise InputError(
+                f"Cannot measure {name} along a stream, {protocol.not_streamed}: leave out `stream`, or {name}."
+            )
+    if attacks and protocols:
+        raise InputError(
+            f"Cannot attack {', '.join(protocols)} along a stream, where a model moves with every batch: measure "
+            f"{', '.join(attacks)} without `stream`."
+        )
 
 
 def measure_condition(
@@ -107,7 +136,9 @@ def measure_condition(
             severity=condition.severity,
             protocol=name,
             draw=draw,
-            adapted_on=adaptation_positions(images.indices, adaptation.samples, seed, draw) if few else None,
+            adapted_on=adaptation_positions(images.indices, protocol.taking(adaptation).samples, seed, draw)
+            if few
+            else None,
             held_out=not adaptation.include_adaptation,
             source=source,
             examples=examples,
@@ -139,6 +170,7 @@ def evaluate_adapted(
         on_batch: called with the number of images finished.
         label: what rows call the protocol, for messages.
     """
+    options = protocol.taking(options)
     indices, samples = data.indices, options.samples
     session = Session(
         label or protocol.label,
@@ -150,14 +182,19 @@ def evaluate_adapted(
         batches=lambda: shuffled_batches(indices, samples, seed, draw),
         images=len(data),
         attack=condition.shift if evaluate.attacks(condition) else "",
-        adapting=partial(_adapting, evaluate),
+        adapting=partial(adapting_in, evaluate),
     )
     with protocol.adapted(session) as answer:
         return evaluate(data, condition, on_batch, **vars(answer))
 
 
 @contextmanager
-def _adapting(evaluate: Evaluator, images: int) -> Iterator[None]:
+def adapting_in(evaluate: Evaluator, images: int) -> Iterator[None]:
+    """Adapt on so many images in the evaluator's dtype.
+
+    Raises:
+        InputError: memory runs out.
+    """
     try:
         with evaluate.autocast():
             yield

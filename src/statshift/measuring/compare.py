@@ -48,8 +48,13 @@ COMPARABLE = (
     "corruption.reencode",
     "corruption.frost",
     "corruption.scale_constants",
+    "stream.spec",
+    "stream.order",
 )
-"""Fields of the records that must be alike: the images, in order, and how they were corrupted."""
+"""Fields of the records that must be alike: the images, how they were corrupted, and in what order they came."""
+
+ORDER_OF_STREAM = "stream.order"
+"""Conditions in the order of a passage; it counts where both runs have the same kind of stream."""
 
 LATER = ("data.bytes_hash",)
 """Those that records of version 0.1 lack: they count where both records have them."""
@@ -163,8 +168,10 @@ def _require_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> 
     others = [
         f"`{name}` is {there[name]!r} in the first and {here[name]!r} in the second"
         for name in differing
-        if not name.endswith("_hash")
+        if not name.endswith("_hash") and name != ORDER_OF_STREAM
     ]
+    if ORDER_OF_STREAM in differing:
+        others.append("their streams pass through other conditions, or in another order")
     if hashes:
         verb = "differs" if hashes == ["content"] else "differ"
         others.insert(0, f"they used different images ({' and '.join(hashes)} {verb})")
@@ -188,7 +195,9 @@ def differing_fields(first: Mapping[str, Any], second: Mapping[str, Any]) -> lis
     return [
         name
         for name in COMPARABLE
-        if first[name] != second[name] and not (name in LATER and None in (first[name], second[name]))
+        if first[name] != second[name]
+        and not (name in LATER and None in (first[name], second[name]))
+        and not (name == ORDER_OF_STREAM and first["stream.spec"] != second["stream.spec"])
     ]
 
 

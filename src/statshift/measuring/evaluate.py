@@ -1,6 +1,6 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -24,6 +24,9 @@ from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Results, Task
 
 CHECKED = 16  # images: whether a model has an input gradient
+
+Placed = tuple[ImageData, Condition, NDArray[np.int64], NDArray[np.int64]]
+"""Of a batch the images of one condition: their data, their positions (b,) there, and their places in the batch."""
 
 
 def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
@@ -140,6 +143,34 @@ class Evaluator:
         everyone = torch.from_numpy(np.concatenate([positions for positions, _ in ordered])).argsort()
         whole = joined([one for _, one in ordered])
         return of_type(whole, [field[everyone] for field in whole])
+
+    @torch.no_grad()
+    def answered(self, parts: Sequence[Placed], answer: Callable[[Tensor], Tensor]) -> list[Results]:
+        """Return what the task keeps of each image of a batch, part by part, tensors (b,...) on the CPU.
+
+        Args:
+            parts: which images, and where in the batch each of them is.
+            answer: returns logits (B,K) for the whole batch (B,3,H,W).
+        """
+        try:
+            images = torch.cat([self.shifted(data, condition, positions) for data, condition, positions, _ in parts])
+            places = [self._send(torch.from_numpy(one)) for *_, one in parts]
+            if len(parts) > 1:
+                images = images[torch.cat(places).argsort()]
+            with self.autocast():
+                logits = answer(images)
+            found = []
+            for (data, condition, positions, _), place in zip(parts, places, strict=True):
+                task = self._task_of(condition)
+                one = task.per_image(logits[place], self._send(task.labels(data, positions)))
+                found.append(of_type(one, [field.cpu() for field in one]))
+            return found
+        except torch.OutOfMemoryError:
+            raise self._at_once.no_memory(sum(len(positions) for *_, positions, _ in parts)) from None
+
+    def keep(self, conditions: Collection[Condition] | None) -> None:
+        """Keep the images of several conditions at once, since all of them will be asked for again; None is of one."""
+        self.keeping, self._kept.at_work = True, conditions
 
     @torch.no_grad()
     def shifted(self, data: ImageData, condition: Condition, positions: NDArray[np.int64]) -> Tensor:

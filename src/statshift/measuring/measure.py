@@ -48,6 +48,8 @@ def measure(
     progress: Callable[[Progress], None] | None = None,
     task: str | Task | None = None,
     full_argmax: bool = False,
+    stream: str | None = None,
+    clean_data: str | Dataset[Any] | ImageData | None = None,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -98,6 +100,13 @@ def measure(
             classification.
         full_argmax: sets that lack some of the model's classes, such as ImageNet-R, are scored among all; by default
             among the classes that they have.
+        stream: in which order the images come, in batches of `adaptation.samples`, every protocol answering batch
+            after batch: "iid", "sorted" by class, "dirichlet:DELTA" in runs of classes, or "video:COPIES", frames of
+            few scenes, each of which begins at the source in every condition; or all conditions without a reset, the
+            clean images last: "continual", one after another, "gradual", rising and falling in severity, or "mixed".
+            A protocol of a few images adapts to the newest, or to the first and is frozen. See docs/howto/streams.md.
+        clean_data: clean images for protocols that look at some beforehand, as "eata" does; loaded as `data` is, and
+            their labels are not looked at. They stand in the place of `adaptation.clean`.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -108,7 +117,7 @@ def measure(
     options = options or CorruptionOptions()
     how = (options if seed is None else replace(options, seed=seed), corrupt_at, data_options or {})
     wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
-    wanted = replace(wanted, groups=groups, full_argmax=full_argmax)
+    wanted = replace(wanted, groups=groups, full_argmax=full_argmax, stream=stream, clean_data=clean_data)
     setup = Setup(batch_size, device, dtype, compiled)
     plan = make_plan(model, data, wanted, setup, baseline, alexnet)
     return run_plan(plan, out, progress)

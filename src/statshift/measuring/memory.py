@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -48,24 +49,47 @@ class AtOnce:
 
 
 class Kept:
-    """The images under the condition at work, as far as they were made and where memory allows."""
+    """The images under the conditions at work, as far as they were made and where memory allows.
+
+    Attributes:
+        at_work: the conditions whose images are kept at once; None is the latest alone.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        self.at_work: Collection[Condition] | None = None
         self._device = device
         self._of: tuple[ImageData, Condition] | None = None
         self._images: Tensor | None = None
         self._is_kept = np.zeros(0, bool)
+        self._others: dict[tuple[ImageData, Condition], tuple[Tensor, NDArray[np.bool_]]] = {}
 
     def turn_to(self, data: ImageData, condition: Condition, keeping: bool) -> None:
-        """Let go of the images of another condition, and make room for those of this one if they shall be kept."""
+        """Let go of the images of a condition that is not at work, and make room for this one's if they shall be kept.
+
+        Those of the others at work stay.
+        """
         if self._of == (data, condition):
             return
-        few = len(data) * math.prod(data.shape) * 4 <= KEPT_BYTES and not data.several_sizes
-        self._of, self._is_kept = (data, condition), np.zeros(len(data), bool)
+        self._lay_by()
+        self._of = (data, condition)
+        if self._of in self._others:
+            self._images, self._is_kept = self._others.pop(self._of)
+            return
+        room = KEPT_BYTES - sum(images.numel() * 4 for images, _ in self._others.values())
+        few = len(data) * math.prod(data.shape) * 4 <= room and not data.several_sizes
+        self._is_kept = np.zeros(len(data), bool)
         if not (few and keeping):
             self._images = None
         elif self._images is None or self._images.shape != (len(data), *data.shape):
             self._images = torch.empty((len(data), *data.shape), device=self._device)
+
+    def _lay_by(self) -> None:
+        """Lay the latest condition's images by if it is at work still, and let go of those that are not."""
+        at_work = self.at_work or ()
+        self._others = {of: kept for of, kept in self._others.items() if of[1] in at_work}
+        if self._of is not None and self._images is not None and self._of[1] in at_work:
+            self._others[self._of] = self._images, self._is_kept
+            self._images = None
 
     def get(self, positions: NDArray[np.int64]) -> Tensor | None:
         """Return the images at these positions (B,3,H,W), or None where not all of them are kept."""

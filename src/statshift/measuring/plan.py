@@ -1,7 +1,7 @@
 """What will be measured: the model, the images and the shifts, all of it checked, and the record that says so."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from statshift.adapting.drawing import LARGE
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol
 from statshift.adapting.registry import SOURCE
-from statshift.data import ImageData, has_label_maps
-from statshift.measuring.adapted import check_attacked, describe_protocols
+from statshift.data import ImageData, has_label_maps, load_data
+from statshift.measuring.adapted import check_attacked, check_streamed, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.images import Images, read_images
@@ -26,6 +26,9 @@ from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, fit_to_model, place
 from statshift.measuring.record import describe_plan
 from statshift.measuring.settings import Setup, Wanted
+from statshift.measuring.streamed import meet
+from statshift.measuring.streams.course import Course
+from statshift.measuring.streams.find import find_course
 from statshift.models import PixelModel
 from statshift.norms.layers import evaluating
 from statshift.results import RunResult
@@ -57,6 +60,7 @@ class Plan:
         classes: the width of the model's logits.
         record: that says all this.
         reference: the run whose errors CE divides by, if any.
+        course: the order of the stream, if the images come in one.
     """
 
     evaluate: Evaluator
@@ -72,11 +76,16 @@ class Plan:
     classes: int
     record: dict[str, Any] = field(repr=False)
     reference: RunResult | None = None
+    course: Course | None = None
 
     def repeats(self) -> list[tuple[str, int]]:
         """Return what each condition is measured by: protocol and draw, the source first."""
         adapted = [(name, k) for name, one in self.protocols.items() for k in range(one.repeats(self.adaptation))]
         return [(SOURCE, 0), *adapted]
+
+    def groups(self) -> list[list[Condition]]:
+        """Return the conditions that are measured together: each alone, or those of a stream's passage."""
+        return [[one] for one in self.conditions] if self.course is None else self.course.groups(self.conditions)
 
 
 def make_plan(
@@ -93,6 +102,7 @@ def make_plan(
         InputError: something that cannot be used, told in one line.
     """
     protocols = resolve_protocols(wanted.rectify)
+    course = None if wanted.stream is None else find_course(wanted.stream)
     device, ligs = find_device(setup.device), [LigsOptions(name) for name in dict.fromkeys(wanted.ligs)]
     there = offered(data)
     groups = read_groups(wanted.groups)
@@ -103,9 +113,14 @@ def make_plan(
     pixel_model = place(model, device)
     fit = partial(fit_to_model, pixel_model, device=device)
     options = _loading_options(wanted, pixel_model, data, device)
+    adaptation = _with_clean_data(wanted, options, fit)
     images = read_images(data, chosen, todo, options, fit, wanted.task, masked=not wanted.full_argmax)
     task, chosen = images.task, [*images.shifts]
     todo = conditions(chosen, wanted.severities)
+    if course:
+        course.check(images)
+        check_streamed(protocols, [shift.name for shift in chosen if shift.needs_model])
+        images = course.fitted(images, wanted.options.seed)
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one.fitted(task) for one in chosen}}
     evaluate = Evaluator(
         pixel_model,
@@ -122,7 +137,7 @@ def make_plan(
         classes = evaluate.count_classes(images.base)
     images.check(classes)
     _check_gradients(evaluate, images.base, chosen, protocols, wanted.ligs, task)
-    described = _describe_protocols(evaluate, images, todo[0], protocols, wanted.adaptation)
+    described = _describe_protocols(evaluate, images, todo[0], protocols, adaptation, course)
     table = alexnet_for(alexnet, pixel_model.spec, images.base, classes, task)
     record = describe_plan(
         evaluate,
@@ -131,7 +146,12 @@ def make_plan(
         wanted,
         setup,
         task,
-        {"alexnet": table, "protocols": described, "groups": names_of_groups(groups, chosen, wanted.options, there)},
+        {
+            "alexnet": table,
+            "protocols": described,
+            "groups": names_of_groups(groups, chosen, wanted.options, there),
+            "stream": course and _describe_stream(course, images, todo, protocols, wanted),
+        },
         {"baseline": baseline, "alexnet": alexnet},
     )
     reference = None if baseline is None else read_baseline(baseline, record)
@@ -143,7 +163,7 @@ def make_plan(
         shifts,
         todo,
         protocols,
-        wanted.adaptation,
+        adaptation,
         task,
         ligs,
         wanted.examples,
@@ -151,6 +171,7 @@ def make_plan(
         classes,
         record,
         reference,
+        course,
     )
 
 
@@ -180,6 +201,17 @@ def _loading_options(
     return model.loading_options | given
 
 
+def _with_clean_data(
+    wanted: Wanted, options: Mapping[str, Any], fit: Callable[[ImageData], ImageData]
+) -> AdaptationOptions:
+    """Return how to adapt, with the clean images that are asked for."""
+    source = wanted.clean_data
+    if source is None:
+        return wanted.adaptation
+    clean = source if isinstance(source, ImageData) else load_data(source, **options)
+    return replace(wanted.adaptation, clean=fit(clean))
+
+
 def _check_gradients(
     evaluate: Evaluator,
     data: ImageData,
@@ -203,6 +235,7 @@ def _describe_protocols(
     first: Condition,
     protocols: Mapping[str, Protocol],
     adaptation: AdaptationOptions,
+    course: Course | None,
 ) -> dict[str, Any]:
     """Return what a record says of the protocols, which must have images enough of every set."""
     if not protocols:
@@ -212,7 +245,8 @@ def _describe_protocols(
         raise InputError(f"Expected images of one size for {', '.join(streams)}: give `resize` and `crop`.")
     evaluate.keeping = True
     one_image = evaluate.shifted(images.sets.get(first, images.base), first, np.zeros(1, np.int64))
-    describe = partial(describe_protocols, protocols, adaptation, evaluate.model, one_image)
+    reset = "" if course is None else f"to the source at each {'draw' if course.several else 'condition and draw'}"
+    describe = partial(describe_protocols, protocols, adaptation, evaluate.model, one_image, reset=reset)
     described = describe(len(images.base))
     for condition, data in sorted(images.sets.items(), key=lambda one: len(one[1]))[:1]:
         try:
@@ -220,3 +254,25 @@ def _describe_protocols(
         except InputError as error:
             raise InputError(f"Of {condition}, {data.spec}: {error}") from error
     return described
+
+
+def _describe_stream(
+    course: Course,
+    images: Images,
+    todo: Sequence[Condition],
+    protocols: Mapping[str, Protocol],
+    wanted: Wanted,
+) -> dict[str, Any]:
+    """Return what a record says of the stream, whose batches must be large enough for every protocol."""
+    size = wanted.adaptation.samples
+    told: dict[str, Any] = {}
+    for group in course.groups(todo):
+        members = [one.member for one in meet(images, group, None)]
+        told = told or course.describe(images, members, size)
+        least = min(map(len, course.passage(members, size, wanted.options.seed, 0).batches))
+        for name, protocol in protocols.items():
+            if least < protocol.least:
+                raise InputError(
+                    f"Expected batches of at least {protocol.least} images for {name}, but got {least}: give `samples`."
+                )
+    return told

@@ -39,7 +39,7 @@ def describe_plan(
     found: Mapping[str, Any],
     asked: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return the record; `found` is the AlexNet, protocols and groups, `asked` what of the former was given."""
+    """Return the record; `found` is the AlexNet, protocols, groups and stream, `asked` what of the first was given."""
     base, size = images.base, evaluate.batch_size
     sections: dict[str, dict[str, Any]] = {}
     for shift in shifts:
@@ -65,6 +65,7 @@ def describe_plan(
         **sections,
         "severities": sorted(set(wanted.severities)),
         "protocols": {SOURCE: {}} | found["protocols"],
+        **({"stream": found["stream"]} if found["stream"] else {}),
         "seed": wanted.options.seed,
         "dtype": setup.dtype,
         **describe_task(task),
@@ -92,6 +93,8 @@ def _request(
             | {shift.name: TYPED[shift.name] for shift in shifts if shift.name in TYPED}
             | {shift.name: shift.typed for shift in shifts if shift.typed},
             "full_argmax": wanted.full_argmax,
+            "stream": wanted.stream,
+            "clean_data": wanted.clean_data if isinstance(wanted.clean_data, str) else None,
             "task": wanted.task if isinstance(wanted.task, str) and wanted.task != CLASSIFICATION.name else None,
             "groups": str(wanted.groups) if isinstance(wanted.groups, str | Path) else None,
             "available": len(base.source),

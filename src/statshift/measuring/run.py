@@ -2,10 +2,11 @@
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
 from statshift.measuring.showing import data_frame, measurement_text
+from statshift.measuring.streamed import Answering, Asked, Met, meet
+from statshift.norms.layers import evaluating
 from statshift.results import Row, Run, baseline_errors, open_run, row_key, summarise
 from statshift.results.families import kinship_of
 from statshift.results.typed import Summary
@@ -107,11 +110,15 @@ class _Passes:
     """The passes over the images, counted and told."""
 
     def __init__(self, plan: Plan, rows: Sequence[Row], progress: Tell | None) -> None:
-        todo = _todo(plan, rows).values()
+        todo = _todo(plan, rows)
         self._plan = plan
         self._tell = progress
-        self._passes = sum(len({(SOURCE, 0), *missing}) for missing in todo)  # the source is there to pair with
-        self._before = len(plan.conditions) * len(plan.repeats()) - sum(map(len, todo))
+        self._passes = sum(
+            len(group) * len({(SOURCE, 0), *missing})  # the source is there to pair with
+            for group in plan.groups()
+            if (missing := [one for condition in group for one in todo.get(condition, ())])
+        )
+        self._before = len(plan.conditions) * len(plan.repeats()) - sum(map(len, todo.values()))
         self._number = -1
 
     def begin(self, condition: Condition, name: str) -> Callable[[int], None]:
@@ -127,6 +134,22 @@ class _Passes:
         tell(0)
         return tell
 
+    def along(self, met: Sequence[Met], name: str) -> Callable[[int], None]:
+        """Count as many passes as a passage comes to conditions, and return what is told of their images."""
+        first, ends = self._number + 1, np.cumsum([len(one.data) for one in met])
+        self._number += len(met)
+        course = self._plan.course
+        at_work = Condition(course.spec, 0) if course and course.several else met[0].condition
+
+        def tell(finished: int) -> None:
+            number = min(int(np.searchsorted(ends, finished)), len(met) - 1)
+            images = len(met[number].data)
+            done = finished - int(ends[number]) + images
+            if self._tell:
+                self._tell(Progress(at_work, name, first + number, self._passes, self._before, done, images))
+
+        return tell
+
 
 def _measure_all(
     plan: Plan,
@@ -138,32 +161,69 @@ def _measure_all(
     shown: NDArray[np.int64],
 ) -> None:
     """Add the rows that are lacking, and what is looked at beside them."""
-    for condition in dict.fromkeys([*plan.conditions, *looks]):
-        if condition not in {**todo, **looks}:
+    folder = run.path / "streams" if run else None
+    if folder and not rows:  # what an earlier record left is of another run
+        rmtree(folder, ignore_errors=True)
+    alone = [[one] for one in looks if one not in plan.conditions]
+    for group in [*plan.groups(), *alone]:
+        if not any(one in todo or one in looks for one in group):
             continue
-        images = plan.images.of(condition)
-        repeated = [(name, plan.protocols.get(name), draw) for name, draw in todo.get(condition, ())]
+        met = meet(plan.images, group, shown)
         started = time.perf_counter()
-        for row in measure_condition(
-            plan.evaluate,
-            images,
-            plan.images.classes(condition),
-            condition,
-            repeated,
-            plan.adaptation,
-            plan.seed,
-            passes.begin,
-            None if condition in plan.images.sets else shown,
-            plan.images.task_of(condition),
-        ):
+        measured = _along(plan, met, todo, passes, folder) if plan.course else _one(plan, met[0], todo, passes)
+        for condition, row in measured:
             rows.append(plan.images.mark(row, condition))
             if run:
                 run.append(rows[-1], {"seconds": time.perf_counter() - started, "device": str(plan.evaluate.device)})
             started = time.perf_counter()
             if row_key(row)[:2] == (SOURCE, CLEAN):
                 _warn_of(plan.task.doubt(row, plan.classes))
-        for look in looks.get(condition, ()):
-            look.add(plan.evaluate, images, condition)
+        for one in met:
+            for look in looks.get(one.condition, ()):
+                look.add(plan.evaluate, one.data, one.condition)
+    if folder:
+        rmtree(folder, ignore_errors=True)
+
+
+def _one(plan: Plan, met: Met, todo: Todo, passes: _Passes) -> Iterator[tuple[Condition, Row]]:
+    """Yield the rows that a condition lacks."""
+    repeated = [(name, plan.protocols.get(name), draw) for name, draw in todo.get(met.condition, ())]
+    for row in measure_condition(
+        plan.evaluate,
+        met.data,
+        met.classes,
+        met.condition,
+        repeated,
+        plan.adaptation,
+        plan.seed,
+        passes.begin,
+        met.examples,
+        met.task,
+    ):
+        yield met.condition, row
+
+
+def _along(
+    plan: Plan, met: Sequence[Met], todo: Todo, passes: _Passes, folder: Path | None
+) -> Iterator[tuple[Condition, Row]]:
+    """Yield the rows that the conditions of a passage lack; before any, the source is measured, to pair with."""
+    assert plan.course
+    if not any(one.condition in todo for one in met):
+        return
+    plan.evaluate.keep([one.condition for one in met])
+    with evaluating(plan.evaluate.model):
+        source = [plan.evaluate(one.data, one.condition, passes.begin(one.condition, SOURCE)) for one in met]
+    answering = Answering(plan.evaluate, plan.course, plan.adaptation, plan.seed, folder)
+    for name, draw in plan.repeats():
+        lacking = [one.condition for one in met if (name, draw) in todo.get(one.condition, ())]
+        if not lacking:
+            continue
+        if name == SOURCE:
+            made: Iterator[Row] = (one.row(found) for one, found in zip(met, source, strict=True))
+        else:
+            asked = Asked(name, plan.protocols[name], draw)
+            made = answering.rows(asked, met, source, passes.along(met, name))
+        yield from ((one.condition, row) for one, row in zip(met, made, strict=True) if one.condition in lacking)
 
 
 def _summary(plan: Plan, run: Run | None, rows: Sequence[Row]) -> Summary:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
+from statshift.data import ImageData
 from statshift.measuring.loading import Dtype, dtype_name
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.groups import NamedShifts
@@ -35,6 +37,8 @@ class Wanted:
     task: str | Task | None = None
     groups: str | Path | NamedShifts | None = None
     full_argmax: bool = False
+    stream: str | None = None
+    clean_data: str | Dataset[Any] | ImageData | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.examples <= MOST_EXAMPLES:

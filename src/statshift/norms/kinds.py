@@ -60,12 +60,18 @@ def no_statistics(model: nn.Module) -> InputError:
         check_reachable(model)
     except InputError as hidden:
         return hidden
-    modules = modules_of(model)
-    others = sorted({type(module).__name__ for module in modules if "norm" in type(module).__name__.lower()})
     return InputError(
-        "Expected a model with batch normalization and running statistics, but its norms are: "
-        f"{', '.join(others) or 'none'}. {WITHOUT}."
+        f"Expected a model with batch normalization and running statistics, but its norms are: {norms_of(model)}. "
+        f"{WITHOUT}."
     )
+
+
+def norms_of(model: nn.Module) -> str:
+    """Return the kinds of norms in a model, in words; what holds norms is none itself, whatever its name."""
+    named = [module for module in modules_of(model) if "norm" in type(module).__name__.lower()]
+    ids = set(map(id, named))
+    kinds = {type(norm).__name__ for norm in named if ids.isdisjoint(map(id, modules_of(norm)[1:]))}
+    return ", ".join(sorted(kinds)) or "none"
 
 
 def without_statistics(model: nn.Module) -> list[str]:

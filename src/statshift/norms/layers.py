@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from statshift._core.copying import check_initialised
 from statshift._core.errors import InputError
 from statshift._core.walking import modules_of
-from statshift.norms.kinds import COMPILED, keeps_statistics, no_statistics
+from statshift.norms.kinds import COMPILED, check_reachable, keeps_statistics, no_statistics, norms_of
 
 
 @contextmanager
@@ -51,6 +51,19 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     if not found:
         raise no_statistics(model)
     return found
+
+
+def lacking_statistics(model: nn.Module) -> str:
+    """Return in words why no statistics of a model can be rewritten, with the norms that it has; "" if some can.
+
+    Raises:
+        InputError: its layers cannot be reached, or are not initialised.
+    """
+    check_initialised(model)
+    if running_norms(model):
+        return ""
+    check_reachable(model)
+    return f"it has no batch normalization with running statistics; its norms are: {norms_of(model)}"
 
 
 def check_changeable(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from statshift.report.findings import partial_mean
 from statshift.report.layers import readouts
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import amount, interval, listed, percent, points, short
+from statshift.results.stream_words import batches_of_stream
 from statshift.shifts.registry import KINDS
 from statshift.tasks.figures import Difference
 
@@ -106,7 +107,10 @@ def _rectify(group: Group, changes: Changes) -> Iterator[str]:
     own = adaptations(source, group)
     told = [change for one in own if (change := changes.of(source, one)) and change.mean]
     taken = preferred(told)
-    if taken:
+    if taken and source.stream:
+        yield _along(taken, source)
+        yield from _forgetful(told, source)
+    elif taken:
         yield _protocol(taken, source)
         yield from _harmful(told)
     elif not own and has_batch_norms(source) and not near_chance(source):
@@ -137,6 +141,37 @@ def _protocol(found: Change, source: Subject) -> str:
     data = ["--data", commands.TARGET, *commands.loading(source.record, labelled=False)]
     words = [*data, "--protocol", protocol, "--out", "rectified.safetensors"]
     return _then(text, commands.join("rectify", *commands.model(source.record), *words))
+
+
+def _along(found: Change, source: Subject) -> str:
+    """Whether to adapt on such a stream; no weights are written of it."""
+    mean, name = found.mean, short(found.after.protocol, 40)
+    assert mean is not None
+    such = f"on such a stream in {batches_of_stream(source.stream or {})}"
+    if found.tone == "bad":
+        return f"Do not adapt {source.the_model} {such}: the best protocol measured, {name}, costs {_cost(mean)}."
+    gained = amount(mean.low, mean.difference, mean.high)
+    if found.tone == "":
+        return f"Adapting {source.the_model} {such} is not worth it so far: {name} changes the mean by {gained}."
+    also = (
+        f"but is significantly worse under {conditions_in_words(found.lost)}"
+        if found.lost
+        else f"and {_nowhere_worse(found)}"
+    )
+    return f"Adapt {source.the_model} by {name} {such}: it gains {gained} in the mean, {also}."
+
+
+def _forgetful(told: Sequence[Change], source: Subject) -> Iterator[str]:
+    """The protocol that is worst on the clean images after a stream, or without a shift where each is its own."""
+    lost = [change for change in told if change.clean and change.clean.accuracy.high < 0]
+    worst = min(lost, key=lambda one: one.clean.accuracy.difference if one.clean else 0.0, default=None)
+    if worst is None or worst.clean is None:
+        return
+    name, cost = short(worst.after.protocol, 40), _cost(worst.clean.accuracy)
+    if source.stream and source.stream["clean_last"]:
+        yield f"Begin {name} at the source again after such a stream: on the clean images at its end it costs {cost}."
+    else:
+        yield f"Keep {name} away from unshifted images: on clean ones it costs {cost}."
 
 
 def _nowhere_worse(found: Change) -> str:
@@ -271,9 +306,10 @@ def _more_draws(group: Group, changes: Changes) -> Iterator[str]:
     single = [one for one in own if one_draw(one, protocols) and (change := changes.of(source, one)) and change.tone]
     if single:
         words = commands.adapting(source.record, [one.protocol for one in single], draws=5)
+        other = "in other orders" if source.stream else "with other images to adapt on"
         yield _then(
-            f"Repeat {listed([short(one.protocol, 40) for one in single])} with other images to adapt on: one draw "
-            "does not tell how much the difference depends on them.",
+            f"Repeat {listed([short(one.protocol, 40) for one in single])} {other}: one draw does not tell how much "
+            "the difference depends on them.",
             commands.measure(source, *words),
         )
 

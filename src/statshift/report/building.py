@@ -1,6 +1,6 @@
 """From paths of runs to a page, and from a page to a file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from statshift.report import (
     pictures,
     records,
     severities,
+    streams,
     trainings,
     worst,
 )
@@ -32,10 +33,11 @@ from statshift.report.subjects import Group, group, short_spec
 from statshift.report.tables import as_csv, tables
 from statshift.report.tidy import tidy
 from statshift.report.words import listed
+from statshift.results.stream_words import name_of_stream
 from statshift.results.worded import reworded, spelt
 from statshift.tasks.task import Task
 
-TITLE = "Accuracy under shift: "
+TITLE, ALONG = "Accuracy under shift: ", "Accuracy along {}: "
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def _page(survey: Survey, title: str | None) -> Page:
     measured, groups, compared = survey.material.measured, survey.groups, survey.changes
     models = list(dict.fromkeys(short_spec(one.record["model"]) for found in groups for one in found.sources))
     sections = (
+        streams.section(groups),
         families.section(groups, compared),
         severities.section(groups, compared),
         classes.section(groups, compared),
@@ -154,7 +157,7 @@ def _page(survey: Survey, title: str | None) -> Page:
     taken, tasks = best(groups[0], compared), [one.task for found in groups for one in found.subjects]
     words = dict.fromkeys(task.headline for task in tasks)
     page = Page(
-        title=title or TITLE + listed(models, 3),
+        title=title or _title(groups) + listed(models, 3),
         lead=lead(groups),
         verdicts=verdicts(groups, compared, taken.after if taken else None),
         advice=advice(groups, compared),
@@ -164,6 +167,15 @@ def _page(survey: Survey, title: str | None) -> Page:
         headline=headline(groups[0], compared),
     )
     return reworded(page, " or ".join(spelt(word) for word in words))
+
+
+def _title(groups: Sequence[Group]) -> str:
+    """Return what the page is about, the models aside."""
+    streams = [one.stream for found in groups for one in found.sources]
+    names = dict.fromkeys(name_of_stream(one) for one in streams if one)
+    if not names or None in streams:
+        return TITLE
+    return ALONG.format(next(iter(names)) if len(names) == 1 else f"{len(names)} streams")
 
 
 def write_report(

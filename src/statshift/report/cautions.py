@@ -10,6 +10,7 @@ from statshift.report.findings import no_mce
 from statshift.report.reading import Measured
 from statshift.report.subjects import Group, Subject
 from statshift.report.words import listed, percent, plural, short
+from statshift.results.stream_words import stream_in_words
 from statshift.shifts.corruptions import REENCODE_QUALITY
 from statshift.shifts.corruptions.frost import PROCEDURAL
 from statshift.shifts.registry import family_of
@@ -17,6 +18,9 @@ from statshift.shifts.stored import read_shifted
 
 FEWER_THAN_A_RUN = 1000
 """Fewer images than these make wide intervals."""
+
+SMALL_BATCH = 16
+"""Batches of fewer images than this are warned of."""
 
 BENCHMARKS = {
     "imagenet": ("ImageNet-C", 50_000),
@@ -204,7 +208,27 @@ def _skipped(subject: Subject, _: Group) -> Iterator[str]:
         yield f"{plural(skipped, 'image file')} could not be read and {'was' if skipped == 1 else 'were'} left out."
 
 
+def _stream(subject: Subject, _: Group) -> Iterator[str]:
+    stream = subject.stream
+    if stream is None:
+        return
+    yield (
+        f"{stream_in_words(subject.record)} Every image is answered when it comes, and none is held out. In another "
+        "order or by other batches the figures of what adapts are others."
+    )
+    if stream["batch"] < SMALL_BATCH:
+        yield f"Batches of {plural(stream['batch'], 'image')} are small: statistics of so few are noisy."
+    if "copies" in stream:
+        yield (
+            f"Each scene comes in {stream['copies']} near-copies, which are no further evidence: intervals and tests "
+            "take them for images of their own, and are too sure."
+        )
+
+
 def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
+    if subject.stream is not None:
+        yield from _one_order(subject, group)
+        return
     own = [one for one in group.subjects if one.adapted and one.measured is subject.measured]
     protocols = subject.record.get("protocols")
     described: Mapping[str, Any] = protocols if isinstance(protocols, Mapping) else {}
@@ -226,6 +250,12 @@ def _adaptation(subject: Subject, group: Group) -> Iterator[str]:
     ]
     if seen:
         yield f"Evaluated on the images adapted on, too: {listed([short(name, 40) for name in seen])}."
+
+
+def _one_order(subject: Subject, group: Group) -> Iterator[str]:
+    own = [one for one in group.subjects if one.adapted and one.measured is subject.measured]
+    if own and all(one.summary.get("draws", 1) == 1 for one in own):
+        yield "The stream was answered in one order: how much the results depend on it is not known."
 
 
 def one_draw(subject: Subject, described: Mapping[str, Any]) -> bool:
@@ -276,6 +306,7 @@ CAUTION_RULES: tuple[Callable[[Subject, Group], Iterator[str]], ...] = (
     _stylised,
     _dtype,
     _skipped,
+    _stream,
     _adaptation,
 )
 

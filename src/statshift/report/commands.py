@@ -20,6 +20,9 @@ OWN = "py:FILE:FUNCTION"
 BY_AUTHORS = ((None, None), (256, 224))
 """Resizing and cropping that need no option."""
 
+USUAL_BATCH = 32
+"""Images of a stream's batch that need no option."""
+
 Words = list[object]
 
 
@@ -48,6 +51,7 @@ def measure(subject: Subject, *words: object, out: str = "", limit: int | None =
     parts += ["--scale-constants", "no"] if corruption.get("scale_constants") is False else []
     parts += ["--dtype", record["dtype"]] if record.get("dtype", "float32") != "float32" else []
     parts += ["--seed", record["seed"]] if record.get("seed") else []
+    parts += [] if out else _stream(record)
     return join(*parts, *words, "--out", out or subject.measured.run.path)
 
 
@@ -63,6 +67,14 @@ def loading(record: Mapping[str, Any], *, labelled: bool = True) -> Words:
     names = ("class_map", "ignore_index", "label_map") if labelled else ()
     parts = _given(asked, "resize", "crop", "interpolation", *names)
     return parts + (["--skip-bad"] if asked.get("skip_bad") else [])
+
+
+def _stream(record: Mapping[str, Any]) -> Words:
+    """Return the options for a record's stream and its batches, which go on with it alone."""
+    stream = record.get("stream")
+    if not stream:
+        return []
+    return ["--stream", stream["spec"], *(["--samples", stream["batch"]] if stream["batch"] != USUAL_BATCH else [])]
 
 
 def _given(values: Mapping[str, Any], *names: str) -> Words:
@@ -96,14 +108,16 @@ def adapting(record: Mapping[str, Any], protocols: Sequence[str], draws: int = 0
     if not described:
         return []
     parts: Words = ["--rectify", ",".join(OWN if "function" in one else name for name, one in described.items())]
-    first = next(iter(described.values()))
+    first = dict(next(iter(described.values())))
+    if record.get("stream"):
+        first.pop("samples", None)  # that is its batch, which `measure` names
     for name, default in (("samples", 32), ("statistics", "both"), ("where", "all")):
         parts += [f"--{name}", first[name]] if first.get(name, default) != default else []
     parts += ["--unbiased"] if first.get("unbiased") else []
     draws = draws or asked.get("draws", 1)
     parts += [*(["--draws", draws] if draws > 1 else []), *_given(asked, "reset_every")]
     held_out = [one for one in described.values() if one.get("kind") in FEW_KINDS]
-    seen = held_out and str(held_out[0].get("evaluated_on", "")).startswith("all")
+    seen = held_out and not record.get("stream") and str(held_out[0].get("evaluated_on", "")).startswith("all")
     return parts + (["--include-adaptation"] if seen else [])
 
 

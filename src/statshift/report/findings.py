@@ -20,6 +20,7 @@ from statshift.report.words import (
 )
 from statshift.results.conditions import Condition
 from statshift.results.means import mean_name, mean_over
+from statshift.results.stream_words import batches_of_stream, name_of_stream
 from statshift.tasks.figures import Difference
 
 CLEAN_ACCURACY = "clean accuracy"
@@ -39,14 +40,17 @@ def _lead(group: Group) -> str:
     models = [subject.model for subject in group.sources]
     specs = list(dict.fromkeys(short_spec(subject.record["model"]) for subject in group.sources))
     protocols = list(dict.fromkeys(short(one.protocol, 40) for one in group.subjects if one.adapted))
-    beside = " as it came" + (f" and rectified by {listed(protocols)}" if protocols else "")
+    stream = group.reference.stream
+    how = "adapted" if stream else "rectified"
+    beside = " as it came" + (f" and {how} by {listed(protocols)}" if protocols else "")
     if len(models) == 1:
         who = f"{specs[0]}{beside if protocols else ''}"
     elif len(specs) == 1 and not any(specs[0].endswith(model.partition(" (")[0]) for model in models):
         who = f"{specs[0]} ({listed(models, MOST_NAMES)}){f', each{beside}' if protocols else ''}"
     else:
         who = f"{len(models)} models, {listed(models, MOST_NAMES)}{f', each{beside}' if protocols else ''}"
-    return f"{who}, on {group.data}, {_under(group)}."
+    order = f" as {name_of_stream(stream)} in {batches_of_stream(stream)}" if stream else ""
+    return f"{who}, on {group.data}{order}, {_under(group)}."
 
 
 def _under(group: Group) -> str:
@@ -191,13 +195,9 @@ def _verdict(
 def _clean(subject: Subject, change: Change | None) -> Figure:
     value, bounds = subject.summary["clean_accuracy"], subject.summary["clean_interval"]
     clean = change.clean.accuracy if change and change.clean else None
-    return _figure(
-        CLEAN_ACCURACY,
-        value,
-        bounds,
-        f"{subject.task.meaning} as they are in the data, nothing made of them.",
-        clean,
-    )
+    note = f"{subject.task.meaning} as they are in the data, nothing made of them."
+    note += " They come last in the stream." if subject.stream and subject.stream["clean_last"] else ""
+    return _figure(CLEAN_ACCURACY, value, bounds, note, clean)
 
 
 def _mean(subject: Subject, change: Change | None) -> Figure:

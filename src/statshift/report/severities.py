@@ -157,7 +157,8 @@ def _table(subject: Subject, reference: Subject, name: str, over: str) -> Table:
     means = _means(subject, with_ce)
     title = f"{subject.label}, by corruption and severity{over}"
     draws = summary.get("draws", 1)
-    note = f"Averaged over {draws} draws of the images adapted on. " if draws > 1 else ""
+    drawn = "orders of the stream" if subject.stream else "draws of the images adapted on"
+    note = f"Averaged over {draws} {drawn}. " if draws > 1 else ""
     if summary["mce"] is None:
         note += f"No mCE: {no_mce(subject)}."
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 from statshift.adapting.registry import SOURCE
 from statshift.hardening.registry import METHODS
-from statshift.measuring.compare import comparable_fields, differing_fields
+from statshift.measuring.compare import ORDER_OF_STREAM, comparable_fields, differing_fields
 from statshift.report.reading import Measured
 from statshift.report.words import short
 from statshift.results.conditions import Condition, Conditions, by_condition
@@ -66,6 +66,12 @@ class Subject:
     def record(self) -> dict[str, Any]:
         """The run's."""
         return self.measured.run.record
+
+    @property
+    def stream(self) -> dict[str, Any] | None:
+        """What the run's record says of its stream, if it has one."""
+        found: dict[str, Any] | None = self.record.get("stream") or None
+        return found
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -231,6 +237,10 @@ def _models(runs: Sequence[Measured]) -> list[str]:
         ]
     else:
         plain = [how or (ORIGINAL if any(made) else "") for how in made]
+    streams = [_stream(one.run.record) for one in runs]
+    if len(set(streams)) > 1:
+        named = [name or spec for name, spec in zip(plain, specs, strict=True)]
+        plain = [_streaming(name, stream) for name, stream in zip(named, streams, strict=True)]
     names = plain
     for depth in (1, 2, 3):
         counts = Counter(names)
@@ -240,6 +250,17 @@ def _models(runs: Sequence[Measured]) -> list[str]:
         ]
     counts = Counter(names)
     return [f"{name} #{place}" if counts[name] > 1 else name for place, name in enumerate(names, start=1)]
+
+
+def _stream(record: Mapping[str, Any]) -> str:
+    stream = record.get("stream")
+    return f"{short(str(stream['spec']), 30)} stream" if stream else ""
+
+
+def _streaming(name: str, stream: str) -> str:
+    if not stream:
+        return name
+    return f"{name}, {stream}" if "(" in name else f"{name} ({stream})"
 
 
 def _beside(name: str, folder: str) -> str:
@@ -284,6 +305,8 @@ def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str,
 def _difference(name: str, here: Any, there: Any) -> str:
     """Return in words how a field differs; of a field with parts, those that do."""
     words = name.replace(".", " ").replace("_", " ")
+    if name == ORDER_OF_STREAM:
+        return "order of the stream"
     if name.endswith("_hash"):
         return words.removesuffix(" hash")
     if isinstance(here, Mapping) and isinstance(there, Mapping):

@@ -26,7 +26,7 @@ class Row(_Row, total=False):
     `adapted_on` holds positions of the few images that the protocol adapted on, `left_out` those of them that the row
     is not over, `paired_source` what the task counts of the source over the row's images, `examples` what is said of
     the example images, `class_images` how many images of each class are left, and `set` a hash of the images, where
-    they are not the run's own.
+    they are not the run's own. `along` holds, of a stream, [bin of time, images, sum of their scores, of the source's].
     """
 
     adapted_on: list[int]
@@ -35,6 +35,7 @@ class Row(_Row, total=False):
     examples: dict[str, Any]
     paired_source: dict[str, Any]
     set: str
+    along: list[list[float]]
 
 
 def row_key(row: Row) -> Key:

@@ -20,6 +20,7 @@ class Auto(Rule):
     name = "auto"
     summary = "as far as evidence goes; derived in docs/auto.md"
     trusted = True
+    sparing = True
 
     def target(
         self,

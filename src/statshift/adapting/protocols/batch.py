@@ -2,15 +2,12 @@
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from statshift.adapting.families import Stream
 from statshift.adapting.options import AdaptationOptions
-from statshift.adapting.passes import rewrite_by
-from statshift.adapting.protocol import Step
 from statshift.adapting.protocols.replace import Replace
-from statshift.norms.layers import keeping_statistics
-from statshift.norms.selection import select_layers
+from statshift.adapting.rewriting import Rewriting
 
 
 @dataclass(frozen=True)
@@ -25,12 +22,8 @@ class Batch(Stream):
     summary = "Nado et al., 2020: each batch by its own statistics"
     rewrites = True
     shareable = True
+    changes = ("statistics",)
 
-    def begin(self, model: nn.Module, options: AdaptationOptions) -> Step:
-        """Return what answers a batch, and gives the statistics back."""
-
-        def step(images: Tensor) -> Tensor:
-            with keeping_statistics(select_layers(model, images)):
-                return rewrite_by(model, images, Replace(), **options.layers)
-
-        return step
+    def begin(self, model: nn.Module, options: AdaptationOptions) -> Rewriting:
+        """Return what answers a batch by its own statistics, which stay until the next."""
+        return Rewriting(model, Replace(), options.layers)

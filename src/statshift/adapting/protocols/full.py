@@ -21,6 +21,7 @@ class Full(Writer):
     name = "full"
     family = WHOLE
     summary = "Li et al., 2016: the whole set's statistics, exactly"
+    not_streamed = "which needs the whole set at once"
 
     @property
     def at_once(self) -> Rule:

@@ -7,8 +7,8 @@ from torch import nn
 from statshift._core.errors import InputError
 from statshift.adapting.families import Rule, Stream
 from statshift.adapting.options import AdaptationOptions
-from statshift.adapting.passes import rewrite_by
-from statshift.adapting.protocol import Number, Step
+from statshift.adapting.protocol import Number
+from statshift.adapting.rewriting import Rewriting
 from statshift.norms.statistics import ChannelStatistics, Observed, mix
 
 USUAL = 0.1
@@ -31,6 +31,7 @@ class Running(Stream):
     summary = "an exponential average of the batches' statistics"
     number = Number("momentum", 0, 1)
     rewrites = True
+    changes = ("statistics",)
 
     momentum: float | None = None
 
@@ -38,10 +39,9 @@ class Running(Stream):
         if self.momentum is not None and not 0 <= self.momentum <= 1:
             raise InputError(f"Expected `momentum` in [0,1], but got {self.momentum}.")
 
-    def begin(self, model: nn.Module, options: AdaptationOptions) -> Step:
+    def begin(self, model: nn.Module, options: AdaptationOptions) -> Rewriting:
         """Return what moves the model's statistics by a batch, and answers it."""
-        move = _Move(USUAL if self.momentum is None else self.momentum)
-        return lambda images: rewrite_by(model, images, move, **options.layers)
+        return Rewriting(model, _Move(USUAL if self.momentum is None else self.momentum), options.layers)
 
 
 @dataclass(frozen=True)

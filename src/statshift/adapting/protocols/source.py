@@ -15,6 +15,7 @@ class Source(Rule):
     family = UNTOUCHED
     summary = "the model as it is, beside which all others are measured"
     trusted = True
+    changes = ()
     not_exported = "it changes nothing"
 
     def target(self, stored: ChannelStatistics, observed: Observed, images: int) -> ChannelStatistics:
