@@ -75,15 +75,15 @@ class Evidence:
         persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
         certain: () share of it, at most `persisting`, that the content of a single scene does not explain either.
         effective: () as how many independent images these count, from 1 to their number.
-        shift: () that shift, root-mean-square, in units of its sampling noise; 1 is none.
         agreeing: () in [0,1], how far the classes of different images agree beyond chance; see `class_agreement`.
+        shift: () that shift, root-mean-square, in units of its sampling noise; 1 is none.
     """
 
     persisting: Tensor
     certain: Tensor
     effective: Tensor
-    shift: Tensor
     agreeing: Tensor
+    shift: Tensor
 
 
 def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -> tuple[Tensor, Tensor]:
@@ -203,17 +203,16 @@ def weigh_evidence(
     alike = likeness([shift.means for shift in shifts], [shift.mean_apart for shift in shifts])
     effective, agreeing = effective_images(alike), class_agreement(alike, output, model)
     distance = torch.stack([shift.distance for shift in shifts]).sum()
-    sampling, noise = (
-        torch.stack([torch.add(*shift.noise(effective, agreement)) for shift in shifts]).sum()
-        for agreement in (0.0, agreeing)
-    )
+    noise = torch.stack([torch.add(*shift.noise(effective, agreeing)) for shift in shifts]).sum()
     scenes = effective / (1 + effective * agreeing)  # whose number's inverse is the noise in units of a scene's worth
     shown = show_something(images)
     persisting, certain = (
         torch.where(shown, share_beyond(noise * (1 + scenes * (content + 1 / TRAINING_BATCH)), distance), 0)
         for content in (0, 1)  # scenes' worth
     )
-    return Evidence(persisting, certain, torch.where(shown, effective, 1), (distance / sampling).sqrt(), agreeing)
+    counted = torch.where(shown, effective, 1)
+    sampling = torch.stack([torch.add(*shift.noise(counted)) for shift in shifts]).sum()
+    return Evidence(persisting, certain, counted, agreeing, (distance / sampling).sqrt())
 
 
 def observe(name: str, features: Tensor, *, quarters: bool = False) -> Observed:
