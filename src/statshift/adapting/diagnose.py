@@ -1,5 +1,7 @@
 """Will adapting help, and how? What a few unlabelled images tell of a shift, layer by layer and in two sentences."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,12 +153,13 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     if lacking_statistics(model):
         return _without_layers(model, images)
     layers = select_layers(model, images)
-    shifts, output = survey(model, images, layers)
-    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, output, model)
+    with _overhearing(model) as answers:
+        shifts = survey(model, images, layers)
+    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, answers[-1], model)
     stored = [stored_statistics(layers[name]) for name in shifts]
     initial = torch.stack([(one.mean == 0).all() & (one.var == 1).all() for one in stored]).all()
     (untrained,) = check_finite({name: shift.distance[None] for name, shift in shifts.items()}, initial)
-    classes, predicted = _predicted(output)
+    classes, predicted = _predicted(answers)
     distance = torch.stack([shift.distance for shift in shifts.values()]).double().cpu()
     noise = torch.stack([torch.add(*shift.noise(evidence.effective)) for shift in shifts.values()]).double().cpu()
     return Diagnosis(
@@ -173,15 +176,27 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
 
 
 def _without_layers(model: nn.Module, images: Tensor) -> Diagnosis:
-    with evaluating(model), torch.no_grad():
-        classes, predicted = _predicted(run(model, images))
+    with _overhearing(model) as answers, evaluating(model), torch.no_grad():
+        run(model, images)
+    classes, predicted = _predicted(answers)
     none = np.empty(0)
     return Diagnosis(
         [], none, none, len(images), 0.0, len(images), norms=norms_of(model), classes=classes, predicted=predicted
     )
 
 
-def _predicted(output: Any) -> tuple[int, float]:
+@contextmanager
+def _overhearing(model: nn.Module) -> Iterator[list[Any]]:
+    """Yield a list of what the model returns while the context lasts."""
+    answers: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _given, answer: answers.append(answer))
+    try:
+        yield answers
+    finally:
+        handle.remove()
+
+
+def _predicted(answers: list[Any]) -> tuple[int, float]:
     """Return how many classes there are, and as how many the answers to n images count; 0 of no classifier's.
 
     That is the inverse of the share of pairs of images with the same answer, which is not biased by n, and at most all.
@@ -190,7 +205,7 @@ def _predicted(output: Any) -> tuple[int, float]:
         Simpson, "Measurement of diversity", Nature 1949.
     """
     try:
-        logits = extract_logits(output)
+        logits = extract_logits(answers[-1])
     except InputError:
         return 0, 0.0
     if logits.ndim != 2 or logits.shape[1] < 2:

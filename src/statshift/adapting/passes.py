@@ -76,10 +76,11 @@ class Rewriting:
 
     @property
     def alike(self) -> Tensor | None:
-        """() whether the images are too much alike to tell a shift, and tell none; None if nothing was gathered."""
+        """() whether the images, or their classes, are too much alike to tell a shift, and tell none; None if not known."""
         if not self.evidence or self.images < 2:
             return None
-        few = self.evidence["effective"] < min(FEW, 0.9 * self.images)
+        scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
+        few = scenes < min(FEW, 0.9 * self.images)
         return few & (self.evidence["persisting"] == 0)
 
     def check(self) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from statshift._core.errors import InputError
+from statshift.models.pixel import extract_logits
 from statshift.norms.statistics import channel_statistics
 
 LEAST = 1 / 320
@@ -76,10 +78,14 @@ def class_agreement(alike: Tensor, output: Any, model: nn.Module | None = None) 
         output: what the model returned; where that is not logits (n,K) of two classes or more, nothing is told: 0.
         model: where it has no last linear layer, no two classes have anything in common.
     """
-    if not (isinstance(output, Tensor) and output.ndim == 2 and len(output) == len(alike) and output.shape[1] > 1):
+    try:
+        logits = extract_logits(output)
+    except InputError:
         return alike.new_zeros(())
-    predicted = output.to(alike).softmax(1).nan_to_num(0)
-    classes = output.shape[1]
+    if logits.ndim != 2 or len(logits) != len(alike) or logits.shape[1] < 2:
+        return alike.new_zeros(())
+    predicted = logits.to(alike).softmax(1).nan_to_num(0)
+    classes = logits.shape[1]
     directions = None if model is None else class_directions(model, classes)
     if directions is None:
         agreement = (predicted @ predicted.T - 1 / classes) / (1 - 1 / classes)

@@ -53,17 +53,17 @@ class LayerShift:
         """() squared distance of mean and deviation."""
         return self.mean + self.var
 
-    def noise(self, effective: Tensor, scenes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what is expected () of `mean` and of `var` without a shift, of `scenes` different images.
+    def noise(self, effective: Tensor, agreeing: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        """Return what is expected () of `mean` and of `var` without a shift.
 
         Args:
-            effective: () as how many independent images these count; see `Evidence`.
-            scenes: () as how many different ones, of whatever classes; `effective` unless given.
+            effective: () as how many independent images these count; see `effective_images`.
+            agreeing: () in [0,1], how far their classes agree; see `class_agreement`. Of sampling alone, 0.
         """
-        known = (effective if scenes is None else scenes) - 2 / QUARTERS
+        known, times = effective - 2 / QUARTERS, 1 + effective * agreeing
         return (
-            (self.mean_spread + self.mean_apart / effective) / known,
-            (self.var_spread + self.var_apart / effective) / known,
+            (self.mean_spread + self.mean_apart / (effective / times)) / known * times,
+            (self.var_spread + self.var_apart / (effective / times)) / known * times,
         )
 
 
@@ -128,11 +128,8 @@ def share_beyond(noise: Tensor, distance: Tensor) -> Tensor:
     return torch.where(distance > noise, 1 - noise / distance, torch.zeros_like(distance))
 
 
-@torch.no_grad()
-def survey(
-    model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, skip: int = 0
-) -> tuple[dict[str, LayerShift], Any]:
-    """Return the shift at each layer that a forward of the untouched model meets, in that order, and what it returned.
+def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, skip: int = 0) -> dict[str, LayerShift]:
+    """Return the shift at each layer that a forward of the untouched model meets, in the order it meets them.
 
     Args:
         model: takes the images as they are.
@@ -143,6 +140,14 @@ def survey(
     Raises:
         InputError: a layer observes a single value, or is met twice.
     """
+    return survey_and_answer(model, images, layers, skip=skip)[0]
+
+
+@torch.no_grad()
+def survey_and_answer(
+    model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, skip: int = 0
+) -> tuple[dict[str, LayerShift], Any]:
+    """Return what `survey` does, and what the model returned."""
     shifts: dict[str, LayerShift] = {}
     met: set[str] = set()
 
@@ -164,9 +169,9 @@ def gather_evidence(model: nn.Module, images: Tensor, layers: dict[str, _BatchNo
     Args: as in `survey`.
     """
     wanted = last_third(len(layers))
-    shifts, output = survey(model, images, layers, skip=len(layers) - wanted)
+    shifts, output = survey_and_answer(model, images, layers, skip=len(layers) - wanted)
     if len(shifts) < wanted:  # a forward does not meet all layers, so it was another third
-        shifts, output = survey(model, images, layers)
+        shifts, output = survey_and_answer(model, images, layers)
         wanted = last_third(len(shifts))
     return weigh_evidence(list(shifts.values())[-wanted:], images, output, model)
 
@@ -196,17 +201,13 @@ def weigh_evidence(
     if not shifts:
         raise InputError(NONE_MET)
     alike = likeness([shift.means for shift in shifts], [shift.mean_apart for shift in shifts])
-    scenes, agreeing = effective_images(alike), class_agreement(alike, output, model)
-    effective = scenes / (1 + scenes * agreeing)
+    effective, agreeing = effective_images(alike), class_agreement(alike, output, model)
     distance = torch.stack([shift.distance for shift in shifts]).sum()
-    noise = torch.stack([torch.add(*shift.noise(effective, scenes)) for shift in shifts]).sum()
+    noise = torch.stack([torch.add(*shift.noise(effective, agreeing)) for shift in shifts]).sum()
+    scenes = effective / (1 + effective * agreeing)  # whose number's inverse is the noise in units of a scene's worth
     shown = show_something(images)
     persisting, certain = (
-        torch.where(
-            shown,
-            share_beyond(noise * (1 + scenes * (agreeing + content + 1 / TRAINING_BATCH)), distance),
-            0,
-        )
+        torch.where(shown, share_beyond(noise * (1 + scenes * (content + 1 / TRAINING_BATCH)), distance), 0)
         for content in (0, 1)  # scenes' worth
     )
     counted = torch.where(shown, effective, 1)
