@@ -136,7 +136,7 @@ class Course(ABC):
 
     def passage(self, members: Sequence[Member], size: int, seed: int, draw: int) -> Passage:
         """Return a passage in batches of so many images; a short last one of a stretch joins the one before."""
-        return Passage([batch for one in self.stretches(members, seed, draw) for batch in cut(one, size)])
+        return Passage([batch for one in self.stretches(members, seed, draw) for batch in in_batches(one, size)])
 
     def describe(self, images: Images, members: Sequence[Member], size: int) -> dict[str, Any]:
         """Return what a record says of it, its numbers and, of a passage through all conditions, their order.
@@ -162,7 +162,7 @@ class Course(ABC):
         return [*members]
 
 
-def cut(order: Order, size: int) -> list[Order]:
+def in_batches(order: Order, size: int) -> list[Order]:
     """Return an order (M,...) in batches of so many; a short last one joins the one before."""
     return np.split(order, np.arange(size, len(order) - size + 1, size))
 
