@@ -43,7 +43,8 @@ STREAMS = ("iid", "continual", "mixed", "sorted", "dirichlet:0.1", "video")
 STREAMS_OF = dict.fromkeys(("mobilenet", "lite0"), ("iid", "mixed", "sorted", "video"))
 SEVERITY, BATCH, LAST_TENTH = 5, 64, (18, 19)
 IMAGES = {"continual": 500, "mixed": 500, "sorted": 500, "dirichlet:0.1": 500, "video": 500}
-"""Of the 32 px images, where not all of them; of classes the first of each alike."""
+"""Of the small images, where not all 1000 are taken: the first of each class, alike many."""
+SMALL = 32
 
 
 def networks(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> None:
@@ -53,7 +54,7 @@ def networks(name: str, subject: Subject, runs: Path, methods: Sequence[str]) ->
     for label, why in refused.items():
         print(f"{name}, {label}: {why}")
     for stream in STREAMS_OF.get(name, STREAMS):
-        images = _some(data, IMAGES.get(stream, len(data))) if data.shape[1] == 32 else data
+        images = _some(data, IMAGES[stream]) if stream in IMAGES and data.shape[1] == SMALL else data
         for group in ([one for one in taken if one != "auto"], [one for one in taken if one == "auto"]):
             if group:
                 measure(
