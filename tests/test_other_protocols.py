@@ -149,7 +149,7 @@ def test_lame_forgets_each_batch_and_takes_no_image_for_its_own_neighbour(networ
 
 
 def supported(network, batches, most):
-    """Iwasawa & Matsuo, Algorithm 1: the logits of each batch and the prototypes at the end."""
+    """Iwasawa & Matsuo, section 3: the logits of each batch and the prototypes at the end."""
     _, weight, bias, _ = parts(network, batches[0])
 
     def unsure(features):
@@ -374,7 +374,7 @@ def lowered(network, loss, step_size):
 
 
 def test_memo_is_the_written_method(network):
-    """Zhang et al., equations 1 and 2; the statistics of what is seen are no part of the slope."""
+    """Zhang et al., section 3; the statistics of what is seen are no part of the slope."""
     step, source = begun(Memo(0.01, 2), network), stored(network)
     for number, image in enumerate(images[:1] for images in BATCHES):
         views = augmix_views(image, 2, Draws(0, torch.tensor([number]), "memo"))

@@ -50,7 +50,7 @@ class Memo(Stream):
 
     Reference:
         Zhang, Levine & Finn, "MEMO: Test Time Robustness via Adaptation and Augmentation", NeurIPS 2022, section 3,
-        equations 1 and 2, and appendix A; the numbers are those of github.com/zhangmarvin/memo.
+        and appendix A; the numbers are those of github.com/zhangmarvin/memo.
 
     Differs:
         Plain gradient descent everywhere, where the authors take AdamW for two networks on ImageNet. Views are
