@@ -1,17 +1,21 @@
 """Streams: against training mode, a hand-written average, and `rectify` on the window."""
 
+import math
 from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
+import statshift
 from statshift._core.errors import InputError
+from statshift.adapting.choosing import find
 from statshift.adapting.online import RectifiedStream
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocols.batch import Batch
 from statshift.adapting.protocols.running import Running
 from statshift.adapting.rectify import rectify
+from statshift.adapting.registry import PROTOCOLS, STREAMS
 from statshift.norms.layers import batch_norms
 
 pytestmark = [
@@ -269,3 +273,25 @@ def test_images_that_cannot_be_are_told_in_one_line_and_do_not_stay_in_the_windo
         stream(bad)
     assert "\n" not in str(error.value)
     assert torch.equal(stream(second), unspoilt(second))
+
+
+STEPPINGS = [
+    name for name, entry in PROTOCOLS.items() if entry.family == STREAMS and name != "eata"
+]  # wants clean images
+
+
+@pytest.mark.parametrize("name", STEPPINGS)
+def test_a_bad_frame_is_counted_and_leaves_every_stream_as_it_was(name):
+    model = statshift.load_model("cifar:resnet20", model_args={"width": 0.25}).eval()
+    images = torch.rand(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    broken = images[0].clone()
+    broken[2, 1, 3, 3] = math.nan
+    met, spared = (find(name).begin(deepcopy(model), AdaptationOptions()) for _ in range(2))
+    with torch.no_grad():
+        for stepping in (met, spared):
+            stepping(images[0])
+        logits = met(broken)
+        assert logits[2].isnan().all()
+        assert logits[[0, 1, 3]].isfinite().all()
+        assert torch.equal(met(images[1]), spared(images[1]))
+    assert (int(met.skipped), int(spared.skipped)) == (1, 0)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from statshift.data.checks import check_images
 from statshift.models import check_input
 from statshift.norms.layers import evaluating, run
 
@@ -43,8 +44,10 @@ class Stepping(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) of the next images (B,3,H,W) in [0,1]."""
-        check_input(self.model, images)
-        if images.isfinite().all():
+        check_images(images, in_range=False)
+        finite = bool(images.isfinite().all())
+        check_input(self.model, images if finite else torch.zeros_like(images))
+        if finite:
             return self.step(images)
         self.skipped += 1
         with torch.no_grad(), evaluating(self.model):
