@@ -275,7 +275,8 @@ def test_images_that_cannot_be_are_told_in_one_line_and_do_not_stay_in_the_windo
     assert torch.equal(stream(second), unspoilt(second))
 
 
-STEPPINGS = [
+# "eata" asks for clean images.
+STEPPINGS = [name for name, entry in PROTOCOLS.items() if entry.family == STREAMS and name != "eata"]
     name for name, entry in PROTOCOLS.items() if entry.family == STREAMS and name != "eata"
 ]  # wants clean images
 
