@@ -2,14 +2,17 @@
 
 import json
 import re
+import shlex
 
 import numpy as np
 import pytest
 from scipy import stats
+from typer.main import get_command
 
 from report_runs import COMMON, blocks_of, column, draw, record_of, rows_of, stream_of_bits, stream_run, write_run
 from statshift import compare, read_run
 from statshift._core.errors import InputError
+from statshift.cli import app
 from statshift.cli.along import stream_text
 from statshift.report import build_report
 from statshift.results.along import traces
@@ -17,6 +20,7 @@ from statshift.results.stream_words import stream_in_words
 from statshift.tasks.classification import CLASSIFICATION
 from synthetic_runs import paired_by_hand
 
+PARSER = get_command(app)
 IMAGES = 200
 SHIFTS = [("clean", 0), ("gaussian_noise", 5), ("fog", 5), ("contrast", 5), ("snow", 5)]
 
@@ -227,7 +231,10 @@ def test_nothing_is_said_that_is_of_images_held_out(tmp_path, bits, fallen):
     )
     assert "Begin tent at the source again after such a stream: on the clean images at its end it costs" in advice
     (again,) = [text for text in page.advice if text.startswith("Repeat auto in other orders")]
-    assert "--stream continual --samples 16 --rectify auto --draws 5" in again
+    words = shlex.split(again.partition("Run: statshift ")[2])
+    assert "--stream continual --samples 16 --rectify auto --draws 5" in " ".join(words)
+    name, command, rest = PARSER.resolve_command(PARSER.make_context("statshift", ["layers"]), words)
+    assert command.make_context(name, list(rest)).params["stream"] == "continual"
     assert "answered in one order: how much the results depend on it is not known" in told
 
 
