@@ -408,7 +408,7 @@ def plain_auto(network, images):
     alike = np.maximum(0, 1 - np.sum(pairs, axis=0) / mean_apart)
     rows = network[-1].weight.numpy() - network[-1].weight.numpy().mean(0)
     cosines = [[one @ other / np.linalg.norm(one) / np.linalg.norm(other) for other in rows] for one in rows]
-    agreeing = max(0, np.mean((1 - alike) * np.einsum("ia,ab,jb->ij", predicted, cosines, predicted)))
+    agreeing = max(0, np.sum((1 - alike) * np.einsum("ia,ab,jb->ij", predicted, cosines, predicted))) / (count + 1) ** 2
     scenes = count**2 / alike.sum()
     effective = 1 / (1 / scenes + agreeing)
     known = scenes / (scenes - 1 / 2)

@@ -49,8 +49,8 @@ def surely(classes, of=10):
 @pytest.mark.parametrize(
     ("classes", "agreement"),
     [
-        ([3] * 20, 19 / 20),  # one class: all but each with itself
-        ([3, 7] * 10, (18 / 20 - 20 / 20 / 9) / 2),  # 9 of the 19 others agree, and 10 are less than chance
+        ([3] * 20, 20 * 19 / 21**2),  # one class: all but each with itself
+        ([3, 7] * 10, 20 * (9 - 10 / 9) / 21**2),  # 9 of the 19 others agree, and 10 do less than chance
         (list(range(10)) * 2, 0),  # balanced: 1 of 19 others, under the chance of 1/10
         ([0, 1], 0),
     ],
@@ -65,7 +65,7 @@ def test_soft_predictions_agree_as_draws_from_them_do():
     shares = logits.exp() / logits.exp().sum(1, keepdim=True)
     drawn = torch.multinomial(shares, 40000, replacement=True, generator=torch.Generator().manual_seed(1))  # (6,draws)
     pairs = [(drawn[i] == drawn[j]).double().mean() for i in range(6) for j in range(6) if i != j]
-    expected = (sum(pairs) / 30 - 1 / 4) / (1 - 1 / 4) * 30 / 36
+    expected = (sum(pairs) / 30 - 1 / 4) / (1 - 1 / 4) * 30 / 49
     assert class_agreement(torch.eye(6, dtype=torch.float64), logits).item() == pytest.approx(expected.item(), rel=0.03)
 
 
@@ -93,7 +93,7 @@ def test_like_classes_agree_by_the_cosine_of_their_directions():
     pair = torch.eye(2, dtype=torch.float64)
     for classes, cosine in (([0, 1], 0.5), ([0, 2], -1), ([0, 3], -0.5), ([1, 1], 1)):
         found = class_agreement(pair, surely(classes, of=4), model).item()
-        assert found == pytest.approx(max(0, cosine / 2), abs=1e-9)  # of 4 pairs 2 are of an image with itself
+        assert found == pytest.approx(max(0, cosine * 2 / 9), abs=1e-9)  # two pairs of different images, of 9
     assert class_agreement(pair, surely([0, 1], of=3), model).item() == 0  # no layer has three classes
 
 
@@ -102,7 +102,7 @@ def test_near_copies_agree_no_further():
     assert class_agreement(alike, surely([c for c in (0, 1, 2, 3) for _ in range(8)])).item() == 0
     assert class_agreement(torch.ones(8, 8), surely([5] * 8)).item() == 0
     two_of_one_class = class_agreement(alike, surely([c for c in (0, 0, 1, 2) for _ in range(8)])).item()
-    assert two_of_one_class == pytest.approx((2 / 16 - 10 / 16 / 9), abs=1e-6)
+    assert two_of_one_class == pytest.approx((2 - 10 / 9) * 8**2 / 33**2, abs=1e-6)
 
 
 @pytest.mark.parametrize("output", [None, torch.zeros(4, 1), torch.zeros(4, 3, 2, 2), torch.zeros(2, 3), {"out": 1}])

@@ -59,8 +59,8 @@ class Rule(Writer):
 
     Attributes:
         target: the method of (stored, observed, images) that returns what a layer shall use. It gets what it names as
-            keywords without a default: `eps` of the layer; and `persisting`, `certain` and `effective`, of a survey of
-            the untouched model (see `statshift.norms.shrinkage.Evidence`).
+            keywords without a default: `eps` of the layer; and `persisting`, `certain`, `effective` and `agreeing`, of
+            a survey of the untouched model (see `statshift.norms.shrinkage.Evidence`).
         trusted: whether it returns what is finite wherever what it observes is, so that this is not looked at.
         sparing: whether a model without batch norm is left alone, with a warning, rather than refused.
     """

@@ -42,8 +42,8 @@ def rectified(model: nn.Module, images: Tensor, protocol: By = "auto", **options
         images: (n,3,H,W), unlabelled; in [0,1] for a `PixelModel`.
         protocol: a name in `statshift.adapting.registry.PROTOCOLS`, with its number as in "prior:64" if wanted; a
             `Protocol` that rewrites statistics in one forward; or a function of (stored, observed, number of images)
-            that returns what a layer shall use. What it names of `eps`, `persisting`, `certain` and `effective` as
-            keywords without a default, it gets, as `statshift.adapting.families.Rule` says.
+            that returns what a layer shall use. What it names of `eps`, `persisting`, `certain`, `effective`
+            and `agreeing` as keywords without a default, it gets, as `statshift.adapting.families.Rule` says.
         **options: `statistics`: "both", "mean" or "var" are rewritten. `where`: see `select_layers`. `unbiased`:
             write the variance with count - 1 in the denominator, as torch's own cumulative mode does; by default the
             biased one, with which evaluation reproduces the forward that was measured. Others go to the protocol

@@ -71,7 +71,8 @@ def class_agreement(alike: Tensor, output: Any, model: nn.Module | None = None) 
 
     The agreement of two classes is the cosine of their directions, which is 0 on average over all; that of two images
     its mean over what the model predicts of them. The result is the mean over all pairs, of which those that are alike
-    count as 0: it is 0 for balanced classes, and 1 - 1/n for n different images that are surely of one class.
+    count as 0, with one image more that is of all classes alike, so that two images do not tell that there is one class
+    only: it is 0 for balanced classes, and n (n - 1) / (n + 1)² for n different images that are surely of one class.
 
     Args:
         alike: (n,n) of `likeness`.
@@ -92,7 +93,7 @@ def class_agreement(alike: Tensor, output: Any, model: nn.Module | None = None) 
     else:
         seen = predicted @ directions.to(predicted)
         agreement = seen @ seen.T
-    return ((1 - alike) * agreement).mean().clamp_min(0)
+    return ((1 - alike) * agreement).sum().clamp_min(0) / (len(alike) + 1) ** 2
 
 
 def show_something(images: Tensor) -> Tensor:
