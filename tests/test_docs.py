@@ -21,6 +21,7 @@ from markdown.extensions.toc import slugify
 
 import statshift
 from statshift._core.errors import StatshiftWarning
+from statshift.adapting.registry import PROTOCOLS
 from statshift.cli import app
 from statshift.recipes import RECIPES
 from statshift.results import read_run
@@ -401,6 +402,18 @@ def test_figures_of_the_protocols_stand_in_the_pages_they_link():
         assert all(re.search(rf"(?<![\d.]){re.escape(figure)}(?!\d)", texts) for figure in figures), part
         checked += len(figures)
     assert checked > 20
+
+
+def test_what_protocols_change_and_cost_is_what_they_say():
+    page = (DOCS / "protocols.md").read_text()
+    rows = re.findall(r"^\| `([\w@]+)[^`]*` \| ([^|]*) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    told = {name: (tuple(changes.split(", ")), int(there), int(back)) for name, changes, there, back in rows}
+    assert told.pop("NAME@IMAGES") == (("as NAME",), 1, 0)
+    assert told == {
+        name: (entry.load().changes, entry.load().forwards, entry.load().backwards)
+        for name, entry in PROTOCOLS.items()
+        if name != "source"
+    }
 
 
 def test_methods_are_where_the_table_says():

@@ -596,7 +596,7 @@ def test_activations_and_dropout_of_timm_s_norms_stay_what_they_are():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = timm.create_model("resnet26t", num_classes=10, drop_rate=0.5).double().eval()
-        images = torch.rand(4, 3, 64, 64, dtype=torch.double)
+        images = torch.rand(4, 3, 40, 40, dtype=torch.double)
     expected = copy.deepcopy(network)
     for one in expected.modules():
         one.train(isinstance(one, nn.BatchNorm2d))
@@ -621,6 +621,16 @@ def test_a_scripted_model_is_refused():
     scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 4, 3)))
     with pytest.raises(InputError, match="but it is scripted or traced"):
         Tent()(scripted)
+
+
+class Infinite(Bright):
+    def forward(self, images):
+        return self.network(images) * math.inf
+
+
+def test_eata_refuses_clean_images_that_the_model_has_no_answer_to(clean):
+    with pytest.raises(InputError, match="Expected finite gradients on the clean images, but those of digits are not"):
+        begun(Infinite(build()), Eata(), clean=clean)
 
 
 def test_eata_without_clean_images_names_eta():

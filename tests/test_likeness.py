@@ -10,7 +10,7 @@ from statshift import load_model
 from statshift._core.errors import FewImagesWarning
 from statshift.adapting.online import RectifiedStream
 from statshift.adapting.rectify import rectified, rectify
-from statshift.norms.likeness import effective_images
+from statshift.norms.likeness import class_agreement, effective_images, likeness
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,7 +24,7 @@ def counted(scenes, frames, jitter=0.0):
         own += jitter * torch.randn(own.shape, generator=generator)
         means.append(own / 8)
         apart.append(torch.tensor(0.05))
-    return effective_images(means, apart).item()
+    return effective_images(likeness(means, apart)).item()
 
 
 @pytest.mark.parametrize(("jitter", "tolerance"), [(0, 1e-5), (0.03, 0.1)])
@@ -35,9 +35,79 @@ def test_frames_of_a_scene_count_as_one_and_different_images_each(scenes, frames
 
 def test_likeness_falls_to_nothing_at_half_of_what_quarters_differ():
     apart = [torch.tensor(0.5)]  # so the squared distance of two quarters is 1
-    for squared, likeness in ((0.0, 1), (0.125, 0.75), (0.25, 0.5), (0.5, 0), (0.7, 0)):
-        found = effective_images([torch.tensor([[0.0], [squared**0.5]])], apart)
-        assert found.item() == pytest.approx(4 / (2 + 2 * likeness))
+    for squared, alike in ((0.0, 1), (0.125, 0.75), (0.25, 0.5), (0.5, 0), (0.7, 0)):
+        found = likeness([torch.tensor([[0.0], [squared**0.5]])], apart)
+        np.testing.assert_allclose(found, [[1, alike], [alike, 1]], atol=1e-6)
+        assert effective_images(found).item() == pytest.approx(4 / (2 + 2 * alike))
+
+
+def surely(classes, of=10):
+    """Return logits that are sure of these classes."""
+    return 100.0 * torch.nn.functional.one_hot(torch.tensor(classes), of)
+
+
+@pytest.mark.parametrize(
+    ("classes", "agreement"),
+    [
+        ([3] * 20, 19 / 20),  # one class: all but each with itself
+        ([3, 7] * 10, (18 / 20 - 20 / 20 / 9) / 2),  # 9 of the 19 others agree, and 10 are less than chance
+        (list(range(10)) * 2, 0),  # balanced: 1 of 19 others, under the chance of 1/10
+        ([0, 1], 0),
+    ],
+)
+def test_classes_agree_by_how_much_more_often_than_chance(classes, agreement):
+    different = torch.eye(len(classes), dtype=torch.float64)
+    assert class_agreement(different, surely(classes)).item() == pytest.approx(agreement, abs=1e-12)
+
+
+def test_soft_predictions_agree_as_draws_from_them_do():
+    logits = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + torch.arange(4)
+    shares = logits.exp() / logits.exp().sum(1, keepdim=True)
+    drawn = torch.multinomial(shares, 40000, replacement=True, generator=torch.Generator().manual_seed(1))  # (6,draws)
+    pairs = [(drawn[i] == drawn[j]).double().mean() for i in range(6) for j in range(6) if i != j]
+    expected = (sum(pairs) / 30 - 1 / 4) / (1 - 1 / 4) * 30 / 36
+    assert class_agreement(torch.eye(6, dtype=torch.float64), logits).item() == pytest.approx(expected.item(), rel=0.03)
+
+
+def test_independent_images_of_balanced_classes_do_not_agree_on_average():
+    generator = np.random.default_rng(0)
+    draws = [generator.integers(10, size=256) for _ in range(20)]
+    found = [class_agreement(torch.eye(256), surely(draw.tolist())).item() for draw in draws]
+    assert np.mean(found) < 1 / 256  # less than what sampling adds
+
+
+def test_classes_without_anything_in_common_agree_as_without_a_linear_layer():
+    model = torch.nn.Linear(10, 10).requires_grad_(False).double()
+    model.weight.copy_(torch.eye(10) + 0.3)  # what all rows share does not count
+    logits = torch.randn(12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + torch.arange(10)
+    alike = torch.eye(12, dtype=torch.float64)
+    expected = class_agreement(alike, logits).item()
+    assert expected > 0.1
+    assert class_agreement(alike, logits, model).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_like_classes_agree_by_the_cosine_of_their_directions():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Linear(2, 4)).requires_grad_(False).double()
+    angle = np.deg2rad([0, 60, 180, 240])
+    model[1].weight.copy_(5 * torch.tensor(np.stack([np.cos(angle), np.sin(angle)], 1)))
+    pair = torch.eye(2, dtype=torch.float64)
+    for classes, cosine in (([0, 1], 0.5), ([0, 2], -1), ([0, 3], -0.5), ([1, 1], 1)):
+        found = class_agreement(pair, surely(classes, of=4), model).item()
+        assert found == pytest.approx(max(0, cosine / 2), abs=1e-9)  # of 4 pairs 2 are of an image with itself
+    assert class_agreement(pair, surely([0, 1], of=3), model).item() == 0  # no layer has three classes
+
+
+def test_near_copies_agree_no_further():
+    alike = torch.block_diag(*[torch.ones(8, 8)] * 4)
+    assert class_agreement(alike, surely([c for c in (0, 1, 2, 3) for _ in range(8)])).item() == 0
+    assert class_agreement(torch.ones(8, 8), surely([5] * 8)).item() == 0
+    two_of_one_class = class_agreement(alike, surely([c for c in (0, 0, 1, 2) for _ in range(8)])).item()
+    assert two_of_one_class == pytest.approx((2 / 16 - 10 / 16 / 9), abs=1e-6)
+
+
+@pytest.mark.parametrize("output", [None, torch.zeros(4, 1), torch.zeros(4, 3, 2, 2), torch.zeros(2, 3), {"out": 1}])
+def test_nothing_is_told_by_what_are_no_logits_of_classes(output):
+    assert class_agreement(torch.eye(4), output).item() == 0
 
 
 def test_a_protocol_of_ones_own_is_offered_what_it_names():
@@ -48,7 +118,9 @@ def test_a_protocol_of_ones_own_is_offered_what_it_names():
         seen.append((effective.item(), eps))
         return stored
 
-    with pytest.warns(FewImagesWarning, match="copies, frames of one or two scenes, or pictures of nothing"):
+    with pytest.warns(
+        FewImagesWarning, match="copies, frames of one or two scenes, images of one class, or pictures of nothing"
+    ):
         rectify(model, images, own)
     assert seen == [(pytest.approx(1), 1e-5)] * 19
     rectify(model, images[:1], own)  # of one image there is nothing to warn of
@@ -88,7 +160,7 @@ def frames_of(images, scenes, frames, noise):
 def test_auto_costs_clean_images_at_most_a_point_where_images_are_alike(trained, case):
     model, images, labels, before = trained
     scenes, frames, noise = CASES[case]
-    alike = pytest.warns(FewImagesWarning) if len(scenes) == 1 else nullcontext()
+    alike = pytest.warns(FewImagesWarning) if len(scenes) <= 2 else nullcontext()
     with alike, rectified(model, frames_of(images, scenes, frames, noise)):
         adapted = accuracy(model, images, labels)
     assert adapted >= before - 1

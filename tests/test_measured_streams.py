@@ -23,11 +23,12 @@ from statshift.data import ImageData
 from statshift.data.sources import Pixels
 from statshift.measuring import streamed
 from statshift.measuring.evaluate import Evaluator
-from statshift.measuring.streams.course import Member, Passage, cut
+from statshift.measuring.streams.course import Member, Passage, in_batches
 from statshift.measuring.streams.film import film
 from statshift.measuring.streams.find import find_course
 from statshift.results import bits
 from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import Shift
 from statshift.tasks.segmentation import Segmentation
 
 measure = partial(statshift.measure, device="cpu", examples=0)
@@ -121,7 +122,7 @@ def test_an_order_is_addressed_by_the_places_of_the_images():
 @pytest.mark.parametrize("length", [1, 9, 10, 19, 20, 39, 40, 41])
 def test_a_short_last_batch_joins_its_neighbour(length):
     order = np.arange(2 * length).reshape(length, 2)
-    batches = cut(order, 10)
+    batches = in_batches(order, 10)
     np.testing.assert_array_equal(np.concatenate(batches), order)
     assert [len(one) for one in batches[:-1]] == [10] * (max(1, length // 10) - 1)
     assert len(batches[-1]) == length - 10 * (len(batches) - 1)
@@ -538,7 +539,7 @@ def never_again(step, at):
     return check
 
 
-SHIPPED = ["auto", "tent", "lame", "t3a", "eta", "rdumb:4", "batch"]
+SHIPPED = ["auto", "tent", "eta", "sar", "lame", "t3a", "roid", "rdumb:4", "batch"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -723,9 +724,46 @@ def test_frames_move_with_their_label_maps(streets):
     assert ((images[:, 0] > images[:, 1]) == labels.bool())[sure].all()
 
 
-def test_attacks_and_sets_of_other_sizes_are_refused(network, data, tmp_path):
-    with pytest.raises(InputError, match="Cannot attack batch"):
-        measure(network, data, shifts=["clean", "fgsm:1/255"], stream="mixed", rectify="batch")
+@dataclass(frozen=True)
+class Another(Shift):
+    """Images of its own, of a side."""
+
+    name: str = "another"
+    family: str = "own"
+    side: int = 32
+
+    paired = False
+    reads = True
+
+    def data(self, severity, load):
+        return load(images_of(17, seed=8, size=self.side))
+
+
+@pytest.mark.parametrize("spec", ["mixed", "continual", "sorted"])
+def test_a_set_of_its_own_is_a_further_condition(spec, network, data):
+    how = {"shifts": ["clean", Another()], "stream": spec, "rectify": ["source", "batch"], "adaptation": few(10)}
+    rows = by_key(measure(network, data, **how).rows)
+    own = images_of(17, seed=8)
+    with torch.no_grad():
+        answers = by_imagenet(network, shifted(own, CLEAN)).argmax(1).numpy()
+    np.testing.assert_array_equal(bits(rows["source", "another", 0, 0]), answers == own.labels)
+    row = rows["batch", "another", 0, 0]
+    assert row["images"] == sum(images for _, images, *_ in row["along"]) == 17
+    assert row["set"] == rows["source", "another", 0, 0]["set"]
+    if spec != "continual":
+        return
+    order = np.concatenate(orders("iid", [Member(Condition("another", 0), own.indices)]))[:, 1]
+    expected, model = np.zeros(17), statshift.load_model(network)
+    with statshift.rectified(model, shifted(own, CLEAN)[order], protocol="replace"), torch.no_grad():
+        expected[order] = model(shifted(own, CLEAN)[order]).argmax(1).numpy() == own.labels[order]
+    np.testing.assert_array_equal(bits(row), expected)  # 17 images are one batch
+
+
+def test_a_set_of_another_size_has_no_place_among_others(network, data):
+    how = {"shifts": ["clean", Another(side=36)], "rectify": "batch", "adaptation": few(10)}
+    with pytest.raises(InputError, match="for the stream mixed, but those of another are 36x36 px"):
+        measure(network, data, stream="mixed", **how)
+    assert len(measure(network, data, stream="iid", **how).rows) == 4
 
 
 @pytest.fixture
@@ -760,7 +798,7 @@ def test_the_command_measures_compares_and_reports_streams(run, folder, tmp_path
     }
     assert record["protocols"]["eata"]["clean"]["hash"] == record["data"]["content_hash"]
     assert record["asked"]["clean_data"] == f"folder:{folder}"
-    compared = run("compare", first, second, "--protocol", "batch")
+    compared = run("compare", first, second, "--protocols", "batch,batch")
     assert compared.code == 0
     assert compared.out.count("contrast") > 0
     assert run("report", first, "--out", tmp_path / "page.html").code == 0

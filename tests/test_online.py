@@ -143,7 +143,8 @@ def test_features_that_are_not_finite_leave_the_statistics_as_they_are(network):
     assert torch.equal(stream(overflowing), rectify(network, first)(overflowing))
     assert same(state(stream.model), before)
     now = stream.status
-    assert now.left_alone == NOT_FINITE
+    assert (told.left_alone, now.left_alone) == ("", NOT_FINITE)
+    assert now.shift is not None
     assert (now.shift, now.weight, now.since) == (told.shift, told.weight, told.since)
     assert torch.equal(stream(third), rectify(network, third)(third))
     assert stream.status.left_alone == ""
@@ -343,7 +344,7 @@ def test_inference_mode_changes_nothing(network, order):
 
 def test_the_status_is_what_the_window_tells(network):
     stream = RectifiedStream(network, window=64, every=64)
-    assert stream.status == type(stream.status)(0, 0, 0, None, None, 0, TOO_FEW)
+    assert stream.status == type(stream.status)(0, 0, 0, None, None, None, 0, TOO_FEW)
     clean, shifted = [stream_of(2, size=64, gain=gain, first=20) for gain in (1, 0.5)]
     since = {0: 0, 1: 0, 2: 192, 3: 192, 4: 320}
     for number, images in enumerate([*clean, *shifted, clean[0]]):
@@ -353,6 +354,7 @@ def test_the_status_is_what_the_window_tells(network):
         weight = float(evidence.persisting + evidence.certain) / 2
         assert found.shift == pytest.approx(statshift.diagnose(network, images).number, rel=1e-6)
         assert found.weight == pytest.approx(weight, rel=1e-6)
+        assert found.agreeing == pytest.approx(float(evidence.agreeing), rel=1e-6)
         assert (weight > 0) == (number in (2, 3))
         assert found.left_alone == ("" if weight else NO_SHIFT)
         assert (found.images, found.window, found.since) == (64 * (number + 1), 64, since[number])
@@ -361,7 +363,7 @@ def test_the_status_is_what_the_window_tells(network):
 def test_the_status_of_a_rule_that_does_not_look_has_no_shift(network):
     stream = RectifiedStream(network, window=8, every=8, protocol="replace")
     stream(stream_of(1)[0])
-    assert stream.status == type(stream.status)(8, 0, 8, None, None, 0, "")
+    assert stream.status == type(stream.status)(8, 0, 8, None, None, None, 0, "")
 
 
 def test_images_that_are_alike_are_said_to_be_why(network):
@@ -389,7 +391,7 @@ def test_a_stream_holds_its_model_its_statistics_and_the_window(network):
     stream(stream_of(1)[0])
     model = sum(tensor.nbytes for tensor in [*network.parameters(), *network.buffers()])
     statistics = sum(value.nbytes for name, value in network.state_dict().items() if "running" in name)
-    counters = 5 * 4 + 3 * 8
+    counters = 3 * 4 + 3 + 3 * 8  # what is monitored; skipped, since, and the end of the ring
     assert held(stream) == model + statistics + 12 * 3 * 8 * 8 * 8 + counters
 
 
@@ -438,7 +440,7 @@ def test_a_model_without_batch_norm_is_left_alone_with_one_warning():
         assert torch.equal(stream(first), model(first))
         stream(spoilt(second))
         assert torch.equal(stream(second), model(second))
-    assert stream.status == type(stream.status)(24, 1, 0, None, None, 0, why)
+    assert stream.status == type(stream.status)(24, 1, 0, None, None, None, 0, why)
     resumed = deepcopy(stream)
     resumed.reset()
     resumed.load_state_dict(stream.state_dict())

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from statshift.models import extract_logits
 from statshift.norms.kinds import check_reachable
 from statshift.norms.layers import before_forward, check_changeable, evaluating, run
 
-Own = TypeVar("Own", bound="AffineStream")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MANY_CLASSES = 1000
 """From so many classes on, a model is taken for one of ImageNet, and the papers' numbers for ImageNet are used."""
@@ -137,7 +138,7 @@ class AffineStream(Stream):
         """Return the paper's numbers for a model of so many classes."""
         return self.many if classes >= MANY_CLASSES else self.few
 
-    def settled(self: Own, model: nn.Module, classes: int) -> Own:
+    def settled(self, model: nn.Module, classes: int) -> "Self":
         """Return the protocol with all its numbers."""
         usual = self.usual(model, classes)
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})

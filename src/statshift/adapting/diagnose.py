@@ -155,7 +155,7 @@ def diagnose(model: nn.Module, images: Tensor) -> Diagnosis:
     layers = select_layers(model, images)
     with _overhearing(model) as answers:
         shifts = survey(model, images, layers)
-    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images)
+    evidence = weigh_evidence(list(shifts.values())[-last_third(len(shifts)) :], images, answers[-1], model)
     stored = [stored_statistics(layers[name]) for name in shifts]
     initial = torch.stack([(one.mean == 0).all() & (one.var == 1).all() for one in stored]).all()
     (untrained,) = check_finite({name: shift.distance[None] for name, shift in shifts.items()}, initial)

@@ -14,10 +14,10 @@ BRIGHTNESS, CONTRAST, SATURATION, GAMMA = (0.6, 1.4), (0.7, 1.3), (0.5, 1.5), (0
 HUE = 0.06
 """Turns of the colours about the greys, at most."""
 
-DEGREES, SHIFT, SCALE = 15.0, 1 / 16, (0.9, 1.1)
+DEGREES, SHIFT, ZOOM = 15.0, 1 / 16, (0.9, 1.1)
 """Degrees and shares of the side, at most, either way; factors."""
 
-GREY = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the luma."""
 
 
@@ -44,7 +44,7 @@ def recoloured(images: Tensor, draws: Draws) -> Tensor:
     def factor(name: str, between: tuple[float, float]) -> Tensor:
         return draws.uniform(name, 1, 1, 1, low=between[0], high=between[1]).to(images)
 
-    grey = torch.tensor(GREY, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
+    grey = torch.tensor(LUMA, device=images.device, dtype=images.dtype).view(1, 3, 1, 1)
     found = (images * factor("brightness", BRIGHTNESS)).clamp(0, 1)
     mean = (found * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
     found = (mean + (found - mean) * factor("contrast", CONTRAST)).clamp(0, 1)
@@ -66,7 +66,7 @@ def moved(images: Tensor, draws: Draws) -> Tensor:
     numbers = draws.uniform("place", 5, low=-1.0, high=1.0).to(images)
     angle, across, down, size, side = numbers.unbind(1)
     angle = angle * math.radians(DEGREES)
-    scale = 1 / (1 + size * (SCALE[1] - 1))
+    scale = 1 / (1 + size * (ZOOM[1] - 1))
     height, width = images.shape[-2:]
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     mirror = side.sign()

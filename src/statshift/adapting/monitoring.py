@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 NO_SHIFT = "no shift beyond noise reaches the last layers"
-ALIKE = "the images of the window are alike, or show nothing"
+ALIKE = "the images of the window are alike, of one class, or show nothing"
 NOT_FINITE = "the features of the window are not finite"
 TOO_FEW = "there are not two images yet"
 
@@ -25,6 +25,8 @@ class StreamStatus:
             sampling noise; 1 is none. None before the first time, and by a protocol that does not look at it.
         weight: in [0,1], how far the model is moved to the target where a layer's own noise does not hold it back: the
             mean of what persists and what is certain. None likewise.
+        agreeing: in [0,1], how far the classes that the untouched model predicts for different images of it agree
+            beyond chance. None likewise.
         since: how many images had been answered when the present shift was first seen, or was first seen to be gone.
         left_alone: why the model is as it was, or stays at an earlier window; "" if it is moved.
     """
@@ -34,6 +36,7 @@ class StreamStatus:
     window: int
     shift: float | None
     weight: float | None
+    agreeing: float | None
     since: int
     left_alone: str
 
@@ -42,21 +45,25 @@ class Monitor(nn.Module):
     """Keep what the rectifications of a stream told, on their device.
 
     Attributes:
-        told: (5,) whether anything was, whether all was finite, whether images were alike, `shift` and `weight`.
+        told: (3,) whether anything was, whether the last could be used, and whether its images were alike.
+        looked: (3,) the `shift`, `weight` and `agreeing` of the last that could be used; NaN where nothing is known.
         since: () as in `StreamStatus`.
     """
 
     told: Tensor
+    looked: Tensor
     since: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("told", torch.zeros(5))
+        self.register_buffer("told", torch.zeros(3, dtype=torch.bool))
+        self.register_buffer("looked", torch.full((3,), torch.nan))
         self.register_buffer("since", torch.zeros((), dtype=torch.long))
 
     def reset(self) -> None:
         """Forget it."""
         self.told.zero_()
+        self.looked.fill_(torch.nan)
         self.since.zero_()
 
     def note(self, images: int, finite: Tensor, alike: Tensor | None, evidence: Mapping[str, Tensor]) -> None:
@@ -68,16 +75,15 @@ class Monitor(nn.Module):
             alike: () bool, whether the images are alike, if that was looked at.
             evidence: as `Rewriting` has it.
         """
-        unknown = torch.full_like(self.told[0], torch.nan)
-        weight = (evidence["persisting"] + evidence["certain"]) / 2 if evidence else unknown
         same = torch.zeros_like(finite) if alike is None else alike
-        values = [torch.ones_like(unknown), finite, same, evidence.get("shift", unknown), weight]
-        told = torch.stack([value.to(self.told) for value in values])
-        turned = finite & ((told[4] > 0) != (self.told[4] > 0))
+        self.told.copy_(torch.stack([torch.ones_like(finite), finite, same]))
+        if not evidence:
+            return
+        weight = (evidence["persisting"] + evidence["certain"]) / 2
+        looked = torch.stack([evidence["shift"], weight, evidence["agreeing"]]).to(self.looked)
+        turned = finite & ((looked[1] > 0) != (self.looked[1] > 0))
         self.since.copy_(torch.where(turned, images, self.since))
-        kept = self.told.clone()
-        kept[1] = 0
-        self.told.copy_(torch.where(finite, told, kept))
+        self.looked.copy_(torch.where(finite, looked, self.looked))
 
     def status(self, images: int, skipped: Tensor, window: int, left_alone: str) -> StreamStatus:
         """Return all that is known.
@@ -88,22 +94,20 @@ class Monitor(nn.Module):
             window: images in it.
             left_alone: why the model cannot be moved; "" if it can.
         """
-        told, finite, alike, shift, weight = self.told.tolist()
-        if not left_alone:
-            left_alone = _why(bool(told), bool(finite), bool(alike), weight)
-        looked = bool(told) and not math.isnan(weight)
+        shift, weight, agreeing = (None if math.isnan(value) else value for value in self.looked.tolist())
         return StreamStatus(
             images=images,
             skipped=int(skipped),
             window=window,
-            shift=shift if looked else None,
-            weight=weight if looked else None,
+            shift=shift,
+            weight=weight,
+            agreeing=agreeing,
             since=int(self.since),
-            left_alone=left_alone,
+            left_alone=left_alone or _why(*self.told.tolist(), weight),
         )
 
 
-def _why(told: bool, finite: bool, alike: bool, weight: float) -> str:
+def _why(told: bool, finite: bool, alike: bool, weight: float | None) -> str:
     if not told:
         return TOO_FEW
     if not finite:

@@ -19,7 +19,7 @@ class AdaptationOptions:
         statistics: "both", "mean" or "var" are rewritten.
         where: which layers; see `statshift.norms.selection.select_layers`.
         unbiased: write the variance with count - 1 in the denominator.
-        reset_every: after so many batches a stream begins at the source again; by default only at each condition.
+        reset_every: after so many batches a stream begins at the source again; by default only where it begins.
         clean: clean images, for protocols that weigh by them what must not be forgotten; labels are not looked at.
     """
 

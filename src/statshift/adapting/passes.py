@@ -25,13 +25,13 @@ from statshift.norms.sizes import fit_size
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 FEW_IMAGES = (
-    "The images to rectify to are alike: copies, frames of one or two scenes, or pictures of nothing. No "
-    "shift is told from what they show; give different images."
+    "The images to rectify to are alike: copies, frames of one or two scenes, images of one class, or pictures of "
+    "nothing. No shift is told from what they show; give different images."
 )
 SKIPPED = (
     "no running statistics are kept there, so these layers are not rectified: they normalise each batch by its own."
 )
-OFFERED = ("eps", "persisting", "certain", "effective")
+OFFERED = ("eps", "persisting", "certain", "effective", "agreeing")
 """What a rule gets that names it as a keyword without a default: of the layer, and of the images' `Evidence`."""
 
 Seen = dict[str, tuple[ChannelStatistics, Observed]]
@@ -76,10 +76,11 @@ class Rewriting:
 
     @property
     def alike(self) -> Tensor | None:
-        """() whether the images are too much alike to tell a shift, and tell none; None if nothing was gathered."""
+        """() whether the images, or their classes, are too much alike to tell a shift, and tell none; None if not known."""
         if not self.evidence or self.images < 2:
             return None
-        few = self.evidence["effective"] < min(FEW, 0.9 * self.images)
+        scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
+        few = scenes < min(FEW, 0.9 * self.images)
         return few & (self.evidence["persisting"] == 0)
 
     def check(self) -> None:

@@ -146,7 +146,7 @@ class Evaluator:
 
     @torch.no_grad()
     def answered(self, parts: Sequence[Placed], answer: Callable[[Tensor], Tensor]) -> list[Results]:
-        """Return what the task keeps of each image of a batch, part by part, tensors (b,...) on the CPU.
+        """Return what the task keeps of each image of a batch, part by part, tensors (b,...) on the device.
 
         Args:
             parts: which images, and where in the batch each of them is.
@@ -162,8 +162,7 @@ class Evaluator:
             found = []
             for (data, condition, positions, _), place in zip(parts, places, strict=True):
                 task = self._task_of(condition)
-                one = task.per_image(logits[place], self._send(task.labels(data, positions)))
-                found.append(of_type(one, [field.cpu() for field in one]))
+                found.append(task.per_image(logits[place], self._send(task.labels(data, positions))))
             return found
         except torch.OutOfMemoryError:
             raise self._at_once.no_memory(sum(len(positions) for *_, positions, _ in parts)) from None

@@ -20,7 +20,7 @@ from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
 from statshift.measuring.showing import data_frame, measurement_text
-from statshift.measuring.streamed import Answering, Asked, Met, meet
+from statshift.measuring.streamed import Answering, Met, Turn, meet
 from statshift.norms.layers import evaluating
 from statshift.results import Row, Run, baseline_errors, open_run, row_key, summarise
 from statshift.results.families import kinship_of
@@ -221,8 +221,8 @@ def _along(
         if name == SOURCE:
             made: Iterator[Row] = (one.row(found) for one, found in zip(met, source, strict=True))
         else:
-            asked = Asked(name, plan.protocols[name], draw)
-            made = answering.rows(asked, met, source, passes.along(met, name))
+            turn = Turn(name, plan.protocols[name], draw)
+            made = answering.rows(turn, met, source, passes.along(met, name))
         yield from ((one.condition, row) for one, row in zip(met, made, strict=True) if one.condition in lacking)
 
 

@@ -19,7 +19,7 @@ from statshift.data import ImageData
 from statshift.measuring.adapted import adapting_in
 from statshift.measuring.evaluate import Evaluator, Placed, joined, of_type
 from statshift.measuring.images import Images
-from statshift.measuring.streams.course import BINS, Course, Member, Passage, classes_of
+from statshift.measuring.streams.course import BINS, Course, Member, Passage, classes_by_image
 from statshift.norms.layers import evaluating
 from statshift.results import Row, make_row
 from statshift.shifts.conditions import Condition
@@ -50,7 +50,7 @@ class Met:
     @property
     def member(self) -> Member:
         """As an order needs them."""
-        return Member(self.condition, self.data.indices, classes_of(self.data, self.task))
+        return Member(self.condition, self.data.indices, classes_by_image(self.data, self.task))
 
     def row(self, results: Results, **named: Any) -> Row:
         """Return the row of results in image order."""
@@ -62,7 +62,7 @@ class Met:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Turn:
     """Whose passage is asked for.
 
     Attributes:
@@ -109,33 +109,34 @@ class Answering:
     folder: Path | None = None
 
     def rows(
-        self, asked: Asked, met: Sequence[Met], source: Sequence[Results], tell: Callable[[int], None]
+        self, turn: Turn, met: Sequence[Met], source: Sequence[Results], tell: Callable[[int], None]
     ) -> Iterator[Row]:
         """Yield the row of each condition once the whole passage is answered; its state goes when all are taken.
 
         Args:
-            asked: whose passage.
+            turn: whose passage.
             met: the conditions that it comes to.
             source: what the source answers in each, in image order.
             tell: told how many images are finished.
         """
-        passage = self.course.passage([one.member for one in met], self.options.samples, self.seed, asked.draw)
+        passage = self.course.passage([one.member for one in met], self.options.samples, self.seed, turn.draw)
         with evaluating(self.evaluate.model):
-            step = asked.protocol.streamed(self._session(asked, met, passage))
-            path = self._path(asked, met) if getattr(step, "resumable", False) else None
-            identity = {"protocol": asked.label, "draw": asked.draw, "batches": len(passage.batches)}
-            kept = Checkpoint(path, identity, {"step": cast(Stateful, step)} if path else {}, of="stream")
+            step = turn.protocol.streamed(self._session(turn, met, passage))
+            resumable = getattr(step, "resumable", False)
+            path = self._path(turn, met) if resumable else None
+            identity = {"protocol": turn.label, "draw": turn.draw, "batches": len(passage.batches)}
+            kept = Checkpoint(path, identity, {"step": cast(Stateful, step)} if resumable else {}, of="stream")
             found = self._answer(step, met, passage, source, kept, tell)
         for number, (one, results, beside) in enumerate(zip(met, found, source, strict=True)):
-            row = one.row(results, protocol=asked.label, draw=asked.draw, source=beside)
+            row = one.row(results, protocol=turn.label, draw=turn.draw, source=beside)
             yield {**row, "along": _along(row, one.row(beside), passage, number, one.task)}
         if path:
             path.unlink(missing_ok=True)
 
-    def _session(self, asked: Asked, met: Sequence[Met], passage: Passage) -> Session:
+    def _session(self, turn: Turn, met: Sequence[Met], passage: Passage) -> Session:
         first = partial(self.evaluate.shifted, met[0].data, met[0].condition)
         return Session(
-            asked.label,
+            turn.label,
             self.evaluate.model,
             self.options,
             few=lambda: first(passage.batches[0][:, 1]),
@@ -145,8 +146,8 @@ class Answering:
             adapting=partial(adapting_in, self.evaluate),
         )
 
-    def _path(self, asked: Asked, met: Sequence[Met]) -> Path | None:
-        name = f"{asked.label}, draw {asked.draw} of {', '.join(str(one.condition) for one in met)}"
+    def _path(self, turn: Turn, met: Sequence[Met]) -> Path | None:
+        name = f"{turn.label}, draw {turn.draw} of {', '.join(str(one.condition) for one in met)}"
         return self.folder and self.folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.pt"
 
     def _answer(
@@ -181,16 +182,21 @@ class Answering:
                 tell(finished)
                 stopped = processes.any_rank(stop.is_set())
                 if stopped or kept.is_due(KEPT_EVERY):
-                    found = [[joined(one)] if one else [] for one in found]
+                    found = [[_whole(one)] if one else [] for one in found]
                     kept.write({"batches": number, "found": [[*one[0]] if one else [] for one in found]})
                 if stopped:
                     raise KeyboardInterrupt
-        return [_in_image_order(joined(one), passage.along(number)[0]) for number, one in enumerate(found)]
+        return [_in_image_order(_whole(one), passage.along(number)[0]) for number, one in enumerate(found)]
 
 
 def _part(one: Met, batch: NDArray[np.int64], number: int) -> Placed:
     places = np.flatnonzero(batch[:, 0] == number)
     return one.data, one.condition, batch[places, 1], places
+
+
+def _whole(parts: Sequence[Results]) -> Results:
+    """Return results as one, on the CPU."""
+    return joined([of_type(one, [field.cpu() for field in one]) for one in parts])
 
 
 def _in_image_order(results: Results, positions: NDArray[np.int64]) -> Results:

@@ -1,14 +1,17 @@
 """How many different images there are: copies, frames of one scene and pictures of nothing tell less than their number.
 
-Images are told apart by the means of their own channels, by the measure of how far apart their own quarters are. The
-derivation is in docs/auto.md.
+Images are told apart by the means of their own channels, by the measure of how far apart their own quarters are; and
+those of one class by what the model predicts of them. The derivation is in docs/auto.md.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from statshift._core.errors import InputError
+from statshift.models.pixel import extract_logits
 from statshift.norms.statistics import channel_statistics
 
 LEAST = 1 / 320
@@ -21,23 +24,75 @@ NOTHING = 4
 """Quarters of faint pictures that show something differ by more than this many times what independent pixels would."""
 
 
-def effective_images(means: Sequence[Tensor], apart: Sequence[Tensor]) -> Tensor:
-    """Return as how many independent images some images count: () from 1 (copies) to n.
+def likeness(means: Sequence[Tensor], apart: Sequence[Tensor]) -> Tensor:
+    """Return the likeness (n,n) of images, which falls linearly from 1, where two are equal, to 0.
 
-    It is the diversity n² / Σ_ij likeness_ij. The likeness of two images falls linearly from 1, where they are equal,
-    to 0 at half of the squared distance of neighbouring quarters.
+    It is 0 from half of the squared distance of neighbouring quarters on.
 
     Args:
         means: (n,C) of each layer, means of the images' own channels, in stored deviations, over the root of C.
         apart: () of each layer, half of the squared distance of neighbouring quarters, likewise.
+    """
+    exact = "donot_use_mm_for_euclid_dist"  # the differences of near-copies would drown in the rounding of a product
+    squared = torch.stack([torch.cdist(one, one, compute_mode=exact).square() for one in means]).sum(0)
+    return (1 - squared / torch.stack(list(apart)).sum()).clamp_min(0)
+
+
+def effective_images(alike: Tensor) -> Tensor:
+    """Return as how many independent images some count: () from 1 (copies) to n, the diversity n² / Σ_ij likeness_ij.
+
+    Args:
+        alike: (n,n) of `likeness`.
 
     Reference:
         Leinster & Cobbold, "Measuring diversity: the importance of species similarity", Ecology 2012, order 2.
     """
-    exact = "donot_use_mm_for_euclid_dist"  # the differences of near-copies would drown in the rounding of a product
-    squared = torch.stack([torch.cdist(one, one, compute_mode=exact).square() for one in means]).sum(0)
-    likeness = (1 - squared / torch.stack(list(apart)).sum()).clamp_min(0)
-    return len(squared) ** 2 / likeness.sum()
+    return len(alike) ** 2 / alike.sum()
+
+
+def class_directions(model: nn.Module, classes: int) -> Tensor | None:
+    """Return the directions (K,d) of classes in the features before the last linear layer; None without such a layer.
+
+    They are its centred rows, of length 1: of classes that have nothing in common any two have the cosine -1/(K-1).
+
+    Reference:
+        Papyan, Han & Donoho, "Prevalence of neural collapse during the terminal phase of deep learning training", PNAS
+        2020.
+    """
+    linear = [one for one in model.modules() if isinstance(one, nn.Linear) and one.out_features == classes]
+    if not linear:
+        return None
+    rows = linear[-1].weight.detach()
+    return nn.functional.normalize(rows - rows.mean(0), dim=1)
+
+
+def class_agreement(alike: Tensor, output: Any, model: nn.Module | None = None) -> Tensor:
+    """Return () in [0,1] how far the classes of images that are not alike agree beyond chance.
+
+    The agreement of two classes is the cosine of their directions, which is 0 on average over all; that of two images
+    its mean over what the model predicts of them. The result is the mean over all pairs, of which those that are alike
+    count as 0: it is 0 for balanced classes, and 1 - 1/n for n different images that are surely of one class.
+
+    Args:
+        alike: (n,n) of `likeness`.
+        output: what the model returned; where that is not logits (n,K) of two classes or more, nothing is told: 0.
+        model: where it has no last linear layer, no two classes have anything in common.
+    """
+    try:
+        logits = extract_logits(output)
+    except InputError:
+        return alike.new_zeros(())
+    if logits.ndim != 2 or len(logits) != len(alike) or logits.shape[1] < 2:
+        return alike.new_zeros(())
+    predicted = logits.to(alike).softmax(1).nan_to_num(0)
+    classes = logits.shape[1]
+    directions = None if model is None else class_directions(model, classes)
+    if directions is None:
+        agreement = (predicted @ predicted.T - 1 / classes) / (1 - 1 / classes)
+    else:
+        seen = predicted @ directions.to(predicted)
+        agreement = seen @ seen.T
+    return ((1 - alike) * agreement).mean().clamp_min(0)
 
 
 def show_something(images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ model's device. The derivations are in docs/auto.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from statshift._core.errors import InputError
 from statshift.norms.layers import before_forward, evaluating, run
-from statshift.norms.likeness import LEAST, effective_images, show_something
+from statshift.norms.likeness import LEAST, class_agreement, effective_images, likeness, show_something
 from statshift.norms.statistics import ChannelStatistics, Observed, channel_statistics
 
 TRAINING_BATCH = 32
@@ -52,16 +53,17 @@ class LayerShift:
         """() squared distance of mean and deviation."""
         return self.mean + self.var
 
-    def noise(self, effective: Tensor) -> tuple[Tensor, Tensor]:
+    def noise(self, effective: Tensor, agreeing: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
         """Return what is expected () of `mean` and of `var` without a shift.
 
         Args:
             effective: () as how many independent images these count; see `effective_images`.
+            agreeing: () in [0,1], how far their classes agree; see `class_agreement`. Of sampling alone, 0.
         """
-        known = effective - 2 / QUARTERS
+        known, times = effective - 2 / QUARTERS, 1 + effective * agreeing
         return (
-            (self.mean_spread + self.mean_apart / effective) / known,
-            (self.var_spread + self.var_apart / effective) / known,
+            (self.mean_spread + self.mean_apart / (effective / times)) / known * times,
+            (self.var_spread + self.var_apart / (effective / times)) / known * times,
         )
 
 
@@ -73,12 +75,14 @@ class Evidence:
         persisting: () share in [0,1] of the shift in the last third of the layers that no noise explains.
         certain: () share of it, at most `persisting`, that the content of a single scene does not explain either.
         effective: () as how many independent images these count, from 1 to their number.
+        agreeing: () in [0,1], how far the classes of different images agree beyond chance; see `class_agreement`.
         shift: () that shift, root-mean-square, in units of its sampling noise; 1 is none.
     """
 
     persisting: Tensor
     certain: Tensor
     effective: Tensor
+    agreeing: Tensor
     shift: Tensor
 
 
@@ -124,7 +128,6 @@ def share_beyond(noise: Tensor, distance: Tensor) -> Tensor:
     return torch.where(distance > noise, 1 - noise / distance, torch.zeros_like(distance))
 
 
-@torch.no_grad()
 def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, skip: int = 0) -> dict[str, LayerShift]:
     """Return the shift at each layer that a forward of the untouched model meets, in the order it meets them.
 
@@ -137,6 +140,14 @@ def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, s
     Raises:
         InputError: a layer observes a single value, or is met twice.
     """
+    return survey_and_answer(model, images, layers, skip=skip)[0]
+
+
+@torch.no_grad()
+def survey_and_answer(
+    model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, skip: int = 0
+) -> tuple[dict[str, LayerShift], Any]:
+    """Return what `survey` does, and what the model returned."""
     shifts: dict[str, LayerShift] = {}
     met: set[str] = set()
 
@@ -148,8 +159,8 @@ def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, s
             shifts[name] = layer_shift(stored_statistics(layer), observe(name, features, quarters=True), layer.eps)
 
     with before_forward(layers, observe_layer), evaluating(model):
-        run(model, images)
-    return shifts
+        output = run(model, images)
+    return shifts, output
 
 
 def gather_evidence(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm]) -> Evidence:
@@ -158,11 +169,11 @@ def gather_evidence(model: nn.Module, images: Tensor, layers: dict[str, _BatchNo
     Args: as in `survey`.
     """
     wanted = last_third(len(layers))
-    shifts = survey(model, images, layers, skip=len(layers) - wanted)
+    shifts, output = survey_and_answer(model, images, layers, skip=len(layers) - wanted)
     if len(shifts) < wanted:  # a forward does not meet all layers, so it was another third
-        shifts = survey(model, images, layers)
+        shifts, output = survey_and_answer(model, images, layers)
         wanted = last_third(len(shifts))
-    return weigh_evidence(list(shifts.values())[-wanted:], images)
+    return weigh_evidence(list(shifts.values())[-wanted:], images, output, model)
 
 
 def last_third(layers: int) -> int:
@@ -170,7 +181,9 @@ def last_third(layers: int) -> int:
     return max(1, round(layers / 3))
 
 
-def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor) -> Evidence:
+def weigh_evidence(
+    shifts: Sequence[LayerShift], images: Tensor, output: Any = None, model: nn.Module | None = None
+) -> Evidence:
     """Return what layers tell together.
 
     The noise in what persists is that of sampling, and that of batches of `TRAINING_BATCH` images, which training has
@@ -179,21 +192,27 @@ def weigh_evidence(shifts: Sequence[LayerShift], images: Tensor) -> Evidence:
     Args:
         shifts: of the layers.
         images: (n,3,H,W) that showed them.
+        output: what the model returned for them; logits (n,K) tell how far their classes agree.
+        model: what returned it.
 
     Raises:
         InputError: there are no layers.
     """
     if not shifts:
         raise InputError(NONE_MET)
-    effective = effective_images([shift.means for shift in shifts], [shift.mean_apart for shift in shifts])
+    alike = likeness([shift.means for shift in shifts], [shift.mean_apart for shift in shifts])
+    effective, agreeing = effective_images(alike), class_agreement(alike, output, model)
     distance = torch.stack([shift.distance for shift in shifts]).sum()
-    noise = torch.stack([torch.add(*shift.noise(effective)) for shift in shifts]).sum()
+    noise = torch.stack([torch.add(*shift.noise(effective, agreeing)) for shift in shifts]).sum()
+    scenes = effective / (1 + effective * agreeing)  # whose number's inverse is the noise in units of a scene's worth
     shown = show_something(images)
     persisting, certain = (
-        torch.where(shown, share_beyond(noise * (1 + effective * (content + 1 / TRAINING_BATCH)), distance), 0)
+        torch.where(shown, share_beyond(noise * (1 + scenes * (content + 1 / TRAINING_BATCH)), distance), 0)
         for content in (0, 1)  # scenes' worth
     )
-    return Evidence(persisting, certain, torch.where(shown, effective, 1), (distance / noise).sqrt())
+    counted = torch.where(shown, effective, 1)
+    sampling = torch.stack([torch.add(*shift.noise(counted)) for shift in shifts]).sum()
+    return Evidence(persisting, certain, counted, agreeing, (distance / sampling).sqrt())
 
 
 def observe(name: str, features: Tensor, *, quarters: bool = False) -> Observed:

@@ -115,7 +115,7 @@ def adapting(record: Mapping[str, Any], protocols: Sequence[str], draws: int = 0
         parts += [f"--{name}", first[name]] if first.get(name, default) != default else []
     parts += ["--unbiased"] if first.get("unbiased") else []
     draws = draws or asked.get("draws", 1)
-    parts += [*(["--draws", draws] if draws > 1 else []), *_given(asked, "reset_every")]
+    parts += [*(["--draws", draws] if draws > 1 else []), *_given(asked, "reset_every", "clean_data")]
     held_out = [one for one in described.values() if one.get("kind") in FEW_KINDS]
     seen = held_out and not record.get("stream") and str(held_out[0].get("evaluated_on", "")).startswith("all")
     return parts + (["--include-adaptation"] if seen else [])

@@ -31,6 +31,7 @@ class Auto(Rule):
         eps: float,
         persisting: Tensor,
         certain: Tensor,
+        agreeing: Tensor,
     ) -> ChannelStatistics:
         """Return what a layer shall use.
 
@@ -41,10 +42,11 @@ class Auto(Rule):
             eps: the layer's own.
             persisting: () in [0,1], of `Evidence`.
             certain: () from 0 to `persisting`, likewise.
+            agreeing: () in [0,1], likewise.
         """
         shift = layer_shift(stored, observed, eps)
         noises = (
-            (spread + apart / images) / images
+            (spread + apart / images) / images + (spread + apart / images) * agreeing
             for spread, apart in ((shift.mean_spread, shift.mean_apart), (shift.var_spread, shift.var_apart))
         )
         mean_weight, var_weight = (

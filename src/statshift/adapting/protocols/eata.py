@@ -16,7 +16,7 @@ from statshift.adapting.protocols.eta import Eta, EtaStepping
 from statshift.data import ImageData
 from statshift.models import class_logits, weights_hash
 
-BATCH = 64
+FISHER_BATCH = 64
 """Clean images of which one gradient is taken."""
 
 _KNOWN: WeakKeyDictionary[ImageData, dict[tuple[bytes, int], dict[str, Tensor]]] = WeakKeyDictionary()
@@ -59,7 +59,7 @@ class EataStepping(EtaStepping):
         images = clean.subset(adaptation_positions(clean.indices, min(most, len(clean)), 0, 0))
         term = next(iter(self.terms.values()))
         dtype = torch.promote_types(term.dtype, torch.float32)
-        batches = shuffled_batches(images.indices, min(BATCH, len(images)), 0, 0)
+        batches = shuffled_batches(images.indices, min(FISHER_BATCH, len(images)), 0, 0)
         known, address = _KNOWN.setdefault(clean, {}), (b"", most)
         squares: dict[str, Tensor] = {}
         with torch.inference_mode(False), torch.enable_grad():
@@ -74,6 +74,8 @@ class EataStepping(EtaStepping):
                 for name, gradient in zip(self.terms, gradients, strict=True):
                     if gradient is not None:
                         squares[name] = squares.get(name, 0) + gradient**2 / len(batches)
+        if not all(square.isfinite().all() for square in squares.values()):
+            raise InputError(f"Expected finite gradients on the clean images, but those of {clean.spec} are not.")
         known[address] = squares
         return squares
 

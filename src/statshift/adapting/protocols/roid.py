@@ -12,7 +12,7 @@ from statshift.adapting.affine import AffineStepping, AffineStream, entropy
 from statshift.adapting.looks import look
 from statshift.models import class_logits
 
-LARGEST = 0.99
+LARGEST_CHANCE = 0.99
 """Probabilities above it count as this in the likelihood ratio, whose gradient would grow without bound."""
 
 
@@ -64,8 +64,8 @@ def to_unit(values: Tensor) -> Tensor:
 
 def likelihood_ratio(logits: Tensor) -> Tensor:
     """Return the soft likelihood ratio (B,) of logits (B,K): -sum_c p_c log(p_c / (1 - p_c))."""
-    chances = logits.softmax(1).clamp(max=LARGEST)
-    logs = log_softmax(logits, 1).clamp(max=torch.tensor(LARGEST).log().item())
+    chances = logits.softmax(1).clamp(max=LARGEST_CHANCE)
+    logs = log_softmax(logits, 1).clamp(max=torch.tensor(LARGEST_CHANCE).log().item())
     return -(chances * (logs - torch.log1p(-chances))).sum(1)
 
 
@@ -105,7 +105,8 @@ class Roid(AffineStream):
     Differs:
         Predictions are multiplied by the smoothed prior, as the paper has it; the authors' code multiplies logits. The
         second view of an image is `statshift.adapting.looks.look`'s, addressed by its place in the stream. It is left
-        out of batches of which one image at most is chosen, in a model with batch norm. Dropout stays off.
+        out of batches of which one image at most is chosen, in a model with batch norm. Dropout stays off. Frozen,
+        it answers without the correction, which is of a batch.
     """
 
     name = "roid"

@@ -107,7 +107,7 @@ class Course(ABC):
         for name, (data, task) in every.items():
             if data.several_sizes:
                 raise InputError(f"Expected images of one size for the stream {self.spec}: give `resize` and `crop`.")
-            if self.by_class and classes_of(data, task) is None:
+            if self.by_class and classes_by_image(data, task) is None:
                 raise InputError(
                     f"Expected one class an image for the stream {self.spec}, but the task is {task.name}: choose iid, "
                     "mixed, continual, gradual or video."
@@ -136,7 +136,7 @@ class Course(ABC):
 
     def passage(self, members: Sequence[Member], size: int, seed: int, draw: int) -> Passage:
         """Return a passage in batches of so many images; a short last one of a stretch joins the one before."""
-        return Passage([batch for one in self.stretches(members, seed, draw) for batch in cut(one, size)])
+        return Passage([batch for one in self.stretches(members, seed, draw) for batch in in_batches(one, size)])
 
     def describe(self, images: Images, members: Sequence[Member], size: int) -> dict[str, Any]:
         """Return what a record says of it, its numbers and, of a passage through all conditions, their order.
@@ -162,7 +162,7 @@ class Course(ABC):
         return [*members]
 
 
-def cut(order: Order, size: int) -> list[Order]:
+def in_batches(order: Order, size: int) -> list[Order]:
     """Return an order (M,...) in batches of so many; a short last one joins the one before."""
     return np.split(order, np.arange(size, len(order) - size + 1, size))
 
@@ -172,7 +172,7 @@ def placed(number: int, positions: NDArray[np.int64]) -> Order:
     return np.stack([np.full_like(positions, number), positions], axis=1)
 
 
-def classes_of(data: ImageData, task: Task) -> NDArray[np.int64] | None:
+def classes_by_image(data: ImageData, task: Task) -> NDArray[np.int64] | None:
     """Return one class (N,) an image, or None where labels are something else."""
     labels = None if data.has_maps else task.labels_of(data)
     return labels if labels is not None and labels.ndim == 1 else None

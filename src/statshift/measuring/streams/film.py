@@ -14,7 +14,7 @@ from statshift._core.randomness import Draws
 from statshift.data import ImageData
 from statshift.data.sources import Source
 
-NOISE = 1.5
+SENSOR_NOISE = 1.5
 """Deviation of the sensor's noise, in grey levels of 255."""
 
 MOVED = 1 / 32
@@ -47,7 +47,7 @@ class Film(ImageData):
         filmed = self.scenes.groups([self._scenes_of(group) for group in groups], workers)
         for (images, _), group in zip(filmed, groups, strict=True):
             draws = self._draws(group)
-            noise = draws.normal("noise", *images.shape[1:]).mul_(NOISE)
+            noise = draws.normal("noise", *images.shape[1:]).mul_(SENSOR_NOISE)
             yield self._moved(images, draws).float().add_(noise).round_().clamp_(0, 255).byte(), group
 
     def label_maps(self, positions: NDArray[np.int64]) -> Tensor:

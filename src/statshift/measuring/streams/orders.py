@@ -35,7 +35,7 @@ class Continual(Independent):
     """One condition after another, each as in `Independent`.
 
     Reference:
-        Wang et al., "Continual test-time domain adaptation", CVPR 2022, section 4: no reset between the corruptions.
+        Wang et al., "Continual test-time domain adaptation", CVPR 2022: no reset between the corruptions.
     """
 
     name = "continual"
@@ -47,7 +47,8 @@ class Sorted(Course):
     """Class after class, in an order that is drawn; within a class shuffled.
 
     Reference:
-        Niu et al., ICLR 2023, section 3: "online imbalanced label distribution shifts", at an infinite imbalance.
+        Niu et al., "Towards stable test-time adaptation in dynamic wild world", ICLR 2023: label shifts that are
+        imbalanced online, at an infinite ratio.
     """
 
     name = "sorted"
@@ -74,9 +75,9 @@ class Dirichlet(Course):
         delta: concentration of the Dirichlet distribution, over 0.
 
     Reference:
-        Gong et al. (NOTE), NeurIPS 2022, section 4.1; Yuan et al. (RoTTA), CVPR 2023, section 4.1.
+        Gong et al. (NOTE), NeurIPS 2022; Yuan et al. (RoTTA), CVPR 2023.
     Differs:
-        from NOTE: slots are not evened out to one length, and classes are shuffled within them.
+        slots are not evened out to one length, and classes are shuffled within them.
     """
 
     name = "dirichlet"
@@ -114,7 +115,7 @@ class Mixed(Course):
     """All conditions shuffled into one, and then the clean images.
 
     Reference:
-        Niu et al., ICLR 2023, section 3: "mixed distribution shifts".
+        Niu et al., "Towards stable test-time adaptation in dynamic wild world", ICLR 2023: mixed shifts.
     """
 
     name = "mixed"
@@ -142,7 +143,7 @@ class Gradual(Course):
     the top.
 
     Reference:
-        Wang et al., "Continual test-time domain adaptation", CVPR 2022, section 4: "gradually changing setup".
+        Wang et al., "Continual test-time domain adaptation", CVPR 2022: gradually changing corruptions.
     Differs:
         there every severity's images come both times.
     """

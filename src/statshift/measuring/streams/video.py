@@ -11,7 +11,7 @@ from statshift._core.errors import InputError
 from statshift.data import ImageData
 from statshift.measuring.images import Images
 from statshift.measuring.streams.course import Course, Member, Order, placed
-from statshift.measuring.streams.film import NOISE, film, most_moved
+from statshift.measuring.streams.film import SENSOR_NOISE, film, most_moved
 from statshift.shifts.conditions import Condition
 
 
@@ -76,6 +76,6 @@ class Video(Course):
         """Return beside its number those of the scenes, of the noise's grey levels, and of the px that frames move."""
         return super().describe(images, members, size) | {
             "scenes": len(images.base) // self.copies,
-            "noise": NOISE,
+            "noise": SENSOR_NOISE,
             "moved": most_moved(images.base.shape),
         }
