@@ -209,7 +209,9 @@ def main() -> None:
     parser.add_argument("shared", type=Path)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--runs", type=Path, default=Path("runs/frozen"))
-    parser.add_argument("--methods", default=",".join(METHODS), help="with commas; {n} is the number of images")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="with commas; {n} is the number of images; none: only the tables"
+    )
     arguments = parser.parse_args()
     start(None)
     found = subjects(arguments.shared, Path())

@@ -49,6 +49,12 @@ SMALL = 32
 
 def networks(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> None:
     """Measure some methods on every stream of a network; the table has all that have been."""
+    if methods:
+        _measure(name, subject, runs, methods)
+    _tables(name, runs)
+
+
+def _measure(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> None:
     data, options = subject.images(), AdaptationOptions(BATCH, clean=subject.clean())
     taken, refused = accepted(subject.network(), data, methods, options, stream="iid")
     for label, why in refused.items():
@@ -68,7 +74,6 @@ def networks(name: str, subject: Subject, runs: Path, methods: Sequence[str]) ->
                     out=_folder(runs, name, stream, group[0]),
                     examples=0,
                 )
-    _tables(name, runs)
 
 
 def _some(data: ImageData, images: int) -> ImageData:
@@ -96,6 +101,7 @@ def _tables(name: str, runs: Path) -> None:
     """Write two tables: the mean over the corruptions, and the end of the stream with the clean images."""
     streams = STREAMS_OF.get(name, STREAMS)
     results: dict[str, Any] = {"machine": machine(CPU), "cells": {}}
+    ending: dict[str, Any] = {"last_tenth": {}}
     sources: dict[str, str] = {}
     means, ends = [], []
     for method in METHODS:
@@ -116,9 +122,9 @@ def _tables(name: str, runs: Path) -> None:
             results["cells"][f"{method} {stream}"] = {
                 "mean": [mean.second, mean.first, mean.low, mean.high],
                 "clean": [clean.second, clean.first, clean.low, clean.high],
-                "last_tenth": [last, source_last],
                 "images": run.record["data"]["images"],
             }
+            ending["last_tenth"][f"{method} {stream}"] = [last, source_last]
             mean_cells.append(cell(mean))
             end_cells.append(f"{100 * (last - source_last):+.1f} / {100 * clean.difference:+.1f}")
         if not gains:
@@ -127,9 +133,11 @@ def _tables(name: str, runs: Path) -> None:
         mean_cells[worst] = f"**{mean_cells[worst]}**"
         means.append([f"`{method}`", *mean_cells])
         ends.append([f"`{method}`", *end_cells])
+    if not means:
+        return
     source = ["source", *(sources.get(stream, "-") for stream in streams)]
     report(f"streams-{name}", results, ["method", *streams], [source, *means])
-    report(f"streams-{name}-end", results, ["method", *streams], ends)
+    report(f"streams-{name}-end", ending, ["method", *streams], ends)
 
 
 def _last_tenth(run: RunResult, method: str) -> tuple[float, float]:
@@ -265,7 +273,7 @@ def main() -> None:
     start(None)
     found = subjects(arguments.shared, arguments.trained)
     methods = [] if arguments.methods == "none" else arguments.methods.split(",")
-    for name in arguments.parts or PARTS:
+    for name in arguments.parts or (PARTS if methods else found):
         subject = name if name in found else "resnet20"
         PARTS[name](subject, found[subject], arguments.runs, methods)
     page = (Path(__file__).parent / "streams.md.template").read_text()
