@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 NO_SHIFT = "no shift beyond noise reaches the last layers"
-ALIKE = "the images of the window are alike, of one class, or show nothing"
+TOO_ALIKE = "the images of the window are alike, of one class, or show nothing"
 NOT_FINITE = "the features of the window are not finite"
 TOO_FEW = "there are not two images yet"
 
@@ -73,7 +73,7 @@ class Monitor(nn.Module):
             images: answered so far, with this batch.
             finite: () bool, whether it could be used; if not, the model is as before.
             alike: () bool, whether the images are alike, if that was looked at.
-            evidence: as `Rewriting` has it.
+            evidence: as `Rewritten` has it.
         """
         same = torch.zeros_like(finite) if alike is None else alike
         self.told.copy_(torch.stack([torch.ones_like(finite), finite, same]))
@@ -113,5 +113,5 @@ def _why(told: bool, finite: bool, alike: bool, weight: float | None) -> str:
     if not finite:
         return NOT_FINITE
     if alike:
-        return ALIKE
+        return TOO_ALIKE
     return NO_SHIFT if weight == 0 else ""

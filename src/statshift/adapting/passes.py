@@ -54,7 +54,7 @@ class LayerRule(Protocol):
 
 
 @dataclass(frozen=True)
-class Rewriting:
+class Rewritten:
     """What a rewriting forward returned and saw; none of it has been waited for.
 
     Attributes:
@@ -122,7 +122,7 @@ def rewrite_unchecked(
     statistics: str = "both",
     where: str = "all",
     unbiased: bool = False,
-) -> Rewriting:
+) -> Rewritten:
     """Rewrite the running statistics as `rewrite_statistics` does, whether or not what is written is finite.
 
     Args:
@@ -176,7 +176,7 @@ def rewrite_unchecked(
         for name, (stored, observed) in seen.items():
             seen[name] = stored, replace(observed, var=observed.unbiased_var)
             write(layers[name], decide(name), statistics)
-    return Rewriting(output, evidence, looked_at, len(images))
+    return Rewritten(output, evidence, looked_at, len(images))
 
 
 def offered_to(function: Callable[..., Any]) -> set[str]:
