@@ -26,8 +26,7 @@ from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import find_device, fit_to_model, place
 from statshift.measuring.record import describe_plan
 from statshift.measuring.settings import Setup, Wanted
-from statshift.measuring.streamed import meet
-from statshift.measuring.streams.course import Course
+from statshift.measuring.streams.course import Course, member_of
 from statshift.measuring.streams.find import find_course
 from statshift.models import PixelModel
 from statshift.norms.layers import evaluating
@@ -267,7 +266,7 @@ def _describe_stream(
     size = wanted.adaptation.samples
     told: dict[str, Any] = {}
     for group in course.groups(todo):
-        members = [one.member for one in meet(images, group, None)]
+        members = [member_of(one, images.sets.get(one, images.base), images.task_of(one)) for one in group]
         told = told or course.describe(images, members, size)
         least = min(map(len, course.passage(members, size, wanted.options.seed, 0).batches))
         for name, protocol in protocols.items():

@@ -19,7 +19,7 @@ from statshift.data import ImageData
 from statshift.measuring.adapted import adapting_in
 from statshift.measuring.evaluate import Evaluator, Placed, joined, of_type
 from statshift.measuring.images import Images
-from statshift.measuring.streams.course import BINS, Course, Member, Passage, classes_by_image
+from statshift.measuring.streams.course import BINS, Course, Member, Passage, member_of
 from statshift.norms.layers import evaluating
 from statshift.results import Row, make_row
 from statshift.shifts.conditions import Condition
@@ -50,7 +50,7 @@ class Met:
     @property
     def member(self) -> Member:
         """As an order needs them."""
-        return Member(self.condition, self.data.indices, classes_by_image(self.data, self.task))
+        return member_of(self.condition, self.data, self.task)
 
     def row(self, results: Results, **named: Any) -> Row:
         """Return the row of results in image order."""

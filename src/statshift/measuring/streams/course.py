@@ -172,6 +172,11 @@ def placed(number: int, positions: NDArray[np.int64]) -> Order:
     return np.stack([np.full_like(positions, number), positions], axis=1)
 
 
+def member_of(condition: Condition, data: ImageData, task: Task) -> Member:
+    """Return the images of a condition as an order needs them."""
+    return Member(condition, data.indices, classes_by_image(data, task))
+
+
 def classes_by_image(data: ImageData, task: Task) -> NDArray[np.int64] | None:
     """Return one class (N,) an image, or None where labels are something else."""
     labels = None if data.has_maps else task.labels_of(data)
