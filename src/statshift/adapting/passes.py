@@ -76,7 +76,7 @@ class Rewriting:
 
     @property
     def alike(self) -> Tensor | None:
-        """() whether the images, or their classes, are too much alike to tell a shift, and tell none; None if not known."""
+        """() whether images or classes are too much alike to tell a shift, and tell none; None if not known."""
         if not self.evidence or self.images < 2:
             return None
         scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
