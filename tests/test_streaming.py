@@ -277,8 +277,6 @@ def test_images_that_cannot_be_are_told_in_one_line_and_do_not_stay_in_the_windo
 
 # "eata" asks for clean images.
 STEPPINGS = [name for name, entry in PROTOCOLS.items() if entry.family == STREAMS and name != "eata"]
-    name for name, entry in PROTOCOLS.items() if entry.family == STREAMS and name != "eata"
-]  # wants clean images
 
 
 @pytest.mark.parametrize("name", STEPPINGS)
