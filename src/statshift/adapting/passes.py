@@ -76,11 +76,7 @@ class Rewritten:
 
     @property
     def alike(self) -> Tensor | None:
-<<<<<<< HEAD
         """() whether the images, or their classes, are too alike to tell a shift, and tell none; None unless known."""
-=======
-        """() whether images or classes are too much alike to tell a shift, and tell none; None if not known."""
->>>>>>> s-window
         if not self.evidence or self.images < 2:
             return None
         scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
