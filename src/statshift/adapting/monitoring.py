@@ -94,6 +94,7 @@ class Monitor(nn.Module):
             window: images in it.
             left_alone: why the model cannot be moved; "" if it can.
         """
+        told, finite, alike = self.told.tolist()
         shift, weight, agreeing = (None if math.isnan(value) else value for value in self.looked.tolist())
         return StreamStatus(
             images=images,
@@ -103,7 +104,7 @@ class Monitor(nn.Module):
             weight=weight,
             agreeing=agreeing,
             since=int(self.since),
-            left_alone=left_alone or _why(*self.told.tolist(), weight),
+            left_alone=left_alone or _why(told, finite, alike, weight),
         )
 
 
