@@ -40,7 +40,7 @@ class EataStepping(EtaStepping):
         self.fisher = self._fisher(clean, protocol.fisher_images)
 
     def penalty(self) -> Tensor | float:
-        """Return beta times the weighted sum of squares of how far each term is from the source (equation 8)."""
+        """Return beta times the weighted sum of squares of how far each term is from the source."""
         moved = [
             (self.fisher[name] * (term - self.source[name]) ** 2).sum()
             for name, term in self.terms.items()
@@ -55,7 +55,7 @@ class EataStepping(EtaStepping):
         return super().get_extra_state() | {"fisher": fisher}
 
     def _fisher(self, clean: ImageData, most: int) -> dict[str, Tensor]:
-        """Return the mean over batches of the squared gradient of the cross-entropy to the prediction (equation 9)."""
+        """Return the mean over batches of the squared gradient of the cross-entropy to the prediction."""
         images = clean.subset(adaptation_positions(clean.indices, min(most, len(clean)), 0, 0))
         term = next(iter(self.terms.values()))
         dtype = torch.promote_types(term.dtype, torch.float32)
@@ -94,12 +94,12 @@ class Eata(Eta):
         InputError: other numbers.
 
     Reference:
-        Niu et al., "Efficient test-time model adaptation without forgetting", ICML 2022, section 3.3, equations 8 and
-        9; numbers of section 4: beta of 2000 for ImageNet and 1 for CIFAR-10, 2000 images.
+        Niu et al., "Efficient test-time model adaptation without forgetting", ICML 2022; numbers of
+        github.com/mr-eggplant/EATA: beta of 2000 for ImageNet and 1 for CIFAR-10, 2000 images.
 
     Differs:
         As `eta`. A squared gradient is one of the mean over a batch of 64, on the batch's statistics, as in the
-        authors' code, to which beta belongs; equation 9 has one of each image.
+        authors' code, to which beta belongs; the paper has one of each image.
     """
 
     name = "eata"

@@ -28,8 +28,8 @@ class EtaStepping(AffineStepping):
     def weighted_entropy(self, logits: Tensor) -> Tensor | None:
         """Return the mean over the chosen images of exp(E_0 - E) E, and remember their mean prediction.
 
-        Chosen are those with E < E_0 (equation 3) whose prediction has a cosine below `similarity` with the average of
-        those chosen before (equation 5); None if there are none.
+        Chosen are those with E < E_0 whose prediction has a cosine below `similarity` with the average of
+        those chosen before; None if there are none.
         """
         entropies = entropy(logits)
         with torch.no_grad():
@@ -67,8 +67,8 @@ class Eta(AffineStream):
         InputError: other numbers.
 
     Reference:
-        Niu et al., "Efficient test-time model adaptation without forgetting", ICML 2022, section 3.2, equations 2 to
-        6; numbers of section 4 for ImageNet and CIFAR-10: 0.4 ln K, 0.05 and 0.4, 0.9.
+        Niu et al., "Efficient test-time model adaptation without forgetting", ICML 2022; numbers of
+        github.com/mr-eggplant/EATA for ImageNet and CIFAR-10: 0.4 ln K, 0.05 and 0.4, 0.9.
 
     Differs:
         Layer and group norms are trained as well. The loss is the mean over the images chosen, as in the authors' code.

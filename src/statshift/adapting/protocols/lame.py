@@ -34,7 +34,7 @@ class Lame(Stream):
         tolerance: the relative change of the objective at which they end, 1e-8 there.
 
     Reference:
-        Boudiaf et al., "Parameter-free Online Test-time Adaptation", CVPR 2022, section 4; the numbers are those of
+        Boudiaf et al., "Parameter-free Online Test-time Adaptation", CVPR 2022; the numbers are those of
         github.com/fiveai/LAME.
 
     Differs:

@@ -33,7 +33,7 @@ class Rdumb(Eta):
 
     Reference:
         Press et al., "RDumb: a simple approach that questions our progress in continual test-time adaptation", NeurIPS
-        2023, section 4: 1000 steps.
+        2023: 1000 steps.
 
     Differs:
         As `eta`; its entropy margin too, 0.4 ln K, where the authors' code has ln(1000) / 2 - 1 for ImageNet.

@@ -100,7 +100,7 @@ class Roid(AffineStream):
 
     Reference:
         Marsden et al., "Universal test-time adaptation through weight ensembling, diversity weighting, and prior
-        correction", WACV 2024, section 3; numbers of section 4: 1/3, 0.01, 0.9.
+        correction", WACV 2024; numbers of the authors' code: 1/3, 0.01, 0.9.
 
     Differs:
         Predictions are multiplied by the smoothed prior, as the paper has it; the authors' code multiplies logits. The

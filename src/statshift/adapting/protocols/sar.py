@@ -43,7 +43,7 @@ class SarStepping(AffineStepping):
 
     @contextmanager
     def perturbed(self, gradients: Sequence[Tensor | None]) -> Iterator[None]:
-        """Move the terms up along their gradients, together by `radius`, while the context lasts (equation 4)."""
+        """Move the terms up along their gradients, together by `radius`, while the context lasts."""
         norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm()
         own = [term.detach().clone() for term in self.terms.values()]
         try:
@@ -58,7 +58,7 @@ class SarStepping(AffineStepping):
                     term.copy_(value)
 
     def recover(self, loss: Tensor) -> None:
-        """Remember an average of the losses (), and go back to the source once it is too low (section 3.3)."""
+        """Remember an average of the losses (), and go back to the source once it is too low."""
         average = self.memory.get("loss")
         self.memory["loss"] = loss if average is None else self.how.keep * average + (1 - self.how.keep) * loss
         if self.memory["loss"] < self.how.reset_below:
@@ -83,8 +83,8 @@ class Sar(AffineStream):
         InputError: other numbers.
 
     Reference:
-        Niu et al., "Towards stable test-time adaptation in dynamic wild world", ICLR 2023, section 3, equations 2 to
-        5; numbers of section 4, for ImageNet alone: 0.001 for ViT and 0.00025 for ResNets, 0.4 ln K, 0.05, 0.2, 0.9.
+        Niu et al., "Towards stable test-time adaptation in dynamic wild world", ICLR 2023; numbers of
+        github.com/mr-eggplant/SAR, for ImageNet alone: 0.001 for ViT and 0.00025 for ResNets, 0.4 ln K, 0.05, 0.2, 0.9.
 
     Differs:
         The layers left out are a share of all, in the order in which the model holds them, which are the paper's

@@ -31,7 +31,7 @@ class T3A(Stream):
 
     Reference:
         Iwasawa & Matsuo, "Test-Time Classifier Adjustment Module for Model-Agnostic Domain Generalization", NeurIPS
-        2021, section 3; as github.com/matsuolab/T3A has them, prototypes have length 1, and a support
+        2021; as github.com/matsuolab/T3A has them, prototypes have length 1, and a support
         has the entropy of what the classifier, with its bias, says of it.
 
     Differs:

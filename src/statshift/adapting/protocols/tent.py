@@ -8,7 +8,7 @@ from statshift.adapting.affine import AffineStepping, AffineStream, entropy
 
 
 class TentStepping(AffineStepping):
-    """Answer a batch, then step against the mean entropy of what was answered (equation in section 3.1)."""
+    """Answer a batch, then step against the mean entropy of what was answered."""
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return the logits (B,K,...) from before the step."""

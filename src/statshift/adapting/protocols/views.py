@@ -38,7 +38,7 @@ class Views(Stream):
 
     Reference:
         Mirza et al., "The Norm Must Go On: Dynamic Unsupervised Domain Adaptation by Normalization" (DUA), CVPR 2022,
-        section 3; the numbers are those of github.com/jmiemirza/DUA.
+        the numbers are those of github.com/jmiemirza/DUA.
 
     Differs:
         Nothing is chosen by labels. The authors' code measures on the whole test set after each image and reports the
