@@ -37,7 +37,7 @@ def measure_command(
         str | None,
         typer.Option(
             "--rectify",
-            help=f"Protocols to measure beside the source: {spelled()}, py:FILE:NAME.",
+            help=f"Protocols to measure beside the source: {spelled()}, NAME@IMAGES (once, then frozen), py:FILE:NAME.",
         ),
     ] = None,
     samples: o.Samples = 32,
