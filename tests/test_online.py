@@ -17,7 +17,7 @@ import statshift
 from statshift import InputError, RectifiedStream, load_model, rectify
 from statshift._core.errors import FewImagesWarning, LeftAloneWarning
 from statshift.adapting import online
-from statshift.adapting.monitoring import ALIKE, NO_SHIFT, NOT_FINITE, TOO_FEW
+from statshift.adapting.monitoring import NO_SHIFT, NOT_FINITE, TOO_ALIKE, TOO_FEW
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import gather_evidence
 
@@ -370,7 +370,7 @@ def test_images_that_are_alike_are_said_to_be_why(network):
     stream = RectifiedStream(network, window=8, every=8)
     with pytest.warns(FewImagesWarning):
         stream(stream_of(1, first=3)[0])
-    assert stream.status.left_alone == ALIKE
+    assert stream.status.left_alone == TOO_ALIKE
 
 
 # Memory
