@@ -85,9 +85,11 @@ class Rule(Writer):
         return self
 
     def streamed(self, session: Session) -> Step:
-        """Answer by the newest `samples` images, to which the model is rectified anew after as many."""
+        """Answer by the newest `samples` images, rectified to anew after as many; or by a model that is left alone."""
         from statshift.adapting.online import RectifiedStream  # which knows the protocols, and so this module
 
+        if self.leaves_alone(session.model):
+            return Restarting(lambda: session.model, None, memoryless=True)
         samples = session.options.samples
 
         def make() -> Step:
