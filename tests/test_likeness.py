@@ -10,7 +10,8 @@ from statshift import load_model
 from statshift._core.errors import FewImagesWarning
 from statshift.adapting.online import RectifiedStream
 from statshift.adapting.rectify import rectified, rectify
-from statshift.norms.likeness import class_agreement, effective_images, likeness
+from statshift.norms.layers import batch_norms
+from statshift.norms.likeness import class_agreement, effective_images, know_neighbours, likeness, without_noise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,6 +32,52 @@ def counted(scenes, frames, jitter=0.0):
 @pytest.mark.parametrize(("scenes", "frames"), [(1, 2), (1, 32), (2, 16), (4, 8), (8, 4), (32, 1)])
 def test_frames_of_a_scene_count_as_one_and_different_images_each(scenes, frames, jitter, tolerance):
     assert counted(scenes, frames, jitter) == pytest.approx(scenes, rel=tolerance)
+
+
+def fields(images, side=32):
+    """Return pictures (n,3,side,side) of smooth random fields with a little noise."""
+    generator = torch.Generator().manual_seed(images)
+    coarse = torch.rand(images, 3, 4, 4, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, (side, side), mode="bicubic", align_corners=False)
+    return (smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
+
+
+def noise(images, side=32):
+    return torch.rand(images, 3, side, side, generator=torch.Generator().manual_seed(images))
+
+
+def test_pictures_are_told_from_noise_by_what_neighbours_know_of_each_other():
+    images = torch.cat([fields(3), noise(3), torch.full((1, 3, 32, 32), 0.5)])
+    deviations = []
+    for image in images.numpy().astype(float):
+        apart = image - image.mean((1, 2), keepdims=True)
+        pairs = [apart[c, y, x] * apart[c, y, x + 1] for c in range(3) for y in range(32) for x in range(31)]
+        pairs += [apart[c, y, x] * apart[c, y + 1, x] for c in range(3) for y in range(31) for x in range(32)]
+        deviations.append(np.sum(pairs) / np.sqrt(len(pairs)) / max(np.mean(apart**2), 1e-30))
+    assert know_neighbours(images).tolist() == [one > 3 for one in deviations] == [True] * 3 + [False] * 4
+
+
+def test_in_the_place_of_noise_others_are_looked_at():
+    images = torch.cat([noise(2), fields(2), torch.zeros(1, 3, 32, 32), fields(3)[2:]])
+    seen, replaced = without_noise(images)
+    assert torch.equal(seen[[2, 3, 5]], images[[2, 3, 5]])
+    assert torch.equal(seen[[0, 1, 4]], images[[3, 5, 2]])
+    assert replaced
+    for alike in (fields(4), noise(4)):  # nothing to replace, and nothing to take in its place
+        seen, replaced = without_noise(alike)
+        assert torch.equal(seen, alike)
+        assert not replaced
+
+
+def test_noise_among_pictures_does_not_move_auto_and_is_answered_as_itself():
+    model = load_model("cifar:resnet20", model_args={"width": 0.25}).eval()
+    broken, whole = torch.cat([fields(4), noise(4)]), fields(4).repeat(2, 1, 1, 1)[[0, 1, 2, 3, 5, 6, 7, 4]]
+    found, expected = (batch_norms(rectify(model, images)) for images in (broken, whole))
+    assert all(torch.equal(found[name].running_mean, expected[name].running_mean) for name in found)
+    stream = RectifiedStream(model, window=8, every=8)
+    answers = stream(broken)
+    assert torch.equal(answers, stream.model(broken))
+    assert not torch.allclose(answers[4:], answers[[1, 2, 3, 0]])
 
 
 def test_likeness_falls_to_nothing_at_half_of_what_quarters_differ():

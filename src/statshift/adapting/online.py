@@ -137,7 +137,7 @@ class RectifiedStream(Stepping):
             if at_hand(images):
                 if alike is not None and alike:
                     warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
-                if seen is images and finite and not self._how.get("unbiased"):
+                if seen is images and finite and not made.replaced and not self._how.get("unbiased"):
                     return cast(Tensor, made.output)  # of a forward whose layers have used what is written now
             return self._plain(images)
 

@@ -18,7 +18,7 @@ from statshift._core.errors import FewImagesWarning, InputError, SkippedLayerWar
 from statshift.models import check_input
 from statshift.norms.kinds import without_statistics
 from statshift.norms.layers import alone, batch_norms, before_forward, evaluating, keeping_statistics, run
-from statshift.norms.likeness import FEW
+from statshift.norms.likeness import FEW, without_noise
 from statshift.norms.selection import PARTS, select_layers, write
 from statshift.norms.shrinkage import NONE_MET, check_finite, gather_evidence, met_twice, observe, stored_statistics
 from statshift.norms.sizes import fit_size
@@ -58,13 +58,15 @@ class Rewritten:
     """What a rewriting forward returned and saw; none of it has been waited for.
 
     Attributes:
-        output: what the model returned.
+        output: what the model returned; of images that show nothing, that of others.
+        replaced: () whether there are such.
         evidence: of a survey of the untouched model, if the rule asked for any; see `Evidence`.
         looked_at: of each layer, (C,) values that must be finite.
         images: how many there were.
     """
 
     output: Any
+    replaced: Tensor
     evidence: dict[str, Tensor]
     looked_at: dict[str, Tensor]
     images: int
@@ -143,7 +145,9 @@ def rewrite_unchecked(
     layers = select_layers(model, images, where)
     asked = rule.asked
     evidence: dict[str, Tensor] = {}
+    replaced = torch.zeros((), dtype=torch.bool, device=images.device)
     if asked & set(OFFERED[1:]):
+        images, replaced = without_noise(images)
         evidence = vars(gather_evidence(model, images, layers if where == "all" else select_layers(model, images)))
     seen: Seen = {}
 
@@ -176,7 +180,7 @@ def rewrite_unchecked(
         for name, (stored, observed) in seen.items():
             seen[name] = stored, replace(observed, var=observed.unbiased_var)
             write(layers[name], decide(name), statistics)
-    return Rewritten(output, evidence, looked_at, len(images))
+    return Rewritten(output, replaced, evidence, looked_at, len(images))
 
 
 def offered_to(function: Callable[..., Any]) -> set[str]:

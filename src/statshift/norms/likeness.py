@@ -23,6 +23,9 @@ FAINT = 1 / 32
 NOTHING = 4
 """Quarters of faint pictures that show something differ by more than this many times what independent pixels would."""
 
+SURE = 3
+"""Deviations of a normal value beyond which pixels are taken to know of their neighbours."""
+
 
 def likeness(means: Sequence[Tensor], apart: Sequence[Tensor]) -> Tensor:
     """Return the likeness (n,n) of images, which falls linearly from 1, where two are equal, to 0.
@@ -107,3 +110,29 @@ def show_something(images: Tensor) -> Tensor:
     if seen.apart is None or seen.quarters is None:
         return strong
     return strong | (seen.apart[0].mean() > NOTHING * within / seen.quarters.count)
+
+
+def know_neighbours(images: Tensor) -> Tensor:
+    """Return (n,) whether the pixels of each image (n,3,H,W) know of their neighbours, as those of any picture do.
+
+    Of independent ones the correlation with the next pixel, right or below, is 0, give or take 1 over the root of their
+    number. A single colour knows nothing.
+    """
+    pixels = images.to(torch.promote_types(images.dtype, torch.float32))
+    apart = pixels - pixels.mean((2, 3), keepdim=True)
+    pairs = [apart[..., 1:] * apart[..., :-1], apart[..., 1:, :] * apart[..., :-1, :]]
+    together = torch.stack([pair.sum((1, 2, 3)) for pair in pairs]).sum(0)
+    number = sum(pair[0].numel() for pair in pairs)
+    return together > SURE * number**0.5 * apart.square().mean((1, 2, 3))
+
+
+def without_noise(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return images (n,3,H,W) with others of them in the place of those that show nothing, and () whether any was.
+
+    What shows nothing is told by `know_neighbours`. Where all images are so, they stay.
+    """
+    shown = know_neighbours(images)
+    shown = shown | ~shown.any()
+    others = shown.long().argsort(descending=True, stable=True)[(~shown).long().cumsum(0) % shown.sum()]
+    places = torch.where(shown, torch.arange(len(images), device=images.device), others)
+    return images[places], ~shown.all()
