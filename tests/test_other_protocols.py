@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from statshift import load_data, measure
-from statshift._core.errors import InputError
+from statshift._core.errors import InputError, LeftAloneWarning
 from statshift._core.randomness import Draws
 from statshift.adapting.augmenting import OPERATIONS, augmix_views, shifted_views, turned_views
 from statshift.adapting.choosing import find
@@ -395,6 +395,17 @@ def test_memo_is_the_written_method(network):
     assert same(state(step.model), state(network))
 
 
+def test_memo_answers_by_its_step_under_autocast_too(network):
+    model, memo = deepcopy(network).float(), Memo(step_size=0.5, views=4)
+    images = BATCHES[0].float()
+    with torch.no_grad():
+        source, expected = model(images), begun(memo, model)(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = begun(memo, model)(images).float()
+    assert (expected - source).abs().mean() > 0.2
+    assert (found - expected).abs().mean() < 0.2 * (expected - source).abs().mean()
+
+
 @pytest.mark.parametrize("size", [16, 72])
 def test_the_views_of_an_image_are_those_of_its_number(size):
     image = pictures(1, 0, size)
@@ -556,6 +567,39 @@ def test_a_measurement_gives_a_protocol_its_own_number_of_images():
     assert told["layers"] == other["layers"]
     assert told["evaluated_on"] == other["evaluated_on"] == "the other images"
     assert same(state(model), before)
+
+
+@pytest.mark.filterwarnings("ignore:Clean accuracy")
+def test_a_record_has_all_numbers_of_what_was_adapted_once():
+    model, digits = network_of_digits(), load_data("digits", limit=40)
+    ask = partial(measure, model, digits, shifts=["clean"], examples=0, device="cpu")
+    adaptation = AdaptationOptions(8, clean=load_data("digits", limit=20))
+    record = ask(rectify=["tent", "sar@8", "tent@16", "eata@16"], adaptation=adaptation).record
+    tent, sar, once, eata = (record["protocols"][name] for name in ("tent", "sar@8", "tent@16", "eata@16"))
+    numbers = {"learning_rate": 0.001, "optimiser": "adam"}
+    assert numbers.items() <= tent.items()
+    assert (numbers | {"protocol": "tent", "samples": 16}).items() <= once.items()
+    assert once["evaluated_on"] == "the other images"
+    assert {"protocol": "sar", "learning_rate": 0.00025, "radius": 0.05, "samples": 8}.items() <= sar.items()
+    assert {"fisher_weight": 1.0, "similarity": 0.4}.items() <= eata.items()
+    assert eata["clean"]["images"] == 20
+    with pytest.raises(InputError, match="eata@16 needs clean images|eata needs clean images"):
+        ask(rectify="eata@16", adaptation=AdaptationOptions(8))
+
+
+def test_auto_once_leaves_a_network_without_batch_norm_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    images = pictures(8, 5)
+    before = state(model)
+    with torch.no_grad():
+        assert torch.equal(find("auto@8").adapt(model, images)(images), model(images))
+    assert same(state(model), before)
+    with pytest.warns(LeftAloneWarning, match="The protocol auto leaves the model alone"):
+        told = find("auto@8").describe("auto@8", AdaptationOptions(), model, images[:1], 20)
+    assert told["left_alone"].endswith("its norms are: GroupNorm")
+    with pytest.raises(InputError, match="its norms are: GroupNorm"):
+        find("replace@8").describe("replace@8", AdaptationOptions(), model, images[:1], 20)
 
 
 def test_names_with_a_number_of_images_are_read():

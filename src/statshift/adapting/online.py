@@ -106,7 +106,7 @@ class RectifiedStream(Stepping):
             newest = self.newest
         growing = newest.filling and known is not False
         waiting = self._waiting + len(images)
-        due = newest.fill + growing * len(images) > 1 and (growing or waiting >= self.every)
+        due = newest.fill + growing * len(images) >= min(2, self.window) and (growing or waiting >= self.every)
         if due:
             seen = newest.images if known is False else newest.followed_by(images)
             if known is None:

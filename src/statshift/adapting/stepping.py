@@ -1,5 +1,7 @@
 """What answers a stream and has a state: a module that adapts its own copy of a model batch after batch."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -48,8 +50,17 @@ class Stepping(nn.Module):
         finite = bool(images.isfinite().all())
         check_input(self.model, images if finite else torch.zeros_like(images))
         if finite:
-            return self.step(images)
+            with casting_anew(images.device):
+                return self.step(images)
         self.skipped += 1
         with torch.no_grad(), evaluating(self.model):
             logits: Tensor = run(self.model, images)
         return logits
+
+
+def casting_anew(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which autocast, if it is on, casts weights at each use, so that changed ones are seen."""
+    kind = device.type
+    if not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, torch.get_autocast_dtype(kind), cache_enabled=False)

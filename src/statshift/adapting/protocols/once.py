@@ -73,10 +73,23 @@ class Once(Adapter):
         """Return the options with its own number of images."""
         return replace(options, samples=self.images)
 
+    def describe(
+        self, label: str, options: AdaptationOptions, model: nn.Module, image: Tensor, images: int
+    ) -> dict[str, Any]:
+        """Return for a record what it does, with all numbers of the protocol."""
+        whole = self.protocol.describe(label, self.taking(options), model, image, images)
+        return whole | super().describe(label, options, model, image, images)
+
+    def placed(self, model: nn.Module, image: Tensor, options: AdaptationOptions) -> dict[str, Any]:
+        """Return nothing: what the protocol says of itself tells it."""
+        return {}
+
     @torch.no_grad()
     def adapt(self, model: nn.Module, images: Tensor) -> nn.Module:
         """Return the model, adapted and frozen."""
         if isinstance(self.protocol, Rule):
+            if self.protocol.leaves_alone(model):
+                return model.eval()
             rewrite_by(model, images, self.protocol, **self.options.layers)
             return model.eval()
         assert isinstance(self.protocol, Stream)
