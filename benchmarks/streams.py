@@ -94,7 +94,7 @@ def _read(runs: Path, name: str, stream: str, method: str) -> RunResult | None:
     if not (folder / "summary.json").exists():
         return None
     run = read_run(folder)
-    return run if any(row["protocol"] == method for row in run.rows) else None
+    return run if any((row["protocol"], row["shift"]) == (method, "clean") for row in run.rows) else None
 
 
 def _tables(name: str, runs: Path) -> None:

@@ -239,7 +239,7 @@ def test_own_functions_may_follow_gradients(network, digits):
         return model.eval()
 
     before = copy.deepcopy(network.state_dict())
-    (row, *_) = draws(measured(network, digits, {"tent": mine}), "tent")
+    (row, *_) = draws(measured(network, digits, {"sharpened": mine}), "sharpened")
     assert row["bits"] != row["paired_source"]["bits"]
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(one.grad is None for one in network.parameters())

@@ -11,7 +11,7 @@ SIGNATURES = {
         "(model, data, *, shifts=None, severities=(1, 2, 3, 4, 5), groups=None, rectify=(), adaptation=None, "
         "out=None, batch_size=None, device='auto', dtype='float32', compiled=False, seed=None, options=None, "
         "corrupt_at='benchmark', data_options=None, baseline=None, alexnet='auto', ligs=(), examples=6, "
-        "progress=None, task=None, full_argmax=False)"
+        "progress=None, task=None, full_argmax=False, stream=None, clean_data=None)"
     ),
     "Measurement": "(record, rows, summary, path=None)",
     "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass)",
@@ -32,7 +32,9 @@ SIGNATURES = {
     # Report
     "write_report": "(runs, out='report.html', *, title=None, task=None)",
     # Adapt
-    "Diagnosis": "(layers, shift, noise, images, persisting, effective, untrained=False)",
+    "Diagnosis": (
+        "(layers, shift, noise, images, persisting, effective, untrained=False, norms='', classes=0, predicted=0.0)"
+    ),
     "diagnose": "(model, images)",
     "rectified": "(model, images, protocol='auto', **options)",
     "rectify": "(model, images, protocol='auto', **options)",
@@ -42,7 +44,7 @@ SIGNATURES = {
     "sweep": "(model, batches, layers=None, *, tolerance=0.01, statistics='both', unbiased=False)",
     "AdaptationOptions": (
         "(samples=32, draws=1, include_adaptation=False, statistics='both', where='all', unbiased=False, "
-        "reset_every=None)"
+        "reset_every=None, clean=None)"
     ),
     "Protocol": "()",
     "Adapter": "()",

@@ -255,8 +255,9 @@ def prior_of(stored, observed, images, *, count=16):
 def test_auto_is_no_exception(network, digits):
     """A function that asks for what `auto` asks for does what it does."""
 
-    def mine(stored, observed, images, *, eps, persisting, certain):
-        return Auto().target(stored, observed, images, eps=eps, persisting=persisting, certain=certain)
+    def mine(stored, observed, images, *, eps, persisting, certain, agreeing):
+        asked = {"eps": eps, "persisting": persisting, "certain": certain, "agreeing": agreeing}
+        return Auto().target(stored, observed, images, **asked)
 
     @dataclass(frozen=True)
     class Copied(Rule):

@@ -66,6 +66,7 @@ class RectifiedStream(Stepping):
         self.newest = Window(window)
         self._waiting = self._answered = 0
         self._lock = threading.RLock()
+        self.eval()
         if self.left_alone:
             warn(f"The model is left alone: {self.left_alone}.", LeftAloneWarning, stacklevel=2)
 

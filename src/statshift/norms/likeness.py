@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from statshift._core.errors import InputError
+from statshift._core.walking import modules_of
 from statshift.models.pixel import extract_logits
 from statshift.norms.statistics import channel_statistics
 
@@ -62,7 +63,7 @@ def class_directions(model: nn.Module, classes: int) -> Tensor | None:
         Papyan, Han & Donoho, "Prevalence of neural collapse during the terminal phase of deep learning training", PNAS
         2020.
     """
-    linear = [one for one in model.modules() if isinstance(one, nn.Linear) and one.out_features == classes]
+    linear = [one for one in modules_of(model) if isinstance(one, nn.Linear) and one.out_features == classes]
     if not linear:
         return None
     rows = linear[-1].weight.detach()
