@@ -17,7 +17,7 @@ import statshift
 from statshift import InputError, RectifiedStream, load_model, rectify
 from statshift._core.errors import FewImagesWarning, LeftAloneWarning
 from statshift.adapting import online
-from statshift.adapting.monitoring import ALIKE, NO_SHIFT, NOT_FINITE, TOO_FEW
+from statshift.adapting.monitoring import NO_SHIFT, NOT_FINITE, TOO_ALIKE, TOO_FEW
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import gather_evidence
 
@@ -110,6 +110,16 @@ def test_a_bad_batch_of_another_size_does_not_end_the_window(network):
         one(first)
     stream(spoilt(0.4 * torch.rand(8, 3, 9, 9, dtype=torch.float64)))
     assert torch.equal(stream(second), unspoilt(second))
+
+
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("protocol", ["replace", "auto"])
+def test_a_window_of_one_image_is_rectified_to_image_after_image(network, protocol):
+    network = network[:-1]
+    stream = RectifiedStream(network, window=1, every=1, protocol=protocol)
+    for images in stream_of(3, size=2):
+        assert torch.equal(stream(images), rectify(network, images[-1:], protocol)(images))
+        assert stream.status.left_alone in ("", NO_SHIFT)
 
 
 def test_images_of_another_size_begin_a_new_window(network):
@@ -370,7 +380,7 @@ def test_images_that_are_alike_are_said_to_be_why(network):
     stream = RectifiedStream(network, window=8, every=8)
     with pytest.warns(FewImagesWarning):
         stream(stream_of(1, first=3)[0])
-    assert stream.status.left_alone == ALIKE
+    assert stream.status.left_alone == TOO_ALIKE
 
 
 # Memory
