@@ -634,7 +634,7 @@ def test_eata_refuses_clean_images_that_the_model_has_no_answer_to(clean):
 
 
 def test_eata_without_clean_images_names_eta():
-    with pytest.raises(InputError, match="The protocol eata needs clean images, `clean`: give some, or adapt by eta"):
+    with pytest.raises(InputError, match="The protocol eata needs clean images: give `clean_data`, or adapt by eta"):
         begun(build(), Eata())
     with pytest.raises(InputError, match="or adapt by eta"):
         statshift.measure(build().float(), load_data("digits", limit=8), rectify="eata", device="cpu")
@@ -679,6 +679,13 @@ def test_numbers_are_the_papers_by_the_number_of_classes():
     assert Tent(0.5).settled(network, 1000) == Tent(0.5, "sgd")
     assert find("tent:0.5") == Tent(0.5)
     assert find("tent:0.5").label == "tent:0.5"
+
+
+@pytest.mark.parametrize("name", ["eta", "sar", "roid", "rdumb"])
+def test_answers_of_several_pixels_are_refused_by_the_name_of_the_method(name):
+    maps = nn.Sequential(nn.Conv2d(3, CHANNELS, 3), nn.BatchNorm2d(CHANNELS), nn.Conv2d(CHANNELS, CLASSES, 1))
+    with pytest.raises(InputError, match=rf"logits \(B,K\) for {name}, which adapts classifiers alone, but got shape"):
+        begun(maps, find(name))(batches()[0].float())
 
 
 # Looks

@@ -112,6 +112,16 @@ def test_a_bad_batch_of_another_size_does_not_end_the_window(network):
     assert torch.equal(stream(second), unspoilt(second))
 
 
+@pytest.mark.usefixtures("place")
+@pytest.mark.parametrize("protocol", ["replace", "auto"])
+def test_a_window_of_one_image_is_rectified_to_image_after_image(network, protocol):
+    network = network[:-1]
+    stream = RectifiedStream(network, window=1, every=1, protocol=protocol)
+    for images in stream_of(3, size=2):
+        assert torch.equal(stream(images), rectify(network, images[-1:], protocol)(images))
+        assert stream.status.left_alone in ("", NO_SHIFT)
+
+
 def test_images_of_another_size_begin_a_new_window(network):
     stream = RectifiedStream(network, window=16, every=8, protocol="replace")
     larger = 0.4 * torch.rand(8, 3, 9, 9, dtype=torch.float64)

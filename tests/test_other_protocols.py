@@ -168,6 +168,33 @@ def supported(network, batches, most):
     return answers, centres
 
 
+@pytest.mark.parametrize("protocol", [Lame(2, affinity="linear"), Lame(2, affinity="rbf"), T3A(3)])
+def test_under_autocast_only_the_model_is_in_less_than_float32(network, protocol):
+    """What comes of features and logits is worked out as without autocast, to float32's last digits."""
+
+    class Rounding(nn.Module):
+        """The network, its features rounded to bfloat16, and its last layer in bfloat16."""
+
+        def __init__(self):
+            super().__init__()
+            self.before, self.head = deepcopy(network[:7]).float(), deepcopy(network[7]).bfloat16()
+
+        def forward(self, images):
+            with torch.autocast("cpu", enabled=False):
+                return self.head(self.before(images.float()).bfloat16())
+
+    images, step, plain = BATCHES[0].float(), begun(protocol, Rounding()), begun(protocol, Rounding())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = step(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, plain(images), rtol=1e-6, atol=1e-6)
+    head, features = Rounding().head, Rounding().before(images).bfloat16().double().detach().numpy()
+    if isinstance(protocol, Lame):
+        logits = head(torch.from_numpy(features).bfloat16()).double().detach().numpy()
+        expected = agreed(features, logits, protocol.affinity, 2)
+        np.testing.assert_allclose(found.double().numpy(), expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("most", [1, 3, 100])
 def test_t3a_is_the_written_method(network, most):
     step = begun(T3A(most), network)
@@ -583,7 +610,7 @@ def test_a_record_has_all_numbers_of_what_was_adapted_once():
     assert {"protocol": "sar", "learning_rate": 0.00025, "radius": 0.05, "samples": 8}.items() <= sar.items()
     assert {"fisher_weight": 1.0, "similarity": 0.4}.items() <= eata.items()
     assert eata["clean"]["images"] == 20
-    with pytest.raises(InputError, match="eata@16 needs clean images|eata needs clean images"):
+    with pytest.raises(InputError, match="The protocol eata needs clean images: give `clean_data`, or adapt by eta"):
         ask(rectify="eata@16", adaptation=AdaptationOptions(8))
 
 

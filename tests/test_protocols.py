@@ -361,7 +361,7 @@ def test_a_model_without_batch_norm_may_be_adapted_by_own_functions(digits, own)
         ("replace", {"statistics": "variance"}, "Unknown statistics 'variance'"),
         ("batch", {"statistics": "variance"}, "Unknown statistics 'variance'"),
         ("full", {"statistics": "variance"}, "Unknown statistics 'variance'"),
-        ("prior:-1", {}, "Expected prior:NUMBER, its `prior_count` from 0 to inf, but got .prior:-1"),
+        ("prior:-1", {}, "Expected prior:NUMBER, its `prior_count` of 0 or more, but got .prior:-1"),
         ("prior:nan", {}, "Expected prior:NUMBER, .* but got .prior:nan"),
         ("running:1.5", {}, "Expected running:NUMBER, its `momentum` from 0 to 1, but got .running:1.5"),
         ("running:nan", {}, "Expected running:NUMBER, .* but got .running:nan"),

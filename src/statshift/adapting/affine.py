@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from statshift._core.copying import check_initialised
 from statshift._core.errors import InputError, unknown
 from statshift.adapting.families import Stream
+from statshift.adapting.heads import answers
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Number
 from statshift.adapting.stepping import Stepping
@@ -248,6 +249,14 @@ class AffineStepping(Stepping):
         if kept and not logits.isfinite().all():
             raise _NotFiniteError(logits.detach())
         return logits
+
+    def told(self, images: Tensor, *, kept: bool = True) -> Tensor:
+        """Return logits (B,K) as `answer` does.
+
+        Raises:
+            InputError: they are of several answers an image.
+        """
+        return answers(self.answer(images, kept=kept), self.protocol.name)
 
     def update(self, loss: Tensor) -> bool:
         """Make one step of the optimiser against a loss (), and return whether it was made."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from math import isfinite
 from typing import Any
 
 from statshift._core.errors import InputError
@@ -41,9 +42,8 @@ def find(spec: str) -> Protocol:
     except ValueError:
         value = float("nan")
     if not number.low <= value <= number.high:
-        raise InputError(
-            f"Expected {name}:NUMBER, its `{number.field}` from {number.low} to {number.high}, but got {spec!r}."
-        )
+        span = f"from {number.low} to {number.high}" if isfinite(number.high) else f"of {number.low} or more"
+        raise InputError(f"Expected {name}:NUMBER, its `{number.field}` {span}, but got {spec!r}.")
     return kind(**{number.field: value})
 
 

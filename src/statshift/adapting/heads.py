@@ -20,8 +20,8 @@ class Headed:
     """What a forward went through at its end.
 
     Attributes:
-        logits: (B,K).
-        features: (B,D), what the head makes them of.
+        logits: (B,K), in float32, or float64 where the model's are.
+        features: (B,D), what the head makes them of, likewise.
         head: an `nn.Linear`, or an `nn.Conv2d` of 1x1 that sees one pixel.
         name: of the head in the model.
     """
@@ -33,16 +33,16 @@ class Headed:
 
     @property
     def weight(self) -> Tensor:
-        """(K,D), a row for each class."""
+        """(K,D), a row for each class, likewise."""
         weight = self.head.weight
         assert isinstance(weight, Tensor)
-        return weight.detach().flatten(1)
+        return wide(weight.detach().flatten(1))
 
     @property
     def bias(self) -> Tensor | None:
-        """(K,), if there is one."""
+        """(K,), if there is one, likewise."""
         bias = self.head.bias
-        return bias.detach() if isinstance(bias, Tensor) else None
+        return wide(bias.detach()) if isinstance(bias, Tensor) else None
 
 
 def through_head(model: nn.Module, images: Tensor, name: str) -> Headed:
@@ -63,12 +63,17 @@ def through_head(model: nn.Module, images: Tensor, name: str) -> Headed:
         logits = answers(run(model, images), name)
     for (place, head), features, output in reversed(calls):
         if output.shape == logits.shape and _equal(output.to(logits.dtype), logits):
-            return Headed(logits, features, head, place)
+            return Headed(wide(logits), wide(features), head, place)
     last = f" (the last is {calls[-1][0][0]})" if calls else ""
     raise InputError(
         f"Expected a model whose logits are those of a linear layer for {name}, but none that a forward meets returns "
         f"them{last}: choose a protocol that leaves the classifier alone."
     )
+
+
+def wide(values: Tensor) -> Tensor:
+    """Return values as float32, or float64 where they are."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def answers(output: Any, name: str) -> Tensor:

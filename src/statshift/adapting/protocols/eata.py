@@ -14,7 +14,7 @@ from statshift.adapting.drawing import adaptation_positions, shuffled_batches
 from statshift.adapting.options import AdaptationOptions, describe_clean
 from statshift.adapting.protocols.eta import Eta, EtaStepping
 from statshift.data import ImageData
-from statshift.models import class_logits, weights_hash
+from statshift.models import weights_hash
 
 FISHER_BATCH = 64
 """Clean images of which one gradient is taken."""
@@ -62,9 +62,10 @@ class EataStepping(EtaStepping):
         batches = shuffled_batches(images.indices, min(FISHER_BATCH, len(images)), 0, 0)
         known, address = _KNOWN.setdefault(clean, {}), (b"", most)
         squares: dict[str, Tensor] = {}
-        with torch.inference_mode(False), torch.enable_grad():
+        in_full = torch.autocast(term.device.type, enabled=False)
+        with torch.inference_mode(False), torch.enable_grad(), in_full:
             for pixels, _ in images.groups(batches):
-                logits = class_logits(self.answer(pixels.to(term.device, dtype) / 255, kept=False))
+                logits = self.told(pixels.to(term.device, dtype) / 255, kept=False)
                 if not squares:
                     address = weights_hash(self.model).encode() + logits.detach().double().cpu().numpy().tobytes(), most
                     if address in known:
@@ -134,5 +135,5 @@ class Eata(Eta):
 
     def _clean(self, options: AdaptationOptions) -> ImageData:
         if options.clean is None:
-            raise InputError(f"The protocol {self.label} needs clean images, `clean`: give some, or adapt by eta.")
+            raise InputError(f"The protocol {self.label} needs clean images: give `clean_data`, or adapt by eta.")
         return options.clean

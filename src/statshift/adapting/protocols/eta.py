@@ -11,7 +11,6 @@ from torch.nn.functional import cosine_similarity
 
 from statshift._core.errors import InputError
 from statshift.adapting.affine import AffineStepping, AffineStream, entropy
-from statshift.models import class_logits
 
 
 class EtaStepping(AffineStepping):
@@ -19,7 +18,7 @@ class EtaStepping(AffineStepping):
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) from before the step."""
-        logits = class_logits(self.answer(images))
+        logits = self.told(images)
         loss = self.weighted_entropy(logits)
         if loss is not None:
             self.update(loss + self.penalty())

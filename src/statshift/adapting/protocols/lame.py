@@ -85,8 +85,9 @@ class Agreeing(Stepping):
         if len(images) < self.how.least:
             raise InputError(f"Expected batches of at least 2 images for lame, but got {len(images)}.")
         met = through_head(self.model, images, self.how.name)
-        features = F.normalize(_wide(met.features), dim=1)
-        return agree(_wide(met.logits).log_softmax(1), affinities(features, self.how), self.how).to(met.logits.dtype)
+        with torch.autocast(images.device.type, enabled=False):
+            affinity = affinities(F.normalize(met.features, dim=1), self.how)
+            return agree(met.logits.log_softmax(1), affinity, self.how)
 
 
 def affinities(features: Tensor, how: Lame) -> Tensor:
@@ -114,8 +115,3 @@ def agree(log_given: Tensor, affinity: Tensor, how: Lame) -> Tensor:
             break
         before = objective
     return log_agreed
-
-
-def _wide(values: Tensor) -> Tensor:
-    """Return values as float32, or float64 where they are."""
-    return values if values.dtype == torch.float64 else values.float()

@@ -10,7 +10,6 @@ from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.adapting.affine import AffineStepping, AffineStream, entropy
 from statshift.adapting.looks import look
-from statshift.models import class_logits
 
 LARGEST_CHANCE = 0.99
 """Probabilities above it count as this in the likelihood ratio, whose gradient would grow without bound."""
@@ -21,14 +20,14 @@ class RoidStepping(AffineStepping):
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) from before the step, corrected by the classes of the batch."""
-        logits = class_logits(self.answer(images))
+        logits = self.told(images)
         weights = self.weights(logits.detach())
         loss = (weights * likelihood_ratio(logits)).sum()
         chosen = weights > 0
         if int(chosen.sum()) > 1 or not self.layers:  # a batch norm needs two images to tell anything
             places = torch.arange(self.seen, self.seen + len(images), device=images.device)[chosen]
             looked = look(images[chosen], Draws(0, places, "roid"))
-            again = class_logits(self.answer(looked, kept=False))
+            again = self.told(looked, kept=False)
             loss = loss + (weights[chosen] * symmetric_cross_entropy(again, logits[chosen])).sum()
         if self.update(loss / len(images)):
             self.draw_back()

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from statshift._core.errors import InputError
 from statshift.adapting.affine import AffineStepping, AffineStream, affine_terms, entropy, norm_layers
-from statshift.models import class_logits
 
 FROZEN = 0.25
 """Share of the norm layers, the last ones, that are not trained."""
@@ -22,7 +21,7 @@ class SarStepping(AffineStepping):
 
     def adapt(self, images: Tensor) -> Tensor:
         """Return the logits (B,K) from before the step."""
-        logits = class_logits(self.answer(images))
+        logits = self.told(images)
         margin = self.how.entropy_margin * math.log(logits.shape[1])
         entropies = entropy(logits)
         reliable = entropies < margin
@@ -31,7 +30,7 @@ class SarStepping(AffineStepping):
             return logits
         sharp = None
         with self.perturbed(gradients):
-            worst = entropy(class_logits(self.answer(images, kept=False)))
+            worst = entropy(self.told(images, kept=False))
             reliable = reliable & (worst < margin)
             if reliable.any():
                 loss = worst[reliable].mean()

@@ -107,10 +107,11 @@ class Prototypes(Stepping):
         met = through_head(self.model, images, self.how.name)
         told = met.logits.isfinite().all(1) & met.features.isfinite().all(1)
         logits, features = met.logits[told], met.features[told]
-        new = Supports(features, logits.argmax(1), _entropy(logits))
-        self.supports = (self.supports or first_supports(met)).joined(new).surest(int(self.how.supports))
         self.head = met.name
-        return met.features @ self.supports.prototypes(met.logits.shape[1]).T
+        with torch.autocast(images.device.type, enabled=False):
+            new = Supports(features, logits.argmax(1), _entropy(logits))
+            self.supports = (self.supports or first_supports(met)).joined(new).surest(int(self.how.supports))
+            return met.features @ self.supports.prototypes(met.logits.shape[1]).T
 
     def adapted(self) -> nn.Module:
         """Return a copy of the model with the prototypes in its last layer; before any batch, the model."""
