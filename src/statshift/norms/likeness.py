@@ -124,7 +124,8 @@ def know_neighbours(images: Tensor) -> Tensor:
     pairs = [apart[..., 1:] * apart[..., :-1], apart[..., 1:, :] * apart[..., :-1, :]]
     together = torch.stack([pair.sum((1, 2, 3)) for pair in pairs]).sum(0)
     number = sum(pair[0].numel() for pair in pairs)
-    return together > SURE * number**0.5 * apart.square().mean((1, 2, 3))
+    known: Tensor = together > SURE * number**0.5 * apart.square().mean((1, 2, 3))
+    return known
 
 
 def without_noise(images: Tensor) -> tuple[Tensor, Tensor]:
