@@ -5,10 +5,10 @@ STATSHIFT_FROST=SHARED/data/frost python benchmarks/streams.py SHARED [PART ...]
 
 SHARED holds `data/`, TRAINED the two networks without batch norm (see docs/streams.md). Severity 5, batches of 64.
 Parts: `resnet20`, `group`, `vit` (15 corruptions), `mobilenet`, `lite0` (5 corruptions of 250 photographs; the packages
-of benchmarks/lite0.py), `memo` (MEMO and views, which take dozens of
-passes an image: ResNet-20, 3 corruptions, 100 images) and `cost`. Runs are resumed, and a later call
-with other methods adds to them; `auto` lies in a directory of its own. Each part writes
-`benchmarks/results/streams-PART`, and `docs/streams.md` is put together from them.
+of benchmarks/lite0.py), `memo` (MEMO and views, which take dozens of passes an image: ResNet-20, 3 corruptions, 100
+images), `cost`, and `long` (10,000 batches through `RectifiedStream`). Runs are resumed, and a later call with other
+methods adds to them; `auto` lies in a directory of its own. Each part writes `benchmarks/results/streams-PART`, and
+`docs/streams.md` is put together from them.
 """
 
 import argparse
@@ -180,7 +180,7 @@ BATCHES = 10_000
 
 
 def cost(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> None:
-    """Time of a batch in bare forwards, bytes held beside the source, and 10,000 batches through `RectifiedStream`."""
+    """Time of a batch in bare forwards, and bytes held beside the source."""
     model, data = subject.network(), subject.images()
     clean = subject.clean().subset(np.arange(BATCH))
     images = next(data.batches(BATCH))[0].float() / 255
@@ -188,7 +188,7 @@ def cost(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> Non
     size = sum(one.nbytes for one in model.state_dict().values())
     steps: dict[str, Step] = {}
     held: dict[str, int] = {}
-    for label in (*METHODS, *SLOW):
+    for label in methods:
         before = _tensor_bytes()
         try:
             step = find(label).streamed(_session(label, model, options, images))
@@ -217,7 +217,6 @@ def cost(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> Non
     ]
     results: dict[str, Any] = {"machine": machine(CPU), "seconds": times, "held": held, "model_bytes": size}
     report("streams-cost", results, ["method", "bare forwards", "forwards + backwards, as said", "models held"], rows)
-    _long_stream(model, images)
 
 
 def _session(label: str, model: nn.Module, options: AdaptationOptions, images: Tensor) -> Session:
@@ -235,8 +234,9 @@ def _tensor_bytes() -> int:
     return sum(found.values())
 
 
-def _long_stream(model: nn.Module, images: Tensor) -> None:
+def long_stream(name: str, subject: Subject, runs: Path, methods: Sequence[str]) -> None:
     """Send 10,000 batches of 4 through `RectifiedStream`, and say what it holds on the way."""
+    model, images = subject.network(), next(subject.images().batches(BATCH))[0].float() / 255
     stream = RectifiedStream(copied(model), window=32, every=32)
     rows: list[list[str]] = []
     results: dict[str, Any] = {"machine": machine(CPU)}
@@ -258,8 +258,9 @@ PARTS: dict[str, Callable[..., None]] = {
     "lite0": networks,
     "memo": memo,
     "cost": cost,
+    "long": long_stream,
 }
-TABLES = (*(f"{name}{end}" for name in PARTS for end in ("", "-end")), "long")
+TABLES = tuple(f"{name}{end}" for name in PARTS for end in ("", "-end"))
 
 
 def main() -> None:
