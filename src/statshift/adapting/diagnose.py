@@ -19,7 +19,14 @@ from statshift.norms.kinds import norms_of
 from statshift.norms.layers import evaluating, lacking_statistics, run
 from statshift.norms.likeness import FEW
 from statshift.norms.selection import select_layers
-from statshift.norms.shrinkage import check_finite, last_third, stored_statistics, survey, weigh_evidence
+from statshift.norms.shrinkage import (
+    TRAINING_BATCH,
+    check_finite,
+    last_third,
+    stored_statistics,
+    survey,
+    weigh_evidence,
+)
 from statshift.norms.sizes import fit_size
 
 LIKELY = 0.5
@@ -122,7 +129,8 @@ class Diagnosis:
                 "training): leave the model alone."
             )
         where = ("first", "second", "last")[largest] if len(thirds) == 3 else "last"
-        verdict = "will likely help" if self.persisting >= LIKELY else "may help a little"
+        beyond = 1 - (1 + self.effective / TRAINING_BATCH) / self.number**2  # what persists of images of all classes
+        verdict = "will likely help" if beyond >= LIKELY else "may help a little"
         return (
             f"The shift is {self.number:.1f} x sampling noise where it reaches the last layers, and largest in the "
             f"{where} third: rectifying {verdict}."
