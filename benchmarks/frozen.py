@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from reporting import RESULTS, machine, report, start
+from reporting import machine, report, start, write_page
 from statshift import AdaptationOptions, compare, corrupt, measure
 from statshift._core.copying import copied
 from statshift._core.randomness import keys, uniform
@@ -29,7 +29,6 @@ from statshift.data import ImageData
 from statshift.measuring.streams.film import film
 from subjects import FIVE, Subject, accepted, cell, subjects
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 METHODS = ("auto", "replace", "prior:16", "realistic@{n}", "views@{n}", "tent@{n}")
@@ -215,17 +214,11 @@ def main() -> None:
     arguments = parser.parse_args()
     start(None)
     found = subjects(arguments.shared, Path())
+    methods = [] if arguments.methods == "none" else arguments.methods.split(",")
     for name in arguments.parts or PARTS:
         subject = "resnet20" if name == "sets" else name
-        PARTS[name](subject, found[subject], arguments.runs, arguments.methods.split(","))
-    page = (Path(__file__).parent / "frozen.md.template").read_text()
-    for name in TABLES:
-        table = RESULTS / f"frozen-{name}.md"
-        page = page.replace(
-            f"{{{name}}}",
-            table.read_text().strip() if table.exists() else "" if name.endswith("-clean") else "(not measured yet)",
-        )
-    (ROOT / "docs" / "frozen.md").write_text(page)
+        PARTS[name](subject, found[subject], arguments.runs, methods)
+    write_page("frozen", TABLES, "-clean")
 
 
 if __name__ == "__main__":

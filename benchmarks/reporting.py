@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +88,18 @@ def report(name: str, results: dict[str, Any], head: list[str], rows: list[list[
     (RESULTS / f"{name}.md").write_text(table + "\n")
     print(table)
     print(f"load average {os.getloadavg()[0]:.2f} at the end; written to {RESULTS / name}.json and .md")
+
+
+def write_page(name: str, tables: Iterable[str], second: str) -> None:
+    """Put a page of `docs` together from its template and the tables of a benchmark.
+
+    Args:
+        name: of the page, and of the benchmark.
+        tables: those that the template names in braces.
+        second: what the names of tables end with that stand below others; of these, what is missing is not told twice.
+    """
+    page = (Path(__file__).parent / f"{name}.md.template").read_text()
+    for table in tables:
+        made, missing = RESULTS / f"{name}-{table}.md", "" if table.endswith(second) else "(not measured yet)"
+        page = page.replace(f"{{{table}}}", made.read_text().strip() if made.exists() else missing)
+    (Path(__file__).parents[1] / "docs" / f"{name}.md").write_text(page)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reporting import RESULTS, in_turns, machine, report, resident, start
+from reporting import in_turns, machine, report, resident, start, write_page
 from statshift import AdaptationOptions, RectifiedStream, compare, measure
 from statshift._core.copying import copied
 from statshift._core.errors import InputError
@@ -32,7 +32,6 @@ from statshift.data import ImageData
 from statshift.results import RunResult, read_run
 from subjects import Subject, accepted, cell, percent, subjects
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 METHODS = (
     *("batch", "running", "prior:16", "realistic"),
@@ -277,14 +276,7 @@ def main() -> None:
     for name in arguments.parts or (PARTS if methods else found):
         subject = name if name in found else "resnet20"
         PARTS[name](subject, found[subject], arguments.runs, methods)
-    page = (Path(__file__).parent / "streams.md.template").read_text()
-    for name in TABLES:
-        table = RESULTS / f"streams-{name}.md"
-        page = page.replace(
-            f"{{{name}}}",
-            table.read_text().strip() if table.exists() else "" if name.endswith("-end") else "(not measured yet)",
-        )
-    (ROOT / "docs" / "streams.md").write_text(page)
+    write_page("streams", TABLES, "-end")
 
 
 if __name__ == "__main__":
