@@ -99,14 +99,18 @@ def gaussian_blur(images: Tensor, sigma: float, truncate: float = 4.0, edge: str
 
 
 def _fft_side(least: int) -> int:
-    """Return the smallest even 2-3-5-smooth number from `least` up: a fast transform length."""
+    """Return the smallest even 2-3-5-smooth number from `least` up: a fast transform length.
+
+    32 and 64 are passed by: on processors without AVX2, and those that MKL takes for such, transforms of these lengths
+    round otherwise for other numbers of threads.
+    """
     side = least + least % 2
     while True:
         rest = side
         for prime in (2, 3, 5):
             while rest % prime == 0:
                 rest //= prime
-        if rest == 1:
+        if rest == 1 and side not in (32, 64):
             return side
         side += 2
 
