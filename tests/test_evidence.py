@@ -1,6 +1,7 @@
 """Evidence of a shift: against NumPy loops, a second writing of `auto`, and as identities."""
 
 from copy import deepcopy
+from itertools import product
 
 import numpy as np
 import pytest
@@ -459,8 +460,8 @@ def test_one_image_moves_auto_where_the_shift_is_beyond_its_quarters(trained, ga
 def test_auto_leaves_the_source_alone_where_there_is_no_shift_and_moves_where_there_is(trained):
     asleep = [len(unchanged(rectify(trained, pictures(32, draw), "auto"), trained)) for draw in range(100, 120)]
     assert asleep.count(10) >= 18  # of 20 draws of the source's own images
-    for gain, least, most in ((0.3, 0.8, 1), (0.6, 0.05, 0.6)):
-        images = pictures(32, 100) * gain
+    for draw, (gain, least, most) in product(range(100, 104), ((0.3, 0.8, 1), (0.5, 0.3, 0.5))):
+        images = pictures(32, draw) * gain
         adapted, replaced = (rectify(trained, images, name)[1] for name in ("auto", "replace"))
         for part in ("running_mean", "running_var"):
             source = getattr(trained[1], part)
