@@ -89,6 +89,11 @@ def test_the_sentence_says_whether_and_where(network):
         ([9, 9, 1, 1, 2, 2], 0.9, "2.0 x sampling noise where it reaches the last layers, and largest in the first"),
         ([1, 1, 1, 1, 1.3, 1.3], 0.2, "largest in the last third: rectifying may help a little."),
         ([1, 1, 1, 1, 3, 3], 0.2, "largest in the last third: rectifying will likely help."),  # seen as of few classes
+        (
+            [1, 1, 1, 1, 3, 3],
+            0.0,
+            "3.0 x sampling noise where it reaches the last layers, but the model sees few classes",
+        ),
     ],
 )
 def test_sentences(shift, persisting, words):

@@ -166,7 +166,8 @@ def test_a_protocol_of_ones_own_is_offered_what_it_names():
         return stored
 
     with pytest.warns(
-        FewImagesWarning, match="copies, frames of one or two scenes, images of one class, or pictures of nothing"
+        FewImagesWarning,
+        match="copies, frames of one or two scenes, pictures of nothing, or images in which the model sees one",
     ):
         rectify(model, images, own)
     assert seen == [(pytest.approx(1), 1e-5)] * 19

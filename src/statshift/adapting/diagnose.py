@@ -123,13 +123,19 @@ class Diagnosis:
     def _verdict(self) -> str:
         thirds = np.array_split(np.arange(len(self.layers)), min(3, len(self.layers)))
         largest = int(np.argmax([self._ratio(third[None])[0] for third in thirds]))
+        beyond = 1 - (1 + self.effective / TRAINING_BATCH) / self.number**2  # what persists of images of all classes
+        if self.persisting == 0 and beyond > 0:
+            return (
+                f"The shift is {self.number:.1f} x sampling noise where it reaches the last layers, but the model sees few "
+                "classes in these images, whose content may explain it: leave the model alone, or give images of more "
+                "classes."
+            )
         if self.persisting == 0:
             return (
                 f"No shift beyond noise reaches the last layers ({self.number:.1f} x sampling noise, no more than in "
                 "training): leave the model alone."
             )
         where = ("first", "second", "last")[largest] if len(thirds) == 3 else "last"
-        beyond = 1 - (1 + self.effective / TRAINING_BATCH) / self.number**2  # what persists of images of all classes
         verdict = "will likely help" if beyond >= LIKELY else "may help a little"
         return (
             f"The shift is {self.number:.1f} x sampling noise where it reaches the last layers, and largest in the "

@@ -25,8 +25,8 @@ from statshift.norms.sizes import fit_size
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 FEW_IMAGES = (
-    "The images to rectify to are alike: copies, frames of one or two scenes, images of one class, or pictures of "
-    "nothing. No shift is told from what they show; give different images."
+    "The images to rectify to are alike: copies, frames of one or two scenes, pictures of nothing, or images in which "
+    "the model sees one class. No shift is told from what they show; give different images."
 )
 SKIPPED = (
     "no running statistics are kept there, so these layers are not rectified: they normalise each batch by its own."
