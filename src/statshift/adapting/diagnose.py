@@ -126,9 +126,9 @@ class Diagnosis:
         beyond = 1 - (1 + self.effective / TRAINING_BATCH) / self.number**2  # what persists of images of all classes
         if self.persisting == 0 and beyond > 0:
             return (
-                f"The shift is {self.number:.1f} x sampling noise where it reaches the last layers, but the model sees few "
-                "classes in these images, whose content may explain it: leave the model alone, or give images of more "
-                "classes."
+                f"The shift is {self.number:.1f} x sampling noise where it reaches the last layers, but the model sees "
+                "few classes in these images, whose content may explain it: leave the model alone, or give images of "
+                "more classes."
             )
         if self.persisting == 0:
             return (
