@@ -111,6 +111,7 @@ FLAGS = {
     "--plot": "diagnose",
     "--protocol": "rectify",
     "--protocols": "compare",
+    "--recompute": "harden",
     "--rectify": "measure",
     "--reencode": "measure",
     "--reset-every": "measure",

@@ -146,6 +146,31 @@ def test_advbn_is_a_plain_loop(digits, gamma, accumulate, trace):
             assert not torch.equal(found[name], start[name]), name
 
 
+def bytes_for_backward(branches):
+    """Return the bytes that the losses of both branches keep, beside features and weights."""
+    features, held = branches.train().prefix(torch.rand(8, 3, 32, 32)), {}
+
+    def keep(one):
+        held[one.data_ptr()] = one
+        return one
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda one: one):
+        loss = sum(branches.suffix(features, branch).square().mean() for branch in ("clean", "adv"))
+    own = {one.data_ptr() for one in (features, *branches.parameters(), *branches.buffers())}
+    loss.backward()
+    return sum(one.nbytes for place, one in held.items() if place not in own)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_activations_that_are_made_anew_change_no_weights_and_are_not_kept(digits, dtype):
+    options = replace(OPTIONS, epochs=1, dtype=dtype)
+    networks = [{"dtype": torch.float32, "recompute": recompute} for recompute in (False, True)]
+    kept, anew = (trained(digits, ADVBN, True, options, network)[0] for network in networks)
+    assert same(kept, anew)
+    all_of_it, rest = (bytes_for_backward(branches_of(**network)) for network in networks)
+    assert rest < all_of_it / 20
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_standard_is_a_plain_loop(digits, accumulate):
     options = replace(OPTIONS, accumulate=accumulate, batch_size=24, epochs=1, seed=4)

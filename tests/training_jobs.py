@@ -66,9 +66,9 @@ def build_dropout():
     return build(dropout=0.3)
 
 
-def branches_of(at="act1", dual=True, trace=True, dtype=torch.float64, **options):
+def branches_of(at="act1", dual=True, trace=True, dtype=torch.float64, recompute=False, **options):
     model = PixelModel(build(**options), num_classes=10).to(dtype)
-    return Branches(model, at, torch.rand(2, 3, 32, 32), dual=dual, trace=trace)
+    return Branches(model, at, torch.rand(2, 3, 32, 32), dual=dual, trace=trace, recompute=recompute)
 
 
 ADVBN = advbn.AdvBN()

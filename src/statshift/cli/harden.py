@@ -61,6 +61,12 @@ def harden_command(
     epochs: o.Epochs = 20,
     batch_size: o.StepImages = 256,
     accumulate: Annotated[int, typer.Option(help="Parts that a step is cut into, where memory is short.")] = 1,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute", help="Make activations anew in the backward pass: those of one branch in memory at a time."
+        ),
+    ] = False,
     learning_rate: Annotated[float, o.learning_rate("of step divided by 10 half-way")] = 1e-3,
     schedule: Annotated[str, typer.Option(help=f"{', '.join(SCHEDULES)}.")] = "step",
     weight_decay: o.WeightDecay = 1e-4,
@@ -132,6 +138,7 @@ def harden_command(
             schedule=schedule,
             weight_decay=weight_decay,
             accumulate=accumulate,
+            recompute=recompute,
             augment=augment,
             window=t.parse_window(window),
             scale=t.parse_scale(scale),

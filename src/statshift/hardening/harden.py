@@ -151,6 +151,7 @@ def harden(
         dual=options.chosen.dual,
         trace=trace,
         compiled=compiled,
+        recompute=options.training.recompute,
     )
     record["split"] = {"traced": branches.splits["clean"].graph is not None}
     folder = None if out is None else Path(out)

@@ -78,7 +78,8 @@ class HardenOptions:
     def describe(self) -> dict[str, Any]:
         """Return the options for a record; what the method does not use is left out."""
         training = asdict(self.training)
-        del training["checkpoint_every"]
+        for name in ("checkpoint_every", "recompute"):  # which change no weights
+            del training[name]
         for name in PAIR_OPTIONS:
             if training[name] == getattr(TrainingOptions, name):
                 del training[name]

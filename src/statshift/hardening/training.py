@@ -47,6 +47,8 @@ class TrainingOptions:
         gamma: weight of the adversarial branch's loss.
         seed: seed of order, augmentation and every other draw.
         checkpoint_every: seconds between checkpoints within an epoch, at the end of which there always is one.
+        recompute: keep no activations of a branch for its backward pass, which makes them anew: less memory, and one
+            forward of each branch more.
 
     Raises:
         InputError: values that cannot be, all told together.
@@ -76,6 +78,7 @@ class TrainingOptions:
     gamma: float = 1.0
     seed: int = 0
     checkpoint_every: float = 300.0
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         faults = [

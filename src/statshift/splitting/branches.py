@@ -7,18 +7,19 @@ Reference: Xie et al., "Adversarial Examples Improve Image Recognition" (CVPR 20
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from statshift._core.copying import copied
 from statshift._core.errors import InputError, unknown
 from statshift._core.walking import modules_of
-from statshift.norms.layers import batch_norms, evaluating
+from statshift.norms.layers import batch_norms, evaluating, keeping_statistics
 from statshift.splitting.cuts import network_of
 from statshift.splitting.folding import Folded, folded
 from statshift.splitting.parts import Split
@@ -40,6 +41,8 @@ class Branches(nn.Module):
         dual: False leaves out the twin, for methods with one branch.
         trace: False splits by replay even where torch.fx could.
         compiled: run each branch's suffix through `torch.compile`.
+        recompute: keep no activations of a suffix for its backward pass, which makes them anew: those of one branch are
+            in memory at a time. The gradients are the same.
 
     Attributes:
         clean: the model.
@@ -61,6 +64,7 @@ class Branches(nn.Module):
         dual: bool = True,
         trace: bool = True,
         compiled: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         found = split(model, at, image, trace=trace)
@@ -73,6 +77,7 @@ class Branches(nn.Module):
             raise InputError(f"Cannot freeze what lies before {at!r}: {', '.join(both)} is used behind it too.")
         self._frozen = before - after
         self.clean = model
+        self.recompute = recompute
         self.splits = {"clean": found}
         self.norms: dict[str, _BatchNorm] = {}
         self._folded: Folded | None = None
@@ -136,7 +141,13 @@ class Branches(nn.Module):
         """Return logits (B,K) of features (B,C,H,W) in the branch "clean" or "adv", in the mode that it is in."""
         if branch not in self.splits:
             raise unknown("branch", branch, self.splits)
-        return self.splits[branch].suffix(features)
+        one = self.splits[branch]
+        if not (self.recompute and torch.is_grad_enabled()):
+            return one.suffix(features)
+        norms = batch_norms(one.model)  # which count a batch once, though they see it twice
+        again = partial(checkpoint, context_fn=lambda: (nullcontext(), keeping_statistics(norms)))
+        logits: Tensor = again(one.suffix, features, use_reentrant=False)
+        return logits
 
     @contextmanager
     def attacked(self, dtype: torch.dtype | None = None) -> Iterator[Callable[[Tensor], Tensor]]:

@@ -68,6 +68,8 @@ class LigsRegularised(Method):
             raise InputError("The method ligs has a loss for each image, and has no place for augmix.")
         if compiled:
             raise InputError("The method ligs takes gradients of gradients, which torch.compile has none of.")
+        if training.recompute:
+            raise InputError("The method ligs takes gradients of gradients: leave out `recompute`.")
 
     def describe(self) -> dict[str, Any]:
         """Return what the gradients are compared with, and the weight."""
