@@ -1,0 +1,208 @@
+"""JPEG files of ImageNet's sizes, from the disk to rows: decoding, the cache, two processes, and what 50,000 take.
+
+python benchmarks/scale.py [PART ...] [--images 5000] [--folder runs/scale]
+
+Parts, in this order: `decode` (images a second beside bare loops), `cache` (a first run over the files and a second
+one, with the memory that each takes), `processes` (two of one thread beside one of two), `plan` (what `--dry-run` tells
+beside the run, and of the whole benchmark). The files are made at the first call; the model is a MobileNetV3-small
+with random weights. Writes `benchmarks/results/scale-PART`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_jpeg, read_file
+
+from reporting import in_turns, machine, report, start
+from statshift import load_data
+from statshift.data.preprocessing import preprocess
+
+CPU = torch.device("cpu")
+CLASSES = 10
+MODEL = "torchvision:mobilenet_v3_small@none"
+SHIFTS = "clean,gaussian_noise,defocus_blur,pixelate"
+"""The clean images, and three conditions of severity 3."""
+WHOLE = 50_000
+DECODED = 256
+"""Files that are decoded by each loop in turn."""
+
+
+def make_images(folder: Path, images: int) -> None:
+    """Write JPEG files of pink noise into class folders: most 500 px wide or high, about 110 kB, as ImageNet's are."""
+    for number in range(images):
+        path = folder / f"class{number % CLASSES}" / f"{number:06d}.JPEG"
+        if path.exists():
+            continue
+        draws = np.random.default_rng(number)
+        side = int(draws.choice([500, 500, 500, 500, 500, 500, 640, 1024]))
+        size = (round(side * draws.choice([0.75, 0.75, 2 / 3, 1])), side)
+        if draws.random() < 0.75:
+            size = size[::-1]
+        own = torch.Generator().manual_seed(number)
+        pixels = torch.full((1, 3, 2, 2), 0.5)
+        for octave in range(8):
+            coarse = torch.rand(pixels.shape, generator=own) - 0.5
+            pixels = F.interpolate(pixels + coarse * 0.75**octave, scale_factor=2, mode="bilinear")
+        pixels = F.interpolate(pixels, size, mode="bilinear")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = pixels[0].clamp(0, 1).mul(255).byte().permute(1, 2, 0).numpy()
+        partial = path.with_suffix(".part")
+        Image.fromarray(array).save(partial, "JPEG", quality=95)
+        partial.rename(path)
+
+
+def decode(folder: Path, work: Path, images: int) -> None:
+    """Time the reading of files, decoded, resized to 256 and cropped to 224 px, by one thread."""
+    paths = sorted(folder.rglob("*.JPEG"))[:: max(1, images // DECODED)][:DECODED]
+    how: dict[str, Any] = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
+
+    def pillow() -> None:
+        for path in paths:
+            with Image.open(path) as image:
+                preprocess(image, **how)
+
+    def torchvision() -> None:
+        for path in paths:
+            pixels = decode_jpeg(read_file(str(path)), ImageReadMode.RGB)
+            preprocess(Image.fromarray(pixels.permute(1, 2, 0).numpy()), **how)
+
+    some = work / "some"
+    for path in paths:
+        (some / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, some / path.parent.name)
+
+    def ours() -> None:
+        for _ in load_data(f"folder:{some}", cache_bytes=0).batches(16):
+            pass
+
+    torch.set_num_threads(1)
+    loops: dict[str, Callable[[], None]] = {"Pillow": pillow, "torchvision": torchvision, "statshift": ours}
+    seconds = in_turns(loops, CPU, 3)
+    fastest = min(seconds["Pillow"], seconds["torchvision"])
+    rows = [[name, f"{len(paths) / one:.0f}", f"{fastest / one:.2f}"] for name, one in seconds.items()]
+    results = {"machine": machine(CPU), "seconds": seconds, "files": len(paths)}
+    report("scale-decode", results, ["loop", "images a second", "of the fastest bare loop"], rows)
+
+
+def run(
+    data: Path, out: Path, *options: str, processes: int = 1, threads: int = 1, fresh: bool = True
+) -> dict[str, Any]:
+    """Run `statshift measure` in a process of its own; return its profile, with its wall time and peak memory."""
+    if fresh:
+        shutil.rmtree(out, ignore_errors=True)
+    begin = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m"] if processes > 1 else ["-m"]
+    words = ["--model", MODEL, "--data", f"folder:{data}", "--shifts", SHIFTS, "--severities", "3", "--examples", "0"]
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *begin, "statshift", "measure", *words, "--out", str(out), *options]
+    begun = time.perf_counter()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}.")
+    found = {"wall": time.perf_counter() - begun, "peak": usage.ru_maxrss * 1024, "said": said}
+    if (out / "profile.json").exists():
+        found |= json.loads((out / "profile.json").read_text())
+    return found
+
+
+def cache(folder: Path, work: Path, images: int) -> None:
+    """Run twice over the files with a cache on the disk: the first writes it, the second finds it."""
+    place = work / "cache"
+    shutil.rmtree(place, ignore_errors=True)
+    rows, results = [], {"machine": machine(CPU), "images": images}
+    for name in ("first", "second"):
+        found = run(folder, work / "cached", "--cache", str(place), "--profile")
+        results[name] = found
+        rows.append([name, f"{found['wall']:.1f}", *(f"{found['parts'][part]:.1f}" for part in PARTS_TOLD), mib(found)])
+    report("scale-cache", results, ["run", "wall, s", *PARTS_TOLD, "peak memory, MiB"], rows)
+
+
+PARTS_TOLD = ("decode", "corrupt", "adapt", "model", "rest")
+
+
+def mib(found: dict[str, Any]) -> str:
+    """Return a peak of memory in MiB; ours is that of the largest process."""
+    return f"{found['peak'] / 2**20:.0f}"
+
+
+def processes(folder: Path, work: Path, images: int) -> None:
+    """Run in one process of two threads and in two of one, in turns, from the cache; rows must be equal."""
+    kinds = {"one process, two threads": (1, 2), "two processes, one thread each": (2, 1)}
+    place = str(work / "cache")
+    walls: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(2):
+        for name, (count, threads) in kinds.items():
+            found = run(folder, work / str(count), "--cache", place, processes=count, threads=threads)
+            walls[name].append(found["wall"])
+    one, two = ((work / str(count) / "rows.jsonl").read_bytes() for count in (1, 2))
+    if one != two:
+        raise RuntimeError("The rows of two processes are not those of one.")
+    fastest = {name: min(some) for name, some in walls.items()}
+    least = fastest["one process, two threads"]
+    rows = [[name, f"{one:.1f}", f"{one / least:.2f}"] for name, one in fastest.items()]
+    results = {"machine": machine(CPU), "images": images, "wall": walls}
+    report("scale-processes", results, ["processes", "wall, s", "of one process"], rows)
+
+
+def plan(folder: Path, work: Path, images: int) -> None:
+    """Set what is foretold beside what a run takes, and foretell all 75 conditions of 50,000 images."""
+    place = str(work / "cache")
+    told = json.loads(run(folder, work / "planned", "--cache", place, "--dry-run", "--json")["said"])
+    made = run(folder, work / "planned", "--cache", place, "--profile")
+    whole = json.loads(
+        run(folder, work / "whole", "--cache", place, "--dry-run", "--json", "--shifts", "clean,common",
+            "--severities", "1,2,3,4,5")["said"]
+    )  # fmt: skip
+    scale = WHOLE / images
+    columns = {
+        "the run": made["parts"],
+        "foretold": told["parts"],
+        f"76 passes of {WHOLE:,}, foretold": {name: scale * one for name, one in whole["parts"].items()},
+    }
+    rows = [
+        [name, *(f"{parts.get(part, 0):.1f}" for part in PARTS_TOLD), f"{sum(parts.values()):.1f}"]
+        for name, parts in columns.items()
+    ]
+    results = {"machine": machine(CPU), "images": images, "told": told, "made": made, "whole": whole}
+    report("scale-plan", results, ["", *PARTS_TOLD, "all, s"], rows)
+
+
+PARTS: dict[str, Callable[[Path, Path, int], None]] = {
+    "decode": decode,
+    "cache": cache,
+    "processes": processes,
+    "plan": plan,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--images", type=int, default=5000)
+    parser.add_argument("--folder", type=Path, default=Path("runs/scale"))
+    arguments = parser.parse_args()
+    start(None)
+    folder = arguments.folder / f"jpeg-{arguments.images}"
+    make_images(folder, arguments.images)
+    names: Iterable[str] = arguments.parts or PARTS
+    for name in names:
+        PARTS[name](folder, arguments.folder, arguments.images)
+
+
+if __name__ == "__main__":
+    main()
