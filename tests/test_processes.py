@@ -41,6 +41,20 @@ class OneFails(nn.Module):
 
 def one_fails():
     return OneFails()
+
+BATCHES = 0
+
+class Mortal(nn.Module):  # passes its input on; process 1 is killed at the batch that MORTAL says
+    def forward(self, images):
+        import os, signal
+        global BATCHES
+        BATCHES += len(images) > 1
+        if os.environ.get("RANK") == "1" and str(BATCHES) == os.environ.get("MORTAL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images
+
+def mortal():
+    return nn.Sequential(Mortal(), build())
 """
 
 
@@ -61,7 +75,7 @@ def model(tmp_path_factory):
     return path
 
 
-def go(count, *words, threads=None, timeout=240):
+def go(count, *words, threads=None, timeout=240, **variables):
     """Run the command in so many processes, and return how it ended."""
     alone = [sys.executable, "-m", "statshift"]
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
@@ -69,6 +83,7 @@ def go(count, *words, threads=None, timeout=240):
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
+    environment |= variables
     return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
 
 
@@ -137,3 +152,81 @@ def test_bad_input_ends_all_of_them(model, tmp_path, more, build, told):
     assert told in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "run" / "rows.jsonl").exists() or build == "one_fails"
+
+
+def rows_of(folder):
+    return (folder / "rows.jsonl").read_bytes()
+
+
+PROTOCOLS = ["--rectify", "auto,running,batch,full", "--samples", "8", "--draws", "2", "--limit", "61"]
+ALONG = ["--stream", "mixed", "--rectify", "auto,running", "--samples", "8", "--draws", "2", "--limit", "40"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "passes"),
+    [
+        ([*PROTOCOLS, "--batch-size", "10"], 40),  # two processes share out conditions, four batches
+        ([*ALONG, "--batch-size", "4", "--shifts", "clean,glass_blur"], 15),
+    ],
+    ids=["protocols", "stream"],
+)
+def test_two_and_four_give_the_rows_of_one(model, tmp_path, more, passes):
+    for count in (1, 2, 4):
+        done = go(count, *measuring(model, tmp_path / str(count), *more), threads=1)
+        assert done.returncode == 0, done.stderr
+        assert f"{passes} passes over" in done.stderr
+        assert {"ahead", "streams"}.isdisjoint(path.name for path in (tmp_path / str(count)).iterdir())
+    for count in ("2", "4"):
+        assert rows_of(tmp_path / count) == rows_of(tmp_path / "1")
+        for name in ("summary.json", "layers.json"):
+            assert (tmp_path / count / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+        assert json.loads((tmp_path / count / "record.json").read_text())["environment"]["processes"] == int(count)
+
+
+@pytest.mark.slow
+def test_one_that_is_killed_takes_nothing_with_it(model, tmp_path):
+    """Two processes deal out five conditions of 40 batches; one dies in its second, and three end the run."""
+    options = [*PROTOCOLS, "--batch-size", "10"]
+    words = measuring(model, tmp_path / "killed", *options, build="mortal")
+    done = go(2, *words, MORTAL="80", timeout=120)
+    assert done.returncode != 0
+    kept = rows_of(tmp_path / "killed").count(b"\n") + len([*(tmp_path / "killed").glob("ahead/*.json")])
+    assert kept >= 8  # the first condition of the killed one, all whose rows were found
+    done = go(3, *words)
+    assert done.returncode == 0, done.stderr
+    assert f"; {kept} finished before" in done.stderr
+    assert go(1, *measuring(model, tmp_path / "whole", *options, build="mortal")).returncode == 0
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
+    assert (tmp_path / "killed" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+    assert not (tmp_path / "killed" / "ahead").exists()
+
+
+@pytest.mark.slow
+def test_tasks_of_srun_are_a_launch(model, tmp_path):
+    """Without torchrun: two processes as srun starts them; the death of one ends the other in a line."""
+    step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    step |= {"SLURM_STEP_NODELIST": "localhost", "OMP_NUM_THREADS": "1"}
+
+    def launch(out, **more):
+        words = [sys.executable, "-m", "statshift", *map(str, measuring(model, out, *PROTOCOLS, build="mortal"))]
+        tasks = [
+            subprocess.Popen(
+                words,
+                env={**os.environ, **step, **more, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        return [(*task.communicate(timeout=240), task.returncode) for task in tasks]
+
+    (_, told, code), (*_, killed) = launch(tmp_path / "run", MORTAL="9")
+    assert (code, killed) == (2, -9)
+    assert told.splitlines()[-1].startswith("statshift: error: Another process of the launch has ended")
+    (out, _, first), (nothing, _, second) = launch(tmp_path / "run")
+    assert (first, second, nothing) == (0, 0, "")
+    assert "clean " in out
+    assert go(1, *measuring(model, tmp_path / "alone", *PROTOCOLS, build="mortal")).returncode == 0
+    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "alone")

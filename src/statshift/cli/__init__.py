@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from statshift._core.errors import InputError
 from statshift._core.memory import keep_freed_memory
+from statshift._core.slurm import take_launch_variables
 from statshift.cli.flags import in_flags
 from statshift.cli.output import deliver, only_documents, print_any_name, say, show_warnings_in_one_line
 from statshift.models.usercode import error_text
@@ -142,6 +143,7 @@ def main() -> None:
     """Run the command line; exit codes: 0 done, 1 failed or not read to the end, 2 bad input, 130 interrupted."""
     words = sys.argv[1:] or ["--help"]
     print_any_name()
+    take_launch_variables()
     show_warnings_in_one_line(partial(in_flags, _asked(words)))
     keep_freed_memory()
     with _ended_as_interrupted(words), only_documents() if "--json" in words else nullcontext():

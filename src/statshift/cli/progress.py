@@ -58,7 +58,7 @@ class MeasurementReport:
         self._bar.update(self._task, description=at_work, completed=done, total=total)
         if at.number == 0 and at.images == at.images_per_pass and at.passes > 1:
             seconds = task.elapsed or 0.0
-            say(f"The first pass took {seconds:.1f} s; about {duration(seconds * (at.passes - 1))} to go.")
+            say(f"The first pass took {seconds:.1f} s; about {duration(seconds * (at.passes - 1) / at.at_once)} to go.")
 
 
 class TrainingReport:

@@ -1,6 +1,6 @@
 """A protocol under measurement: adapt to a condition, answer it, and leave the model as found."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -91,6 +91,7 @@ def measure_condition(
     begin: Callable[[Condition, str], Callable[[int], None]],
     examples: NDArray[np.int64] | None = None,
     task: Task = CLASSIFICATION,
+    known: MutableMapping[Condition, Results] | None = None,
 ) -> Iterator[Row]:
     """Yield a row for each protocol and draw of a condition; before any, the source is measured, to pair with.
 
@@ -105,13 +106,18 @@ def measure_condition(
         begin: called with condition and protocol before each pass; returns what is told the number of images finished.
         examples: positions of images whose predictions the rows hold.
         task: what the labels are of; the evaluator's.
+        known: by condition what the source answers, looked up here and added, though no row be wanted.
     """
     labels = task.labels_of(images)
     assert labels is not None
-    if not repeated:
+    if not repeated and known is None:
         return
-    with evaluating(evaluate.model):
-        source = evaluate(images, condition, begin(condition, SOURCE))
+    if (found := (known or {}).get(condition)) is None:
+        with evaluating(evaluate.model):
+            found = evaluate(images, condition, begin(condition, SOURCE))
+    source = found
+    if known is not None:
+        known[condition] = source
     for name, protocol, draw in repeated:
         if protocol is None:
             yield make_row(

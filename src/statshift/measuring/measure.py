@@ -54,8 +54,8 @@ def measure(
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
     With `out`, finished conditions are kept in that directory, and the same call goes on where an earlier one
-    stopped. Started by torchrun or `accelerate launch`, the processes share the batches, and the rows are those of
-    one process.
+    stopped. Started by torchrun, `accelerate launch` or `srun`, the processes share batches and conditions, and the
+    rows are those of one process.
 
     Args:
         model: a spec or what `load_model` returns; a bare module is taken to want ImageNet's mean and deviation.

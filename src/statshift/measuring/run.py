@@ -2,8 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
+from contextlib import closing, nullcontext, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -17,8 +17,10 @@ from statshift._core.errors import ClassesWarning
 from statshift.adapting.registry import SOURCE
 from statshift.measuring.adapted import measure_condition
 from statshift.measuring.examples import Examples, draw_examples
+from statshift.measuring.ledger import Ledger
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
+from statshift.measuring.sharing import Shares, Todo, share_out
 from statshift.measuring.showing import data_frame, measurement_text
 from statshift.measuring.streamed import Answering, Met, Turn, meet
 from statshift.norms.layers import evaluating
@@ -27,6 +29,8 @@ from statshift.results.families import kinship_of
 from statshift.results.typed import Summary
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
+from statshift.tasks.row import Key
+from statshift.tasks.task import Results
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Progress:
         finished_before: passes that an earlier sitting made.
         images: finished in this pass.
         images_per_pass: in each pass.
+        at_once: passes that are at work at once, each on a process of its own.
     """
 
     condition: Condition
@@ -50,6 +55,7 @@ class Progress:
     finished_before: int
     images: int
     images_per_pass: int
+    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -70,30 +76,54 @@ class Measurement:
         return data_frame(self.rows)
 
 
+STREAMING = "streams"
+"""The folder in a run directory with the states of passages at work."""
+
 Tell = Callable[[Progress], None]
-Todo = Mapping[Condition, Sequence[tuple[str, int]]]
-"""The protocols and draws that a condition lacks rows of."""
 
 
 def run_plan(plan: Plan, out: str | Path | None, progress: Tell | None) -> Measurement:
     """Measure what a plan says, and return it; with `out`, go on where an earlier sitting stopped."""
-    first_process = processes.join()[0] == 0
-    with open_run(out, plan.record) if out is not None and first_process else nullcontext() as run:
-        rows = processes.from_first(list(run.rows) if run else [])
+    rank, world = processes.join()
+    with open_run(out, plan.record) if out is not None and rank == 0 else nullcontext() as run:
+        rows, ahead = processes.from_first((list(run.rows), run.ahead) if run else ([], {}))
+        if run and not (rows or ahead):  # what an earlier record left is of another run
+            rmtree(run.path / STREAMING, ignore_errors=True)
         asked = plan.images.base, plan.examples, plan.task
         pictured = Examples(run.path / "examples", *asked) if run and plan.examples else None
         shown = pictured.positions if pictured else draw_examples(*asked)
-        todo, passes = _todo(plan, rows), _Passes(plan, rows, progress if first_process else None)
+        lacking = _todo(plan, rows)
+        ledger = Ledger(rows, _order(plan, lacking), ahead, run, _seen(out))
+        todo = _todo(plan, [*rows, *(row for row, _ in ahead.values())])
+        shares = share_out(plan, todo, world)
+        passes = _Passes(plan, todo, shares, progress if rank == 0 else None)
         looks: Looks = {}
         if run:
             looks = unfinished_looks(
                 run.path, plan.evaluate.model, plan.images.base, plan.conditions, plan.shifts, plan.seed, pictured
             )
-        _measure_all(plan, run, rows, todo, looks, passes, processes.from_first(shown))
-        summary = _summary(plan, run, rows)
+        _measure_all(plan, ledger, shares, looks, passes, processes.from_first(shown))
+        if run:
+            rmtree(run.path / STREAMING, ignore_errors=True)
+        summary = _summary(plan, run, ledger.rows)
         if run:
             run.write_summary(summary)
-    return Measurement(run.record if run else plan.record, rows, summary, None if out is None else Path(out))
+    return Measurement(run.record if run else plan.record, ledger.rows, summary, None if out is None else Path(out))
+
+
+def _seen(out: str | Path | None) -> Path | None:
+    """Return the run directory where this process finds the one that the first writes to, as on one machine."""
+
+    def told() -> tuple[int, bytes] | None:
+        with suppress(OSError):
+            path = Path(out or "", "record.json")
+            return path.stat().st_ino, path.read_bytes()
+        return None
+
+    if out is None:
+        return None
+    first = processes.from_first(told() if processes.join()[0] == 0 else None)
+    return Path(out) if first and told() == first else None
 
 
 def _todo(plan: Plan, rows: Sequence[Row]) -> Todo:
@@ -106,11 +136,21 @@ def _todo(plan: Plan, rows: Sequence[Row]) -> Todo:
     return {condition: missing for condition, missing in lacking.items() if missing}
 
 
+def _order(plan: Plan, todo: Todo) -> list[Key]:
+    """Return the keys of the rows that are lacking, in the order in which a single process finds them."""
+    return [
+        (name, *astuple(condition), draw)
+        for group in plan.groups()
+        for name, draw in plan.repeats()
+        for condition in group
+        if (name, draw) in todo.get(condition, ())
+    ]
+
+
 class _Passes:
     """The passes over the images, counted and told."""
 
-    def __init__(self, plan: Plan, rows: Sequence[Row], progress: Tell | None) -> None:
-        todo = _todo(plan, rows)
+    def __init__(self, plan: Plan, todo: Todo, shares: Shares, progress: Tell | None) -> None:
         self._plan = plan
         self._tell = progress
         self._passes = sum(
@@ -120,16 +160,37 @@ class _Passes:
         )
         self._before = len(plan.conditions) * len(plan.repeats()) - sum(map(len, todo.values()))
         self._number = -1
+        self._at_once = 1
+        self._latest: Progress | None = None
+        sizes = [len(_group_of(plan, part)) * len(_repeats(part, shares)) for part in shares.apart]
+        self._firsts = self._passes - np.cumsum(sizes[::-1])[::-1]
+
+    def turn_to(self, part: int) -> None:
+        """Go on with what is done apart, by its number; what stands before it is done or at work."""
+        self._number = int(self._firsts[part]) - 1
+        self._at_once = processes.join()[1]
+
+    def end(self) -> None:
+        """Tell that all passes are finished, those of other processes too."""
+        images = len(self._plan.images.base)
+        end = Progress(self._plan.conditions[-1], SOURCE, self._passes - 1, self._passes, self._before, images, images)
+        self._say(
+            replace(self._latest, number=end.number, images=self._latest.images_per_pass) if self._latest else end
+        )
+
+    def _say(self, progress: Progress) -> None:
+        self._latest = progress
+        if self._tell:
+            self._tell(progress)
 
     def begin(self, condition: Condition, name: str) -> Callable[[int], None]:
         """Count a pass, and return what is told how many of its images are finished."""
         self._number += 1
         images = len(self._plan.images.sets.get(condition, self._plan.images.base))
-        start = Progress(condition, name, self._number, self._passes, self._before, 0, images)
+        start = Progress(condition, name, self._number, self._passes, self._before, 0, images, self._at_once)
 
         def tell(finished: int) -> None:
-            if self._tell:
-                self._tell(replace(start, images=finished))
+            self._say(replace(start, images=finished))
 
         tell(0)
         return tell
@@ -145,74 +206,125 @@ class _Passes:
             number = min(int(np.searchsorted(ends, finished)), len(met) - 1)
             images = len(met[number].data)
             done = finished - int(ends[number]) + images
-            if self._tell:
-                self._tell(Progress(at_work, name, first + number, self._passes, self._before, done, images))
+            now = first + number, self._passes, self._before, done, images, self._at_once
+            self._say(Progress(at_work, name, *now))
 
         return tell
 
 
+def _group_of(plan: Plan, part: Todo) -> list[Condition]:
+    return next(group for group in plan.groups() if any(one in part for one in group))
+
+
+def _repeats(part: Todo, shares: Shares) -> set[tuple[str, int]]:
+    """Return what passes are made of in a part that is done apart: the source's too, unless it is known by then."""
+    repeats = {repeat for missing in part.values() for repeat in missing}
+    return repeats if any(one in shares.together for one in part) else repeats | {(SOURCE, 0)}
+
+
 def _measure_all(
     plan: Plan,
-    run: Run | None,
-    rows: list[Row],
-    todo: Todo,
+    ledger: Ledger,
+    shares: Shares,
     looks: Looks,
     passes: _Passes,
     shown: NDArray[np.int64],
 ) -> None:
     """Add the rows that are lacking, and what is looked at beside them."""
-    folder = run.path / "streams" if run else None
-    if folder and not rows:  # what an earlier record left is of another run
-        rmtree(folder, ignore_errors=True)
-    alone = [[one] for one in looks if one not in plan.conditions]
-    for group in [*plan.groups(), *alone]:
-        if not any(one in todo or one in looks for one in group):
+    with closing(_put(plan, ledger, shares, looks, passes, shown)) as rows:
+        for put in rows:
+            if row_key(put)[:2] == (SOURCE, CLEAN):
+                _warn_of(plan.task.doubt(put, plan.classes))
+
+
+def _put(
+    plan: Plan, ledger: Ledger, shares: Shares, looks: Looks, passes: _Passes, shown: NDArray[np.int64]
+) -> Generator[Row, None, None]:
+    """Yield rows as they are put: what is measured together, then what processes take apart."""
+    folder = ledger.folder / STREAMING if ledger.folder else None
+
+    def add(measured: Iterator[tuple[Condition, Row]], *, apart: bool = False) -> Iterator[Row]:
+        started = time.perf_counter()
+        for condition, row in measured:
+            timing = {"seconds": time.perf_counter() - started, "device": str(plan.evaluate.device)}
+            yield from ledger.add(plan.images.mark(row, condition), timing, apart=apart)
+            started = time.perf_counter()
+
+    yield from ledger.settle()
+    known: dict[Condition, Results] = {}
+    for group in [*plan.groups(), *([one] for one in looks if one not in plan.conditions)]:
+        together = any(one in shares.together for one in group)
+        if not together and not any(one in looks for one in group):
             continue
         met = meet(plan.images, group, shown)
-        started = time.perf_counter()
-        measured = _along(plan, met, todo, passes, folder) if plan.course else _one(plan, met[0], todo, passes)
-        for condition, row in measured:
-            rows.append(plan.images.mark(row, condition))
-            if run:
-                run.append(rows[-1], {"seconds": time.perf_counter() - started, "device": str(plan.evaluate.device)})
-            started = time.perf_counter()
-            if row_key(row)[:2] == (SOURCE, CLEAN):
-                _warn_of(plan.task.doubt(row, plan.classes))
+        if together:
+            asked_again = any(one in part for part in shares.apart for one in group)
+            yield from add(_measured(plan, met, shares.together, passes, folder, known if asked_again else None))
         for one in met:
             for look in looks.get(one.condition, ()):
                 look.add(plan.evaluate, one.data, one.condition)
-    if folder:
-        rmtree(folder, ignore_errors=True)
+    if not shares.apart:
+        return
+    for number in processes.dealt(len(shares.apart)):
+        part = shares.apart[number]
+        passes.turn_to(number)
+        with processes.apart():
+            met = meet(plan.images, _group_of(plan, part), shown)
+            before = known if met[0].condition in known else None
+            yield from add(_measured(plan, met, part, passes, folder, before), apart=True)
+    yield from ledger.share(processes.gather(ledger.own))
+    passes.end()
 
 
-def _one(plan: Plan, met: Met, todo: Todo, passes: _Passes) -> Iterator[tuple[Condition, Row]]:
-    """Yield the rows that a condition lacks."""
-    repeated = [(name, plan.protocols.get(name), draw) for name, draw in todo.get(met.condition, ())]
+def _measured(
+    plan: Plan,
+    met: Sequence[Met],
+    todo: Todo,
+    passes: _Passes,
+    folder: Path | None,
+    known: MutableMapping[Condition, Results] | None,
+) -> Iterator[tuple[Condition, Row]]:
+    """Yield the rows that the conditions of a passage lack; before any, the source is measured, to pair with.
+
+    What it answers is looked up in `known`, if that is given, and added.
+    """
+    if plan.course:
+        yield from _along(plan, met, todo, passes, folder, {} if known is None else known)
+        return
+    condition = met[0].condition
+    repeated = [(name, plan.protocols.get(name), draw) for name, draw in todo.get(condition, ())]
     for row in measure_condition(
         plan.evaluate,
-        met.data,
-        met.classes,
-        met.condition,
+        met[0].data,
+        met[0].classes,
+        condition,
         repeated,
         plan.adaptation,
         plan.seed,
         passes.begin,
-        met.examples,
-        met.task,
+        met[0].examples,
+        met[0].task,
+        known,
     ):
-        yield met.condition, row
+        yield condition, row
 
 
 def _along(
-    plan: Plan, met: Sequence[Met], todo: Todo, passes: _Passes, folder: Path | None
+    plan: Plan,
+    met: Sequence[Met],
+    todo: Todo,
+    passes: _Passes,
+    folder: Path | None,
+    known: MutableMapping[Condition, Results],
 ) -> Iterator[tuple[Condition, Row]]:
-    """Yield the rows that the conditions of a passage lack; before any, the source is measured, to pair with."""
+    """Yield the rows that the conditions of a passage lack along a stream."""
     assert plan.course
-    if not any(one.condition in todo for one in met):
-        return
     plan.evaluate.keep([one.condition for one in met])
     with evaluating(plan.evaluate.model):
-        source = [plan.evaluate(one.data, one.condition, passes.begin(one.condition, SOURCE)) for one in met]
+        for one in met:
+            if one.condition not in known:
+                known[one.condition] = plan.evaluate(one.data, one.condition, passes.begin(one.condition, SOURCE))
+    source = [known[one.condition] for one in met]
     answering = Answering(plan.evaluate, plan.course, plan.adaptation, plan.seed, folder)
     for name, draw in plan.repeats():
         lacking = [one.condition for one in met if (name, draw) in todo.get(one.condition, ())]

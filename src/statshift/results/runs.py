@@ -10,6 +10,7 @@ from statshift._core.errors import InputError
 from statshift._core.files import remove_partials
 from statshift._core.parsing import parse_json
 from statshift._core.storage import append_line, keep_lines, lock, read_json, read_lines, write_json_atomically
+from statshift.results.ahead import Timed, drop_ahead, read_ahead
 from statshift.results.records import read_record, settle_record
 from statshift.tasks.classification import bits
 from statshift.tasks.row import Key, Row, row_key
@@ -68,8 +69,12 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
     try:
         remove_partials(path)
         rows, lines = _read_rows(path / "rows.jsonl")
-        settled = settle_record(path, record, fresh=not rows)
-        if not rows:  # what an earlier record left is of another run
+        ahead = read_ahead(path)
+        for row in rows:
+            if ahead.pop(row_key(row), None):
+                drop_ahead(path, row_key(row))
+        settled = settle_record(path, record, fresh=not (rows or ahead))
+        if not (rows or ahead):  # what an earlier record left is of another run
             for name in BESIDE:
                 (path / name).unlink(missing_ok=True)
         keep_lines(path / "rows.jsonl", lines)
@@ -77,7 +82,7 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
     except BaseException:
         os.close(guard)
         raise
-    return Run(path, settled, rows, guard)
+    return Run(path, settled, rows, guard, ahead)
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,24 @@ class RunResult:
 
 
 class Run:
-    """A run open for writing: its record, its finished rows, and the one way to add to them."""
+    """A run open for writing: its record, its finished rows, and the one way to add to them.
 
-    def __init__(self, path: Path, record: dict[str, Any], rows: list[Row], guard: int) -> None:
+    `ahead` holds by key what an earlier sitting of several processes found before its turn, see
+    `statshift.results.ahead`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        record: dict[str, Any],
+        rows: list[Row],
+        guard: int,
+        ahead: Mapping[Key, Timed] | None = None,
+    ) -> None:
         self.path = path
         self.record = record
         self.rows = rows
+        self.ahead = ahead or {}
         self._guard: int | None = guard
 
     def __enter__(self) -> "Run":
