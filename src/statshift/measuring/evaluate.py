@@ -56,6 +56,7 @@ class Evaluator:
 
     Attributes:
         model, device, batch_size: as given.
+        classify: what returns the model's logits (B,K) for images (B,3,H,W).
         keeping: keep the shifted images of the condition at work, since it will be asked for again.
     """
 
@@ -75,7 +76,7 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size
         self.model = model
-        self._classify = torch.compile(model) if compiled else model
+        self.classify: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype_name(dtype)]
         self._shifts = shifts
         self._seed = seed
@@ -85,6 +86,10 @@ class Evaluator:
         self._at_once = AtOnce(device, batch_size)
         self.keeping = False
         self._kept = Kept(device)
+
+    def take_batches_of(self, images: int) -> None:
+        """Take so many images in a batch from now on."""
+        self.batch_size, self._at_once = images, AtOnce(self.device, images)
 
     @torch.no_grad()
     def count_classes(self, data: ImageData) -> int:
@@ -128,7 +133,7 @@ class Evaluator:
             in_order: `classify` depends on the batches before, so every process goes through all of them.
         """
         rank, world = (0, 1) if in_order else processes.join()
-        classify = self._classify if classify is None else classify
+        classify = self.classify if classify is None else classify
         batches = data.batches(self.batch_size, which=range(rank, data.batch_count(self.batch_size), world))
         if groups is not None:
             batches = data.groups(groups[rank::world])
