@@ -10,7 +10,7 @@ from torch import nn
 import statshift
 from statshift import load_data, load_model
 from statshift.measuring import fast
-from statshift.measuring.fast import Way, channels_last, find_batch_size, find_way
+from statshift.measuring.fast import Way, find_batch_size, find_way, in_channels_last
 from statshift.models.checkpoints import weights_hash
 
 pytestmark = [
@@ -67,7 +67,7 @@ def test_the_batch_size_at_which_an_image_takes_least(an_image_takes, usual, mos
 
 def test_a_copy_in_channels_last_has_the_same_weights():
     model = load_model(network())
-    made = channels_last(model)
+    made = in_channels_last(model)
     first, ours = (one.network[0].weight for one in (model, made))
     assert (first.is_contiguous(), ours.is_contiguous()) == (True, False)
     assert ours.is_contiguous(memory_format=torch.channels_last)
@@ -101,7 +101,7 @@ def test_the_difference_is_counted_and_stands_in_the_record(digits, in_bfloat16)
     with torch.no_grad():
         plain = model(images).argmax(1)
         with torch.autocast("cpu", torch.bfloat16):
-            quick = channels_last(model)(images).argmax(1)
+            quick = in_channels_last(model)(images).argmax(1)
     told = found.record["environment"]["fast"]
     assert found.record["dtype"] == told["dtype"] == "bfloat16"
     assert told["differing"] == int((plain != quick).sum())

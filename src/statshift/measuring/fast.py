@@ -36,7 +36,7 @@ GRAPHED = 30_000_000
 GAIN = 0.97
 """Share of the seconds of an image below which another batch size is faster, beyond a clock's noise."""
 
-LARGEST = 4
+LARGEST_BATCH = 4
 """Times the usual batch size up to which others are tried."""
 
 
@@ -74,7 +74,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return torch.backends.mkldnn.is_available() and bool(told.get("avx512_bf16") or told.get("amx_bf16"))  # type: ignore[no-untyped-call]
 
 
-def channels_last(model: PixelModel) -> PixelModel:
+def in_channels_last(model: PixelModel) -> PixelModel:
     """Return a copy of a model whose convolutions have their weights, and so their images, in channels_last."""
     made = copied(model)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def find_batch_size(seconds: Callable[[int], float], usual: int, most: int) -> i
     best = seconds(size) / size
     for times in (2, 0.5):
         begun = size
-        while 1 <= (other := int(size * times)) <= min(most, usual * LARGEST):
+        while 1 <= (other := int(size * times)) <= min(most, usual * LARGEST_BATCH):
             found = seconds(other) / other
             if found >= best * GAIN:
                 break

@@ -21,7 +21,7 @@ from statshift.data import ImageData, has_label_maps, load_data
 from statshift.measuring.adapted import check_attacked, check_streamed, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
-from statshift.measuring.fast import channels_last, find_way, settle
+from statshift.measuring.fast import find_way, in_channels_last, settle
 from statshift.measuring.images import Images, read_images
 from statshift.measuring.ligs import LigsOptions
 from statshift.measuring.loading import dtype_name, find_device, fit_to_model, place
@@ -125,7 +125,7 @@ def make_plan(
     way = find_way(device, pixel_model, dtype_name(setup.dtype)) if setup.fast else None
     setup = replace(setup, dtype=way.dtype) if way else setup
     evaluate = Evaluator(
-        channels_last(pixel_model) if way else pixel_model,
+        in_channels_last(pixel_model) if way else pixel_model,
         device,
         dtype=setup.dtype,
         compiled=setup.compiled,
