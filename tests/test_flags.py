@@ -49,6 +49,7 @@ FLAGS = {
     "--epochs": "harden, train, decoder, run",
     "--epsilon": "harden, visualise, attack, extract, make advbn",
     "--examples": "measure",
+    "--fast": "measure",
     "--file": "run",
     "--form": "harden",
     "--format": "report",

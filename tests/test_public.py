@@ -11,7 +11,7 @@ SIGNATURES = {
         "(model, data, *, shifts=None, severities=(1, 2, 3, 4, 5), groups=None, rectify=(), adaptation=None, "
         "out=None, batch_size=None, device='auto', dtype='float32', compiled=False, seed=None, options=None, "
         "corrupt_at='benchmark', data_options=None, baseline=None, alexnet='auto', ligs=(), examples=6, "
-        "progress=None, task=None, full_argmax=False, stream=None, clean_data=None)"
+        "progress=None, task=None, full_argmax=False, stream=None, clean_data=None, fast=False)"
     ),
     "Measurement": "(record, rows, summary, path=None)",
     "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass)",

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 from warnings import warn
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from statshift._core.copying import copied
@@ -18,6 +19,7 @@ from statshift.adapting.protocol import Answer, Protocol, Session, Step, option_
 from statshift.adapting.registry import ADAPTERS, RULES, STREAMS
 from statshift.adapting.steps import Beginning, Restarting
 from statshift.norms.layers import batch_norms, keeping_statistics, lacking_statistics
+from statshift.norms.shrinkage import stored_statistics
 from statshift.norms.statistics import ChannelStatistics, Observed
 
 MODES = (_NormBase, _DropoutNd)
@@ -41,9 +43,11 @@ class Writer(Protocol):
     @contextmanager
     def adapted(self, session: Session) -> Iterator[Answer]:
         """Write, and give the statistics back in the end."""
-        with keeping_statistics(batch_norms(session.model)):
+        layers = batch_norms(session.model)
+        with keeping_statistics(layers):
+            before = statistics_of(layers)
             self.write(session)
-            yield Answer(attacked=session.model)
+            yield Answer(attacked=session.model, as_source=torch.equal(before, statistics_of(layers)))
 
     def exported(self, session: Session) -> nn.Module:
         """Return the session's model, rewritten."""
@@ -130,7 +134,7 @@ class Rule(Writer):
     def adapted(self, session: Session) -> Iterator[Answer]:
         """Write and give back, or leave the model alone."""
         if self.leaves_alone(session.model):
-            yield Answer(attacked=session.model)
+            yield Answer(attacked=session.model, as_source=True)
             return
         with super().adapted(session) as answer:
             yield answer
@@ -236,6 +240,12 @@ class Stream(Protocol):
         """Return in words when it begins at the source."""
         more = f", and after every {options.reset_every} batches" if options.reset_every else ""
         return super().resetting(options) + more
+
+
+def statistics_of(layers: Mapping[str, _BatchNorm]) -> Tensor:
+    """Return a copy of all that layers have stored, float64 (C,), end to end."""
+    stored = map(stored_statistics, layers.values())
+    return torch.cat([value.double().flatten() for one in stored for value in (one.mean, one.var)])
 
 
 def _checked(label: str, made: Any) -> Step:

@@ -76,12 +76,14 @@ class Answer:
         attacked: what an attack is made against anew; None where it is the source.
         groups: positions of each batch; None are consecutive ones.
         in_order: whether an answer depends on the batches before, so that they cannot be shared out over processes.
+        as_source: whether what answers is the source to the bit, so that what it has answered stands.
     """
 
     classify: Step | None = None
     attacked: nn.Module | None = None
     groups: Sequence[NDArray[np.int64]] | None = None
     in_order: bool = False
+    as_source: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from statshift.cli import typed as t
 from statshift.cli.along import stream_text
 from statshift.cli.output import print_json, print_out, say
 from statshift.cli.progress import MeasurementReport, progress_bar
-from statshift.cli.tables import layers_text, summary_text
+from statshift.cli.tables import fast_text, layers_text, summary_text
 from statshift.making.choices import STYLE_SIZE
 from statshift.measuring.streams.choices import STREAMS
 
@@ -108,6 +108,10 @@ def measure_command(
         "auto"
     ),
     as_json: o.Json = False,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="Run as is fast here: channels_last, bfloat16, compiled; tell what that changes."),
+    ] = False,
 ) -> None:
     """Measure a model's accuracy on clean and corrupted images, resumably.
 
@@ -186,6 +190,7 @@ def measure_command(
             full_argmax=full_argmax,
             stream=stream,
             clean_data=clean_data,
+            fast=fast,
             progress=(report := MeasurementReport(bar)),
         )
     if join()[0] == 0:
@@ -195,6 +200,8 @@ def measure_command(
             print_json(found.summary)
             return
         print_out(summary_text(found.summary))
+        if chosen := found.record["environment"].get("fast"):
+            print_out(f"\n{fast_text(chosen)}")
         if found.record.get("stream"):
             print_out(f"\n{stream_text(found.rows, found.record, task)}")
         rewritten = {layers_text(one["layers"]) for one in found.record["protocols"].values() if "layers" in one}

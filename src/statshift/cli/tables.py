@@ -207,3 +207,12 @@ def _difference_cells(figure: "Difference") -> list[str]:
 
 def _signed(low: float, high: float) -> str:
     return f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def fast_text(found: Mapping[str, Any]) -> str:
+    """Return in one line what `fast` chose, and how far its answers are from those of float32."""
+    how = [found["dtype"], "channels_last", *(["compiled"] if found["compiled"] else [])]
+    how += ["CUDA graphs"] if found["compiled"] == "reduce-overhead" else []
+    few = f"{found['differing']} of {found['predictions']:,} predictions on {found['tried']} clean images"
+    scores = f"{found['headline']} {found['score']:.1%}, there {found['float32_score']:.1%}"
+    return f"--fast: {', '.join(how)}, {found['batch_size']} images at once; {few} differ from float32 ({scores})."

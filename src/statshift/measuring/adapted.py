@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift.adapting.drawing import adaptation_positions, shuffled_batches, whole_batches
 from statshift.adapting.options import AdaptationOptions
@@ -132,7 +133,9 @@ def measure_condition(
             continue
         tell = begin(condition, name)
         with evaluating(evaluate.model):
-            answered = evaluate_adapted(evaluate, images, condition, protocol, draw, adaptation, seed, tell, name)
+            answered = evaluate_adapted(
+                evaluate, images, condition, protocol, draw, adaptation, seed, tell, name, source=source
+            )
         few = protocol.kin.adapts_on == "few"
         yield make_row(
             answered,
@@ -162,6 +165,7 @@ def evaluate_adapted(
     seed: int,
     on_batch: Callable[[int], None],
     label: str = "",
+    source: Results | None = None,
 ) -> Results:
     """Adapt the evaluator's model to a condition, and return what it answers for all images; see `Evaluator`.
 
@@ -175,6 +179,7 @@ def evaluate_adapted(
         seed: seed of the choice.
         on_batch: called with the number of images finished.
         label: what rows call the protocol, for messages.
+        source: what the source answers, which stands where the protocol leaves it as it is.
     """
     options = protocol.taking(options)
     indices, samples = data.indices, options.samples
@@ -191,7 +196,11 @@ def evaluate_adapted(
         adapting=partial(adapting_in, evaluate),
     )
     with protocol.adapted(session) as answer:
-        return evaluate(data, condition, on_batch, **vars(answer))
+        how = dict(vars(answer))
+        if all(processes.gather(how.pop("as_source"))) and source is not None:
+            on_batch(len(data))
+            return source
+        return evaluate(data, condition, on_batch, **how)
 
 
 @contextmanager

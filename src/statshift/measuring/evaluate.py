@@ -13,6 +13,7 @@ from statshift._core import processes
 from statshift._core.copying import copied
 from statshift.adapting.drawing import together
 from statshift.data import ImageData
+from statshift.measuring.ahead import ahead
 from statshift.measuring.loading import DTYPES, Dtype, dtype_name
 from statshift.measuring.memory import AtOnce, Kept
 from statshift.models import PixelModel
@@ -40,6 +41,15 @@ def joined(parts: Sequence[Results]) -> Results:
     return of_type(parts[0], map(torch.cat, zip(*parts, strict=True)))
 
 
+def on_host(found: Sequence[tuple[NDArray[np.int64], Results]]) -> list[tuple[NDArray[np.int64], Results]]:
+    """Return the results of batches, each with its positions, on the CPU, by one transfer of each field for all."""
+    if not found:
+        return []
+    sizes = [len(positions) for positions, _ in found]
+    fields = [field.cpu().split(sizes) for field in joined([one for _, one in found])]
+    return [(found[k][0], of_type(found[k][1], one)) for k, one in enumerate(zip(*fields, strict=True))]
+
+
 class Evaluator:
     """Classify the images of one condition after another.
 
@@ -56,6 +66,7 @@ class Evaluator:
 
     Attributes:
         model, device, batch_size: as given.
+        classify: what returns the model's logits (B,K) for images (B,3,H,W).
         keeping: keep the shifted images of the condition at work, since it will be asked for again.
     """
 
@@ -75,7 +86,7 @@ class Evaluator:
         self.device = device
         self.batch_size = batch_size
         self.model = model
-        self._classify = torch.compile(model) if compiled else model
+        self.classify: Callable[[Tensor], Tensor] = torch.compile(model) if compiled else model
         self._dtype = DTYPES[dtype_name(dtype)]
         self._shifts = shifts
         self._seed = seed
@@ -85,6 +96,11 @@ class Evaluator:
         self._at_once = AtOnce(device, batch_size)
         self.keeping = False
         self._kept = Kept(device)
+        self._copies: torch.cuda.Stream | None = None
+
+    def take_batches_of(self, images: int) -> None:
+        """Take so many images in a batch from now on."""
+        self.batch_size, self._at_once = images, AtOnce(self.device, images)
 
     @torch.no_grad()
     def count_classes(self, data: ImageData) -> int:
@@ -128,17 +144,19 @@ class Evaluator:
             in_order: `classify` depends on the batches before, so every process goes through all of them.
         """
         rank, world = (0, 1) if in_order else processes.join()
-        classify = self._classify if classify is None else classify
+        classify = self.classify if classify is None else classify
         batches = data.batches(self.batch_size, which=range(rank, data.batch_count(self.batch_size), world))
         if groups is not None:
             batches = data.groups(groups[rank::world])
+        if data.workers or self.device.type == "cuda":  # else nothing is at work beside this thread
+            batches = ahead(batches)
         mine, finished = [], 0
         for images, positions in batches:
             parts = self._in_parts(data, condition, images, positions, classify, attacked, cut=groups is None)
             mine.append((positions, joined(parts)))
             finished += len(images)
             on_batch(min(finished * world, len(data)))
-        found = [(positions, of_type(one, [field.cpu() for field in one])) for positions, one in mine]
+        found = on_host(mine)
         ordered = found if in_order else processes.in_turn(processes.gather(found))
         everyone = torch.from_numpy(np.concatenate([positions for positions, _ in ordered])).argsort()
         whole = joined([one for _, one in ordered])
@@ -315,4 +333,17 @@ class Evaluator:
         return nullcontext() if self._dtype == torch.float32 else torch.autocast(self.device.type, self._dtype)
 
     def _send(self, tensor: Tensor) -> Tensor:
-        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor if self.device.type == "cpu" else self._copied_beside(tensor)
+
+    def _copied_beside(self, tensor: Tensor) -> Tensor:
+        """Copy to the GPU on a stream of its own, while kernels of earlier batches run."""
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        if self._copies is None:
+            self._copies = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            sent = tensor.pin_memory().to(self.device, non_blocking=True)
+        current.wait_stream(self._copies)
+        sent.record_stream(current)
+        return sent

@@ -21,9 +21,10 @@ from statshift.data import ImageData, has_label_maps, load_data
 from statshift.measuring.adapted import check_attacked, check_streamed, describe_protocols
 from statshift.measuring.baselines import alexnet_for, read_baseline
 from statshift.measuring.evaluate import Evaluator
+from statshift.measuring.fast import find_way, in_channels_last, settle
 from statshift.measuring.images import Images, read_images
 from statshift.measuring.ligs import LigsOptions
-from statshift.measuring.loading import find_device, fit_to_model, place
+from statshift.measuring.loading import dtype_name, find_device, fit_to_model, place
 from statshift.measuring.record import describe_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.measuring.streams.course import Course, member_of
@@ -121,8 +122,10 @@ def make_plan(
         check_streamed(protocols, [shift.name for shift in chosen if shift.needs_model])
         images = course.fitted(images, wanted.options.seed)
     shifts = {CLEAN: CLEAN_IMAGES, **{one.name: one.fitted(task) for one in chosen}}
+    way = find_way(device, pixel_model, dtype_name(setup.dtype)) if setup.fast else None
+    setup = replace(setup, dtype=way.dtype) if way else setup
     evaluate = Evaluator(
-        pixel_model,
+        in_channels_last(pixel_model) if way else pixel_model,
         device,
         dtype=setup.dtype,
         compiled=setup.compiled,
@@ -132,9 +135,11 @@ def make_plan(
         task=task,
         tasks=images.tasks,
     )
-    with evaluating(pixel_model):
+    with evaluating(evaluate.model):
         classes = evaluate.count_classes(images.base)
     images.check(classes)
+    sizing = setup.batch_size is None and not any(shift.needs_model for shift in chosen)
+    found = settle(evaluate, pixel_model, way, images.base, classes, task, sizing=sizing) if way else None
     _check_gradients(evaluate, images.base, chosen, protocols, wanted.ligs, task)
     described = _describe_protocols(evaluate, images, todo[0], protocols, adaptation, course)
     table = alexnet_for(alexnet, pixel_model.spec, images.base, classes, task)
@@ -153,6 +158,7 @@ def make_plan(
         },
         {"baseline": baseline, "alexnet": alexnet},
     )
+    record["environment"] |= {"fast": found} if found else {}
     reference = None if baseline is None else read_baseline(baseline, record)
     for shift in chosen:
         shift.check()

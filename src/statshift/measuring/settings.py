@@ -55,6 +55,7 @@ class Setup:
     device: str | torch.device
     dtype: Dtype
     compiled: bool
+    fast: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
