@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from statshift._core.errors import DataWarning
+from statshift._core.errors import DataWarning, InputError
+from statshift.cli.typed import parse_bytes
 from statshift.data import ImageData, load_data, pixelfile
 from statshift.data.pixelfile import DISK_PAGE, bytes_on_disk, pixel_files
 
@@ -276,3 +277,35 @@ class _Drawn(torch.utils.data.Dataset):
 def test_images_drawn_at_random_are_not_kept(tmp_path):
     with pytest.warns(DataWarning, match="they may differ"):
         assert load_data(_Drawn(), cache=tmp_path).file is None
+
+
+def test_rows_are_the_same_with_and_without_it_and_clean_removes_it(tree, tmp_path, run):
+    asked = ["--resize", 40, "--crop", 32, "--shifts", "clean,contrast,jpeg_compression", "--severities", 3]
+    asked = ["measure", "--model", "cifar:resnet20", "--data", f"folder:{tree}", *asked, "--alexnet", "none"]
+    cache = tmp_path / "cache"
+    for name, more in (("without", []), ("with", ["--cache", cache, "--cache-size", "1.5GB"])):
+        torch.manual_seed(0)  # of the network
+        assert run(*asked, "--examples", 0, "--out", tmp_path / name, *more).code == 0
+    without, kept = ((tmp_path / name / "rows.jsonl").read_bytes() for name in ("without", "with"))
+    assert without == kept
+    (path,) = pixel_files(cache)
+    taken = bytes_on_disk(path)
+    assert taken == DISK_PAGE * (1 + COUNT)
+    (cache / "other.pixels").touch()
+    done = run("data", "clean", "--cache", cache, "--json")
+    assert json.loads(done.out) == {"folder": str(cache), "files": 1, "bytes": taken}
+    assert [one.name for one in cache.iterdir()] == ["other.pixels"]
+    assert "Removed 0 files of decoded images, 0 bytes" in run("data", "clean", "--cache", tmp_path / "no").err
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("12", 12), ("20GB", 20 * 10**9), ("1.5 tb", 1500 * 10**9), ("500M", 5 * 10**8), (None, None)]
+)
+def test_sizes_are_typed_with_their_unit(text, size):
+    assert parse_bytes("cache-size", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1", "20GiB", "much"])
+def test_another_size_is_refused(text):
+    with pytest.raises(InputError, match="Expected --cache-size in bytes, such as 20GB or 500MB, but got"):
+        parse_bytes("cache-size", text)

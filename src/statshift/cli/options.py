@@ -166,6 +166,23 @@ Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes that decode image files; default one a core with a GPU, else none.")
 ]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of decoded images, which processes and later runs share, or none; default the user cache where "
+        "they do not fit into memory or there are several processes.",
+        show_default=False,
+    ),
+]
+CacheSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What that folder may take, such as 20GB; default half of what is free on the disk.",
+        show_default=False,
+    ),
+]
 Groups = Annotated[
     Path | None,
     typer.Option(help="YAML or JSON file of groups, NAME: [SHIFT, ...], that --shifts may name and tables have."),
