@@ -25,6 +25,7 @@ from statshift.data.relabelling import relabelled
 from statshift.data.sampling import balanced_subset
 from statshift.data.scenes import cityscapes, gta5, seg, synthia, voc
 from statshift.data.schemes import cifar, digits, folder, folders, npz, svhn
+from statshift.data.shards import webdataset
 from statshift.data.sources import Header, Pixels, Source
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
 
@@ -39,6 +40,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "folder": folder,
     "folders": folders,
     "npz": npz,
+    "webdataset": webdataset,
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
     **{name: partial(natural, name) for name in NATURAL_SETS},
@@ -86,7 +88,7 @@ def load_data(
 
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`,
-            `folders:DIR,DIR`, `npz:FILE`,
+            `folders:DIR,DIR`, `npz:FILE`, `webdataset:PATTERN` (tar shards),
             `cifar-c:DIR`, `imagenet-c:DIR`, one of `NATURAL_SETS` such as `imagenet-r:DIR`,
             `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
             torch `Dataset` of (PIL image or tensor (3,H,W), label or labels), or of (image, label map (H,W) as a
