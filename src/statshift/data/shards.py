@@ -19,7 +19,7 @@ from statshift.data.sources import Source
 IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
 LABEL_KEY = "cls"
 
-Member = tuple[Path, str, int, int]
+TarImage = tuple[Path, str, int, int]
 """Of an image: its shard, its name there, where its bytes begin, and how many they are."""
 
 
@@ -33,7 +33,7 @@ def webdataset(rest: str) -> Source:
         InputError: there are no such files, one is no plain tar file, or some images have a label and others not.
     """
     shards = [path for pattern in _numbered(rest) for path in _matching(pattern)]
-    members: list[Member] = []
+    members: list[TarImage] = []
     labels: list[int | None] = []
     ignored = 0
     for shard in shards:
@@ -69,9 +69,9 @@ def _matching(pattern: str) -> list[Path]:
     return paths
 
 
-def _read_index(shard: Path) -> tuple[list[tuple[Member, int | None]], int]:
+def _read_index(shard: Path) -> tuple[list[tuple[TarImage, int | None]], int]:
     """Return the images of a shard with their labels, and how many other files it holds; no image is read."""
-    images: dict[str, Member] = {}
+    images: dict[str, TarImage] = {}
     labels: dict[str, int] = {}
     others = 0
     try:
@@ -101,7 +101,7 @@ def _read_index(shard: Path) -> tuple[list[tuple[Member, int | None]], int]:
 class Shards(Source):
     """Images within tar files."""
 
-    members: Sequence[Member]
+    members: Sequence[TarImage]
 
     def __len__(self) -> int:
         return len(self.members)
