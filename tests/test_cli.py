@@ -25,7 +25,7 @@ from statshift.shifts.corruptions import CORRUPTIONS
 from synthetic_runs import benchmark_rows, synthetic_record, synthetic_row
 
 PREFIX = "statshift: error: "
-COMMANDS = ["", "demo", "measure", "compare", "corrupt", "data", "data frost"]
+COMMANDS = ["", "demo", "measure", "compare", "corrupt", "data", "data frost", "data clean"]
 USER_FILE = """
 import time, torch
 from torch import nn

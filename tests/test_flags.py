@@ -24,6 +24,8 @@ FLAGS = {
     "--branch": (
         "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, make stylised"
     ),
+    "--cache": "measure, data clean",
+    "--cache-size": "measure",
     "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--clean-data": "measure",
     "--colour": "harden, train",
@@ -66,7 +68,7 @@ FLAGS = {
     ),
     "--json": (
         "measure, diagnose, rectify, layers, harden, compare, visualise, train, attack, extract, corrupt, "
-        "decoder, make advbn, make stylised, recipes, run, data frost, doctor"
+        "decoder, make advbn, make stylised, recipes, run, data frost, data clean, doctor"
     ),
     "--keep-best": "harden, train",
     "--kind": "extract",
@@ -179,6 +181,7 @@ MEANINGS = {
     "--attack": ["The attack, as NAME:EPSILON[:STEPS]"],
     "--batch-size": ["Images at once", "Images in a step, over all processes."],
     "--branch": ["Whose norms of --weights with two sets", "Whose weights are the result, "],
+    "--cache": ["Folder of decoded images"],
     "--data": ["Images: digits, cifar10, ", "Images as the model now meets them, labels not needed: "],
     "--decoder": ["File that `statshift decoder` wrote"],
     "--encoder": ["pytorch-AdaIN's vgg_normalised.pth, where --decoder is its decoder.pth"],

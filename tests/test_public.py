@@ -148,11 +148,13 @@ SIGNATURES = {
     ),
     "ImageData": (
         "(spec, source, indices, labels, class_names, shape, preprocessing, converted=0, skipped=<factory>, "
-        "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, skip_bad=False, sizes=<factory>)"
+        "workers=0, cache_bytes=4294967296, class_order=None, ignore_index=255, skip_bad=False, sizes=<factory>, "
+        "file=None)"
     ),
     "load_data": (
         "(spec, *, shift=None, split=None, resize=None, crop=None, interpolation='bilinear', limit=None, seed=0, "
-        "skip_bad=False, class_map=None, workers=0, cache_bytes=4294967296, ignore_index=None, label_map=None)"
+        "skip_bad=False, class_map=None, workers=0, cache_bytes=4294967296, ignore_index=None, label_map=None, "
+        "cache=None, cache_size=None)"
     ),
     "Task": "()",
     "Classification": "()",

@@ -1,4 +1,4 @@
-"""`statshift data`: what the library may not ship."""
+"""`statshift data`: what the library may not ship, and what it keeps."""
 
 import hashlib
 from pathlib import Path
@@ -25,7 +25,7 @@ _CHECKSUMS = (
 
 @data_app.callback()
 def _data() -> None:
-    """Get data that the library may not ship.
+    """Get data that the library may not ship; remove decoded images that it keeps.
 
     Example: statshift data frost
     """
@@ -74,3 +74,30 @@ def frost_command(
     if as_json:
         print_json({"folder": folder, "files": dict(zip(FILES, _CHECKSUMS, strict=True))})
     say(f"The frost photographs are in {folder}.")
+
+
+@data_app.command("clean")
+def clean_command(
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of decoded images; default the user cache.", show_default=False),
+    ] = None,
+    as_json: o.Json = False,
+) -> None:
+    """Remove the decoded images that runs keep in a file; the next run decodes them again.
+
+    With --json: the folder, how many files were removed, and their bytes.
+
+    Example: statshift data clean
+    """
+    from statshift.data.pixelfile import pixels_folder, remove_pixels
+
+    folder = pixels_folder(cache)
+    try:
+        removed = [taken for _, taken in remove_pixels(folder)]
+    except OSError as error:
+        raise InputError(f"Cannot remove decoded images in {folder}: {error.strerror}.") from error
+    if as_json:
+        print_json({"folder": folder, "files": len(removed), "bytes": sum(removed)})
+    files = "1 file" if len(removed) == 1 else f"{len(removed)} files"
+    say(f"Removed {files} of decoded images, {sum(removed):,} bytes, from {folder}.")

@@ -107,6 +107,8 @@ def measure_command(
     alexnet: Annotated[str, typer.Option(help="AlexNet they divide by else: imagenet, cifar10, cifar100, none.")] = (
         "auto"
     ),
+    cache: o.Cache = None,
+    cache_size: o.CacheSize = None,
     as_json: o.Json = False,
     fast: Annotated[
         bool,
@@ -181,6 +183,8 @@ def measure_command(
                 "ignore_index": ignore_index,
                 "label_map": label_map,
                 "workers": workers,
+                "cache": cache,
+                "cache_size": t.parse_bytes("cache-size", cache_size),
             },
             baseline=baseline,
             alexnet=alexnet,

@@ -103,8 +103,8 @@ SizeMultiple = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, folders:DIR,DIR, npz:FILE, cifar-c:DIR, "
-        "imagenet-c:DIR, or another test set of ImageNet's, such as imagenet-v2:DIR; "
+        help="Images: digits, cifar10, cifar100, svhn, folder:DIR, folders:DIR,DIR, npz:FILE, "
+        "webdataset:PATTERN, cifar-c:DIR, imagenet-c:DIR, or another test set of ImageNet's, such as imagenet-v2:DIR; "
         "with label maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
         show_default=False,
     ),
@@ -165,6 +165,23 @@ SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Skip image files that
 Limit = Annotated[int | None, typer.Option(help="Take a class-balanced subset of N images.")]
 Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes that decode image files; default one a core with a GPU, else none.")
+]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder of decoded images, which processes and later runs share, or none; default the user cache where "
+        "they do not fit into memory or there are several processes.",
+        show_default=False,
+    ),
+]
+CacheSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What that folder may take, such as 20GB; default half of what is free on the disk.",
+        show_default=False,
+    ),
 ]
 Groups = Annotated[
     Path | None,

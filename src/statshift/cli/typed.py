@@ -1,6 +1,7 @@
 """What is typed on the command line, as values; a fault is told in one line."""
 
 import ast
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,16 @@ def parse_window(text: str | None) -> tuple[int, int] | None:
     if not (times and width.strip().isdigit() and height.strip().isdigit()):
         raise InputError(f"Expected --window as WIDTHxHEIGHT in px, such as 512x256, but got {text!r}.")
     return int(height), int(width)
+
+
+def parse_bytes(name: str, text: str | None) -> int | None:
+    """Return the bytes of "20GB", "1.5 TB" or a plain number, thousands by 1000; None for None."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text.strip().upper())
+    if found is None:
+        raise InputError(f"Expected --{name} in bytes, such as 20GB or 500MB, but got {text!r}.")
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2] or " "))
 
 
 def parse_scale(text: str | None) -> tuple[float, float] | None:

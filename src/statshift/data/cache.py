@@ -33,9 +33,9 @@ class PixelCache:
         self._filled = np.zeros(kept + 1, bool)
         self._memory = torch.empty(int(self._starts[-1]), dtype=torch.uint8)
 
-    def has(self, positions: NDArray[np.int64]) -> bool:
-        """Return whether all of these are kept."""
-        return bool(self._filled[self._place[positions]].all())
+    def has(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these (B,) are kept."""
+        return self._filled[self._place[positions]]
 
     def get(self, positions: NDArray[np.int64]) -> Tensor:
         """Return what is kept at positions (B,) of images of one size: uint8 (B,C,H,W)."""
@@ -44,17 +44,27 @@ class PixelCache:
             return self._memory.view(-1, *self._shape)[torch.from_numpy(places)]
         return torch.stack([self._at(place, position) for place, position in zip(places, positions, strict=True)])
 
-    def put(self, positions: NDArray[np.int64], pixels: Tensor) -> None:
-        """Keep pixels (B,C,H,W) of positions (B,), if there is room for all of them."""
+    def put(self, positions: NDArray[np.int64], pixels: Tensor) -> bool:
+        """Keep those pixels (B,C,H,W) of positions (B,) for which there is room; return whether all are kept."""
         places = self._place[positions]
-        if not len(places) or places.max() >= len(self._filled) - 1:
-            return
+        fit = places < len(self._filled) - 1
         if self._shape is not None:
-            self._memory.view(-1, *self._shape)[torch.from_numpy(places)] = pixels
+            self._memory.view(-1, *self._shape)[torch.from_numpy(places[fit])] = pixels[torch.from_numpy(fit)]
         else:
-            for place, position, own in zip(places, positions, pixels, strict=True):
-                self._at(place, position).copy_(own)
-        self._filled[places] = True
+            for number in np.flatnonzero(fit).tolist():
+                self._at(places[number], positions[number]).copy_(pixels[number])
+        self._filled[places[fit]] = True
+        return bool(fit.all())
+
+    def claimed(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return that no other process decodes any of these (B,)."""
+        return np.zeros(len(positions), bool)
+
+    def claim(self, positions: NDArray[np.int64]) -> None:
+        """Do nothing: no other process knows of this memory."""
+
+    def release(self, positions: NDArray[np.int64]) -> None:
+        """Do nothing."""
 
     def _at(self, place: int, position: int) -> Tensor:
         part: Sequence[int] = self._sizes[position].tolist()

@@ -1,7 +1,7 @@
 """Labelled images: fixed batches of one size each, decoded once where memory allows."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,9 @@ from torch import Tensor
 from statshift._core.errors import InputError
 from statshift.data.cache import PixelCache
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
+from statshift.data.pixelfile import PixelFile
 from statshift.data.reading import read_made, read_pixels
+from statshift.data.reading_once import read_once
 from statshift.data.sources import Source
 
 SCANNED = 64
@@ -44,10 +46,12 @@ class ImageData:
         workers: processes that decode.
         class_order: how class folders were numbered, where not in the order of sorted text: "integers", or "imagenet"
             where ImageNet's own indices were taken; see `fit_labels`.
-        cache_bytes: as many decoded images, with their label maps, stay in memory as take no more.
+        cache_bytes: as many decoded images, with their label maps, stay in memory as take no more; of images in `file`
+            none do.
         ignore_index: the value of label maps that marks pixels which are left out.
         skip_bad: whether what cannot be used is left out, not raised.
         sizes: (N,2) int64, height and width of each image after preprocessing; not given, all have that of `shape`.
+        file: decoded images that processes share, or None.
     """
 
     spec: str
@@ -65,13 +69,16 @@ class ImageData:
     ignore_index: int = IGNORE_INDEX
     skip_bad: bool = False
     sizes: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64), repr=False)
+    file: PixelFile | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not len(self.sizes):
             self.sizes = np.tile(np.array(self.shape[1:], np.int64), (len(self), 1))
         self._order = np.lexsort((np.arange(len(self)), self.sizes[:, 1], self.sizes[:, 0]))
-        together = 4 if self.has_maps else 3
-        self._cache = PixelCache(self.sizes, self._order, self.cache_bytes, 3, together)
+        bound, together = self.cache_bytes, 4 if self.has_maps else 3
+        if self.file is not None:
+            bound, together = 0, 1
+        self._cache = PixelCache(self.sizes, self._order, bound, 3, together)
         self._map_cache = PixelCache(self.sizes, self._order, self.cache_bytes if self.has_maps else 0, 1, together)
 
     def __len__(self) -> int:
@@ -179,16 +186,18 @@ class ImageData:
         """
         for group in groups:
             self._check_one_size(group)
-        ready = [self._cache.has(group) for group in groups]
-        missing = [self.indices[group].tolist() for group, known in zip(groups, ready, strict=True) if not known]
-        decoded = read_pixels(self.source, missing, self.preprocessing, self.workers if workers is None else workers)
-        for group, known in zip(groups, ready, strict=True):
-            if known:
-                images = self._cache.get(group)
-            else:
-                images = next(decoded)
-                self._cache.put(group, images)
-            yield images, group
+        workers = self.workers if workers is None else workers
+
+        def read(missing: Iterable[NDArray[np.int64]]) -> Iterator[Tensor]:
+            return read_pixels(self.source, (self.indices[some].tolist() for some in missing), how, workers)
+
+        how = self.preprocessing
+        if self.file is None:
+            images = read_once(self._cache, np.arange(len(self)), groups, read)
+        else:
+            images = read_once(self.file, self.indices, groups, read)
+        for group in groups:
+            yield next(images), group
 
     def label_maps(self, positions: NDArray[np.int64]) -> Tensor:
         """Return the label maps of images of one size, preprocessed as these: uint8 (B,H,W) on the CPU.
@@ -203,7 +212,7 @@ class ImageData:
             raise InputError(f"Expected label maps, but {self.spec} has none.")
         positions = np.asarray(positions, np.int64)
         self._check_one_size(positions)
-        if self._map_cache.has(positions):
+        if self._map_cache.has(positions).all():
             return self._map_cache.get(positions)[:, 0]
         maps = read_maps(self.source.maps, self.indices[positions].tolist(), self.preprocessing, self.workers)
         self._map_cache.put(positions, maps[:, None])

@@ -139,6 +139,10 @@ class Items(Source):
         """Return the sizes and modes seen."""
         return repr(self.headers).encode()
 
+    def stamp(self) -> bytes | None:
+        """Return the hashes of the pixels seen when the labels were read."""
+        return None if self.hashes is None else "".join(self.hashes).encode()
+
     def files_hash(self, indices: Sequence[int]) -> str | None:
         """Hash the pixels seen when the labels were read."""
         if self.hashes is None:

@@ -1,5 +1,6 @@
 """Data by spec: from `SCHEME:REST` to images of one size with their labels."""
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import signature
@@ -17,14 +18,19 @@ from statshift.data.items import gives_maps, read_items
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES
 from statshift.data.natural import NATURAL_SETS, imagenet_c_bar, imagenet_c_bar_shifts, natural
 from statshift.data.objectnet import objectnet
+from statshift.data.pixelfile import open_pixels
 from statshift.data.preprocessing import check_sizes, resolve_preprocessing
 from statshift.data.reading import read_headers
 from statshift.data.relabelling import relabelled
 from statshift.data.sampling import balanced_subset
 from statshift.data.scenes import cityscapes, gta5, seg, synthia, voc
 from statshift.data.schemes import cifar, digits, folder, folders, npz, svhn
-from statshift.data.sources import Header, Source
+from statshift.data.shards import webdataset
+from statshift.data.sources import Header, Pixels, Source
 from statshift.data.stored import cifar_c, cifar_c_shifts, imagenet_c, imagenet_c_shifts, stores_clean
+
+NO_FILE = "none"
+"""In place of a folder: decoded images go to no file."""
 
 DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "digits": digits,
@@ -34,6 +40,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "folder": folder,
     "folders": folders,
     "npz": npz,
+    "webdataset": webdataset,
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
     **{name: partial(natural, name) for name in NATURAL_SETS},
@@ -74,12 +81,14 @@ def load_data(
     cache_bytes: int = 4 << 30,
     ignore_index: int | None = None,
     label_map: str | Path | None = None,
+    cache: str | Path | None = None,
+    cache_size: int | None = None,
 ) -> ImageData:
     r"""Return labelled images, uint8 RGB, by spec: of one size, but where they have label maps.
 
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`,
-            `folders:DIR,DIR`, `npz:FILE`,
+            `folders:DIR,DIR`, `npz:FILE`, `webdataset:PATTERN` (tar shards),
             `cifar-c:DIR`, `imagenet-c:DIR`, one of `NATURAL_SETS` such as `imagenet-r:DIR`,
             `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
             torch `Dataset` of (PIL image or tensor (3,H,W), label or labels), or of (image, label map (H,W) as a
@@ -99,11 +108,16 @@ def load_data(
         class_map: file that maps class folders to class indices: JSON {"folder": index}, lines `folder index`, one
             name a line, or as Keras and Hugging Face write it; see `read_class_map`.
         workers: processes that decode.
-        cache_bytes: as many decoded images stay in memory as take no more, the first ones; the others are decoded
-            in every pass.
+        cache_bytes: as many decoded images stay in memory as take no more, the first ones, where `cache` takes none;
+            the others are decoded in every pass.
         ignore_index: the value of label maps, 0 to 255, that marks pixels which are left out; default 255.
         label_map: file that gives label maps other labels: JSON {"old": new} or lines `old new`, where new may be
             `ignore`; every value that occurs must be there, but for the ignored one.
+        cache: folder of a file in which decoded images of one size stay, for other processes and for the next run too,
+            and none in memory beside it; "none": no file. Default: a file in the user's cache where the images take
+            more than `cache_bytes` or several processes do one job, but none where `cache_bytes` is 0. Images that are
+            arrays already, and are neither resized nor cropped, need none.
+        cache_size: bytes that all such files in the folder may take, see `open_pixels`; default half of what is free.
 
     Raises:
         InputError: what is named is not there, cannot be read, or cannot be used.
@@ -122,6 +136,9 @@ def load_data(
     final = check_sizes([source.name(index) for index in indices.tolist()], sizes, how, equal=not labelled)
     kinds, numbers = np.unique(final, axis=0, return_counts=True)
     height, width = kinds[numbers.argmax()].tolist()
+    file = None
+    if _in_file(source, final, how, cache, cache_bytes):
+        file = open_pixels(source, indices, (3, height, width), how, cache, cache_size)
     return ImageData(
         spec=name,
         source=source,
@@ -138,6 +155,7 @@ def load_data(
         class_order=source.class_order,
         ignore_index=ignored,
         skip_bad=skip_bad,
+        file=file,
     )
 
 
@@ -249,6 +267,17 @@ def _readable(
         raise next(iter(damaged.values()))
     whole = [header for header in headers if not isinstance(header, InputError)]
     return np.setdiff1d(indices, list(damaged)), whole, [source.label_of(index) for index in damaged]
+
+
+def _in_file(
+    source: Source, sizes: NDArray[np.int64], how: Mapping[str, Any], cache: str | Path | None, cache_bytes: int
+) -> bool:
+    """Return whether decoded images go to a file; see `load_data`."""
+    as_they_are = isinstance(source, Pixels) and how["resize"] is None and how["crop"] is None
+    if cache == NO_FILE or as_they_are or (sizes != sizes[0]).any():
+        return False
+    shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return cache is not None or 0 < cache_bytes < 3 * int(sizes.prod(1).sum()) or (shared and cache_bytes > 0)
 
 
 def _warn_of_skipped(skipped: list[str], name: str) -> None:

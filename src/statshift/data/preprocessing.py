@@ -102,7 +102,8 @@ def preprocess(image: Image.Image, *, resize: int | None, crop: int | None, inte
         image = image.resize(size, Image.Resampling[interpolation.upper()])
     if crop is not None:
         image = image.crop(central(size, crop))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    channels = bytearray(b"".join(image.tobytes("raw", channel) for channel in "RGB"))
+    return torch.frombuffer(channels, dtype=torch.uint8).view(3, image.height, image.width)
 
 
 def central(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:

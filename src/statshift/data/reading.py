@@ -1,6 +1,6 @@
 """Reading images in batches, in worker processes if wanted; what is damaged comes back as an error."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ def read_headers(
 
 
 def read_pixels(
-    source: Source, batches: Sequence[list[int]], how: dict[str, Any], workers: int = 0
+    source: Source, batches: Iterable[list[int]], how: dict[str, Any], workers: int = 0
 ) -> Iterator[Tensor]:
     """Yield uint8 images (B,3,H,W), one tensor for each batch of indices, preprocessed as `how` says.
 
@@ -51,7 +51,7 @@ def read_pixels(
 
 
 def read_made(
-    source: Source, batches: Sequence[list[int]], make: Callable[[Image.Image, int], Tensor], workers: int = 0
+    source: Source, batches: Iterable[list[int]], make: Callable[[Image.Image, int], Tensor], workers: int = 0
 ) -> Iterator[Tensor]:
     """Yield what `make` makes of each RGB image and its index, stacked, one tensor for each batch of indices.
 
@@ -66,7 +66,7 @@ def read_made(
 
 def read_pairs(
     source: Source,
-    batches: Sequence[list[int]],
+    batches: Iterable[list[int]],
     make: Callable[[Image.Image, NDArray[np.uint8], int], tuple[Tensor, Tensor]],
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -99,14 +99,16 @@ def _attempt(source: Source, index: int, read: Callable[[int], T]) -> T | InputE
 
 def _load(
     reader: Dataset[Any],
-    batches: Sequence[list[int]],
+    batches: Iterable[list[int]],
     collate: Callable[[list[Any]], Any],
     workers: int,
 ) -> Iterator[Any]:
-    if not batches:
-        return iter(())
+    """Yield what the reader gives of each batch of indices; nothing is read before the first is asked for."""
+    if not workers:
+        yield from (collate([reader[index] for index in batch]) for batch in batches)
+        return
     own = torch.Generator()  # the loader draws a number: not from the global stream
-    return iter(DataLoader(reader, batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=own))
+    yield from DataLoader(reader, batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=own)
 
 
 def _stack(images: list[Tensor | InputError]) -> Tensor | InputError:

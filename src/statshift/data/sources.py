@@ -57,6 +57,10 @@ class Source(ABC):
     def content(self) -> bytes | memoryview:
         """Return bytes that are others where the images are."""
 
+    def stamp(self) -> bytes | memoryview | None:
+        """Return bytes that are others where any pixel may be, told without reading files; None where nothing tells."""
+        return self.content()
+
     def files_hash(self, indices: Sequence[int]) -> str | None:
         """Return 16 hexadecimal characters of SHA-256 over the bytes of images in files; None where `content` is all.
 
@@ -96,6 +100,12 @@ class Files(Source):
         """Return the names below the folder and the sizes of the files."""
         lines = (f"{path.relative_to(self.place)} {path.stat().st_size}\n" for path in self.paths)
         return "".join(lines).encode(errors="surrogateescape")
+
+    def stamp(self) -> bytes:
+        """Return the folder, and the names, sizes and times of change of the files."""
+        found = ((path, path.stat()) for path in self.paths)
+        lines = (f"{path.relative_to(self.place)} {file.st_size} {file.st_mtime_ns}\n" for path, file in found)
+        return "".join([f"{Path(self.place).absolute()}\n", *lines]).encode(errors="surrogateescape")
 
     def files_hash(self, indices: Sequence[int]) -> str:
         """Hash the files' names below the folder and their bytes; a few files are in memory at once."""

@@ -67,7 +67,7 @@ class NaturalShift(SetShift):
 
     def data(self, severity: int, load: Load) -> ImageData | None:
         """Return the images."""
-        others: dict[str, Any] = {} if self.held else {"cache_bytes": 0}
+        others: dict[str, Any] = {} if self.held else {"cache_bytes": 0, "cache": "none"}
         shift = (self.part, severity) if self.part else None
         return load(self.source, shift=shift, split=None, ignore_index=None, label_map=None, **others)
 

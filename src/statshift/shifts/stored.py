@@ -39,7 +39,7 @@ class StoredShift(Shift):
 
     def data(self, severity: int, load: Load) -> ImageData | None:
         """Return the images of a severity; each is read once, so nothing is kept."""
-        return load(self.spec, shift=(self.name, severity) if severity else None, cache_bytes=0)
+        return load(self.spec, shift=(self.name, severity) if severity else None, cache_bytes=0, cache="none")
 
     def describe(self, batch_size: int) -> Mapping[str, Mapping[str, Any]]:
         """Return that the images were not made here."""

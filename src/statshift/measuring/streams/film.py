@@ -83,6 +83,7 @@ def film(scenes: ImageData, copies: int, seed: int) -> Film:
         "labels": None if scenes.labels is None else scenes.labels[of],
         "sizes": scenes.sizes[of],
         "cache_bytes": 0,
+        "file": None,
     }
     return Film(**given | frames, scenes=scenes, copies=copies, seed=seed)
 
