@@ -108,6 +108,12 @@ def measure_command(
         "auto"
     ),
     as_json: o.Json = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Write profile.json, seconds by part, and trace.json, of a few batches, into --out."
+        ),
+    ] = False,
 ) -> None:
     """Measure a model's accuracy on clean and corrupted images, resumably.
 
@@ -187,10 +193,13 @@ def measure_command(
             stream=stream,
             clean_data=clean_data,
             progress=(report := MeasurementReport(bar)),
+            profile=profile,
         )
     if join()[0] == 0:
         if not report.called and not ligs:
             say("Every condition was finished before; nothing was measured again.")
+        elif found.profile:
+            say(f"{found.profile}.")
         if as_json:
             print_json(found.summary)
             return

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from statshift._core.errors import InputError
+from statshift._core.parts import part
 from statshift.data.cache import PixelCache
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
 from statshift.data.reading import read_made, read_pixels
@@ -183,11 +184,12 @@ class ImageData:
         missing = [self.indices[group].tolist() for group, known in zip(groups, ready, strict=True) if not known]
         decoded = read_pixels(self.source, missing, self.preprocessing, self.workers if workers is None else workers)
         for group, known in zip(groups, ready, strict=True):
-            if known:
-                images = self._cache.get(group)
-            else:
-                images = next(decoded)
-                self._cache.put(group, images)
+            with part("decode"):
+                if known:
+                    images = self._cache.get(group)
+                else:
+                    images = next(decoded)
+                    self._cache.put(group, images)
             yield images, group
 
     def label_maps(self, positions: NDArray[np.int64]) -> Tensor:
@@ -203,11 +205,12 @@ class ImageData:
             raise InputError(f"Expected label maps, but {self.spec} has none.")
         positions = np.asarray(positions, np.int64)
         self._check_one_size(positions)
-        if self._map_cache.has(positions):
-            return self._map_cache.get(positions)[:, 0]
-        maps = read_maps(self.source.maps, self.indices[positions].tolist(), self.preprocessing, self.workers)
-        self._map_cache.put(positions, maps[:, None])
-        return maps
+        with part("decode"):
+            if self._map_cache.has(positions):
+                return self._map_cache.get(positions)[:, 0]
+            maps = read_maps(self.source.maps, self.indices[positions].tolist(), self.preprocessing, self.workers)
+            self._map_cache.put(positions, maps[:, None])
+            return maps
 
     @cached_property
     def _scan(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -4,7 +4,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -19,6 +19,7 @@ from statshift.measuring.adapted import measure_condition
 from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
+from statshift.measuring.profile import Profile
 from statshift.measuring.showing import data_frame, measurement_text
 from statshift.measuring.streamed import Answering, Met, Turn, meet
 from statshift.norms.layers import evaluating
@@ -54,12 +55,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured: `record`, `rows` and `summary` as in the run directory; `path` is that directory, if any."""
+    """What was measured: `record`, `rows` and `summary` as in the run directory; `path` is that directory, if any.
+
+    `profile` tells where the seconds of this sitting went.
+    """
 
     record: dict[str, Any]
     rows: list[Row]
     summary: Summary
     path: Path | None = None
+    profile: Profile | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         """Return a table of each protocol's accuracies in %."""
