@@ -11,17 +11,19 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError
-from statshift._core.parts import PartClock, clocked, moments_of
+from statshift._core.parts import PartClock, by_part, clocked, moments_of
 from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
 from statshift.data import ImageData
 from statshift.measuring.loading import Dtype, find_device
 from statshift.measuring.plan import make_plan
+from statshift.measuring.planning import forecast
 from statshift.measuring.profile import Watch, trace_of
 from statshift.measuring.run import Measurement, Progress, run_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
 from statshift.results import write_json_atomically
+from statshift.results.typed import Summary
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.groups import NamedShifts
 from statshift.shifts.shift import CorruptionOptions
@@ -135,6 +137,9 @@ def measure(
     where = find_device(device)
     with clocked(PartClock(moments_of(where))) as clock:
         plan = make_plan(model, data, wanted, setup, baseline, alexnet)
+        if dry_run:
+            nothing: Summary = {"images": len(plan.images.base), "relative_to": None, "protocols": {}}
+            return Measurement(plan.record, [], nothing, forecast=forecast(plan, out, by_part(clock.seconds())))
         trace = trace_of(plan, Path(out), clock) if profile and out is not None else None
         watch = Watch(clock, [tell for tell in (progress, trace) if tell])
         found = run_plan(plan, out, watch)

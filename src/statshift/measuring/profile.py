@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.profiler import ProfilerActivity
 
+from statshift._core.footprint import peak_device_memory, peak_memory
 from statshift._core.parts import REST, TRACING, PartClock, by_part, part
 from statshift.measuring.plan import Plan
 from statshift.results import write_bytes_atomically
@@ -49,6 +50,8 @@ class Profile:
         protocols: the same by protocol.
         device: where the model ran.
         processes: how many shared the work.
+        memory: bytes of main memory that the process has held at most; None where the system does not tell.
+        device_memory: bytes of the GPU's memory likewise; None on the CPU.
     """
 
     parts: Mapping[str, float]
@@ -57,6 +60,8 @@ class Profile:
     protocols: Mapping[str, Mapping[str, float]] = field(default_factory=dict, repr=False)
     device: str = "cpu"
     processes: int = 1
+    memory: int | None = None
+    device_memory: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -113,7 +118,16 @@ class Watch:
         """Return where the seconds went up to now; on a GPU this waits for it."""
         seconds = self._clock.seconds()
         conditions, protocols = (_by_place(seconds, number) for number in range(2))
-        return Profile(by_part(seconds), self.images, conditions, protocols, str(device), processes)
+        return Profile(
+            by_part(seconds),
+            self.images,
+            conditions,
+            protocols,
+            str(device),
+            processes,
+            peak_memory(),
+            peak_device_memory(device),
+        )
 
 
 def _by_place(seconds: Mapping[tuple[Any, str], float], number: int) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from statshift.results.families import kinship_of
 from statshift.results.typed import Summary
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
+
+if TYPE_CHECKING:
+    from statshift.measuring.planning import Forecast
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,8 @@ class Progress:
 class Measurement:
     """What was measured: `record`, `rows` and `summary` as in the run directory; `path` is that directory, if any.
 
-    `profile` tells where the seconds of this sitting went.
+    `profile` tells where the seconds of this sitting went. Of a dry run there is no more than the record and the
+    `forecast`.
     """
 
     record: dict[str, Any]
@@ -65,9 +69,12 @@ class Measurement:
     summary: Summary
     path: Path | None = None
     profile: Profile | None = field(default=None, compare=False)
+    forecast: "Forecast | None" = None
 
     def __repr__(self) -> str:
-        """Return a table of each protocol's accuracies in %."""
+        """Return a table of each protocol's accuracies in %; of a dry run the forecast."""
+        if self.forecast:
+            return repr(self.forecast)
         return measurement_text(self.record, self.summary)
 
     def to_pandas(self) -> Any:
@@ -111,6 +118,18 @@ def _todo(plan: Plan, rows: Sequence[Row]) -> Todo:
     return {condition: missing for condition, missing in lacking.items() if missing}
 
 
+def passes_to_make(plan: Plan, rows: Sequence[Row]) -> list[tuple[Condition, str, int]]:
+    """Return the passes over images that a sitting makes where these rows are there: condition, protocol and draw."""
+    todo = _todo(plan, rows)
+    return [
+        (condition, *one)
+        for group in plan.groups()
+        if (missing := [one for condition in group for one in todo.get(condition, ())])
+        for one in dict.fromkeys([(SOURCE, 0), *missing])  # the source is there to pair with
+        for condition in group
+    ]
+
+
 class _Passes:
     """The passes over the images, counted and told."""
 
@@ -118,11 +137,7 @@ class _Passes:
         todo = _todo(plan, rows)
         self._plan = plan
         self._tell = progress
-        self._passes = sum(
-            len(group) * len({(SOURCE, 0), *missing})  # the source is there to pair with
-            for group in plan.groups()
-            if (missing := [one for condition in group for one in todo.get(condition, ())])
-        )
+        self._passes = len(passes_to_make(plan, rows))
         self._before = len(plan.conditions) * len(plan.repeats()) - sum(map(len, todo.values()))
         self._number = -1
 
