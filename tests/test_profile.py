@@ -288,12 +288,21 @@ def test_bytes_written_are_near_those_of_the_run(digits, tmp_path):
 
 # The command
 
-WORDS = ["--model", "cifar:resnet20", "--data", "digits", "--limit", "20", "--shifts", "clean,fog", "--severities", "3"]
+WORDS = ["--data", "digits", "--limit", "20", "--shifts", "clean,fog", "--severities", "3", "--device", "cpu"]
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.Flatten(), nn.Linear(392, 10))
+"""
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_the_command_tells_passes_before_and_seconds_after(run, tmp_path):
-    words = ["measure", *WORDS, "--out", tmp_path / "run", "--device", "cpu"]
+    (tmp_path / "own.py").write_text(MODEL)
+    words = ["measure", "--model", f"py:{tmp_path / 'own.py'}:build", *WORDS, "--out", tmp_path / "run"]
     done = run(*words, "--dry-run", "--json")
     assert done.code == 0, done.err
     told = json.loads(done.out)
@@ -308,7 +317,7 @@ def test_the_command_tells_passes_before_and_seconds_after(run, tmp_path):
     assert not (tmp_path / "run").exists()
     done = run(*words)
     assert done.code == 0
-    (line,) = [line for line in done.err.splitlines() if "% model" in line]
+    (line,) = [line for line in done.err.splitlines() if "% rest" in line]
     assert line.endswith(".")
     done = run(*words, "--dry-run")
     assert done.err == ""

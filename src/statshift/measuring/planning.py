@@ -5,7 +5,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from statshift._core.parts import REST
 from statshift.adapting.drawing import adaptation_positions
 from statshift.adapting.registry import SOURCE
 from statshift.measuring.evaluate import of_type
+from statshift.measuring.examples import draw_examples, middle_conditions
 from statshift.measuring.images import labels_of
 from statshift.measuring.memory import KEPT_BYTES
 from statshift.measuring.plan import Plan
-from statshift.measuring.probes import highest_conditions
+from statshift.measuring.probes import IMAGES, highest_conditions
 from statshift.measuring.run import passes_to_make
-from statshift.measuring.trying import Tried, try_ligs, try_looks, try_protocol, try_shift, try_source
+from statshift.measuring.trying import Cost, Tried, try_ligs, try_looks, try_protocol, try_shift, try_source
+from statshift.norms.layers import running_norms
 from statshift.results import Row, make_row, read_run, summarise
 from statshift.results.families import kinship_of
 from statshift.results.records import check_record
@@ -179,19 +181,19 @@ def _add_trials(
     for condition, name, _ in passes:
         images = _count(plan, condition)
         own = condition if plan.shifts[condition.shift].reads or condition in plan.images.sets else None
-        warm = own in read and _fits(plan)
-        read.add(own)
-        costs = dict(source.warm if warm else source.cold)
+        costs = dict(source.warm if own in read and _fits(plan) else source.cold)
         if name != SOURCE:
-            costs = {**costs, "model": 0.0, REST: 0.0}
+            costs |= dict.fromkeys(("model", REST), 0.0)
             _add(parts, adapted[name].of(images))
-        if condition not in made or not _is_kept(plan, condition) or plan.evaluate.attacks(condition):
-            made.add(condition)
-            _add(parts, {"corrupt": images * shift[condition]})
+        if condition not in made:
+            _add(parts, shift[condition].of(images))
+        elif not _is_kept(plan, condition) or plan.evaluate.attacks(condition):
+            _add(parts, replace(shift[condition], once={}).of(images))
         _add(parts, {part: images * seconds for part, seconds in costs.items()})
+        read.add(own)
+        made.add(condition)
     if written:
-        looked = [one for one in highest_conditions(plan.conditions, plan.shifts) if one in made]
-        _add(parts, {REST: len(looked) * try_looks(plan, first)})
+        _add_looks(plan, first, shift, parts)
     for options in plan.ligs:
         found = try_ligs(plan, options, source.some)
         _add(parts, {name: len(plan.images.base) * seconds for name, seconds in found.items()})
@@ -201,21 +203,34 @@ def _add_trials(
     return disk
 
 
+def _add_looks(plan: Plan, tried: Condition, shift: Mapping[Condition, Cost], parts: defaultdict[str, float]) -> None:
+    """Add what is looked at beside the rows of the conditions that are measured; examples cost their shift alone."""
+    remade: list[tuple[Condition, int]] = []
+    if running_norms(plan.evaluate.model.network):
+        remade = [(one, IMAGES) for one in highest_conditions(plan.conditions, plan.shifts) if one in shift]
+        found = try_looks(plan, tried)
+        _add(parts, {REST: len(remade) * sum(found.values())})
+    remade += [(one, plan.examples) for one in middle_conditions(plan.conditions) if one in shift]
+    for condition, images in remade:
+        if not _is_kept(plan, condition):
+            _add(parts, replace(shift[condition], once={}).of(min(images, _count(plan, condition))))
+
+
 def _add(parts: defaultdict[str, float], more: Mapping[str, float]) -> None:
     for name, seconds in more.items():
         parts[name] += seconds
 
 
-def _try_shifts(plan: Plan, conditions: Sequence[Condition]) -> dict[Condition, float]:
-    """Return the seconds for each image of each condition's shift."""
-    seconds: dict[Condition, float] = {}
+def _try_shifts(plan: Plan, conditions: Sequence[Condition]) -> dict[Condition, Cost]:
+    """Return what each condition's shift costs; what is read shifted costs nothing more."""
+    costs: dict[Condition, Cost] = {}
     warm: set[str] = set()
     for condition in dict.fromkeys(conditions):
-        seconds[condition] = 0.0
+        costs[condition] = Cost({}, {})
         if not plan.shifts[condition.shift].reads:
-            seconds[condition] = try_shift(plan, condition, warm=condition.shift in warm)["corrupt"]
+            costs[condition] = try_shift(plan, condition, warm=condition.shift in warm)
         warm.add(condition.shift)
-    return seconds
+    return costs
 
 
 def _fits(plan: Plan) -> bool:
@@ -260,6 +275,7 @@ def _bytes_written(
             "shift": condition.shift,
             "severity": condition.severity,
             "task": task,
+            "examples": None if condition in images.sets else draw_examples(images.base, plan.examples, images.task),
         }
         if protocol:
             named |= {"source": whole}
@@ -277,4 +293,5 @@ def _bytes_written(
         task=plan.task,
         kinship=kinship_of(plan.record),
     )
-    return sum(len(json.dumps(one)) for one in (*rows, plan.record, summary))
+    lines = [json.dumps(row, separators=(",", ":")) for row in rows]
+    return sum(map(len, [*lines, *(json.dumps(one, indent=2) for one in (plan.record, summary))]))

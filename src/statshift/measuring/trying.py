@@ -89,11 +89,8 @@ def try_source(plan: Plan, condition: Condition) -> Tried:
     return Tried(_each(cold, len(some)), _each(warm, len(some)), some, results, start)
 
 
-def try_shift(plan: Plan, condition: Condition, *, warm: bool) -> Parts:
-    """Try a condition's shift on a few images, and return the seconds for each; unless `warm`, it is warmed up first.
-
-    Of images that are stored shifted there is nothing to try.
-    """
+def try_shift(plan: Plan, condition: Condition, *, warm: bool) -> Cost:
+    """Try a condition's shift on a few images; unless `warm`, what its first batch takes beyond others counts once."""
     data = plan.images.of(condition)
     most = plan.evaluate.batch_size
     if plan.evaluate.device.type != "cuda":
@@ -101,11 +98,12 @@ def try_shift(plan: Plan, condition: Condition, *, warm: bool) -> Parts:
     positions = data.batch_positions(plan.evaluate.batch_size)[0][:most]
     make = partial(plan.evaluate.shifted, data, condition, positions)
     plan.evaluate.keeping = False
+    first = 0.0
     with evaluating(plan.evaluate.model):
         if not warm and not plan.evaluate.attacks(condition):
-            make()
-        _, parts = _run(plan, make)
-    return {"corrupt": parts["corrupt"] / len(positions) / processes.join()[1]}
+            first = _run(plan, make)[1]["corrupt"]
+        seconds = _run(plan, make)[1]["corrupt"]
+    return Cost({"corrupt": max(0.0, first - seconds)}, {"corrupt": seconds / len(positions) / processes.join()[1]})
 
 
 def try_protocol(plan: Plan, name: str, condition: Condition, some: ImageData) -> Cost:
@@ -137,12 +135,12 @@ def try_protocol(plan: Plan, name: str, condition: Condition, some: ImageData) -
     return Cost({"adapt": once}, _each(each, len(longer)))
 
 
-def try_looks(plan: Plan, condition: Condition) -> float:
+def try_looks(plan: Plan, condition: Condition) -> Parts:
     """Return the seconds in which the shift at the layers is read out of a condition's images."""
-    data = plan.images.of(condition)
-    positions = np.arange(min(IMAGES, len(data)))
-    images = plan.evaluate.shifted(data, condition, positions)
-    return sum(_run(plan, lambda: diagnose(plan.evaluate.model, images))[1].values())
+    positions = np.arange(min(IMAGES, len(plan.images.of(condition))))
+    images = plan.evaluate.shifted(plan.images.of(condition), condition, positions)
+    diagnose(plan.evaluate.model, images)
+    return _run(plan, lambda: diagnose(plan.evaluate.model, images))[1]
 
 
 def try_ligs(plan: Plan, options: LigsOptions, some: ImageData) -> Parts:
