@@ -27,7 +27,7 @@ from statshift.measuring.trying import Cost, Tried, try_ligs, try_looks, try_pro
 from statshift.norms.layers import running_norms
 from statshift.results import Row, make_row, read_run, summarise
 from statshift.results.families import kinship_of
-from statshift.results.records import check_record
+from statshift.results.records import check_same_run
 from statshift.shifts.conditions import Condition
 
 FLOAT = 4
@@ -148,7 +148,7 @@ def _rows_there(plan: Plan, out: str | Path | None) -> list[Row]:
     if out is not None and processes.join()[0] == 0 and (Path(out) / "record.json").is_file():
         rows = read_run(out).rows
         if rows:
-            check_record(Path(out), json.loads(json.dumps(plan.record)))
+            check_same_run(Path(out), json.loads(json.dumps(plan.record)))
     return processes.from_first(rows)
 
 

@@ -49,14 +49,14 @@ def settle_record(directory: Path, record: Mapping[str, Any], *, fresh: bool = F
     if fresh or not path.exists():
         write_json_atomically(path, new)
         return new
-    kept = check_record(directory, new)
+    kept = check_same_run(directory, new)
     merged = kept | {name: _union(directory, kept.get(name), new.get(name)) for name in GROWING if name in kept | new}
     if merged != kept:
         write_json_atomically(path, merged)
     return merged
 
 
-def check_record(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+def check_same_run(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a run directory's record.
 
     Raises:
