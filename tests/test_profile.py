@@ -12,7 +12,7 @@ from torch import nn
 
 import statshift
 from statshift import AdaptationOptions, InputError, load_data
-from statshift._core.parts import PART_NAMES, REST, Moments, PartClock, by_part, clocked, part
+from statshift._core.parts import PART_NAMES, REST, Moments, PartClock, clocked, part, sum_by_part
 from statshift.cli.plan import size_text
 from statshift.measuring import measure as measuring
 from statshift.measuring import profile as profiling
@@ -83,7 +83,7 @@ def test_each_second_counts_for_the_innermost_part_and_all_add_up(hand):
         (label, REST): 6.0,
         (label, "model"): 5.0,
     }
-    assert by_part(found) == {"decode": 3.0, "corrupt": 0.0, "adapt": 6.0, "model": 5.0, REST: 7.0}
+    assert sum_by_part(found) == {"decode": 3.0, "corrupt": 0.0, "adapt": 6.0, "model": 5.0, REST: 7.0}
     assert sum(found.values()) == hand.now
 
 
@@ -98,7 +98,7 @@ def test_what_other_threads_do_does_not_count_nor_what_no_clock_is_for(hand):
         other = threading.Thread(target=elsewhere)
         other.start()
         other.join()
-    assert by_part(clock.seconds()) == {**dict.fromkeys(PART_NAMES, 0.0), "model": 4.0, REST: 0.0}
+    assert sum_by_part(clock.seconds()) == {**dict.fromkeys(PART_NAMES, 0.0), "model": 4.0, REST: 0.0}
 
 
 def test_a_clock_within_another_stands_for_itself(hand):
@@ -107,8 +107,8 @@ def test_a_clock_within_another_stands_for_itself(hand):
         with clocked(inner), part("model"):
             hand.now += 2
         hand.now += 3
-    assert by_part(inner.seconds())["model"] == 2
-    assert by_part(outer.seconds()) == {**dict.fromkeys(PART_NAMES, 0.0), "adapt": 5.0, REST: 0.0}
+    assert sum_by_part(inner.seconds())["model"] == 2
+    assert sum_by_part(outer.seconds()) == {**dict.fromkeys(PART_NAMES, 0.0), "adapt": 5.0, REST: 0.0}
 
 
 def test_on_a_device_nothing_is_waited_for_before_the_end(hand):
@@ -124,7 +124,7 @@ def test_on_a_device_nothing_is_waited_for_before_the_end(hand):
         with part("corrupt"):
             hand.now += 1
         assert (waited, len(clock._spans)) == ([], 0)
-    assert by_part(clock.seconds())["model"] == 50
+    assert sum_by_part(clock.seconds())["model"] == 50
     assert waited == [51.0]
 
 

@@ -146,7 +146,7 @@ def part(name: str) -> Iterator[None]:
         clock.end()
 
 
-def by_part(seconds: dict[tuple[Any, str], float]) -> dict[str, float]:
+def sum_by_part(seconds: dict[tuple[Any, str], float]) -> dict[str, float]:
     """Return the seconds of each part, and of the rest, over all labels."""
     found = dict.fromkeys((*PART_NAMES, REST), 0.0)
     for (_, name), some in seconds.items():

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from statshift._core import processes
 from statshift._core.errors import InputError
-from statshift._core.parts import PartClock, by_part, clocked, moments_of
+from statshift._core.parts import PartClock, clocked, moments_of, sum_by_part
 from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
 from statshift.data import ImageData
@@ -139,7 +139,7 @@ def measure(
         plan = make_plan(model, data, wanted, setup, baseline, alexnet)
         if dry_run:
             nothing: Summary = {"images": len(plan.images.base), "relative_to": None, "protocols": {}}
-            return Measurement(plan.record, [], nothing, forecast=forecast(plan, out, by_part(clock.seconds())))
+            return Measurement(plan.record, [], nothing, forecast=forecast(plan, out, sum_by_part(clock.seconds())))
         trace = trace_of(plan, Path(out), clock) if profile and out is not None else None
         watch = Watch(clock, [tell for tell in (progress, trace) if tell])
         found = run_plan(plan, out, watch)

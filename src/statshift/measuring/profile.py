@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from statshift._core.footprint import peak_device_memory, peak_memory
-from statshift._core.parts import REST, TRACING, PartClock, by_part, part
+from statshift._core.parts import REST, TRACING, PartClock, part, sum_by_part
 from statshift.measuring.plan import Plan
 from statshift.results import write_bytes_atomically
 from statshift.shifts.conditions import Condition
@@ -119,7 +119,7 @@ class Watch:
         seconds = self._clock.seconds()
         conditions, protocols = (_by_place(seconds, number) for number in range(2))
         return Profile(
-            by_part(seconds),
+            sum_by_part(seconds),
             self.images,
             conditions,
             protocols,
@@ -134,14 +134,14 @@ def _by_place(seconds: Mapping[tuple[Any, str], float], number: int) -> dict[str
     """Return the seconds by part of each condition (0), or of each protocol (1), in the order in which they came."""
     places = dict.fromkeys(label[number] for label, _ in seconds if label)
     return {
-        place: by_part(
+        place: sum_by_part(
             {(label, name): some for (label, name), some in seconds.items() if label and label[number] == place}
         )
         for place in places
     }
 
 
-class Trace:
+class BatchTrace:
     """A trace of a few batches by torch's profiler: the end of a pass and the beginning of the next.
 
     Args:
@@ -202,7 +202,9 @@ def _first(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for one in events if one.get("ph") == "M"] + timed[:MOST_EVENTS]
 
 
-def trace_of(plan: Plan, folder: Path, clock: PartClock) -> Trace:
+def trace_of(plan: Plan, folder: Path, clock: PartClock) -> BatchTrace:
     """Return the trace of a measurement, of the first shifted condition that is no attack, if there is one."""
     told = [one for one in plan.conditions if one.shift != CLEAN and not plan.evaluate.attacks(one)]
-    return Trace(folder / "trace.json", clock, told or plan.conditions, plan.evaluate.batch_size, plan.evaluate.device)
+    return BatchTrace(
+        folder / "trace.json", clock, told or plan.conditions, plan.evaluate.batch_size, plan.evaluate.device
+    )

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from statshift._core import processes
-from statshift._core.parts import PartClock, by_part, clocked, moments_of
+from statshift._core.parts import PartClock, clocked, moments_of, sum_by_part
 from statshift.adapting.diagnose import diagnose
 from statshift.data import ImageData
 from statshift.measuring.adapted import evaluate_adapted
@@ -75,12 +75,12 @@ def try_source(plan: Plan, condition: Condition) -> Tried:
     What is returned is over all processes, which do the same at once.
     """
     evaluate, data = plan.evaluate, plan.images.of(condition)
-    few = spread(data, evaluate.batch_size, 1)
+    few = some_batches(data, evaluate.batch_size, 1)
     evaluate.keeping = False
     with evaluating(evaluate.model):
         _, first = _run(plan, lambda: evaluate(few, condition, _untold))
         _, warm_up = _run(plan, lambda: evaluate(few, condition, _untold))
-        some = spread(data, evaluate.batch_size, _batches(sum(warm_up.values())))
+        some = some_batches(data, evaluate.batch_size, _batches(sum(warm_up.values())))
         _, cold = _run(plan, lambda: evaluate(some, condition, _untold))
         results, warm = _run(plan, lambda: evaluate(some, condition, _untold))
     model = {"model": (cold["model"] + warm["model"]) / 2}
@@ -118,7 +118,7 @@ def try_protocol(plan: Plan, name: str, condition: Condition, some: ImageData) -
         some: images of it, of which more are taken where the protocol needs them.
     """
     least = min(len(plan.images.of(condition)), plan.protocols[name].taking(plan.adaptation).samples + 1)
-    longer = some if len(some) >= 3 * least else spread(plan.images.of(condition), least, 3)
+    longer = some if len(some) >= 3 * least else some_batches(plan.images.of(condition), least, 3)
     answer = _along if plan.course else _answered
     _, long = _run(plan, answer(plan, name, condition, longer))
     once = 0.0
@@ -126,7 +126,7 @@ def try_protocol(plan: Plan, name: str, condition: Condition, some: ImageData) -
         _, long = _run(plan, answer(plan, name, condition, longer))
         once = long["adapt"]
         if plan.course or plan.protocols[name].kin.adapts_on != "few":
-            shorter = spread(plan.images.of(condition), least, 1)
+            shorter = some_batches(plan.images.of(condition), least, 1)
             _, short = _run(plan, answer(plan, name, condition, shorter))
             once = _intercept(short["adapt"], len(shorter), long["adapt"], len(longer))
     elif not plan.course and plan.protocols[name].kin.adapts_on == "few":
@@ -145,13 +145,13 @@ def try_looks(plan: Plan, condition: Condition) -> Parts:
 
 def try_ligs(plan: Plan, options: LigsOptions, some: ImageData) -> Parts:
     """Return the seconds for each image of a perturbation, on a batch."""
-    few = spread(some, plan.evaluate.batch_size, 1)
+    few = some_batches(some, plan.evaluate.batch_size, 1)
     similar = partial(similarities, plan.evaluate.model, options=options, seed=plan.seed, task=plan.task)
     with evaluating(plan.evaluate.model):
         return _each(_run(plan, lambda: plan.evaluate.per_image(few, similar))[1], len(few))
 
 
-def spread(data: ImageData, size: int, batches: int) -> ImageData:
+def some_batches(data: ImageData, size: int, batches: int) -> ImageData:
     """Return so many whole batches for each process, spread evenly over the data; all where there are not so many."""
     every = data.batch_positions(min(size, len(data)))
     whole = [one for one in every if len(one) == len(every[0])] or every
@@ -190,7 +190,7 @@ def _run(plan: Plan, function: Callable[[], T]) -> tuple[T, dict[str, float]]:
     """Return what a function returns, and its seconds by part."""
     with clocked(PartClock(moments_of(plan.evaluate.device))) as clock:
         found = function()
-        return found, by_part(clock.seconds())
+        return found, sum_by_part(clock.seconds())
 
 
 def _batches(seconds: float) -> int:
