@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from statshift._core.parts import part
+
 Step = Callable[[Tensor], Any]
 """From a batch of images (B,3,H,W) to its logits (B,K)."""
 
@@ -28,7 +30,8 @@ class Restarting:
         if self._every and self._answered and self._answered % self._every == 0:
             self._step = self._make()
         self._answered += 1
-        return self._step(images)
+        with part("adapt"):
+            return self._step(images)
 
     @property
     def resumable(self) -> bool:

@@ -12,6 +12,7 @@ from statshift.cli import options as o
 from statshift.cli import typed as t
 from statshift.cli.along import stream_text
 from statshift.cli.output import print_json, print_out, say
+from statshift.cli.plan import forecast_text
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import fast_text, layers_text, summary_text
 from statshift.making.choices import STYLE_SIZE
@@ -114,10 +115,22 @@ def measure_command(
         bool,
         typer.Option("--fast", help="Run as is fast here: channels_last, bfloat16, compiled; tell what that changes."),
     ] = False,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Write profile.json, seconds by part, and trace.json, of a few batches, into --out."
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Measure and write nothing: tell passes, seconds, memory and disk by a short trial."
+        ),
+    ] = False,
 ) -> None:
     """Measure a model's accuracy on clean and corrupted images, resumably.
 
-    With --json: the run's summary.
+    With --json: the run's summary; with --dry-run, what it tells.
 
     Example: statshift measure --model torchvision:resnet50@IMAGENET1K_V1 --data folder:val --limit 1000 --rectify auto
     --out runs/r50
@@ -196,10 +209,18 @@ def measure_command(
             clean_data=clean_data,
             fast=fast,
             progress=(report := MeasurementReport(bar)),
+            profile=profile,
+            dry_run=dry_run,
         )
+    if found.forecast:
+        if join()[0] == 0:
+            print_json(found.forecast.describe()) if as_json else print_out(forecast_text(found.forecast))
+        return
     if join()[0] == 0:
         if not report.called and not ligs:
             say("Every condition was finished before; nothing was measured again.")
+        elif found.profile:
+            say(f"{found.profile}.")
         if as_json:
             print_json(found.summary)
             return

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from statshift._core.errors import InputError
+from statshift._core.parts import part
 from statshift.data.cache import PixelCache
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES, map_hash, read_maps
 from statshift.data.pixelfile import PixelFile
@@ -197,7 +198,9 @@ class ImageData:
         else:
             images = read_once(self.file, self.indices, groups, read)
         for group in groups:
-            yield next(images), group
+            with part("decode"):
+                found = next(images)
+            yield found, group
 
     def label_maps(self, positions: NDArray[np.int64]) -> Tensor:
         """Return the label maps of images of one size, preprocessed as these: uint8 (B,H,W) on the CPU.
@@ -212,11 +215,12 @@ class ImageData:
             raise InputError(f"Expected label maps, but {self.spec} has none.")
         positions = np.asarray(positions, np.int64)
         self._check_one_size(positions)
-        if self._map_cache.has(positions).all():
-            return self._map_cache.get(positions)[:, 0]
-        maps = read_maps(self.source.maps, self.indices[positions].tolist(), self.preprocessing, self.workers)
-        self._map_cache.put(positions, maps[:, None])
-        return maps
+        with part("decode"):
+            if self._map_cache.has(positions).all():
+                return self._map_cache.get(positions)[:, 0]
+            maps = read_maps(self.source.maps, self.indices[positions].tolist(), self.preprocessing, self.workers)
+            self._map_cache.put(positions, maps[:, None])
+            return maps
 
     @cached_property
     def _scan(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

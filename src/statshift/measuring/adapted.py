@@ -1,7 +1,7 @@
 """A protocol under measurement: adapt to a condition, answer it, and leave the model as found."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from statshift._core import processes
 from statshift._core.errors import InputError
+from statshift._core.parts import part
 from statshift.adapting.drawing import adaptation_positions, shuffled_batches, whole_batches
 from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol, Session
@@ -195,7 +196,9 @@ def evaluate_adapted(
         attack=condition.shift if evaluate.attacks(condition) else "",
         adapting=partial(adapting_in, evaluate),
     )
-    with protocol.adapted(session) as answer:
+    with ExitStack() as until_answered:
+        with part("adapt"):
+            answer = until_answered.enter_context(protocol.adapted(session))
         how = dict(vars(answer))
         if all(processes.gather(how.pop("as_source"))) and source is not None:
             on_batch(len(data))

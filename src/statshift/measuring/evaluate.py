@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from statshift._core import processes
 from statshift._core.copying import copied
+from statshift._core.parts import part
 from statshift.adapting.drawing import together
 from statshift.data import ImageData
 from statshift.measuring.ahead import ahead
@@ -175,7 +176,7 @@ class Evaluator:
             places = [self._send(torch.from_numpy(one)) for *_, one in parts]
             if len(parts) > 1:
                 images = images[torch.cat(places).argsort()]
-            with self.autocast():
+            with part("model"), self.autocast():
                 logits = answer(images)
             found = []
             for (data, condition, positions, _), place in zip(parts, places, strict=True):
@@ -278,7 +279,7 @@ class Evaluator:
                 shifted = self._made(data, condition, images, positions, attacked)
             else:
                 shifted = self._shifted(data, condition, images, positions)
-            with self.autocast():
+            with part("model"), self.autocast():
                 logits = classify(shifted)
             task = self._task_of(condition)
             return task.per_image(logits, self._send(task.labels(data, positions)))
@@ -298,13 +299,15 @@ class Evaluator:
         self, data: ImageData, condition: Condition, images: Tensor, positions: NDArray[np.int64], model: nn.Module
     ) -> Tensor:
         """Return images under a condition; those of a shift that needs a model are against this one."""
-        pixels = self._send(images).float().div_(255)
-        indices = self._send(torch.from_numpy(data.indices[positions]))
-        labels = self._send(self._task_of(condition).labels(data, positions))
+        with part("decode"):
+            pixels = self._send(images).float().div_(255)
+            indices = self._send(torch.from_numpy(data.indices[positions]))
+            labels = self._send(self._task_of(condition).labels(data, positions))
         make = partial(under, self._shifts[condition.shift], pixels, condition.severity, seed=self._seed)
         if not self.attacks(condition):
-            return make(indices=indices, labels=labels)
-        with attackable(model), self._with_gradients():
+            with part("corrupt"):
+                return make(indices=indices, labels=labels)
+        with part("corrupt"), attackable(model), self._with_gradients():
             return make(indices=indices, labels=labels, model=model)
 
     def _task_of(self, condition: Condition) -> Task:

@@ -9,14 +9,21 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from statshift._core import processes
+from statshift._core.errors import InputError
+from statshift._core.parts import PartClock, clocked, moments_of, sum_by_part
 from statshift.adapting.choosing import Protocols
 from statshift.adapting.options import AdaptationOptions
 from statshift.data import ImageData
-from statshift.measuring.loading import Dtype
+from statshift.measuring.loading import Dtype, find_device
 from statshift.measuring.plan import make_plan
+from statshift.measuring.planning import forecast
+from statshift.measuring.profile import Watch, trace_of
 from statshift.measuring.run import Measurement, Progress, run_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
+from statshift.results import write_json_atomically
+from statshift.results.typed import Summary
 from statshift.shifts.conditions import Shifts
 from statshift.shifts.groups import NamedShifts
 from statshift.shifts.shift import CorruptionOptions
@@ -51,6 +58,8 @@ def measure(
     stream: str | None = None,
     clean_data: str | Dataset[Any] | ImageData | None = None,
     fast: bool = False,
+    profile: bool = False,
+    dry_run: bool = False,
 ) -> Measurement:
     """Measure a model's accuracy on clean and shifted images; the model is left as it was found.
 
@@ -112,6 +121,10 @@ def measure(
             `torch.compile`, and, where no `batch_size` is given, the batch size at which an image takes least. How
             many predictions on 256 clean images differ from those in float32 stands in the record, with what was
             chosen, as `environment.fast`.
+        profile: write `profile.json` and `trace.json` into `out` too: seconds by part, which every result has as its
+            `profile`, and a trace of a few batches in Chrome's format. The passes that are traced are slower.
+        dry_run: check everything and try a few batches of each part, but measure and write nothing. The result has no
+            rows; its `forecast` tells the passes, seconds by part, memory and disk that the same call takes without.
 
     Raises:
         InputError: something that cannot be used, told in one line.
@@ -124,5 +137,20 @@ def measure(
     wanted = Wanted(shifts, severities, rectify, adaptation or AdaptationOptions(), *how, ligs, examples, task)
     wanted = replace(wanted, groups=groups, full_argmax=full_argmax, stream=stream, clean_data=clean_data)
     setup = Setup(batch_size, device, dtype, compiled, fast)
-    plan = make_plan(model, data, wanted, setup, baseline, alexnet)
-    return run_plan(plan, out, progress)
+    if profile and out is None:
+        raise InputError("Expected `out`, a folder for the profile, but got none.")
+    where = find_device(device)
+    with clocked(PartClock(moments_of(where))) as clock:
+        plan = make_plan(model, data, wanted, setup, baseline, alexnet)
+        if dry_run:
+            nothing: Summary = {"images": len(plan.images.base), "relative_to": None, "protocols": {}}
+            return Measurement(plan.record, [], nothing, forecast=forecast(plan, out, sum_by_part(clock.seconds())))
+        trace = trace_of(plan, Path(out), clock) if profile and out is not None else None
+        watch = Watch(clock, [tell for tell in (progress, trace) if tell])
+        found = run_plan(plan, out, watch)
+        if trace:
+            trace.close()
+        told = watch.profile(where, processes.join()[1])
+    if trace and processes.join()[0] == 0:
+        write_json_atomically(trace.path.with_name("profile.json"), told.describe())
+    return replace(found, profile=told)

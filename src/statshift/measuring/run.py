@@ -4,10 +4,10 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from statshift.measuring.examples import Examples, draw_examples
 from statshift.measuring.ledger import Ledger
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
+from statshift.measuring.profile import Profile
 from statshift.measuring.sharing import Shares, Todo, share_out
 from statshift.measuring.showing import data_frame, measurement_text
 from statshift.measuring.streamed import Answering, Met, Turn, meet
@@ -31,6 +32,9 @@ from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
 from statshift.tasks.row import Key
 from statshift.tasks.task import Results
+
+if TYPE_CHECKING:
+    from statshift.measuring.planning import Forecast
 
 
 @dataclass(frozen=True)
@@ -60,15 +64,23 @@ class Progress:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured: `record`, `rows` and `summary` as in the run directory; `path` is that directory, if any."""
+    """What was measured: `record`, `rows` and `summary` as in the run directory; `path` is that directory, if any.
+
+    `profile` tells where the seconds of this sitting went. Of a dry run there is no more than the record and the
+    `forecast`.
+    """
 
     record: dict[str, Any]
     rows: list[Row]
     summary: Summary
     path: Path | None = None
+    profile: Profile | None = field(default=None, compare=False)
+    forecast: "Forecast | None" = None
 
     def __repr__(self) -> str:
-        """Return a table of each protocol's accuracies in %."""
+        """Return a table of each protocol's accuracies in %; of a dry run the forecast."""
+        if self.forecast:
+            return repr(self.forecast)
         return measurement_text(self.record, self.summary)
 
     def to_pandas(self) -> Any:
@@ -92,9 +104,9 @@ def run_plan(plan: Plan, out: str | Path | None, progress: Tell | None) -> Measu
         asked = plan.images.base, plan.examples, plan.task
         pictured = Examples(run.path / "examples", *asked) if run and plan.examples else None
         shown = pictured.positions if pictured else draw_examples(*asked)
-        lacking = _todo(plan, rows)
+        lacking = rows_lacking(plan, rows)
         ledger = Ledger(rows, _order(plan, lacking), ahead, run, _seen(out))
-        todo = _todo(plan, [*rows, *(row for row, _ in ahead.values())])
+        todo = rows_lacking(plan, [*rows, *(row for row, _ in ahead.values())])
         shares = share_out(plan, todo, world)
         passes = _Passes(plan, todo, shares, progress if rank == 0 else None)
         looks: Looks = {}
@@ -126,7 +138,7 @@ def _seen(out: str | Path | None) -> Path | None:
     return Path(out) if first and told() == first else None
 
 
-def _todo(plan: Plan, rows: Sequence[Row]) -> Todo:
+def rows_lacking(plan: Plan, rows: Sequence[Row]) -> Todo:
     """Return which protocols and draws each unfinished condition lacks."""
     done = {row_key(row) for row in rows}
     lacking = {
@@ -147,17 +159,24 @@ def _order(plan: Plan, todo: Todo) -> list[Key]:
     ]
 
 
+def passes_to_make(plan: Plan, todo: Todo) -> list[tuple[Condition, str, int]]:
+    """Return the passes over images that a sitting makes for what is lacking: condition, protocol and draw."""
+    return [
+        (condition, *one)
+        for group in plan.groups()
+        if (missing := [one for condition in group for one in todo.get(condition, ())])
+        for one in dict.fromkeys([(SOURCE, 0), *missing])  # the source is there to pair with
+        for condition in group
+    ]
+
+
 class _Passes:
     """The passes over the images, counted and told."""
 
     def __init__(self, plan: Plan, todo: Todo, shares: Shares, progress: Tell | None) -> None:
         self._plan = plan
         self._tell = progress
-        self._passes = sum(
-            len(group) * len({(SOURCE, 0), *missing})  # the source is there to pair with
-            for group in plan.groups()
-            if (missing := [one for condition in group for one in todo.get(condition, ())])
-        )
+        self._passes = len(passes_to_make(plan, todo))
         self._before = len(plan.conditions) * len(plan.repeats()) - sum(map(len, todo.values()))
         self._number = -1
         self._at_once = 1

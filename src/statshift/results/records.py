@@ -49,12 +49,22 @@ def settle_record(directory: Path, record: Mapping[str, Any], *, fresh: bool = F
     if fresh or not path.exists():
         write_json_atomically(path, new)
         return new
-    kept = read_record(directory)
-    _require_same(directory, _identity(kept), _identity(new))
+    kept = check_same_run(directory, new)
     merged = kept | {name: _union(directory, kept.get(name), new.get(name)) for name in GROWING if name in kept | new}
     if merged != kept:
         write_json_atomically(path, merged)
     return merged
+
+
+def check_same_run(directory: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a run directory's record.
+
+    Raises:
+        InputError: it is of another run than `record`, in JSON types; the first three differing fields are named.
+    """
+    kept = read_record(directory)
+    _require_same(directory, _identity(kept), _identity(record))
+    return kept
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
