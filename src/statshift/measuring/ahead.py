@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
+from statshift._core.parts import part
+
 T = TypeVar("T")
 
 AHEAD = 2
@@ -41,7 +43,8 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
     reader.start()
     try:
         while True:
-            more, value = ready.get()
+            with part("decode"):  # what is waited for
+                more, value = ready.get()
             if not more:
                 break
             yield value  # type: ignore[misc]  # of values, which are T
