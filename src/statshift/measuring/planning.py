@@ -234,9 +234,9 @@ def _try_shifts(plan: Plan, conditions: Sequence[Condition]) -> dict[Condition, 
 
 
 def _fits(plan: Plan) -> bool:
-    """Return whether all decoded images stay in memory."""
+    """Return whether all decoded images stay, in memory or in a file."""
     data = plan.images.base
-    return int(data.sizes.prod(axis=1).sum()) * (4 if data.has_maps else 3) <= data.cache_bytes
+    return data.file is not None or int(data.sizes.prod(axis=1).sum()) * (4 if data.has_maps else 3) <= data.cache_bytes
 
 
 def _is_kept(plan: Plan, condition: Condition) -> bool:
@@ -255,6 +255,8 @@ def _with_room(plan: Plan, peak: int | None, *, read: bool) -> int | None:
         return None
     data, device = plan.images.base, plan.evaluate.device
     decoded = min(data.cache_bytes, int(data.sizes.prod(axis=1).sum()) * (4 if data.has_maps else 3))
+    if data.file is not None:
+        decoded = 0
     shifted = len(data) * math.prod(data.shape) * FLOAT if _is_kept(plan, plan.conditions[0]) else 0
     return peak + decoded * read + shifted * (read == (device.type == "cpu"))
 
