@@ -5,7 +5,7 @@ python benchmarks/scale.py [PART ...] [--images 5000] [--folder runs/scale]
 Parts, in this order: `decode` (images a second beside bare loops), `cache` (a first run over the files and a second
 one, with the memory that each takes), `processes` (two of one thread beside one of two), `plan` (what `--dry-run` tells
 beside the run, and of the whole benchmark). The files are made at the first call; the model is a MobileNetV3-small
-with random weights. Writes `benchmarks/results/scale-PART`.
+with random weights. Writes `benchmarks/results/scale-PART`, and `docs/scale.md` from them.
 """
 
 import argparse
@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from reporting import in_turns, machine, report, start
+from reporting import in_turns, machine, report, start, write_page
 from statshift import load_data
 from statshift.data.preprocessing import preprocess
 
@@ -67,57 +68,51 @@ def make_images(folder: Path, images: int) -> None:
 def decode(folder: Path, work: Path, images: int) -> None:
     """Time the reading of files, decoded, resized to 256 and cropped to 224 px, by one thread; compare the pixels."""
     paths = sorted(folder.rglob("*.JPEG"))[:: max(1, images // DECODED)][:DECODED]
-    how: dict[str, Any] = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
-
-    def pillow() -> None:
-        for path in paths:
-            with Image.open(path) as image:
-                preprocess(image, **how)
-
-    def decoded(path: Path) -> torch.Tensor:
-        return decode_jpeg(read_file(str(path)), ImageReadMode.RGB)
-
-    def torchvision() -> None:
-        for path in paths:
-            preprocess(Image.fromarray(decoded(path).permute(1, 2, 0).numpy()), **how)
-
-    def resized_by_it() -> None:
-        for path in paths:
-            center_crop(resize(decoded(path), [256], antialias=True), [224, 224])
-
     some = work / "some"
+    shutil.rmtree(some, ignore_errors=True)
     for path in paths:
         (some / path.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, some / path.parent.name)
-
-    def ours() -> None:
-        for _ in load_data(f"folder:{some}", cache_bytes=0).batches(16):
-            pass
-
+    data = load_data(f"folder:{some}", cache_bytes=0)
     torch.set_num_threads(1)
-    loops: dict[str, Callable[[], None]] = {
-        "Pillow": pillow,
-        "torchvision, resized by Pillow": torchvision,
-        "statshift": ours,
-        "torchvision, resized by it": resized_by_it,
+    loops: dict[str, Callable[[], list[Tensor]]] = {
+        "Pillow": lambda: [by_pillow(path) for path in paths],
+        "torchvision, resized by Pillow": lambda: [by_both(path) for path in paths],
+        "torchvision": lambda: [by_torchvision(path) for path in paths],
+        "statshift": lambda: [one for batch, _ in data.batches(16) for one in batch],
     }
     seconds = in_turns(loops, CPU, 3)
+    pixels = {name: torch.stack(loop()).int() for name, loop in loops.items()}
+    rows, results = [], {"machine": machine(CPU), "files": len(paths), "seconds": seconds, "differing": {}}
     fastest = min(seconds["Pillow"], seconds["torchvision, resized by Pillow"])
-    equal, differences = 0, []
-    for path in paths:
-        with Image.open(path) as image:
-            equal += torch.equal(decoded(path), torch.from_numpy(np.array(image)).permute(2, 0, 1))
-            pixels = preprocess(image, **how)
-        other = center_crop(resize(decoded(path), [256], antialias=True), [224, 224])
-        differences.append((pixels.int() - other).abs())
-    differing = torch.stack(differences)
-    share = float(differing.ne(0).float().mean())
-    print(f"decoded alike to the bit: {equal} of {len(paths)} files")
-    print(f"resized otherwise by torchvision: {share:.2%} of values, by {differing.max()} at most")
-    rows = [[name, f"{len(paths) / one:.0f}", f"{fastest / one:.2f}"] for name, one in seconds.items()]
-    results = {"machine": machine(CPU), "seconds": seconds, "files": len(paths), "decoded_alike": equal}
-    results |= {"resized_otherwise": share, "by_at_most": int(differing.max())}
-    report("scale-decode", results, ["loop", "images a second", "of the fastest bare loop"], rows)
+    for name, one in seconds.items():
+        apart = (pixels[name] - pixels["Pillow"]).abs()
+        results["differing"][name] = [float(apart.ne(0).float().mean()), int(apart.max())]
+        differing = f"{apart.ne(0).float().mean():.2%}, by {apart.max()} of 255 at most" if apart.any() else "none"
+        rows.append([name, f"{len(paths) / one:.0f}", f"{fastest / one:.2f}", differing])
+    head = ["loop", "images a second", "of the fastest with the same pixels", "values that differ from Pillow's"]
+    report("scale-decode", results, head, rows)
+
+
+HOW: dict[str, Any] = {"resize": 256, "crop": 224, "interpolation": "bilinear"}
+
+
+def by_pillow(path: Path) -> Tensor:
+    """Return a file's pixels (3,224,224), read by Pillow alone."""
+    with Image.open(path) as image:
+        return preprocess(image, **HOW)
+
+
+def by_both(path: Path) -> Tensor:
+    """Return them decoded by torchvision, and resized by Pillow."""
+    pixels = decode_jpeg(read_file(str(path)), ImageReadMode.RGB)
+    return preprocess(Image.fromarray(pixels.permute(1, 2, 0).numpy()), **HOW)
+
+
+def by_torchvision(path: Path) -> Tensor:
+    """Return them read by torchvision alone."""
+    pixels = decode_jpeg(read_file(str(path)), ImageReadMode.RGB)
+    return center_crop(resize(pixels, [HOW["resize"]], antialias=True), [HOW["crop"]] * 2)
 
 
 def run(
@@ -226,6 +221,7 @@ def main() -> None:
     names: Iterable[str] = arguments.parts or PARTS
     for name in names:
         PARTS[name](folder, arguments.folder, arguments.images)
+    write_page("scale", PARTS, "-")
 
 
 if __name__ == "__main__":
