@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OK, NOTE, WARNING, BROKEN = "ok", "note", "warning", "broken"
 ADDS = {
     "attacks": "AutoAttack, in measure and attack",
+    "datasets": "hf-datasets:DIR, folders of Hugging Face's datasets",
     "docs": "what the documentation is built with",
     "test": "what the tests run with",
 }

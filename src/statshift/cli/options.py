@@ -104,7 +104,8 @@ Data = Annotated[
     str,
     typer.Option(
         help="Images: digits, cifar10, cifar100, svhn, folder:DIR, folders:DIR,DIR, npz:FILE, "
-        "webdataset:PATTERN, cifar-c:DIR, imagenet-c:DIR, or another test set of ImageNet's, such as imagenet-v2:DIR; "
+        "webdataset:PATTERN, hf-datasets:DIR[:SPLIT], cifar-c:DIR, imagenet-c:DIR, or another test set of ImageNet's, "
+        "such as imagenet-v2:DIR; "
         "with label maps: seg:DIR, cityscapes:DIR, gta5:DIR, synthia:DIR or voc:DIR.",
         show_default=False,
     ),

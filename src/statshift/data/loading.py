@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from statshift._core.errors import DataWarning, InputError, unknown
+from statshift.data.hf_datasets import hf_datasets
 from statshift.data.images import ImageData
 from statshift.data.items import gives_maps, read_items
 from statshift.data.maps import IGNORE_INDEX, LABEL_VALUES
@@ -41,6 +42,7 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
     "folders": folders,
     "npz": npz,
     "webdataset": webdataset,
+    "hf-datasets": hf_datasets,
     "cifar-c": cifar_c,
     "imagenet-c": imagenet_c,
     **{name: partial(natural, name) for name in NATURAL_SETS},
@@ -55,8 +57,8 @@ DATA_SCHEMES: dict[str, Callable[..., Source]] = {
 WITH_LABEL_MAPS = ("seg", "cityscapes", "gta5", "synthia", "voc")
 """Schemes of data with label maps."""
 
-UNNAMED_SPLITS = ("seg", "gta5")
-"""Schemes with splits of which none is called `train` in general: all images are taken where none is named."""
+UNNAMED_SPLITS = ("seg", "gta5", "hf-datasets")
+"""Schemes with splits of which none is called `train` in general: it is taken only where it is named."""
 
 STORED: dict[str, Callable[[str], dict[str, list[int]]]] = {
     "cifar-c": cifar_c_shifts,
@@ -89,6 +91,7 @@ def load_data(
     Args:
         spec: `digits[:SPLIT]`, `cifar10[:DIR]`, `cifar100[:DIR]`, `svhn[:DIR]`, `folder:DIR`,
             `folders:DIR,DIR`, `npz:FILE`, `webdataset:PATTERN` (tar shards),
+            `hf-datasets:DIR[:SPLIT]` (as `save_to_disk` of Hugging Face's `datasets` writes it),
             `cifar-c:DIR`, `imagenet-c:DIR`, one of `NATURAL_SETS` such as `imagenet-r:DIR`,
             `seg:DIR`, `cityscapes:DIR`, `gta5:DIR`, `synthia:DIR`, `voc:DIR`, or a
             torch `Dataset` of (PIL image or tensor (3,H,W), label or labels), or of (image, label map (H,W) as a
@@ -96,7 +99,7 @@ def load_data(
         shift: (name, severity) of a condition that `cifar-c` or `imagenet-c` stores; None: its clean images.
         split: "train" or "test" of the data sets that have them; default "test". Of `seg` a sub-folder of `images`
             and `labels`, default all; of `cityscapes` and `voc` theirs, default "val"; of `gta5` a list of frames,
-            default all.
+            default all; of `hf-datasets` one of its own, no default where there are several.
         resize: length of the shorter side, px; see `resolve_preprocessing` for the default. Label maps are resized
             by the nearest pixel.
         crop: side of the central square, px; likewise.
