@@ -473,7 +473,8 @@ def test_it_says_beforehand_how_much_there_is_to_do(measured):
     assert said[0] == "11 passes over 20 images."
     assert re.fullmatch(r"The first pass took \d+\.\d s; about \d+ (s|min|h) to go\.", said[1])
     assert re.fullmatch(r"statshift: warning: Clean accuracy is .* near chance: .*", said[2])
-    assert len(said) == 3
+    assert re.fullmatch(r"\d+\.\d s: (\d+ % (model|corruptions|adapting|loading|rest)(, )?)+\.", said[3])
+    assert len(said) == 4
 
 
 def test_again_it_says_the_same_and_does_nothing(measured, tmp_path):
@@ -493,7 +494,7 @@ def test_without_a_terminal_nothing_is_cut_wrapped_or_coloured(measured, monkeyp
     assert "\x1b" not in done.out + done.err
     assert "\r" not in done.out + done.err
     assert "...\n" not in done.out
-    assert len(done.err.splitlines()) == 3
+    assert len(done.err.splitlines()) == 4
     lines = done.out.splitlines()
     (head,) = [line for line in lines if line.startswith("shift")]
     rows = [line for line in lines if line.startswith(("contrast", "brightness"))]

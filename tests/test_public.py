@@ -11,10 +11,11 @@ SIGNATURES = {
         "(model, data, *, shifts=None, severities=(1, 2, 3, 4, 5), groups=None, rectify=(), adaptation=None, "
         "out=None, batch_size=None, device='auto', dtype='float32', compiled=False, seed=None, options=None, "
         "corrupt_at='benchmark', data_options=None, baseline=None, alexnet='auto', ligs=(), examples=6, "
-        "progress=None, task=None, full_argmax=False, stream=None, clean_data=None, fast=False)"
+        "progress=None, task=None, full_argmax=False, stream=None, clean_data=None, fast=False, "
+        "profile=False, dry_run=False)"
     ),
-    "Measurement": "(record, rows, summary, path=None)",
-    "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass)",
+    "Measurement": "(record, rows, summary, path=None, profile=None, forecast=None)",
+    "Progress": "(condition, protocol, number, passes, finished_before, images, images_per_pass, at_once=1)",
     "Comparison": (
         "(images, protocols, conditions, mean_accuracy, mce, measured_mean=None, measured_over='', "
         "headline='accuracy', counts_images=True)"
@@ -63,7 +64,8 @@ SIGNATURES = {
         "(epochs=20, batch_size=256, learning_rate=0.001, schedule='step', decay_epochs=None, decay_factor=0.1, "
         "optimizer='sgd', momentum=0.9, nesterov=False, weight_decay=0.0001, accumulate=1, augment='standard', "
         "window=None, scale=None, aspect=1.0, colour=0.0, "
-        "dtype='float32', channels_last=True, gamma=1.0, seed=0, checkpoint_every=300.0)"
+        "dtype='float32', channels_last=True, gamma=1.0, seed=0, checkpoint_every=300.0, "
+        "recompute=False)"
     ),
     "Method": "()",
     "AdvBN": "(attack=<factory>)",
@@ -84,7 +86,7 @@ SIGNATURES = {
     "LigsRegularised": "(ligs=<factory>, weight=1.0)",
     "train_from_scratch": "(spec, data, options=None, *, model_args=None, **more)",
     "Landscape": "(step_sizes, losses, gradient_changes, loss, gradient_norm)",
-    "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False)",
+    "Branches": "(model, at, image, *, dual=True, trace=True, compiled=False, recompute=False)",
     "Cut": "(name, aliases, shape, rectified, norms_before, norms_after)",
     "find_cuts": "(model, image)",
     "Split": "(model, cut, graph, _prefix, _suffix, _build, copies=False, sized=False, latest=<factory>)",

@@ -12,7 +12,7 @@ from torch import Tensor
 from statshift.data.cache import PixelCache
 from statshift.data.pixelfile import PixelFile
 
-AHEAD = 2
+UNKEPT_AHEAD = 2
 """Batches that nothing keeps, decoded while another process's images are waited for."""
 
 PAUSE_SECONDS = 0.002
@@ -49,7 +49,7 @@ def read_once(
     try:
         for number, group in enumerate(groups):
             while (lacking := _lacking(cache.has(places[group]), parts.get(number, []))).any():
-                if len(parts) < AHEAD and (images := next(decoded, None)) is not None:
+                if len(parts) < UNKEPT_AHEAD and (images := next(decoded, None)) is not None:
                     of, own = taken.popleft()
                     if not cache.put(places[groups[of][own]], images) or of == number:
                         parts.setdefault(of, []).append((own, images))

@@ -9,16 +9,16 @@ from statshift._core.parts import part
 
 T = TypeVar("T")
 
-AHEAD = 2
+READ_AHEAD = 2
 """Batches that are ready at most."""
 
 
 def ahead(values: Iterable[T]) -> Iterator[T]:
-    """Yield values in order, read by a thread of their own, `AHEAD` of them ahead; what it raises is raised here.
+    """Yield values in order, read by a thread of their own, `READ_AHEAD` of them ahead; what it raises is raised here.
 
     The thread ends with the values, or as soon as nobody asks for more.
     """
-    ready: Queue[tuple[bool, T | BaseException | None]] = Queue(AHEAD)
+    ready: Queue[tuple[bool, T | BaseException | None]] = Queue(READ_AHEAD)
     left = threading.Event()
 
     def put(more: bool, value: T | BaseException | None) -> None:
