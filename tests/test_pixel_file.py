@@ -264,6 +264,8 @@ def test_when_a_file_is_kept(tree, tmp_path, monkeypatch):
     np.savez(tmp_path / "arrays.npz", images=np.zeros((4, 40, 40, 3), np.uint8))
     assert load_data(f"npz:{tmp_path / 'arrays.npz'}", cache=tmp_path).file is None
     assert load_data(f"npz:{tmp_path / 'arrays.npz'}", cache=tmp_path, crop=32).file is not None
+    with pytest.raises(InputError, match="`cache` to be a folder"):  # as of a variable of the shell that is not set
+        loaded(tree, "")
 
 
 class _Drawn(torch.utils.data.Dataset):

@@ -16,7 +16,13 @@ from statshift._core.parts import PART_NAMES, REST, Moments, PartClock, clocked,
 from statshift.cli.plan import size_text
 from statshift.measuring import measure as measuring
 from statshift.measuring import profile as profiling
+from statshift.measuring import trying
+from statshift.measuring.plan import make_plan
 from statshift.measuring.profile import shares_text
+from statshift.measuring.settings import Setup, Wanted
+from statshift.results.ahead import write_ahead
+from statshift.shifts.conditions import Condition
+from statshift.shifts.shift import CorruptionOptions
 
 FILES = ["record.json", "rows.jsonl", "summary.json", "layers.json", "examples/examples.json"]
 
@@ -277,6 +283,35 @@ def test_a_forecast_writes_nothing_and_leaves_the_model_and_the_run_as_they_are(
     assert (told.passes, told.disk) == (0, 0)
     with pytest.raises(InputError, match="holds another run"):
         measure(digits, tmp_path / "run", dry_run=True, seed=3, **ADAPTED)
+
+
+def test_a_forecast_refuses_the_places_that_the_run_refuses_and_counts_rows_before_their_turn(digits, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "text").write_text("")
+    for place, message in {file: "is a file", file / "run": "is a file", tmp_path / "other": "no record.json"}.items():
+        with pytest.raises(InputError, match=message):
+            measure(digits, place, dry_run=True)
+    assert [*(tmp_path / "other").iterdir()] == [tmp_path / "other" / "text"]
+    last = measure(digits, tmp_path / "run").rows[-1]
+    lines = (tmp_path / "run" / "rows.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "run" / "rows.jsonl").write_bytes(b"".join(lines[:2]))
+    write_ahead(tmp_path / "run", last, {})
+    told = measure(digits, tmp_path / "run", dry_run=True).forecast
+    assert (told.finished_before, told.passes) == (3, len(lines) - 3)
+
+
+def test_what_is_imported_the_first_time_counts_once_and_not_for_each_image(digits, monkeypatch):
+    took = iter([9.0, 3.0, 1.0])  # of 16 images for the first time, of 32, and of 16 again
+    options = AdaptationOptions(samples=8), CorruptionOptions(), "benchmark", {}, (), 0
+    wanted = Wanted(["fog"], [2], ["tent"], *options)
+    plan = make_plan(network(), digits, wanted, Setup(16, "cpu", "float32", False), None, "auto")
+    monkeypatch.setattr(trying, "_run", lambda plan, function: (None, {"adapt": next(took), "model": 0.0, "rest": 0.0}))
+    some = trying.some_batches(digits, 16, 2)
+    cost = trying.try_protocol(plan, "tent", Condition("fog", 2), some)
+    assert cost.start == {"adapt": 8.0}
+    assert cost.of(len(some))["adapt"] == pytest.approx(3.0)
 
 
 def test_bytes_written_are_near_those_of_the_run(digits, tmp_path):

@@ -277,6 +277,8 @@ def _in_file(
 ) -> bool:
     """Return whether decoded images go to a file; see `load_data`."""
     as_they_are = isinstance(source, Pixels) and how["resize"] is None and how["crop"] is None
+    if cache == "":
+        raise InputError(f"Expected `cache` to be a folder, or {NO_FILE!r}, but got ''.")
     if cache == NO_FILE or as_they_are or (sizes != sizes[0]).any():
         return False
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -25,9 +25,11 @@ from statshift.measuring.probes import IMAGES, highest_conditions
 from statshift.measuring.run import passes_to_make, rows_lacking
 from statshift.measuring.trying import Cost, Tried, try_ligs, try_looks, try_protocol, try_shift, try_source
 from statshift.norms.layers import running_norms
-from statshift.results import Row, make_row, read_run, summarise
+from statshift.results import Row, make_row, read_run, row_key, summarise
+from statshift.results.ahead import read_ahead
 from statshift.results.families import kinship_of
 from statshift.results.records import check_same_run
+from statshift.results.runs import check_run_place
 from statshift.shifts.conditions import Condition
 
 FLOAT = 4
@@ -111,7 +113,7 @@ def forecast(plan: Plan, out: str | Path | None, before: Mapping[str, float]) ->
         before: seconds by part that making the plan took, as they come again.
 
     Raises:
-        InputError: the directory holds another run.
+        InputError: the directory cannot be one, or holds another run.
     """
     began = time.perf_counter()
     rows = _rows_there(plan, out)
@@ -143,10 +145,13 @@ def forecast(plan: Plan, out: str | Path | None, before: Mapping[str, float]) ->
 
 
 def _rows_there(plan: Plan, out: str | Path | None) -> list[Row]:
-    """Return the rows that a directory holds."""
+    """Return the rows that a directory holds, those found before their turn among them."""
     rows: list[Row] = []
-    if out is not None and processes.join()[0] == 0 and (Path(out) / "record.json").is_file():
-        rows = read_run(out).rows
+    if out is not None and processes.join()[0] == 0:
+        check_run_place(Path(out))
+        if (Path(out) / "record.json").is_file():
+            found = {row_key(row): row for row in read_run(out).rows}
+            rows = list((found | {key: row for key, (row, _) in read_ahead(Path(out)).items()}).values())
         if rows:
             check_same_run(Path(out), json.loads(json.dumps(plan.record)))
     return processes.from_first(rows)
@@ -175,6 +180,8 @@ def _add_trials(
         for name in dict.fromkeys(name for _, name, _ in passes)
         if name != SOURCE
     }
+    for cost in adapted.values():
+        _add(parts, cost.start)
     shift = _try_shifts(plan, [one for one, *_ in passes])
     read: set[Condition | None] = set()
     made: set[Condition] = set()

@@ -46,7 +46,7 @@ def share_out(plan: Plan, todo: Todo, world: int) -> Shares:
     in_order: list[Todo] = []
     for condition, missing in todo.items():
         if condition not in whole:
-            together[condition] = [one for one in missing if _shareable(plan, one[0])]
+            together[condition] = [one for one in missing if is_shareable(plan, one[0])]
     for group in plan.groups():
         found = {one: left for one in group if one in together and (left := _others(todo[one], together[one]))}
         if found:
@@ -56,7 +56,8 @@ def share_out(plan: Plan, todo: Todo, world: int) -> Shares:
     return Shares(together, [*({one: todo[one]} for one in todo if one in whole), *in_order])
 
 
-def _shareable(plan: Plan, name: str) -> bool:
+def is_shareable(plan: Plan, name: str) -> bool:
+    """Return whether processes may share the batches of a protocol's passes: none answers by those before."""
     return name == SOURCE or (plan.course is None and plan.protocols[name].shareable)
 
 
@@ -80,7 +81,7 @@ def _dealt_whole(plan: Plan, todo: Todo, world: int) -> set[Condition]:
         if batches >= ENOUGH * world and longest * world <= UNEVEN * batches:
             continue
         passes = len({(SOURCE, 0), *missing})
-        in_order = sum(not _shareable(plan, name) for name, _ in missing)
+        in_order = sum(not is_shareable(plan, name) for name, _ in missing)
         few.append(condition)
         dealt.append(batches * passes)
         shared += longest * (passes - in_order) + batches * in_order / world

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from statshift.measuring.adapted import evaluate_adapted
 from statshift.measuring.ligs import LigsOptions, similarities
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import IMAGES
+from statshift.measuring.sharing import is_shareable
 from statshift.measuring.streamed import Answering, Met, Turn
 from statshift.measuring.streams.find import find_course
 from statshift.norms.layers import evaluating
@@ -39,10 +40,11 @@ PIXELS = 8 * 224**2
 
 @dataclass(frozen=True)
 class Cost:
-    """What something takes: seconds by part once, and for each image."""
+    """What something takes: seconds by part once, for each image, and beyond these where it is done the first time."""
 
     once: Parts
     image: Parts
+    start: Parts = field(default_factory=dict)
 
     def of(self, images: int) -> dict[str, float]:
         """Return the seconds by part of so many images."""
@@ -109,7 +111,8 @@ def try_shift(plan: Plan, condition: Condition, *, warm: bool) -> Cost:
 def try_protocol(plan: Plan, name: str, condition: Condition, some: ImageData) -> Cost:
     """Try a protocol on images of a condition, and return what it takes beside making them.
 
-    What does not grow with the images is told by trials of two lengths. A trial that takes long is not repeated.
+    What does not grow with the images is told by trials of two lengths, after a first one, in which much is imported.
+    A trial that takes long is not repeated. What processes deal out takes each so much less.
 
     Args:
         plan: with the protocol.
@@ -120,19 +123,21 @@ def try_protocol(plan: Plan, name: str, condition: Condition, some: ImageData) -
     least = min(len(plan.images.of(condition)), plan.protocols[name].taking(plan.adaptation).samples + 1)
     longer = some if len(some) >= 3 * least else some_batches(plan.images.of(condition), least, 3)
     answer = _along if plan.course else _answered
+    shorter = some_batches(plan.images.of(condition), least, 1)
+    _, first = _run(plan, answer(plan, name, condition, shorter))
     _, long = _run(plan, answer(plan, name, condition, longer))
+    short = first
+    if repeated := processes.from_first(sum(long.values())) < 2 * STEADY:
+        _, short = _run(plan, answer(plan, name, condition, shorter))
     once = 0.0
-    if processes.from_first(sum(long.values())) < 2 * STEADY:
-        _, long = _run(plan, answer(plan, name, condition, longer))
+    if not plan.course and plan.protocols[name].kin.adapts_on == "few":
         once = long["adapt"]
-        if plan.course or plan.protocols[name].kin.adapts_on != "few":
-            shorter = some_batches(plan.images.of(condition), least, 1)
-            _, short = _run(plan, answer(plan, name, condition, shorter))
-            once = _intercept(short["adapt"], len(shorter), long["adapt"], len(longer))
-    elif not plan.course and plan.protocols[name].kin.adapts_on == "few":
-        once = long["adapt"]
+    elif repeated:
+        once = _intercept(short["adapt"], len(shorter), long["adapt"], len(longer))
     each = {"model": long["model"], "rest": long["rest"], "adapt": long["adapt"] - once}
-    return Cost({"adapt": once}, _each(each, len(longer)))
+    share = 1 if is_shareable(plan, name) else processes.join()[1]
+    start = {"adapt": max(0.0, first["adapt"] - short["adapt"])}
+    return Cost({"adapt": once / share}, _each(each, len(longer) * share), start)
 
 
 def try_looks(plan: Plan, condition: Condition) -> Parts:

@@ -42,6 +42,27 @@ def _is_run(path: Path) -> bool:
     return all((path / name).is_file() for name in ("record.json", "rows.jsonl"))
 
 
+def check_run_place(path: Path) -> None:
+    """Check that a path may be a run directory, of which nothing is read and nothing written.
+
+    Raises:
+        InputError: it is a file, holds something else, or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file: choose a directory for the run.")
+    try:
+        held = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")} if path.exists() else set()
+    except OSError as error:
+        raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another directory.") from error
+    if held and "record.json" not in held:
+        raise InputError(f"{path} is not empty and holds no record.json: choose another directory.")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir():
+        raise InputError(f"Cannot write to {path}: {there} is a file. Choose another directory.")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"Cannot write to {path}: {there} is not to be written to. Choose another directory.")
+
+
 def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
     """Create a run directory, or open the one that an earlier sitting left, for this process alone.
 
@@ -56,13 +77,9 @@ def open_run(path: str | Path, record: Mapping[str, Any]) -> "Run":
             or something else, is damaged, or another process is writing to it.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file: choose a directory for the run.")
+    check_run_place(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        held = {entry.name for entry in path.iterdir() if not entry.name.startswith(".")}
-        if held and "record.json" not in held:
-            raise InputError(f"{path} is not empty and holds no record.json: choose another directory.")
         guard = lock(path / ".lock")
     except OSError as error:
         raise InputError(f"Cannot write to {path}: {error.strerror}. Choose another directory.") from error
