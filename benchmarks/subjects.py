@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from statshift import COMMON, AdaptationOptions, load_data, load_model, measure
 from statshift._core.errors import InputError
@@ -74,7 +75,9 @@ def subjects(shared: Path, trained: Path) -> dict[str, Subject]:
             FIVE,
         ),
         "lite0": Subject(
-            lambda: load_model(f"py:{HERE / 'lite0.py'}:lite0", mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+            lambda: load_model(f"py:{HERE / 'lite0.py'}:lite0", mean=(127 / 255,) * 3, std=(128 / 255,) * 3).to(
+                memory_format=torch.channels_last  # in large batches half as fast again on the CPU
+            ),
             photographs,
             other_photographs,
             FIVE,
