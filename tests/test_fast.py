@@ -12,6 +12,7 @@ from statshift import load_data, load_model
 from statshift.measuring import fast
 from statshift.measuring.fast import Way, find_batch_size, find_way, in_channels_last
 from statshift.models.checkpoints import weights_hash
+from tiny_network import network
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -20,13 +21,6 @@ pytestmark = [
 
 measure = partial(statshift.measure, device="cpu", shifts=["clean", "gaussian_noise"], severities=[3], examples=0)
 IMAGES = 60
-
-
-def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10)
-        return nn.Sequential(*layers).eval()
 
 
 @pytest.fixture(scope="module")

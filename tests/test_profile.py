@@ -8,7 +8,6 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import statshift
 from statshift import AdaptationOptions, InputError, load_data
@@ -23,6 +22,7 @@ from statshift.measuring.settings import Setup, Wanted
 from statshift.results.ahead import write_ahead
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CorruptionOptions
+from tiny_network import network
 
 FILES = ["record.json", "rows.jsonl", "summary.json", "layers.json", "examples/examples.json"]
 
@@ -41,13 +41,6 @@ class Hand:
 @pytest.fixture
 def hand():
     return Hand()
-
-
-def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 10)
-        return nn.Sequential(*layers).eval()
 
 
 @pytest.fixture(scope="module")

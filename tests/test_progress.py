@@ -5,7 +5,7 @@ import pytest
 from statshift.cli.output import console
 from statshift.cli.progress import MakingReport, MeasurementReport, TrainingReport, progress_bar
 from statshift.hardening.training import Step
-from statshift.measuring.run import Progress
+from statshift.measuring.progress import Progress
 from statshift.shifts.conditions import Condition
 
 

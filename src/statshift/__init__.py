@@ -55,8 +55,8 @@ if TYPE_CHECKING:  # what type checkers and editors see of the names below
     from statshift.measuring.ligs import LigsOptions as LigsOptions
     from statshift.measuring.ligs import ligs as ligs
     from statshift.measuring.measure import measure as measure
+    from statshift.measuring.progress import Progress as Progress
     from statshift.measuring.run import Measurement as Measurement
-    from statshift.measuring.run import Progress as Progress
     from statshift.models import PixelModel as PixelModel
     from statshift.models import exchange_norm as exchange_norm
     from statshift.models import load_model as load_model
@@ -89,7 +89,8 @@ else:
         {
             # Measure
             "statshift.measuring.measure": ("measure",),
-            "statshift.measuring.run": ("Measurement", "Progress"),
+            "statshift.measuring.progress": ("Progress",),
+            "statshift.measuring.run": ("Measurement",),
             "statshift.measuring.compare": ("Comparison", "compare"),
             "statshift.measuring.ligs": ("Ligs", "LigsOptions", "ligs"),
             "statshift.results": ("read_run",),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from statshift.hardening.training import Step
-    from statshift.measuring.run import Progress as Measured
+    from statshift.measuring.progress import Progress as Measured
 
 
 @contextmanager

@@ -19,7 +19,8 @@ from statshift.measuring.loading import Dtype, find_device
 from statshift.measuring.plan import make_plan
 from statshift.measuring.planning import forecast
 from statshift.measuring.profile import Watch, trace_of
-from statshift.measuring.run import Measurement, Progress, run_plan
+from statshift.measuring.progress import Progress
+from statshift.measuring.run import Measurement, run_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.metrics.classification import SEVERITIES
 from statshift.results import write_json_atomically

@@ -22,7 +22,7 @@ from statshift.measuring.images import labels_of
 from statshift.measuring.memory import KEPT_BYTES
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import IMAGES, highest_conditions
-from statshift.measuring.run import passes_to_make, rows_lacking
+from statshift.measuring.progress import passes_to_make, rows_lacking
 from statshift.measuring.trying import Cost, Tried, try_ligs, try_looks, try_protocol, try_shift, try_source
 from statshift.norms.layers import running_norms
 from statshift.results import Row, make_row, read_run, row_key, summarise

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
@@ -13,12 +13,10 @@ from torch.profiler import ProfilerActivity
 from statshift._core.footprint import peak_device_memory, peak_memory
 from statshift._core.parts import REST, TRACING, PartClock, part, sum_by_part
 from statshift.measuring.plan import Plan
+from statshift.measuring.progress import Progress
 from statshift.results import write_bytes_atomically
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
-
-if TYPE_CHECKING:
-    from statshift.measuring.run import Progress
 
 WORDS = {
     "decode": "loading",
@@ -94,12 +92,12 @@ class Watch:
         tells: told of the progress too.
     """
 
-    def __init__(self, clock: PartClock, tells: Collection[Callable[["Progress"], object]] = ()) -> None:
+    def __init__(self, clock: PartClock, tells: Collection[Callable[[Progress], object]] = ()) -> None:
         self._clock, self._tells = clock, tells
         self._last: Progress | None = None
         self._before = 0
 
-    def __call__(self, at: "Progress") -> None:
+    def __call__(self, at: Progress) -> None:
         """Be told of the progress of the measurement."""
         last = self._last
         if last is None or last.number != at.number:
@@ -164,7 +162,7 @@ class BatchTrace:
         self._told = 0
         self._done = False
 
-    def __call__(self, at: "Progress") -> None:
+    def __call__(self, at: Progress) -> None:
         """Begin or end where the measurement is so far."""
         if self._profiler is not None:
             self._told += 1

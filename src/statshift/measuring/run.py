@@ -2,9 +2,9 @@
 
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
+from collections.abc import Generator, Iterator, MutableMapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import rmtree
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from statshift.measuring.ledger import Ledger
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import Looks, measure_ligs, unfinished_looks
 from statshift.measuring.profile import Profile
+from statshift.measuring.progress import PassCounter, Tell, group_of, rows_in_turn, rows_lacking
 from statshift.measuring.sharing import Shares, Todo, share_out
 from statshift.measuring.showing import data_frame, measurement_text
 from statshift.measuring.streamed import Answering, Met, Turn, meet
@@ -30,36 +31,10 @@ from statshift.results.families import kinship_of
 from statshift.results.typed import Summary
 from statshift.shifts.conditions import Condition
 from statshift.shifts.shift import CLEAN
-from statshift.tasks.row import Key
 from statshift.tasks.task import Results
 
 if TYPE_CHECKING:
     from statshift.measuring.planning import Forecast
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a measurement is.
-
-    Attributes:
-        condition: at work now.
-        protocol: at work now.
-        number: number of its pass, from 0.
-        passes: to make in this sitting.
-        finished_before: passes that an earlier sitting made.
-        images: finished in this pass.
-        images_per_pass: in each pass.
-        at_once: passes that are at work at once, each on a process of its own.
-    """
-
-    condition: Condition
-    protocol: str
-    number: int
-    passes: int
-    finished_before: int
-    images: int
-    images_per_pass: int
-    at_once: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,8 +66,6 @@ class Measurement:
 STREAMING = "streams"
 """The folder in a run directory with the states of passages at work."""
 
-Tell = Callable[[Progress], None]
-
 
 def run_plan(plan: Plan, out: str | Path | None, progress: Tell | None) -> Measurement:
     """Measure what a plan says, and return it; with `out`, go on where an earlier sitting stopped."""
@@ -105,10 +78,10 @@ def run_plan(plan: Plan, out: str | Path | None, progress: Tell | None) -> Measu
         pictured = Examples(run.path / "examples", *asked) if run and plan.examples else None
         shown = pictured.positions if pictured else draw_examples(*asked)
         lacking = rows_lacking(plan, rows)
-        ledger = Ledger(rows, _order(plan, lacking), ahead, run, _seen(out))
+        ledger = Ledger(rows, rows_in_turn(plan, lacking), ahead, run, _seen(out))
         todo = rows_lacking(plan, [*rows, *(row for row, _ in ahead.values())])
         shares = share_out(plan, todo, world)
-        passes = _Passes(plan, todo, shares, progress if rank == 0 else None)
+        passes = PassCounter(plan, todo, shares, progress if rank == 0 else None)
         looks: Looks = {}
         if run:
             looks = unfinished_looks(
@@ -138,115 +111,12 @@ def _seen(out: str | Path | None) -> Path | None:
     return Path(out) if first and told() == first else None
 
 
-def rows_lacking(plan: Plan, rows: Sequence[Row]) -> Todo:
-    """Return which protocols and draws each unfinished condition lacks."""
-    done = {row_key(row) for row in rows}
-    lacking = {
-        condition: [(name, draw) for name, draw in plan.repeats() if (name, *astuple(condition), draw) not in done]
-        for condition in plan.conditions
-    }
-    return {condition: missing for condition, missing in lacking.items() if missing}
-
-
-def _order(plan: Plan, todo: Todo) -> list[Key]:
-    """Return the keys of the rows that are lacking, in the order in which a single process finds them."""
-    return [
-        (name, *astuple(condition), draw)
-        for group in plan.groups()
-        for name, draw in plan.repeats()
-        for condition in group
-        if (name, draw) in todo.get(condition, ())
-    ]
-
-
-def passes_to_make(plan: Plan, todo: Todo) -> list[tuple[Condition, str, int]]:
-    """Return the passes over images that a sitting makes for what is lacking: condition, protocol and draw."""
-    return [
-        (condition, *one)
-        for group in plan.groups()
-        if (missing := [one for condition in group for one in todo.get(condition, ())])
-        for one in dict.fromkeys([(SOURCE, 0), *missing])  # the source is there to pair with
-        for condition in group
-    ]
-
-
-class _Passes:
-    """The passes over the images, counted and told."""
-
-    def __init__(self, plan: Plan, todo: Todo, shares: Shares, progress: Tell | None) -> None:
-        self._plan = plan
-        self._tell = progress
-        self._passes = len(passes_to_make(plan, todo))
-        self._before = len(plan.conditions) * len(plan.repeats()) - sum(map(len, todo.values()))
-        self._number = -1
-        self._at_once = 1
-        self._latest: Progress | None = None
-        sizes = [len(_group_of(plan, part)) * len(_repeats(part, shares)) for part in shares.apart]
-        self._firsts = self._passes - np.cumsum(sizes[::-1])[::-1]
-
-    def turn_to(self, part: int) -> None:
-        """Go on with what is done apart, by its number; what stands before it is done or at work."""
-        self._number = int(self._firsts[part]) - 1
-        self._at_once = processes.join()[1]
-
-    def end(self) -> None:
-        """Tell that all passes are finished, those of other processes too."""
-        images = len(self._plan.images.base)
-        end = Progress(self._plan.conditions[-1], SOURCE, self._passes - 1, self._passes, self._before, images, images)
-        self._say(
-            replace(self._latest, number=end.number, images=self._latest.images_per_pass) if self._latest else end
-        )
-
-    def _say(self, progress: Progress) -> None:
-        self._latest = progress
-        if self._tell:
-            self._tell(progress)
-
-    def begin(self, condition: Condition, name: str) -> Callable[[int], None]:
-        """Count a pass, and return what is told how many of its images are finished."""
-        self._number += 1
-        images = len(self._plan.images.sets.get(condition, self._plan.images.base))
-        start = Progress(condition, name, self._number, self._passes, self._before, 0, images, self._at_once)
-
-        def tell(finished: int) -> None:
-            self._say(replace(start, images=finished))
-
-        tell(0)
-        return tell
-
-    def along(self, met: Sequence[Met], name: str) -> Callable[[int], None]:
-        """Count as many passes as a passage comes to conditions, and return what is told of their images."""
-        first, ends = self._number + 1, np.cumsum([len(one.data) for one in met])
-        self._number += len(met)
-        course = self._plan.course
-        at_work = Condition(course.spec, 0) if course and course.several else met[0].condition
-
-        def tell(finished: int) -> None:
-            number = min(int(np.searchsorted(ends, finished)), len(met) - 1)
-            images = len(met[number].data)
-            done = finished - int(ends[number]) + images
-            now = first + number, self._passes, self._before, done, images, self._at_once
-            self._say(Progress(at_work, name, *now))
-
-        return tell
-
-
-def _group_of(plan: Plan, part: Todo) -> list[Condition]:
-    return next(group for group in plan.groups() if any(one in part for one in group))
-
-
-def _repeats(part: Todo, shares: Shares) -> set[tuple[str, int]]:
-    """Return what passes are made of in a part that is done apart: the source's too, unless it is known by then."""
-    repeats = {repeat for missing in part.values() for repeat in missing}
-    return repeats if any(one in shares.together for one in part) else repeats | {(SOURCE, 0)}
-
-
 def _measure_all(
     plan: Plan,
     ledger: Ledger,
     shares: Shares,
     looks: Looks,
-    passes: _Passes,
+    passes: PassCounter,
     shown: NDArray[np.int64],
 ) -> None:
     """Add the rows that are lacking, and what is looked at beside them."""
@@ -257,7 +127,7 @@ def _measure_all(
 
 
 def _put(
-    plan: Plan, ledger: Ledger, shares: Shares, looks: Looks, passes: _Passes, shown: NDArray[np.int64]
+    plan: Plan, ledger: Ledger, shares: Shares, looks: Looks, passes: PassCounter, shown: NDArray[np.int64]
 ) -> Generator[Row, None, None]:
     """Yield rows as they are put: what is measured together, then what processes take apart."""
     folder = ledger.folder / STREAMING if ledger.folder else None
@@ -288,7 +158,7 @@ def _put(
         part = shares.apart[number]
         passes.turn_to(number)
         with processes.apart():
-            met = meet(plan.images, _group_of(plan, part), shown)
+            met = meet(plan.images, group_of(plan, part), shown)
             before = known if met[0].condition in known else None
             yield from add(_measured(plan, met, part, passes, folder, before), apart=True)
     yield from ledger.share(processes.gather(ledger.own))
@@ -299,7 +169,7 @@ def _measured(
     plan: Plan,
     met: Sequence[Met],
     todo: Todo,
-    passes: _Passes,
+    passes: PassCounter,
     folder: Path | None,
     known: MutableMapping[Condition, Results] | None,
 ) -> Iterator[tuple[Condition, Row]]:
@@ -332,7 +202,7 @@ def _along(
     plan: Plan,
     met: Sequence[Met],
     todo: Todo,
-    passes: _Passes,
+    passes: PassCounter,
     folder: Path | None,
     known: MutableMapping[Condition, Results],
 ) -> Iterator[tuple[Condition, Row]]:

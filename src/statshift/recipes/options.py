@@ -12,7 +12,7 @@ from statshift.adapting.choosing import Protocols
 from statshift.data import ImageData
 from statshift.hardening.training import Step
 from statshift.measuring.loading import Dtype
-from statshift.measuring.run import Progress
+from statshift.measuring.progress import Progress
 from statshift.models import PixelModel
 from statshift.shifts.conditions import Shifts
 

@@ -13,7 +13,7 @@ from statshift.data import ImageData
 from statshift.data.loading import STORED, WITH_LABEL_MAPS, check_scheme
 from statshift.hardening.training import Step, TrainingOptions
 from statshift.measuring.loading import Dtype, dtype_name
-from statshift.measuring.run import Progress
+from statshift.measuring.progress import Progress
 from statshift.recipes.catalogue import recipe
 from statshift.recipes.configuration import Recipe
 from statshift.recipes.options import DataOrSpec, Makes, RunOptions
