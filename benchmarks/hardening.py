@@ -18,6 +18,7 @@ import torch
 
 from reporting import RESULTS, machine, report, start
 from statshift import load_data, load_model, measure
+from statshift.hardening.from_scratch import ONE_CYCLE, train_from_scratch
 from statshift.hardening.harden import harden
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.options import HardenOptions
@@ -43,6 +44,15 @@ VARIANTS = {
 
 FAMILIES = ("clean", "common", "cifar-c-bar", "filters")
 CARRIED = ("standard", "standard, autoaugment", "advbn at conv2_1 (layer1.0)", "advbn, autoaugment")
+
+WHOLE = TrainingOptions(epochs=2, learning_rate=0.01, batch_size=256, dtype="bfloat16")
+START = HardenOptions("standard", training=replace(ONE_CYCLE, epochs=10, learning_rate=0.1, dtype="bfloat16"))
+ON_ALL = {
+    "standard": HardenOptions("standard", "layer1.0", WHOLE),
+    "standard, autoaugment": HardenOptions("standard", "layer1.0", replace(WHOLE, augment="autoaugment")),
+    "advbn, m = 2": HardenOptions(AdvBN(FeatureAttack(2)), "layer1.0", WHOLE),
+    "advbn, m = 6": HardenOptions("advbn", "layer1.0", WHOLE),
+}
 
 
 def accuracies(model: Any, data: Any, out: Path, severities: Any) -> dict[str, tuple[float, float]]:
@@ -153,6 +163,36 @@ def families(shared: Path, runs: Path) -> None:
     report("hardening-families", results, ["network: branch", "seeds", *head], rows)
 
 
+def whole(shared: Path, runs: Path) -> None:
+    """All 50,000 training images as JPEG, from a network trained on the same: mean and deviation between seeds."""
+    place, severities = runs / "whole", (1, 3, 5)
+    images = f"npz:{shared / 'data' / 'cifar10_jpeg_train.npz'}"
+    test = load_data(f"npz:{shared / 'data' / 'cifar10_jpeg_test.npz'}", limit=1000)
+    spec, start_out = "cifar:resnet20", place / "start"
+    begun = train_from_scratch(spec, images, START, out=start_out, device="cpu").branches.splits["clean"].model
+    found = {"start": [accuracies(begun, test, place / "measured-start", severities)]}
+    for seed in range(2):
+        for name, options in ON_ALL.items():
+            seeded = replace(options, training=replace(options.training, seed=seed))
+            folder = place / f"{name}-{seed}".replace(" ", "-").replace(",", "")
+            model = load_model(spec, weights=start_out / "clean.safetensors")
+            trained = harden(model, images, seeded, out=folder, device="cpu").branches.splits
+            for branch, one in trained.items():
+                figures = accuracies(one.model, test, folder / f"measured-{branch}", severities)
+                found.setdefault(f"{name}: {branch}", []).append(figures)
+                print(name, seed, branch, figures, flush=True)
+    rows = [
+        [
+            name,
+            str(len(seeds)),
+            *(_spread([one[by][at] for one in seeds]) for by in ("source", "auto") for at in (0, 1)),
+        ]
+        for name, seeds in found.items()
+    ]
+    head = ["network: branch", "seeds", "clean", "mean of 15 x 3", "clean, rectified (auto)", "mean, rectified (auto)"]
+    report("hardening-whole", {"machine": machine(CPU), "accuracies": found}, head, rows)
+
+
 def _spread(values: list[float]) -> str:
     return f"{fmean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
@@ -160,13 +200,15 @@ def _spread(values: list[float]) -> str:
 def page(shared: Path, runs: Path) -> None:
     """Write `docs/hardening.md` from the tables of this and of `advbn_step.py`."""
     text = (Path(__file__).parent / "hardening.md.template").read_text()
-    names = {part: f"hardening-{part}" for part in ("effect", "variants", "families")} | {"step": "advbn_step-cpu"}
+    names = {part: f"hardening-{part}" for part in ("effect", "variants", "families", "whole")} | {
+        "step": "advbn_step-cpu"
+    }
     for place, name in names.items():
         text = text.replace(f"{{{place}}}", (RESULTS / f"{name}.md").read_text().strip())
     (Path(__file__).parents[1] / "docs" / "hardening.md").write_text(text)
 
 
-PARTS = {"effect": effect, "variants": variants, "families": families, "page": page}
+PARTS = {"effect": effect, "variants": variants, "families": families, "whole": whole, "page": page}
 
 
 def main() -> None:

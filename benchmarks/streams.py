@@ -7,14 +7,16 @@ SHARED holds `data/`, TRAINED the two networks without batch norm (see docs/stre
 Parts: `resnet20`, `group`, `vit` (15 corruptions), `mobilenet`, `lite0` (5 corruptions of 250 photographs; the packages
 of benchmarks/lite0.py), `memo` (MEMO and views, which take dozens of passes an image: ResNet-20, 3 corruptions, 100
 images), `cost`, and `long` (10,000 batches through `RectifiedStream`). Runs are resumed, and a later call with other
-methods adds to them; `auto` lies in a directory of its own. Each part writes `benchmarks/results/streams-PART`, and
-`docs/streams.md` is put together from them.
+methods adds to them and to the tables; `auto` lies in a directory of its own. Each part writes
+`benchmarks/results/streams-PART`, and `docs/streams.md` is put together from them.
 """
 
 import argparse
 import gc
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reporting import in_turns, machine, report, resident, start, write_page
+from reporting import RESULTS, in_turns, machine, report, resident, start, write_page
 from statshift import AdaptationOptions, RectifiedStream, compare, measure
 from statshift._core.copying import copied
 from statshift._core.errors import InputError
@@ -30,7 +32,7 @@ from statshift.adapting.choosing import find
 from statshift.adapting.protocol import Session, Step
 from statshift.data import ImageData
 from statshift.results import RunResult, read_run
-from subjects import Subject, accepted, cell, percent, subjects
+from subjects import Subject, accepted, cell, percent, score_and_gain, subjects
 
 CPU = torch.device("cpu")
 METHODS = (
@@ -97,46 +99,52 @@ def _read(runs: Path, name: str, stream: str, method: str) -> RunResult | None:
 
 
 def _tables(name: str, runs: Path) -> None:
-    """Write two tables: the mean over the corruptions, and the end of the stream with the clean images."""
+    """Write two tables: the mean over the corruptions, and the end of the stream with the clean images.
+
+    What has no run here keeps the figures that were written before.
+    """
     streams = STREAMS_OF.get(name, STREAMS)
-    results: dict[str, Any] = {"machine": machine(CPU), "cells": {}}
-    ending: dict[str, Any] = {"last_tenth": {}}
-    sources: dict[str, str] = {}
-    means, ends = [], []
-    for method in METHODS:
-        mean_cells, end_cells, gains = [], [], []
-        for stream in streams:
-            run = _read(runs, name, stream, method)
-            if run is None:
-                mean_cells.append("-")
-                end_cells.append("-")
-                continue
-            found = compare(run, run, protocols=("source", method))
-            mean = found.measured_mean
-            clean = next(one.accuracy for one in found.conditions if one.shift == "clean")
-            assert mean is not None
-            last, source_last = _last_tenth(run, method)
-            sources[stream] = percent(mean.first)
-            gains.append((mean.difference, len(mean_cells)))
-            results["cells"][f"{method} {stream}"] = {
-                "mean": [mean.second, mean.first, mean.low, mean.high],
-                "clean": [clean.second, clean.first, clean.low, clean.high],
-                "images": run.record["data"]["images"],
-            }
-            ending["last_tenth"][f"{method} {stream}"] = [last, source_last]
-            mean_cells.append(cell(mean))
-            end_cells.append(f"{100 * (last - source_last):+.1f} / {100 * clean.difference:+.1f}")
-        if not gains:
+    cells, last_tenth = _earlier(f"streams-{name}", "cells"), _earlier(f"streams-{name}-end", "last_tenth")
+    for method, stream in product(METHODS, streams):
+        run = _read(runs, name, stream, method)
+        if run is None:
             continue
-        worst = min(gains)[1]
-        mean_cells[worst] = f"**{mean_cells[worst]}**"
-        means.append([f"`{method}`", *mean_cells])
-        ends.append([f"`{method}`", *end_cells])
-    if not means:
+        found = compare(run, run, protocols=("source", method))
+        mean = found.measured_mean
+        clean = next(one.accuracy for one in found.conditions if one.shift == "clean")
+        assert mean is not None
+        cells[f"{method} {stream}"] = {
+            "mean": [mean.second, mean.first, mean.low, mean.high],
+            "clean": [clean.second, clean.first, clean.low, clean.high],
+            "images": run.record["data"]["images"],
+        }
+        last_tenth[f"{method} {stream}"] = [*_last_tenth(run, method)]
+    if not cells:
         return
-    source = ["source", *(sources.get(stream, "-") for stream in streams)]
-    report(f"streams-{name}", results, ["method", *streams], [source, *means])
-    report(f"streams-{name}-end", ending, ["method", *streams], ends)
+    sources = {key.split()[1]: percent(one["mean"][1]) for key, one in cells.items()}
+    means, ends = [["source", *(sources.get(stream, "-") for stream in streams)]], []
+    for method in METHODS:
+        keys = [f"{method} {stream}" for stream in streams]
+        if not any(key in cells for key in keys):
+            continue
+        gains = {key: cells[key]["mean"][0] - cells[key]["mean"][1] for key in keys if key in cells}
+        worst = min(gains, key=lambda key: gains[key])
+        texts = {key: score_and_gain(*cells[key]["mean"]) for key in gains}
+        texts[worst] = f"**{texts[worst]}**"
+        means.append([f"`{method}`", *(texts.get(key, "-") for key in keys)])
+        ends.append([f"`{method}`", *(_end(cells[key], last_tenth[key]) if key in cells else "-" for key in keys)])
+    report(f"streams-{name}", {"machine": machine(CPU), "cells": cells}, ["method", *streams], means)
+    report(f"streams-{name}-end", {"last_tenth": last_tenth}, ["method", *streams], ends)
+
+
+def _earlier(name: str, part: str) -> dict[str, Any]:
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text())[part] if path.exists() else {}
+    return found
+
+
+def _end(one: dict[str, Any], last_tenth: Sequence[float]) -> str:
+    return f"{100 * (last_tenth[0] - last_tenth[1]):+.1f} / {100 * (one['clean'][0] - one['clean'][1]):+.1f}"
 
 
 def _last_tenth(run: RunResult, method: str) -> tuple[float, float]:

@@ -124,5 +124,9 @@ def percent(value: float, digits: int = 1) -> str:
 
 def cell(difference: Difference) -> str:
     """Return a score in %, and what it is above the source's with the 95 % interval."""
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{percent(difference.second)} ({100 * difference.difference:+.1f} [{low:+.1f}, {high:+.1f}])"
+    return score_and_gain(difference.second, difference.first, difference.low, difference.high)
+
+
+def score_and_gain(score: float, source: float, low: float, high: float) -> str:
+    """Return the same of fractions; `low` and `high` bound the gain."""
+    return f"{percent(score)} ({100 * (score - source):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from shared_answers import own_shares
 from statshift._core.errors import FewImagesWarning, InputError
 from statshift.adapting.rectify import rectify
+from statshift.norms import shrinkage
 from statshift.norms.layers import batch_norms
 from statshift.norms.likeness import show_something
 from statshift.norms.shrinkage import (
@@ -448,6 +450,19 @@ def test_auto_is_what_a_second_writing_of_it_finds(trained, gain, count):
         torch.testing.assert_close(layer.running_mean, mean, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(layer.running_var, var, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(adapted(images), logits, rtol=1e-9, atol=1e-12)
+
+
+def test_of_a_mixed_batch_the_images_without_the_shift_show_little_of_it(trained):
+    images = pictures(32, 7)
+    images[16:] *= 0.4
+    shares = gather_evidence(trained, images, batch_norms(trained)).shares
+    np.testing.assert_allclose(shares, own_shares(trained, images), rtol=1e-9)
+    assert shares[:16].mean() < 0.5
+    assert shares[16:].mean() > 0.9
+
+
+def test_where_there_is_no_shift_at_all_each_image_shows_all_of_it():
+    assert torch.equal(shrinkage.own_shares([torch.zeros(3, 2)]), torch.ones(3))
 
 
 @pytest.mark.parametrize(("gain", "moves"), [(1, False), (0.2, True)])

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class Monitor(nn.Module):
         self.looked.fill_(torch.nan)
         self.since.zero_()
 
-    def note(self, images: int, finite: Tensor, alike: Tensor | None, evidence: Mapping[str, Tensor]) -> None:
+    def note(self, images: int, finite: Tensor, alike: Tensor | None, evidence: Mapping[str, Any]) -> None:
         """Note what a rectification told.
 
         Args:

@@ -28,7 +28,9 @@ class RectifiedStream(Stepping):
 
     With "auto" the copy goes as far as the window shows a shift beyond noise, so it is back at the source, or nearly,
     once the shift is gone; a model without batch norm it leaves alone, with a warning. It costs two more forward passes
-    of `window` images for every `every` images answered; on the CPU, where a batch is the window, one in all.
+    of `window` images for every `every` images answered; on the CPU, where a batch is the window, one in all. A batch
+    that is the window is answered by source and copy together, each image by how far it shows the shift that they have
+    in common (`Evidence.shares`): that helps where a batch mixes shifts, and costs nothing more.
 
     A batch with a value that is not finite is answered by the model as it stands, counted, and does not enter the
     window; it counts towards `every`. Images that the model cannot take raise and leave all as it is; those of another
@@ -110,9 +112,10 @@ class RectifiedStream(Stepping):
         due = newest.fill + growing * len(images) >= min(2, self.window) and (growing or waiting >= self.every)
         if due:
             seen = newest.images if known is False else newest.followed_by(images)
+            whole = seen is images
             if known is None:
                 seen = torch.where(good, seen, newest.images)
-            logits = self._rewritten(seen, images)
+            logits = self._rewritten(seen, images, good if whole else None)
         else:
             logits = self._plain(images)
         if known is not False:
@@ -125,8 +128,14 @@ class RectifiedStream(Stepping):
             logits: Tensor = run(self.model, images)
         return logits
 
-    def _rewritten(self, seen: Tensor, images: Tensor) -> Tensor:
-        """Rectify to `seen`, from the source, and answer; where features are not finite, as before."""
+    def _rewritten(self, seen: Tensor, images: Tensor, whole: Tensor | None) -> Tensor:
+        """Rectify to `seen`, from the source, and answer; where features are not finite, as before.
+
+        Args:
+            seen: (n,3,H,W) of the window.
+            images: (B,3,H,W) to be answered.
+            whole: () bool, whether they are what is seen; None where they cannot be.
+        """
         layers = self._norms()
         with alone(layers, nested=True), keeping_statistics(layers, unless_done=True):
             before = Statistics(layers)
@@ -135,12 +144,13 @@ class RectifiedStream(Stepping):
             finite, alike = made.finite, made.alike
             before.give_back(layers, where=finite.logical_not())
             self.monitor.note(self._answered + len(images), finite, alike, made.evidence)
-            if at_hand(images):
-                if alike is not None and alike:
-                    warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
-                if seen is images and finite and not made.replaced and not self._how.get("unbiased"):
-                    return cast(Tensor, made.output)  # of a forward whose layers have used what is written now
-            return self._plain(images)
+            if at_hand(images) and alike is not None and alike:
+                warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
+            if whole is None:
+                return self._plain(images)
+            whole = whole & finite & made.replaced.logical_not()
+            used = at_hand(images) and whole and not self._how.get("unbiased")  # by the layers, what is written now
+            return cast(Tensor, made.answer(made.output if used else self._plain(images), whole))
 
     def _norms(self) -> dict[str, _BatchNorm]:
         return running_norms(self.model)

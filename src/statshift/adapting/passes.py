@@ -60,14 +60,14 @@ class Rewritten:
     Attributes:
         output: what the model returned; of images that show nothing, that of others.
         replaced: () whether there are such.
-        evidence: of a survey of the untouched model, if the rule asked for any; see `Evidence`.
+        evidence: of a survey of the untouched model, if the rule asked for any, by name; see `Evidence`.
         looked_at: of each layer, (C,) values that must be finite.
         images: how many there were.
     """
 
     output: Any
     replaced: Tensor
-    evidence: dict[str, Tensor]
+    evidence: dict[str, Any]
     looked_at: dict[str, Tensor]
     images: int
 
@@ -85,6 +85,17 @@ class Rewritten:
         few = scenes < min(FEW, 0.9 * self.images)
         return few & (self.evidence["persisting"] == 0)
 
+    def answer(self, logits: Any, where: Tensor) -> Any:
+        """Return what to answer the images themselves, each by how far it shows the shift that they have in common.
+
+        Args:
+            logits: (n,K,...) of the rectified model; what is no such tensor is the answer, and without evidence it is.
+            where: () bool, whether the evidence is of these images; if not, the answer is `logits`.
+        """
+        if not self.evidence or not isinstance(logits, Tensor) or logits.ndim < 2:
+            return logits
+        return shared(logits, self.evidence["output"], torch.where(where, self.evidence["shares"], 1))
+
     def check(self) -> None:
         """Check that all is finite, and warn of images that are alike, by one transfer.
 
@@ -93,6 +104,20 @@ class Rewritten:
         """
         if any(check_finite(self.looked_at, *([] if self.alike is None else [self.alike]))):
             warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
+
+
+def shared(rectified: Tensor, source: Tensor, shares: Tensor) -> Tensor:
+    """Return logits (n,K,...) of a mixture of what two models predict, on the scale of the first.
+
+    Args:
+        rectified: logits (n,K,...).
+        source: likewise.
+        shares: (n,) in [0,1], the weight of the first; where it is 1, the result is the first to the bit.
+    """
+    share = shares.to(rectified).view(-1, *[1] * (rectified.ndim - 1))
+    first, second = (logits.log_softmax(1) for logits in (rectified, source))
+    mixed = rectified - first + torch.logaddexp(first + share.log(), second + (1 - share).log())
+    return torch.where(share == 1, rectified, mixed)
 
 
 def rewrite_by(model: nn.Module, images: Tensor, rule: LayerRule, **how: Any) -> Tensor:
@@ -144,7 +169,7 @@ def rewrite_unchecked(
         raise unknown("statistics", statistics, PARTS)
     layers = select_layers(model, images, where)
     asked = rule.asked
-    evidence: dict[str, Tensor] = {}
+    evidence: dict[str, Any] = {}
     replaced = torch.zeros((), dtype=torch.bool, device=images.device)
     if asked & set(OFFERED[1:]):
         images, replaced = without_noise(images)

@@ -77,6 +77,8 @@ class Evidence:
         effective: () as how many independent images these count, from 1 to their number.
         agreeing: () in [0,1], how far the classes of different images agree beyond chance; see `class_agreement`.
         shift: () that shift, root-mean-square, in units of its sampling noise; 1 is none.
+        shares: (n,) in [0,1], how far each image shows it itself; see `own_shares`.
+        output: what the untouched model returned.
     """
 
     persisting: Tensor
@@ -84,6 +86,8 @@ class Evidence:
     effective: Tensor
     agreeing: Tensor
     shift: Tensor
+    shares: Tensor
+    output: Any
 
 
 def distances(first: ChannelStatistics, second: ChannelStatistics, eps: float) -> tuple[Tensor, Tensor]:
@@ -126,6 +130,20 @@ def share_beyond(noise: Tensor, distance: Tensor) -> Tensor:
     It is the positive-part James-Stein factor.
     """
     return torch.where(distance > noise, 1 - noise / distance, torch.zeros_like(distance))
+
+
+def own_shares(means: Sequence[Tensor]) -> Tensor:
+    """Return (n,) in [0,1] what share of the shift that images have in common each of them shows itself.
+
+    It is the factor of the common shift of means that comes nearest to the image's own, over all layers; 1 where there
+    is no shift at all.
+
+    Args:
+        means: (n,C) of each layer, as `LayerShift` has them.
+    """
+    along = torch.stack([own @ own.mean(0) for own in means]).sum(0)
+    common = along.mean()
+    return torch.where(common > 0, (along / common).clamp(0, 1), torch.ones_like(along))
 
 
 def survey(model: nn.Module, images: Tensor, layers: dict[str, _BatchNorm], *, skip: int = 0) -> dict[str, LayerShift]:
@@ -212,7 +230,8 @@ def weigh_evidence(
     )
     counted = torch.where(shown, effective, 1)
     sampling = torch.stack([torch.add(*shift.noise(counted)) for shift in shifts]).sum()
-    return Evidence(persisting, certain, counted, agreeing, (distance / sampling).sqrt())
+    shares = own_shares([shift.means for shift in shifts])
+    return Evidence(persisting, certain, counted, agreeing, (distance / sampling).sqrt(), shares, output)
 
 
 def observe(name: str, features: Tensor, *, quarters: bool = False) -> Observed:
