@@ -83,7 +83,8 @@ class Rewritten:
             return None
         scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
         few = scenes < min(FEW, 0.9 * self.images)
-        return few & (self.evidence["persisting"] == 0)
+        alike: Tensor = few & (self.evidence["persisting"] == 0)
+        return alike
 
     def answer(self, logits: Any, where: Tensor) -> Any:
         """Return what to answer the images themselves, each by how far it shows the shift that they have in common.
