@@ -1,13 +1,16 @@
 """Rectification of two trained networks: protocols, number of images, parts, thirds, diagnosis, cost, figures.
 
 STATSHIFT_FROST=SHARED/data/frost python benchmarks/rectification.py SHARED [PART ...] [--runs runs/rectification]
+    [--only auto,replace]
 
-SHARED holds `data/` (images, weights). Runs are resumed; each part writes `benchmarks/results/rectification-PART`, and
-`docs/rectification.md` is put together from them.
+SHARED holds `data/` (images, weights). Runs are resumed; with `--only` a run has those protocols alone, and the table
+keeps the rows of the others. Each part writes `benchmarks/results/rectification-PART`, and `docs/rectification.md` is
+put together from them.
 """
 
 import argparse
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,9 +60,11 @@ def subjects(shared: Path) -> dict[str, Subject]:
     }
 
 
-def protocols(found: dict[str, Subject], runs: Path) -> None:
+def protocols(found: dict[str, Subject], runs: Path, only: Sequence[str] = ()) -> None:
     """Every protocol beside the source, over 5 draws."""
-    rows, results = [], {"machine": machine(CPU)}
+    path = RESULTS / "rectification-protocols.json"
+    earlier: dict[str, Any] = json.loads(path.read_text()) if only and path.exists() else {}
+    results = {"machine": machine(CPU)}
     wanted = [
         ("resnet20", "", ["auto", "replace", "prior:16", "prior:64"], AdaptationOptions(32, 5)),
         ("mobilenet", "", ["auto", "replace", *PRIORS], AdaptationOptions(32, 5)),
@@ -69,7 +74,11 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
         ("resnet20", "-stream", ["batch", "running", "full"], AdaptationOptions(32, 1)),
         ("mobilenet", "-all", ["replace"], AdaptationOptions(32, 5, True)),
     ]
-    for name, suffix, names, options in wanted:
+    for name, suffix, every, options in wanted:
+        names = [protocol for protocol in every if not only or protocol in only]
+        results |= {key: earlier[key] for key in (f"{name}{suffix} {one}" for one in every) if key in earlier}
+        if not names:
+            continue
         model, data = found[name]
         run = measure(model, data, rectify=names, adaptation=options, out=runs / f"{name}{suffix}")
         for protocol in names:
@@ -79,23 +88,22 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
             worst = min(tests.conditions, key=lambda condition: condition.accuracy.difference)
             under = [c for c in tests.conditions if c.adjusted_p_value < 0.05 and c.accuracy.difference < 0]
             low, high = one["gain"]["interval"]
-            rows.append(
-                [
-                    name,
-                    str(options.samples),
-                    "others" if run.record["protocols"][protocol]["evaluated_on"] == "the other images" else "all",
-                    protocol,
-                    f"{100 * one['clean_accuracy']:.1f}",
-                    f"{100 * source['clean_accuracy']:.1f}",
-                    f"{100 * one['mean_accuracy']:.1f}",
-                    f"{100 * source['mean_accuracy']:.1f}",
-                    f"{100 * (one['mean_accuracy_deviation'] or 0):.2f}",
-                    f"{100 * one['gain']['mean_accuracy']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
-                    f"{worst.shift} {worst.severity or ''} {100 * worst.accuracy.difference:+.1f}",
-                    str(len(under)),
-                ]
-            )
+            row = [
+                name,
+                str(options.samples),
+                "others" if run.record["protocols"][protocol]["evaluated_on"] == "the other images" else "all",
+                protocol,
+                f"{100 * one['clean_accuracy']:.1f}",
+                f"{100 * source['clean_accuracy']:.1f}",
+                f"{100 * one['mean_accuracy']:.1f}",
+                f"{100 * source['mean_accuracy']:.1f}",
+                f"{100 * (one['mean_accuracy_deviation'] or 0):.2f}",
+                f"{100 * one['gain']['mean_accuracy']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                f"{worst.shift} {worst.severity or ''} {100 * worst.accuracy.difference:+.1f}",
+                str(len(under)),
+            ]
             results[f"{name}{suffix} {protocol}"] = {
+                "row": row,
                 "clean": one["clean_accuracy"],
                 "mean": one["mean_accuracy"],
                 "source_mean": source["mean_accuracy"],
@@ -105,6 +113,7 @@ def protocols(found: dict[str, Subject], runs: Path) -> None:
                 "significantly_under": [[c.shift, c.severity] for c in under],
                 "per_shift": {shift: values["accuracy"] for shift, values in one["per_shift"].items()},
             }
+    rows = [one["row"] for key, one in results.items() if key != "machine"]
     head = ["model", "n", "evaluated on", "protocol", "clean", "source", "mean of 75", "source", "deviation of draws"]
     report("rectification-protocols", results, [*head, "gain, 95 %", "worst condition", "significantly under"], rows)
 
@@ -184,6 +193,7 @@ def without(part: str) -> Callable[..., ChannelStatistics]:
         eps: float,
         persisting: torch.Tensor,
         certain: torch.Tensor,
+        agreeing: torch.Tensor,
     ) -> ChannelStatistics:
         whole = torch.ones_like(persisting)
         given = {
@@ -192,7 +202,9 @@ def without(part: str) -> Callable[..., ChannelStatistics]:
             "certain": (persisting, torch.zeros_like(certain)),
             "half": (persisting, persisting),
         }[part]
-        written = Auto().target(stored, observed, images, eps=eps, persisting=given[0], certain=given[1])
+        written = Auto().target(
+            stored, observed, images, eps=eps, persisting=given[0], certain=given[1], agreeing=agreeing
+        )
         return written if part != "noise" else mix(stored, observed, 1 - float(sum(given)) / 2)
 
     return rule
@@ -349,11 +361,13 @@ def main() -> None:
     parser.add_argument("shared", type=Path)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--runs", type=Path, default=Path("runs/rectification"))
+    parser.add_argument("--only", default="", help="of the protocols, with commas")
     arguments = parser.parse_args()
     start(None)
     found = subjects(arguments.shared)
+    only = [name for name in arguments.only.split(",") if name]
     for name in arguments.parts or PARTS:
-        PARTS[name](found, arguments.runs)
+        PARTS[name](found, arguments.runs, **({"only": only} if name == "protocols" else {}))
     page = (Path(__file__).parent / "rectification.md.template").read_text()
     for name in PARTS:
         table = RESULTS / f"rectification-{name}.md"
