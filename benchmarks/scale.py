@@ -3,9 +3,9 @@
 python benchmarks/scale.py [PART ...] [--images 5000] [--folder runs/scale]
 
 Parts, in this order: `decode` (images a second beside bare loops), `cache` (a first run over the files and a second
-one, with the memory that each takes), `processes` (two of one thread beside one of two), `plan` (what `--dry-run` tells
-beside the run, and of the whole benchmark). The files are made at the first call; the model is a MobileNetV3-small
-with random weights. Writes `benchmarks/results/scale-PART`, and `docs/scale.md` from them.
+one, with the images decoded and the memory that each takes), `processes` (two of one thread beside one of two), `plan`
+(what `--dry-run` tells beside the run, and of the whole benchmark). The files are made at the first call; the model is
+a MobileNetV3-small with random weights. Writes `benchmarks/results/scale-PART`, and `docs/scale.md` from them.
 """
 
 import argparse
@@ -34,8 +34,8 @@ from statshift.data.preprocessing import preprocess
 CPU = torch.device("cpu")
 CLASSES = 10
 MODEL = "torchvision:mobilenet_v3_small@none"
-SHIFTS = "clean,gaussian_noise,defocus_blur,pixelate"
-"""The clean images, and three conditions of severity 3."""
+SHIFTS = "clean,gaussian_noise,defocus_blur,contrast,pixelate"
+"""The clean images, and four conditions of severity 3."""
 WHOLE = 50_000
 DECODED = 256
 """Files that are decoded by each loop in turn."""
@@ -115,48 +115,80 @@ def by_torchvision(path: Path) -> Tensor:
     return center_crop(resize(pixels, [HOW["resize"]], antialias=True), [HOW["crop"]] * 2)
 
 
+COUNTING = """
+import os, runpy, sys, threading, time
+from pathlib import Path
+from PIL import ImageFile
+place = Path(sys.argv.pop(1))
+decodes, load_end = os.open(place, os.O_CREAT | os.O_APPEND | os.O_WRONLY), ImageFile.ImageFile.load_end
+def counted(image):
+    os.write(decodes, b".")
+    load_end(image)
+ImageFile.ImageFile.load_end = counted
+def watch(most=0):
+    while True:
+        told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        most = max(most, int(told["RssAnon"].split()[0]))
+        place.with_suffix(".memory").write_text(str(most))
+        time.sleep(0.05)
+threading.Thread(target=watch, daemon=True).start()
+runpy.run_module("statshift", run_name="__main__")
+"""
+"""Runs the command, adds to a file one byte for each image that is decoded, and tells of its own memory, KiB."""
+
+
 def run(
-    data: Path, out: Path, *options: str, processes: int = 1, threads: int = 1, fresh: bool = True
+    data: Path, out: Path, *options: str, processes: int = 1, threads: int = 1, decodes: Path | None = None
 ) -> dict[str, Any]:
-    """Run `statshift measure` in a process of its own; return its profile, with its wall time and peak memory."""
-    if fresh:
-        shutil.rmtree(out, ignore_errors=True)
-    begin = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m"] if processes > 1 else ["-m"]
+    """Run `statshift measure` in a process of its own; return its profile, its wall time and what it said.
+
+    Args:
+        data: folder of images.
+        out: of the run, made anew.
+        *options: of the command.
+        processes: how many share the work.
+        threads: of each.
+        decodes: file that counts, see `COUNTING`; for one process.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    begin = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "statshift"]
+    if processes == 1:
+        begin = ["-c", COUNTING, str(decodes)] if decodes else ["-m", "statshift"]
     words = ["--model", MODEL, "--data", f"folder:{data}", "--shifts", SHIFTS, "--severities", "3", "--examples", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, *begin, "statshift", "measure", *words, "--out", str(out), *options]
+    command = [sys.executable, *begin, "measure", *words, "--out", str(out), *options]
     begun = time.perf_counter()
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        said = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}.")
-    found = {"wall": time.perf_counter() - begun, "peak": usage.ru_maxrss * 1024, "said": said}
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found = {"wall": time.perf_counter() - begun, "said": said}
     if (out / "profile.json").exists():
         found |= json.loads((out / "profile.json").read_text())
     return found
 
 
 def cache(folder: Path, work: Path, images: int) -> None:
-    """Run twice over the files with a cache on the disk: the first writes it, the second finds it."""
-    place = work / "cache"
+    """Run over a tenth of the files, over all, and again, with a cache on the disk; count what is decoded."""
+    place, tenth = work / "cache", work / "tenth"
     shutil.rmtree(place, ignore_errors=True)
-    rows, results = [], {"machine": machine(CPU), "images": images}
-    for name in ("first", "second"):
-        found = run(folder, work / "cached", "--cache", str(place), "--profile")
-        results[name] = found
-        rows.append([name, f"{found['wall']:.1f}", *(f"{found['parts'][part]:.1f}" for part in PARTS_TOLD), mib(found)])
-    report("scale-cache", results, ["run", "wall, s", *PARTS_TOLD, "peak memory, MiB"], rows)
+    shutil.rmtree(tenth, ignore_errors=True)
+    for path in sorted(folder.rglob("*.JPEG"))[::10]:
+        (tenth / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (tenth / path.parent.name / path.name).symlink_to(path.resolve())
+    rows, results = [], {"machine": machine(CPU)}
+    for name, source in (("first, a tenth", tenth), ("first", folder), ("second", folder)):
+        decodes = work / "decodes"
+        decodes.write_bytes(b"")
+        found = run(source, work / "cached", "--cache", str(place), "--profile", decodes=decodes)
+        decoded = decodes.stat().st_size
+        own = int(decodes.with_suffix(".memory").read_text()) * 1024
+        results[name] = found | {"decoded": decoded, "own_memory": own}
+        parts = (f"{found['parts'].get(part, 0):.1f}" for part in PARTS_TOLD)
+        memory = (f"{one / 2**20:.0f}" for one in (own, found["memory"]))
+        rows.append([name, str(decoded), f"{found['wall']:.1f}", *parts, *memory])
+    head = ["run", "images decoded", "wall, s", *PARTS_TOLD, "peak of own memory, MiB", "with the file's pages"]
+    report("scale-cache", results, head, rows)
 
 
 PARTS_TOLD = ("decode", "corrupt", "adapt", "model", "rest")
-
-
-def mib(found: dict[str, Any]) -> str:
-    """Return a peak of memory in MiB; ours is that of the largest process."""
-    return f"{found['peak'] / 2**20:.0f}"
 
 
 def processes(folder: Path, work: Path, images: int) -> None:

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
@@ -11,6 +13,8 @@ import torch
 
 import statshift
 from statshift import AdaptationOptions, InputError, load_data
+from statshift._core import footprint
+from statshift._core.footprint import peak_memory
 from statshift._core.parts import PART_NAMES, REST, Moments, PartClock, clocked, part, sum_by_part
 from statshift.cli.plan import size_text
 from statshift.measuring import measure as measuring
@@ -27,6 +31,20 @@ from tiny_network import network
 FILES = ["record.json", "rows.jsonl", "summary.json", "layers.json", "examples/examples.json"]
 
 pytestmark = pytest.mark.filterwarnings("ignore:No frost photographs", "ignore:The model", "ignore:.*near chance")
+
+
+ALONE = """
+import runpy, sys, types
+sys.modules["torch"] = types.SimpleNamespace(device=None)
+print(runpy.run_path(sys.argv[1])["peak_memory"]())
+"""
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_the_one_that_started_it():
+    held = bytearray(200 << 20)
+    words = [sys.executable, "-c", ALONE, footprint.__file__]
+    assert int(subprocess.run(words, capture_output=True, check=True).stdout) < 100 << 20
+    assert peak_memory() >= len(held)
 
 
 class Hand:
