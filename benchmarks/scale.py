@@ -129,7 +129,8 @@ def watch(most=0):
     while True:
         told = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         most = max(most, int(told["RssAnon"].split()[0]))
-        place.with_suffix(".memory").write_text(str(most))
+        place.with_suffix(".part").write_text(str(most))
+        place.with_suffix(".part").rename(place.with_suffix(".memory"))
         time.sleep(0.05)
 threading.Thread(target=watch, daemon=True).start()
 runpy.run_module("statshift", run_name="__main__")
