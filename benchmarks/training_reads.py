@@ -3,8 +3,8 @@
 python benchmarks/training_reads.py [--images 500] [--repeats 3] [--folder runs/scale]
 
 One thread; a network of three convolutions, whose step takes about as long as decoding its batch: 50 images of 224 px.
-The files are those of `benchmarks/scale.py`. The ways take turns; what counts is the shortest epoch of each. Weights must
-be equal. Reading ahead needs an idle core.
+The files are those of `benchmarks/scale.py`. The ways take turns; what counts is the shortest epoch of each. Weights
+must be equal. Reading ahead needs an idle core.
 """
 
 import argparse
