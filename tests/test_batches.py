@@ -78,6 +78,9 @@ def test_tensors_and_single_images_are_equal_to_the_bit(source, name, how, reque
         for (batch, positions), (expected, places) in met:
             assert positions.tolist() == places.tolist()
             assert torch.equal(batch.images, expected.images)
+            if name != "cutmix":
+                stored = next(data.augmented([positions], augmentation_for(name, data, 3).at(epoch)))[0][:, 0]
+                assert torch.equal((batch.images * 255).round().byte(), stored)
             assert batch.targets.labels.tolist() == data.labels[positions].tolist()
             assert torch.equal(batch.targets.labels, expected.targets.labels)
             assert torch.equal(batch.draws.indices, expected.draws.indices)

@@ -24,8 +24,8 @@ FLAGS = {
     "--branch": (
         "measure, diagnose, rectify, layers, harden, visualise, attack, extract, decoder, make advbn, make stylised"
     ),
-    "--cache": "measure, data clean",
-    "--cache-size": "measure",
+    "--cache": "measure, train, harden, data clean",
+    "--cache-size": "harden, measure, train",
     "--class-map": "measure, harden, visualise, attack, extract, corrupt, decoder, make advbn, make stylised",
     "--clean-data": "measure",
     "--colour": "harden, train",

@@ -81,7 +81,7 @@ class Rewritten:
         """() whether the images, or their classes, are too alike to tell a shift, and tell none; None unless known."""
         if not self.evidence or self.images < 2:
             return None
-        scenes = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
+        scenes: Tensor = 1 / (1 / self.evidence["effective"] + self.evidence["agreeing"])
         few = scenes < min(FEW, 0.9 * self.images)
         alike: Tensor = few & (self.evidence["persisting"] == 0)
         return alike

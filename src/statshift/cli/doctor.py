@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from statshift._core.cores import usable_cores
 from statshift._core.errors import InputError
 from statshift._core.files import user_cache
 from statshift.cli import options as o
@@ -122,7 +123,7 @@ def _torchvision() -> Iterator[Finding]:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    threads, cores = torch.get_num_threads(), _cores()
+    threads, cores = torch.get_num_threads(), usable_cores()
     values = {"device": "cpu", "threads": threads, "cores": cores, "memory": _memory()}
     text = f"cpu: {threads} {'thread' if threads == 1 else 'threads'} on {cores} cores" + (
         f", {_gib(values['memory'])}" if values["memory"] else ""
@@ -244,11 +245,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _memory() -> int | None:

@@ -97,6 +97,8 @@ def harden_command(
     ignore_index: o.IgnoreIndex = None,
     label_map: o.LabelMap = None,
     skip_bad: o.SkipBad = False,
+    cache: o.Cache = None,
+    cache_size: o.CacheSize = None,
     as_json: o.Json = False,
 ) -> None:
     """Fine-tune a model against shifts, resumably, and write weights for the same architecture.
@@ -177,6 +179,8 @@ def harden_command(
                 ignore_index=ignore_index,
                 label_map=label_map,
                 workers=workers,
+                cache=cache,
+                cache_size=t.parse_bytes("cache-size", cache_size),
             ),
             progress=(report := TrainingReport(bar)),
         )

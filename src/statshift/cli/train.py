@@ -79,6 +79,8 @@ def train_command(
     compiled: o.Compiled = False,
     seed: o.Seed = 0,
     workers: o.Workers = None,
+    cache: o.Cache = None,
+    cache_size: o.CacheSize = None,
     split: o.Split = None,
     ignore_index: o.IgnoreIndex = None,
     label_map: o.LabelMap = None,
@@ -108,7 +110,7 @@ def train_command(
     from statshift.hardening.harden import harden
     from statshift.hardening.options import HardenOptions
     from statshift.hardening.training import TrainingOptions
-    from statshift.measuring.loading import find_device
+    from statshift.measuring.loading import find_device, usual_workers
     from statshift.shifts.shift import CLEAN
 
     flags = {
@@ -146,7 +148,14 @@ def train_command(
         std=t.parse_channels("std", std),
         size_multiple=size_multiple,
     ).to(find_device(device))
-    images, reading = None, {"workers": workers, "ignore_index": ignore_index, "label_map": label_map}
+    images = None
+    reading = {
+        "workers": usual_workers(network.mean.device) if workers is None else workers,
+        "cache": cache,
+        "cache_size": t.parse_bytes("cache-size", cache_size),
+        "ignore_index": ignore_index,
+        "label_map": label_map,
+    }
     if validation:
         images = load_target(
             network, validation, {"limit": validation_limit, "seed": seed, "split": validation_split, **reading}

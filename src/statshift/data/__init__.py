@@ -7,6 +7,7 @@ from statshift.data.images import ImageData as ImageData
 from statshift.data.images import integers_hash as integers_hash
 from statshift.data.loading import has_clean as has_clean
 from statshift.data.loading import has_label_maps as has_label_maps
+from statshift.data.loading import kept_in_file as kept_in_file
 from statshift.data.loading import load_data as load_data
 from statshift.data.loading import loading_options as loading_options
 from statshift.data.loading import stored_shifts as stored_shifts

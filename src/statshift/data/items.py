@@ -131,6 +131,11 @@ class Items(Source):
     def __len__(self) -> int:
         return len(self.headers)
 
+    @property
+    def drawn(self) -> bool:
+        """Whether the images may be others each time."""
+        return self.hashes is None
+
     def open(self, index: int) -> Image.Image:
         """Get the item."""
         return item_image(self.dataset[index], self.name(index))

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -139,10 +140,7 @@ def load_data(
     final = check_sizes([source.name(index) for index in indices.tolist()], sizes, how, equal=not labelled)
     kinds, numbers = np.unique(final, axis=0, return_counts=True)
     height, width = kinds[numbers.argmax()].tolist()
-    file = None
-    if _in_file(source, final, how, cache, cache_bytes):
-        file = open_pixels(source, indices, (3, height, width), how, cache, cache_size)
-    return ImageData(
+    data = ImageData(
         spec=name,
         source=source,
         indices=indices,
@@ -158,8 +156,24 @@ def load_data(
         class_order=source.class_order,
         ignore_index=ignored,
         skip_bad=skip_bad,
-        file=file,
     )
+    return kept_in_file(data, cache, cache_size)
+
+
+def kept_in_file(data: ImageData, cache: str | Path | None, cache_size: int | None) -> ImageData:
+    """Return images that are in no file with one where `load_data` says that decoded images go to a file.
+
+    Args:
+        data: images.
+        cache: as of `load_data`.
+        cache_size: likewise.
+
+    Raises:
+        InputError: a folder without a name.
+    """
+    if not _in_file(data, cache):
+        return data
+    return replace(data, file=open_pixels(data.source, data.indices, data.shape, data.preprocessing, cache, cache_size))
 
 
 def loading_options(
@@ -272,17 +286,17 @@ def _readable(
     return np.setdiff1d(indices, list(damaged)), whole, [source.label_of(index) for index in damaged]
 
 
-def _in_file(
-    source: Source, sizes: NDArray[np.int64], how: Mapping[str, Any], cache: str | Path | None, cache_bytes: int
-) -> bool:
+def _in_file(data: ImageData, cache: str | Path | None) -> bool:
     """Return whether decoded images go to a file; see `load_data`."""
-    as_they_are = isinstance(source, Pixels) and how["resize"] is None and how["crop"] is None
+    how = data.preprocessing
+    as_they_are = isinstance(data.source, Pixels) and how["resize"] is None and how["crop"] is None
     if cache == "":
         raise InputError(f"Expected `cache` to be a folder, or {NO_FILE!r}, but got ''.")
-    if cache == NO_FILE or as_they_are or (sizes != sizes[0]).any():
+    if cache == NO_FILE or as_they_are or data.several_sizes:
         return False
     shared = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return cache is not None or 0 < cache_bytes < 3 * int(sizes.prod(1).sum()) or (shared and cache_bytes > 0)
+    too_many = data.cache_bytes < 3 * int(data.sizes.prod(1).sum())
+    return cache is not None or (data.cache_bytes > 0 and (too_many or shared))
 
 
 def _warn_of_skipped(skipped: list[str], name: str) -> None:

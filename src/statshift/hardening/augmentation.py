@@ -22,6 +22,7 @@ from statshift.hardening.fast_autoaugment import fast_autoaugment
 
 AUGMENTATIONS = choices.AUGMENTATIONS
 WINDOWS = ("crop", "standard", "cutmix")  # nothing but windows of small images, which tensors do as well
+DRAWING = ("autoaugment", "augmix")  # from torch's global generator, which is torchvision's only one
 MIXING = ("cutmix",)  # the images of each process's share of a batch with each other
 POLICIES = ("cifar10", "imagenet")  # Fast AutoAugment's, of other images and of photographs
 LEAST_PHOTOGRAPH = 64  # px; smaller images, as CIFAR's, are too small to take an eighth of
@@ -76,6 +77,11 @@ class Augmentation:
         return min(self.shape[1:]) >= LEAST_PHOTOGRAPH
 
     @property
+    def as_tensors(self) -> bool:
+        """Whether it takes the preprocessed images, which may stay decoded, and at most windows of them."""
+        return self.name == "none" or (not self.photographs and self.name in WINDOWS)
+
+    @property
     def views(self) -> int:
         """Images that are made of one."""
         return 3 if self.name == "augmix" else 1
@@ -96,9 +102,9 @@ class Augmentation:
         if flipped and self.name != "crop":
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         views = [image]
-        if self.name in ("autoaugment", "augmix"):
+        if self.name in DRAWING:
             transform = _transform(self.name, self.photographs)
-            with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator only
+            with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(self._seeds(epoch, index)[1])
                 views = (
                     [transform(image)] if self.name == "autoaugment" else [image, transform(image), transform(image)]

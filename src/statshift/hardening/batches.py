@@ -1,11 +1,12 @@
 """The batches of a training: addressed images, shared out to processes and parts, augmented, on the device.
 
-Images that memory holds are decoded once and kept on the device where they are not augmented, or are small and
-augmented there as tensors; others are decoded and augmented one by one. The pixels are the same either way. Label maps
-are augmented with their images.
+Images that are not augmented, or are small and augmented as tensors on the device, are decoded once, as far as memory
+or a file holds them; others are decoded and augmented one by one. The pixels are the same either way. Label maps are
+augmented with their images. What is not on the device already is made ready while the step before is at work.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,9 +20,10 @@ from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.data import ImageData
 from statshift.data.pairs import augmented_pairs
-from statshift.hardening.augmentation import MIXING, WINDOWS, Augmentation, cutmix, sent, windowed
+from statshift.hardening.augmentation import DRAWING, MIXING, WINDOWS, Augmentation, cutmix, sent, windowed
 from statshift.hardening.batch import Batch
 from statshift.hardening.pairs import PairAugmentation
+from statshift.measuring.ahead import ahead, is_idle_beside
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
@@ -79,14 +81,22 @@ class Batches:
 
     @property
     def holds(self) -> bool:
-        """Whether the images are kept on the device."""
-        data, augmentation = self.data, self.augmentation
+        """Whether the images are kept on the device, beside which a CPU needs no file of them."""
+        data = self.data
         bytes_held = len(data) * int(np.prod(data.shape))
-        as_tensors = augmentation.name == "none" or (not augmentation.photographs and augmentation.name in WINDOWS)
-        return as_tensors and bytes_held <= data.cache_bytes
+        mapped = data.file is not None and self.device.type == "cpu"
+        return self.augmentation.as_tensors and not mapped and bytes_held <= data.cache_bytes
 
-    def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether images are made ready by a thread of their own, which must not draw what a step draws from too."""
+        draws = self.augmentation.name in DRAWING or self.data.source.drawn
+        return is_idle_beside(self.data.workers, self.device) and (self.data.workers > 0 or not draws)
+
+    def epoch(self, epoch: int, first: int = 0) -> Generator[tuple[Batch, NDArray[np.int64]], None, None]:
         """Yield this process's parts of the batches of an epoch, in order, with their positions (B,) among the N.
+
+        Who does not ask for all of them closes the generator, or a thread may read on.
 
         Args:
             epoch: from 0.
@@ -103,29 +113,29 @@ class Batches:
             start + (part * self._world + self._rank) * self._part for start in starts for part in range(self.parts)
         ]
         groups = [order[place : place + self._part] for place in places]
-        for (views, own), positions in zip(self._labelled(groups, epoch), groups, strict=True):
-            yield self._batch(views, own, positions, epoch), positions
+        with closing(self._labelled(groups, epoch)) as labelled:
+            for (views, own), positions in zip(labelled, groups, strict=True):
+                yield self._batch(views, own, positions, epoch), positions
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the positions (N,) in the order of an epoch."""
         draws = Draws(self.augmentation.seed, torch.from_numpy(self.data.indices), f"training epoch {epoch}")
         return draws.uniform("order").argsort(stable=True).numpy()
 
-    def _labelled(self, groups: list[NDArray[np.int64]], epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _labelled(self, groups: list[NDArray[np.int64]], epoch: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         """Yield uint8 images (V*B,3,H,W), view after view, and labels (B,...) int64, of each group of positions."""
         if isinstance(self.augmentation, PairAugmentation):
-            for images, maps, _ in augmented_pairs(self.data, groups, self.augmentation.at(epoch)):
-                yield sent(images.transpose(0, 1).flatten(0, 1), self.device), sent(maps, self.device).long()
+            pairs = augmented_pairs(self.data, groups, self.augmentation.at(epoch))
+            with closing(self._sent((images.transpose(0, 1).flatten(0, 1), maps) for images, maps, _ in pairs)) as made:
+                for views, own in made:
+                    yield views, own.long()
             return
         chosen = np.concatenate(groups)
         labels = sent(self.task.labels(self.data, chosen), self.device).chunk(len(groups))
         augmentation = self.augmentation
-        made = (
-            self._from_held(chosen, augmentation, epoch)
-            if self.holds
-            else self._from_source(groups, augmentation, epoch)
-        )
-        yield from zip(made, labels, strict=True)
+        source = self._from_held if self.holds else self._from_kept if augmentation.as_tensors else self._from_source
+        with closing(source(groups, augmentation, epoch)) as made:
+            yield from zip(made, labels, strict=True)
 
     @cached_property
     def _held(self) -> Tensor:
@@ -137,19 +147,48 @@ class Batches:
             done += len(images)
         return held
 
-    def _from_held(self, chosen: NDArray[np.int64], augmentation: Augmentation, epoch: int) -> Iterator[Tensor]:
+    def _from_held(
+        self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int
+    ) -> Generator[Tensor, None, None]:
         """Yield uint8 images (B,3,H,W); nothing but the epoch's addresses travels, and that beforehand."""
-        held = self._held
-        windows = augmentation.windows(epoch, torch.from_numpy(self.data.indices[chosen]))
-        addresses = sent(torch.cat([torch.from_numpy(chosen)[None], windows]), self.device)
-        for address in addresses.chunk(len(chosen) // self._part, dim=1):
+        held, chosen = self._held, np.concatenate(groups)
+        addresses = torch.cat([torch.from_numpy(chosen)[None], self._windows(chosen, augmentation, epoch)])
+        for address in sent(addresses, self.device).chunk(len(groups), dim=1):
             images = held.index_select(0, address[0])
             yield windowed(images, address[1:]) if augmentation.name in WINDOWS else images
 
-    def _from_source(self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int) -> Iterator[Tensor]:
+    def _from_kept(
+        self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int
+    ) -> Generator[Tensor, None, None]:
+        """Yield uint8 images (B,3,H,W), decoded where neither memory nor the file has them."""
+        read = self.data.groups(groups)
+        with closing(self._sent((images, self._windows(group, augmentation, epoch)) for images, group in read)) as kept:
+            for images, windows in kept:
+                yield windowed(images, windows) if augmentation.name in WINDOWS else images
+
+    def _from_source(
+        self, groups: list[NDArray[np.int64]], augmentation: Augmentation, epoch: int
+    ) -> Generator[Tensor, None, None]:
         """Yield uint8 images (V*B,3,H,W), view after view."""
-        for images, _ in self.data.augmented(groups, augmentation.at(epoch)):
-            yield sent(images.transpose(0, 1).flatten(0, 1), self.device)
+        read = self.data.augmented(groups, augmentation.at(epoch))
+        with closing(self._sent((images.transpose(0, 1).flatten(0, 1),) for images, _ in read)) as made:
+            for (images,) in made:
+                yield images
+
+    def _windows(self, positions: NDArray[np.int64], augmentation: Augmentation, epoch: int) -> Tensor:
+        return augmentation.windows(epoch, torch.from_numpy(self.data.indices[positions]))
+
+    def _sent(self, made: Iterable[tuple[Tensor, ...]]) -> Generator[tuple[Tensor, ...], None, None]:
+        """Yield tensors on the device, made and pinned beforehand where something else is at work meanwhile."""
+        if not self.reads_ahead:
+            for tensors in made:
+                yield tuple(sent(tensor, self.device) for tensor in tensors)
+            return
+        if self.device.type == "cuda":
+            made = (tuple(tensor.pin_memory() for tensor in tensors) for tensors in made)
+        with closing(ahead(made)) as ready:
+            for tensors in ready:
+                yield tuple(sent(tensor, self.device) for tensor in tensors)
 
     def _batch(self, images: Tensor, labels: Tensor, positions: NDArray[np.int64], epoch: int) -> Batch:
         layout = torch.channels_last if self.channels_last else torch.contiguous_format

@@ -6,16 +6,19 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from statshift._core import processes
-from statshift._core.errors import InputError
+from statshift._core.errors import DataWarning, InputError
 from statshift._core.identity import ANSWERS
 from statshift._core.tables import short_table
-from statshift.data import ImageData
+from statshift.data import ImageData, kept_in_file
+from statshift.data.loading import NO_FILE
+from statshift.hardening.augmentation import LEAST_PHOTOGRAPH, WINDOWS, Augmentation
 from statshift.hardening.best import Best, best_epoch
 from statshift.hardening.options import HardenOptions
 from statshift.hardening.pairs import PairAugmentation, augmentation_of
@@ -23,7 +26,7 @@ from statshift.hardening.trainer import train
 from statshift.hardening.training import Step
 from statshift.hardening.validation import Validation, prepare
 from statshift.measuring.ligs import LigsOptions
-from statshift.measuring.loading import find_device, load
+from statshift.measuring.loading import find_device, load, usual_workers
 from statshift.models import PixelModel, made_by, save_weights, weights_hash
 from statshift.norms.sizes import fit_size
 from statshift.results import alone, write_json_atomically
@@ -107,7 +110,9 @@ def harden(
         compiled: run each branch through `torch.compile`.
         trace: False splits the model by replay even where torch.fx could trace it.
         data_options: further arguments of `load_data`, where `data` is not loaded; by default the training split of
-            data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too.
+            data that have one, sized as the model's authors do. Those of preprocessing hold for `validation` too, and
+            so do `workers`, by default one a core with a GPU, `cache` and `cache_size`. Training images go to a file
+            only where the augmentation takes them preprocessed: "none", and of images under 64 px windows.
         progress: called after each step.
         task: what the labels are of, as in `measure`; by default what the data hold.
 
@@ -123,7 +128,10 @@ def harden(
     if keep_best and (validation is None or out is None):
         raise InputError("Expected `validation` and `out`, to tell the best epoch by and to keep it in.")
     options.chosen.check(options.training, compiled)
-    pixel_model, images = load(model, data, where, data_options, in_place=True)
+    data_options = {"workers": usual_workers(where)} | {
+        name: value for name, value in (data_options or {}).items() if value is not None
+    }
+    pixel_model, images = load(model, data, where, {**data_options, "cache": NO_FILE}, in_place=True)
     task = task_for(images, wanted)
     if options.training.window is not None:
         fit_size(pixel_model, [options.training.window])
@@ -139,7 +147,10 @@ def harden(
         device=device,
         task=task,
     )
-    record = _described(pixel_model, images, options, where, compiled, task) | looking.describe()
+    augmentation = augmentation_of(options.training, images, pixel_model.mean)
+    if not isinstance(data, ImageData):
+        images = _kept(images, augmentation, data_options.get("cache"), data_options.get("cache_size"))
+    record = _described(pixel_model, images, augmentation, options, where, compiled, task) | looking.describe()
     if keep_best:  # all epochs of a training are compared, or none
         record["keep_best"] = options.branch
     identity = json.loads(json.dumps({key: value for key, value in record.items() if key != "environment"}))
@@ -166,8 +177,38 @@ def harden(
     return Hardened(branches.splits[options.branch].model, branches, record, folder)
 
 
+def _kept(
+    images: ImageData,
+    augmentation: Augmentation | PairAugmentation,
+    cache: str | Path | None,
+    cache_size: int | None,
+) -> ImageData:
+    """Return the images with a file of decoded ones where the augmentation begins with these; else say that it cannot.
+
+    Raises:
+        InputError: a folder without a name.
+    """
+    if augmentation.as_tensors:
+        return kept_in_file(images, cache, cache_size)
+    if cache not in (None, NO_FILE):
+        why = "with label maps"
+        if not images.has_maps:
+            why = (
+                f"with the augmentation {augmentation.name}, which begins with the stored image; it is for none, and "
+                f"below {LEAST_PHOTOGRAPH} px for {', '.join(WINDOWS)}"
+            )
+        warn(f"`cache` is not used to train {why}.", DataWarning, stacklevel=3)
+    return images
+
+
 def _described(
-    model: PixelModel, images: ImageData, options: HardenOptions, device: torch.device, compiled: bool, task: Task
+    model: PixelModel,
+    images: ImageData,
+    augmentation: Augmentation | PairAugmentation,
+    options: HardenOptions,
+    device: torch.device,
+    compiled: bool,
+    task: Task,
 ) -> dict[str, Any]:
     """Return what a record says before anything is trained."""
     record: dict[str, Any] = {
@@ -178,7 +219,6 @@ def _described(
         **describe_task(task),
         "environment": describe_environment(device) | {"compiled": compiled},
     }
-    augmentation = augmentation_of(options.training, images, model.mean)
     if isinstance(augmentation, PairAugmentation):
         record["hardening"]["augmentation"] = augmentation.describe()
     if options.by_process:

@@ -70,7 +70,7 @@ class PairAugmentation:
     seed: int = 0
 
     views = 1
-    photographs = True
+    as_tensors = False
 
     def __post_init__(self) -> None:
         if self.name not in PAIR_AUGMENTATIONS:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -231,18 +231,18 @@ class _Training:
         epoch = len(state.history)
         first = state.step - epoch * per_epoch
         self.branches.train()
-        coming = self.batches.epoch(epoch, first)
         means: dict[str, float] = {}
-        for _ in range(first, per_epoch):
-            if self.step(coming):
-                means = state.means
-            if progress:
-                progress(Step(state.step, options.epochs * per_epoch, epoch + 1, options.epochs, means))
-            stopped = processes.any_rank(is_stopped())
-            if stopped or self.kept.is_due(options.checkpoint_every):
-                self.keep()
-            if stopped:
-                raise KeyboardInterrupt
+        with closing(self.batches.epoch(epoch, first)) as coming:
+            for _ in range(first, per_epoch):
+                if self.step(coming):
+                    means = state.means
+                if progress:
+                    progress(Step(state.step, options.epochs * per_epoch, epoch + 1, options.epochs, means))
+                stopped = processes.any_rank(is_stopped())
+                if stopped or self.kept.is_due(options.checkpoint_every):
+                    self.keep()
+                if stopped:
+                    raise KeyboardInterrupt
         self.look()
         self.branches.eval()
 

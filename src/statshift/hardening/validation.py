@@ -28,6 +28,9 @@ from statshift.splitting.branches import Branches
 from statshift.tasks.classification import CLASSIFICATION
 from statshift.tasks.task import Task
 
+READING = ("workers", "cache", "cache_size")
+"""Options of `load_data` that change no pixel."""
+
 LIGS = "LIGS"
 """What the name of a measured similarity begins with, in a history; the other names are of accuracies."""
 
@@ -151,8 +154,8 @@ def prepare(
 
 def _preprocessing(given: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return those options that concern validation images as well: how they are read, not which."""
-    names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "workers", "ignore_index", "label_map")
-    return {name: value for name, value in (given or {}).items() if name in names}
+    names = ("resize", "crop", "interpolation", "class_map", "skip_bad", "ignore_index", "label_map")
+    return {name: value for name, value in (given or {}).items() if name in (*names, *READING)}
 
 
 def _walk(branches: Branches, data: ImageData, training: TrainingOptions, task: Task) -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """Batches that are read while the one before is at work."""
 
+import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from queue import Empty, Full, Queue
 from typing import TypeVar
 
+import torch
+
+from statshift._core.cores import usable_cores
 from statshift._core.parts import part
 
 T = TypeVar("T")
@@ -13,7 +17,13 @@ READ_AHEAD = 2
 """Batches that are ready at most."""
 
 
-def ahead(values: Iterable[T]) -> Iterator[T]:
+def is_idle_beside(workers: int, device: torch.device) -> bool:
+    """Return whether something can work beside this thread: processes that decode, a GPU, or a core torch leaves."""
+    threads = torch.get_num_threads() * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return workers > 0 or device.type == "cuda" or threads < usable_cores()
+
+
+def ahead(values: Iterable[T]) -> Generator[T, None, None]:
     """Yield values in order, read by a thread of their own, `READ_AHEAD` of them ahead; what it raises is raised here.
 
     The thread ends with the values, or as soon as nobody asks for more.

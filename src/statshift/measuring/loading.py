@@ -58,6 +58,11 @@ def find_device(name: str | torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
+def usual_workers(device: torch.device) -> int:
+    """Return how many processes decode unless told: none but where the model runs on a GPU."""
+    return min(8, torch.get_num_threads()) if device.type == "cuda" else 0
+
+
 def place(model: str | nn.Module, device: torch.device, *, in_place: bool = False) -> PixelModel:
     """Return a model in pixel space on a device.
 

@@ -24,7 +24,7 @@ from statshift.measuring.evaluate import Evaluator
 from statshift.measuring.fast import find_way, in_channels_last, settle
 from statshift.measuring.images import Images, read_images
 from statshift.measuring.ligs import LigsOptions
-from statshift.measuring.loading import dtype_name, find_device, fit_to_model, place
+from statshift.measuring.loading import dtype_name, find_device, fit_to_model, place, usual_workers
 from statshift.measuring.record import describe_plan
 from statshift.measuring.settings import Setup, Wanted
 from statshift.measuring.streams.course import Course, member_of
@@ -196,7 +196,7 @@ def _loading_options(
     processes of its own where the model runs on a GPU.
     """
     given = {name: value for name, value in wanted.data_options.items() if value is not None}
-    given.setdefault("workers", min(8, torch.get_num_threads()) if device.type == "cuda" else 0)
+    given.setdefault("workers", usual_workers(device))
     if wanted.corrupt_at == "benchmark" or {"resize", "crop"} & given.keys() or has_label_maps(data):
         return given
     if not model.loading_options:
