@@ -1,4 +1,4 @@
-"""What `measure --dry-run` tells, beside what the run then takes, part by part.
+"""What `measure --dry-run` tells, beside what the run then takes, part by part; and the parts' sum beside a stopwatch.
 
 `python benchmarks/planning.py --model cifar:resnet20 --weights resnet20.th --data npz:cifar10.npz --limit 500`
 
@@ -59,10 +59,14 @@ def main() -> None:
         )
 
     with tempfile.TemporaryDirectory() as folder:
-        told, made = measured(folder, dry_run=True).forecast, measured(folder, dry_run=False).profile
+        told = measured(folder, dry_run=True).forecast
+        begun = time.perf_counter()
+        made = measured(folder, dry_run=False).profile
+        watched = time.perf_counter() - begun
     assert told
     assert made
     print(f"plan {told.seconds:.1f} s, run {made.seconds:.1f} s: ratio {told.seconds / made.seconds:.3f}")
+    print(f"the profile adds up to {made.seconds / watched:.3f} of the {watched:.1f} s that a stopwatch outside shows")
     print(f"trial {told.trial:.1f} s; memory {(told.memory or 0) / 1e6:.0f} MB, run {(made.memory or 0) / 1e6:.0f} MB")
     for name, seconds in told.parts.items():
         print(f"{name:8} {seconds:8.2f} {made.parts[name]:8.2f}")
