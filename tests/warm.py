@@ -43,6 +43,7 @@ def _live(words, file, environment, streams):
         if file is None:
             runpy.run_module("statshift", run_name="__main__", alter_sys=True)
         else:
+            sys.path.insert(0, str(Path(file).parent))
             runpy.run_path(str(file), run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # a fork ends without them
