@@ -1,11 +1,8 @@
 """Recipes that measure: the papers' figures, a list that is whole, and runs that are what `measure` says."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from statistics import fmean
 
@@ -15,6 +12,7 @@ import torch
 from sklearn.metrics import silhouette_score
 
 import training_jobs
+import warm
 from statshift import load_data, load_model, measure
 from statshift._core.errors import InputError
 from statshift.adapting.drawing import adaptation_positions
@@ -438,10 +436,8 @@ def follow(label):
 run_recipe(read_recipe({str(recipe_file)!r}), None, None, {str(out)!r}, device="cpu", seed=3,
            data_options={{"limit": 60}}, measuring_progress=follow)
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    (tmp_path / "program.py").write_text(program)
+    ended = warm.run(file=tmp_path / "program.py")
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     kept = (out / "resnet20-end" / "rows.jsonl").read_text()
     assert 0 < len(kept.splitlines()) < 10
