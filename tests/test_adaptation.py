@@ -3,9 +3,6 @@
 import base64
 import copy
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import torch
 from torch import nn
 
 import statshift
+import warm
 from statshift import corrupt, load_data, read_run, rectify
 from statshift.adapting.drawing import adaptation_positions, shuffled_batches
 from statshift.adapting.options import AdaptationOptions
@@ -568,12 +566,8 @@ def model(tmp_path_factory):
 
 def go(count, *words):
     """Run the command in so many processes; all of them must end well."""
-    together = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"] if count > 1 else []
-    command = [sys.executable, "-m", *together, "statshift", *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    done = warm.run(*words, count=count)
     assert done.returncode == 0, done.stderr
-    return done
 
 
 def measuring(model, out, *more):

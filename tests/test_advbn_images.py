@@ -1,8 +1,6 @@
 """Data sets of worst-case images: factors and pixels, the control, sittings and processes, gradients, bad input."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+import warm
 from statshift import InputError, load_data
 from statshift.making import advbn
 from statshift.making.worst import Adversary, find_adversary
@@ -281,16 +280,14 @@ def test_what_was_interrupted_goes_on(whole, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="no kill -9")
 def test_killed_it_ends_with_the_bytes_of_one_that_was_not(whole, tmp_path):
     out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, out, "0.4"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=on_one_thread()
-    )
+    process = warm.start(out, "0.4", file=SCRIPT)
     end = time.monotonic() + 120
     while not (out / ".batches" / "000000.npz").exists():
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < end
         time.sleep(0.005)
     process.kill()
-    assert process.wait() == -9
+    assert warm.end(process).returncode == -9
     assert not (out / "batches.npz").exists()
     assert pictures(write(out).path) == pictures(whole.path)
 
@@ -298,24 +295,12 @@ def test_killed_it_ends_with_the_bytes_of_one_that_was_not(whole, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_together_they_give_the_bytes_of_one(whole, tmp_path, count):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    done = subprocess.run(
-        [*launcher, SCRIPT, tmp_path / "out"],
-        env=on_one_thread(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )
+    done = warm.run(tmp_path / "out", file=SCRIPT, count=count)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["environment"]["processes"] == count
     assert {**record, "environment": whole.record["environment"]} == whole.record
     assert pictures(tmp_path / "out") == pictures(whole.path)
-
-
-def on_one_thread():
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 # Gradients

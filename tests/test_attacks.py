@@ -1,10 +1,5 @@
 """Attacks on feature statistics and on pixels: against loops, finite differences, analytic signs and foolbox."""
 
-import os
-import socket
-import subprocess
-import sys
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -13,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import warm
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
 from statshift.shifts.attacks import (
@@ -649,14 +645,11 @@ def test_images_stay_in_the_ball_and_the_range(attack, dtype):
 WORKER = """
 import sys
 import torch
-import torch.distributed as dist
 from torch.nn import functional as F
 from statshift.shifts.attacks import FeatureAttack, attack_features, batch_moments
-from statshift._core.processes import mean_over_ranks
+from statshift._core.processes import join, mean_over_ranks
 
-rank, port, out = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-torch.set_num_threads(1)
+rank, _ = join()
 generator = torch.Generator().manual_seed(0)
 features = torch.randn(8, 4, 5, 5, generator=generator, dtype=torch.float64) + 0.5
 features[4:] *= 2
@@ -689,8 +682,7 @@ value = (mean.sin() * (rank + 1)).sum() + (own * mean * rank).sum()
 (gradient,) = torch.autograd.grad(value, parameter)
 found["mean"] = mean.detach(), value.detach(), gradient
 found["transposed"] = mean_over_ranks(torch.arange(6.0).view(2, 3).T + rank)
-torch.save(found, f"{out}/{rank}.pt")
-dist.destroy_process_group()
+torch.save(found, f"{sys.argv[1]}/{rank}.pt")
 """
 
 
@@ -698,18 +690,9 @@ dist.destroy_process_group()
 def two_processes(tmp_path_factory):
     """Return what two processes over gloo find, each with half of a batch of eight."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    start = partial(subprocess.Popen, env=environment, stderr=subprocess.PIPE, text=True)
-    started = [start([sys.executable, "-c", WORKER, str(rank), port, str(folder)]) for rank in range(2)]
-    try:
-        errors = [process.communicate(timeout=90)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], errors
+    (folder / "worker.py").write_text(WORKER)
+    ended = warm.run(folder, file=folder / "worker.py", count=2)
+    assert ended.returncode == 0, ended.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

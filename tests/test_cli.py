@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from statshift import InputError, load_data, load_model, read_run
 from statshift._core.tables import table
-from statshift.cli import typed
+from statshift.cli import demo, typed
 from statshift.cli.progress import duration
 from statshift.cli.tables import summary_text
 from statshift.results import open_run, summarise
@@ -713,12 +714,15 @@ def test_where_there_is_no_network_the_remedy_is_named(run, tmp_path):
 
 @pytest.mark.slow
 def test_the_demonstration(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("statshift.cli.demo.DEMO_IMAGES", 60)
+    hardening = demo._hardening()
+    short = replace(hardening, training=replace(hardening.training, epochs=1))
+    monkeypatch.setattr(demo, "DEMO_IMAGES", 50)
+    monkeypatch.setattr(demo, "_hardening", lambda: short)
     done = run("demo", "--out", tmp_path)
     assert done.code == 0
     summary, hardened = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "run-hardened"))
     source = summary["protocols"]["source"]
-    assert summary["images"] == 60
+    assert summary["images"] == 50
     assert source["clean_accuracy"] >= 0.94
     assert list(source["per_shift"]) == list(CORRUPTIONS[:15])
     assert all(len(shift["by_severity"]) == 5 for shift in source["per_shift"].values())

@@ -1,15 +1,14 @@
 """`statshift attack`: what it prints and writes, and bad input in one line."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+import warm
 from statshift import attack_images, load_data, load_model
 from statshift.shifts.attacks import PixelAttack
 
@@ -138,9 +137,7 @@ def test_killed_and_started_again_it_ends_with_the_same_images(run, model, tmp_p
     words += ["--batch-size", "4", "--epsilon", "8/255", "--steps", "2", "--device", "cpu", "--out"]
     whole, out = tmp_path / "whole", tmp_path / "killed"
     assert run(*words, whole).code == 0
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "FORWARDS": "14"}
-    command = [sys.executable, "-m", "statshift", *words, str(out)]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    killed = warm.run(*words, out, FORWARDS="14")
     assert killed.returncode == -9, killed.stderr
     parts = list(out.glob("part-*"))
     assert 0 < len(parts) < 5

@@ -424,7 +424,7 @@ def test_change_grows_with_severity(name, table, count, side):
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
 @pytest.mark.parametrize(
-    ("side", "count", "alone", "severity"), [(32, 128, 4, 3), (97, 4, 2, 1), (97, 4, 1, 5), (224, 3, 1, 3)]
+    ("side", "count", "alone", "severity"), [(32, 128, 4, 3), (97, 3, 2, 1), (97, 3, 1, 5), (224, 3, 1, 3)]
 )
 def test_an_image_gets_the_same_pixels_in_any_company(name, side, count, alone, severity, monkeypatch):
     """Batches of 1 and all, any order, 1 and 2 threads, other chunks and memory layouts: equal to the bit."""
@@ -437,14 +437,13 @@ def test_an_image_gets_the_same_pixels_in_any_company(name, side, count, alone, 
     try:
         torch.set_num_threads(2)
         together = corrupt(images, name, severity, seed=3, indices=indices)
-        permuted = corrupt(images[order], name, severity, seed=3, indices=indices[order])
-        assert torch.equal(permuted, together[order])
         torch.set_num_threads(1)
         singles = [corrupt(images[i : i + 1], name, severity, seed=3, indices=indices[i : i + 1]) for i in range(alone)]
         assert torch.equal(torch.cat(singles), together[:alone])
         monkeypatch.setattr(corruption, "_CACHE", 7 * images[0].numel())
-        assert torch.equal(corrupt(images, name, severity, seed=3, indices=indices), together)
-        few = slice(count - 3, count)
+        permuted = corrupt(images[order], name, severity, seed=3, indices=indices[order])
+        assert torch.equal(permuted, together[order])
+        few = slice(count - 2, count)
         strided = torch.stack([images[few], images[few]], dim=-1)[..., 0]
         for layout in (strided, images[few].contiguous(memory_format=torch.channels_last)):
             assert not layout.is_contiguous()

@@ -4,11 +4,8 @@ import ast
 import importlib
 import importlib.util
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -20,6 +17,7 @@ import typer
 from markdown.extensions.toc import slugify
 
 import statshift
+import warm
 from statshift._core.errors import StatshiftWarning
 from statshift.adapting.registry import PROTOCOLS
 from statshift.cli import app
@@ -301,20 +299,16 @@ def test_every_verb_has_its_page():
 def test_the_tutorial_word_for_word(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_files("tutorial.md")
-    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     outputs = []
     for block in blocks_of("tutorial.md"):
-        if block.language == "sh":
-            done = subprocess.run(
-                ["sh", "-ec", block.text],
-                capture_output=True,
-                text=True,
-                check=False,
-                env=os.environ | {"PATH": here, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-            )
+        outputs.append("")
+        for program, *words in map(shlex.split, block.text.splitlines() if block.language == "sh" else []):
+            file = words.pop(0) if program == "python" else None
+            assert program in ("python", "statshift")
+            done = warm.run(*words, file=file, CUDA_VISIBLE_DEVICES="")
             assert done.returncode == 0, f"{block.text}{done.stderr}"
             assert "Traceback" not in done.stderr
-            outputs.append(done.stdout)
+            outputs[-1] += done.stdout
 
     run = json.loads(Path("runs/source/summary.json").read_text())
     source, auto = run["protocols"]["source"], run["protocols"]["auto"]

@@ -1,14 +1,11 @@
 """Data sets of features: against loops over single images, closed forms, the attacks themselves, and after kill -9."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +15,7 @@ from scipy import stats
 from torch import nn
 from torch.nn import functional as F
 
+import warm
 from statshift import load_data, load_model
 from statshift._core import processes
 from statshift._core.errors import InputError
@@ -388,7 +386,6 @@ import sys, time, torch
 from test_extraction import Small
 from statshift.making.extraction import ExtractionOptions, extract
 from statshift.models import PixelModel
-torch.set_num_threads(1)
 wait = lambda done, total: time.sleep(0.05)
 extract(
     PixelModel(Small(), spec="small").eval(), sys.argv[1], sys.argv[2], ExtractionOptions(steps=6, batch_size=4),
@@ -402,16 +399,15 @@ def test_killed_and_started_again(model, data, tmp_path):
     options = ExtractionOptions(steps=6, batch_size=4)
     whole = extract(model, data, "robust", options, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "killed"
-    words = [sys.executable, "-c", PROGRAM, data, "robust", str(out)]
-    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})
+    (tmp_path / "program.py").write_text(PROGRAM)
+    process = warm.start(data, "robust", out, file=tmp_path / "program.py")
     end = time.monotonic() + 120
     while not (out / "part-00001.npz").exists():
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < end
         time.sleep(0.005)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert warm.end(process).returncode == -signal.SIGKILL
     kept = sorted(out.glob("part-*.npz"))
     assert 2 <= len(kept) < 5
     assert not (out / "images.npz").exists()

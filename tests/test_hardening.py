@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
 import training_jobs
+import warm
 from statshift import load_data
 from statshift._core.errors import InputError
 from statshift.hardening.choosing import find, made
@@ -221,7 +222,7 @@ def whole(tmp_path_factory):
 )
 def test_a_killed_run_goes_on_to_the_same_bits(whole, tmp_path, number, at, kept):
     """Three steps an epoch, a checkpoint after each: one of the step before, and of an interrupted one."""
-    ended = training_jobs.start("harden", tmp_path, int(number), at)
+    ended = warm.run("harden", tmp_path, int(number), at, file=training_jobs.__file__)
     if number == signal.SIGKILL:
         assert ended.returncode == -signal.SIGKILL, ended.stderr
     else:

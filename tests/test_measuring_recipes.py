@@ -1,12 +1,10 @@
 """Recipes that measure: the papers' figures, a list that is whole, and runs that are what `measure` says."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
+from functools import cache
 from statistics import fmean
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from sklearn.metrics import silhouette_score
 
 import training_jobs
+import warm
 from statshift import load_data, load_model, measure
 from statshift._core.errors import InputError
 from statshift.adapting.drawing import adaptation_positions
@@ -230,19 +229,20 @@ def test_what_is_measured_is_what_the_paper_says():
     ] * 2
 
 
+@cache
+def logits_shape(spec, arguments, classes):
+    side = 224 if "vgg" in spec and classes == 1000 else 64 if classes == 1000 else 32
+    with torch.device("meta"):
+        network = load_model(spec, model_args=dict(arguments), pretrained=False).network
+        return network(torch.empty(2, 3, side, side)).shape
+
+
 @pytest.mark.parametrize("name", [*RECTIFICATION, *MEASURING])
 def test_every_label_builds_its_network(name):
     chosen = recipe(name)
     classes = 1000 if chosen.data_set == "ImageNet" else 100 if chosen.data_set == "CIFAR-100" else 10
-    seen = set()
     for one in chosen.networks.values():
-        if repr(one) in seen:
-            continue
-        seen.add(repr(one))
-        with torch.device("meta"):
-            network = load_model(one.spec, model_args=one.arguments, pretrained=False).network
-            side = 224 if "vgg" in one.spec and classes == 1000 else 64 if classes == 1000 else 32
-            assert network(torch.empty(2, 3, side, side)).shape == (2, classes)
+        assert logits_shape(one.spec, tuple(one.arguments.items()), classes) == (2, classes)
 
 
 # The list
@@ -438,10 +438,8 @@ def follow(label):
 run_recipe(read_recipe({str(recipe_file)!r}), None, None, {str(out)!r}, device="cpu", seed=3,
            data_options={{"limit": 60}}, measuring_progress=follow)
 """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
-    )
+    (tmp_path / "program.py").write_text(program)
+    ended = warm.run(file=tmp_path / "program.py")
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     kept = (out / "resnet20-end" / "rows.jsonl").read_text()
     assert 0 < len(kept.splitlines()) < 10

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -254,17 +255,23 @@ def groups_of(network):
     return {module.num_groups for module in network.modules() if isinstance(module, nn.GroupNorm)}
 
 
+@cache
+def built(spec, arguments, side):
+    """Return a network of no weights, and the shape of its logits."""
+    with torch.device("meta"):
+        network = load_model(spec, model_args=dict(arguments)).network
+        return network, network(torch.empty(2, 3, side, side)).shape
+
+
 @pytest.mark.parametrize("name", NORMALIZATION)
 def test_every_label_builds_its_network(name):
     chosen = recipe(name)
     assert chosen.networks
     assert chosen.networks.keys() == chosen.options.keys()
     for label, one in chosen.networks.items():
-        with torch.device("meta"):
-            network = load_model(one.spec, model_args=one.arguments).network
-            side = 64 if name == "norms-imagenet" else 32
-            logits = network(torch.empty(2, 3, side, side))
-        assert logits.shape == (2, 1000 if name == "norms-imagenet" else 10)
+        side = 64 if name == "norms-imagenet" else 32
+        network, shape = built(one.spec, tuple(one.arguments.items()), side)
+        assert shape == (2, 1000 if name == "norms-imagenet" else 10)
         norm = one.arguments.get("norm", "batch")
         plain = "none" if label.endswith("fixup") else "batch"  # where the label names no norm
         assert norm == next((part for part in re.split("[-=]", label) if part in NORMS), plain)

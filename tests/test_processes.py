@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
+import warm
 from statshift._core import processes
 
 MODEL = """
@@ -75,16 +77,13 @@ def model(tmp_path_factory):
     return path
 
 
-def go(count, *words, threads=None, timeout=240, **variables):
-    """Run the command in so many processes, and return how it ended."""
+def go(count, *words):
+    """Run the command by Python or torchrun in so many processes, on as many threads as they like."""
     alone = [sys.executable, "-m", "statshift"]
     together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     words = [*(alone if count == 1 else [*together, "-m", "statshift"]), *map(str, words)]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    environment |= variables
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=240)
 
 
 def measuring(model, out, *more, build="build"):
@@ -103,8 +102,8 @@ def test_together_they_give_the_bytes_of_one(model, tmp_path):
     assert done.stderr.count("5 passes over") == 1
     assert done.stderr.count("near chance") <= 1
     assert "finished before" not in done.stderr
-    for name, threads in (("alone", None), ("alone on one thread", 1)):
-        assert go(1, *measuring(model, tmp_path / name, *options), threads=threads).returncode == 0
+    for name, alone in (("alone", partial(go, 1)), ("alone on one thread", warm.run)):
+        assert alone(*measuring(model, tmp_path / name, *options)).returncode == 0
         record = json.loads((tmp_path / name / "record.json").read_text())
         assert record["environment"]["processes"] == 1
         for file in ("rows.jsonl", "summary.json"):
@@ -126,10 +125,11 @@ def test_together_they_give_the_bytes_of_one(model, tmp_path):
 )
 def test_bad_input_ends_all_of_them(model, tmp_path, more, build, told):
     """With an error, and not with a process that waits for the others."""
-    done = go(2, *measuring(model, tmp_path / "run", *more, build=build), timeout=90)
-    assert done.returncode != 0
-    assert told in done.stderr
-    assert done.stdout == ""
+    started = warm.start_together(2, *measuring(model, tmp_path / "run", *more, build=build))
+    ended = [warm.end(process, timeout=90) for process in started]
+    assert all(one.returncode > 0 for one in ended)
+    assert told in "".join(one.stderr for one in ended)
+    assert [one.stdout for one in ended] == ["", ""]
     assert not (tmp_path / "run" / "rows.jsonl").exists() or build == "one_fails"
 
 
@@ -152,7 +152,7 @@ ALONG = ["--stream", "mixed", "--rectify", "auto,running", "--samples", "8", "--
 )
 def test_protocols_and_streams_are_shared_out_with_the_rows_of_one(model, tmp_path, more, passes, count):
     for number in (1, count):
-        done = go(number, *measuring(model, tmp_path / str(number), *more), threads=1)
+        done = warm.run(*measuring(model, tmp_path / str(number), *more), count=number)
         assert done.returncode == 0, done.stderr
         assert f"{passes} passes over" in done.stderr
         assert {"ahead", "streams"}.isdisjoint(path.name for path in (tmp_path / str(number)).iterdir())
@@ -161,49 +161,44 @@ def test_protocols_and_streams_are_shared_out_with_the_rows_of_one(model, tmp_pa
     assert json.loads((tmp_path / str(count) / "record.json").read_text())["environment"]["processes"] == count
 
 
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert warm.run(*measuring(model, out, *PROTOCOLS, "--batch-size", "10", build="mortal")).returncode == 0
+    return out
+
+
 @pytest.mark.slow
-def test_one_that_is_killed_takes_nothing_with_it(model, tmp_path):
+def test_one_that_is_killed_takes_nothing_with_it(model, whole, tmp_path):
     """Two processes deal out five conditions of 40 batches; one dies in its second, and three end the run."""
-    options = [*PROTOCOLS, "--batch-size", "10"]
-    words = measuring(model, tmp_path / "killed", *options, build="mortal")
-    done = go(2, *words, MORTAL="80", timeout=120)
-    assert done.returncode != 0
+    words = measuring(model, tmp_path / "killed", *PROTOCOLS, "--batch-size", "10", build="mortal")
+    first, killed = map(warm.end, warm.start_together(2, *words, MORTAL="80"))
+    assert (first.returncode, killed.returncode) == (2, -9)
     kept = rows_of(tmp_path / "killed").count(b"\n") + len([*(tmp_path / "killed").glob("ahead/*.json")])
     assert kept >= 8  # the first condition of the killed one, all whose rows were found
-    done = go(3, *words)
+    done = warm.run(*words, count=3)
     assert done.returncode == 0, done.stderr
     assert f"; {kept} finished before" in done.stderr
-    assert go(1, *measuring(model, tmp_path / "whole", *options, build="mortal")).returncode == 0
-    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "whole")
-    assert (tmp_path / "killed" / "summary.json").read_bytes() == (tmp_path / "whole" / "summary.json").read_bytes()
+    assert rows_of(tmp_path / "killed") == rows_of(whole)
+    assert (tmp_path / "killed" / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
     assert not (tmp_path / "killed" / "ahead").exists()
 
 
 @pytest.mark.slow
-def test_tasks_of_srun_are_a_launch(model, tmp_path):
+def test_tasks_of_srun_are_a_launch(model, whole, tmp_path):
     """Without torchrun: two processes as srun starts them; the death of one ends the other in a line."""
     step = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    step |= {"SLURM_STEP_NODELIST": "localhost", "OMP_NUM_THREADS": "1"}
+    step |= {"SLURM_STEP_NODELIST": "localhost"}
+    words = measuring(model, tmp_path / "run", *PROTOCOLS, "--batch-size", "10", build="mortal")
 
-    def launch(out, **more):
-        words = [sys.executable, "-m", "statshift", *map(str, measuring(model, out, *PROTOCOLS, build="mortal"))]
-        tasks = [
-            subprocess.Popen(
-                words,
-                env={**os.environ, **step, **more, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(2)
-        ]
-        return [(*task.communicate(timeout=240), task.returncode) for task in tasks]
+    def launch(**more):
+        ranks = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(2)]
+        return [warm.end(task) for task in [warm.start(*words, **step, **more, **rank) for rank in ranks]]
 
-    (_, told, code), (*_, killed) = launch(tmp_path / "run", MORTAL="9")
-    assert (code, killed) == (2, -9)
-    assert told.splitlines()[-1].startswith("statshift: error: Another process of the launch has ended")
-    (out, _, first), (nothing, _, second) = launch(tmp_path / "run")
-    assert (first, second, nothing) == (0, 0, "")
-    assert "clean " in out
-    assert go(1, *measuring(model, tmp_path / "alone", *PROTOCOLS, build="mortal")).returncode == 0
-    assert rows_of(tmp_path / "run") == rows_of(tmp_path / "alone")
+    first, killed = launch(MORTAL="9")
+    assert (first.returncode, killed.returncode) == (2, -9)
+    assert first.stderr.splitlines()[-1].startswith("statshift: error: Another process of the launch has ended")
+    first, second = launch()
+    assert (first.returncode, second.returncode, second.stdout) == (0, 0, "")
+    assert "clean " in first.stdout
+    assert rows_of(tmp_path / "run") == rows_of(whole)

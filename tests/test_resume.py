@@ -1,14 +1,16 @@
 """Killed at any moment and started again, a run ends with the bytes of one that was never interrupted."""
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
+
+import warm
 
 SHIFTS = "clean,contrast,gaussian_noise,brightness"
 CONDITIONS = 16
@@ -40,22 +42,17 @@ def command(tmp_path_factory):
     model.write_text(MODEL)
 
     def command(out, *more):
-        program = [sys.executable, "-m", "statshift", "measure", "--model", f"py:{model}:build", "--data", "digits"]
-        program += ["--device", "cpu"]
-        return [*program, "--limit", "80", "--batch-size", "8", "--shifts", SHIFTS, "--out", str(out), *more]
+        words = ["measure", "--model", f"py:{model}:build", "--data", "digits", "--device", "cpu"]
+        return [*words, "--limit", "80", "--batch-size", "8", "--shifts", SHIFTS, "--out", str(out), *more]
 
     return command
-
-
-def go(words):
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory):
     """A run that nobody interrupts."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    done = go(command(out))
+    done = warm.run(*command(out))
     assert done.returncode == 0, done.stderr
     return out
 
@@ -66,14 +63,14 @@ def lines(path):
 
 def kill_after(words, path, rows):
     """Start a run and kill it, as soon as its directory holds so many rows; 0 stands for its record alone."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = warm.start(*words)
     end = time.monotonic() + 120
     while not (path / "record.json").exists() or len(lines(path / "rows.jsonl")) < rows:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < end
         time.sleep(0.005)
     process.kill()
-    assert process.wait() == -9
+    assert warm.end(process).returncode == -9
 
 
 def assert_equal_to(whole, out):
@@ -106,7 +103,7 @@ def test_killed_and_started_again(command, whole, tmp_path, rows):
     assert not (out / "summary.json").exists()
     kept = [line for line in lines(out / "rows.jsonl") if line.endswith(b"\n")]
     assert rows <= len(kept) < CONDITIONS
-    done = go(command(out))
+    done = warm.run(*command(out))
     assert done.returncode == 0, done.stderr
     assert re.search(rf"\b{CONDITIONS - len(kept)} pass(es)? over 80 images", done.stderr)
     assert lines(out / "rows.jsonl")[: len(kept)] == kept
@@ -119,7 +116,7 @@ def test_killed_again_and_again(command, whole, tmp_path):
     out = tmp_path / "run"
     for rows in (1, 4, 6, 11):
         kill_after(command(out), out, rows)
-    assert go(command(out)).returncode == 0
+    assert warm.run(*command(out)).returncode == 0
     assert_equal_to(whole, out)
     assert_timed_once(out, lost=4)
 
@@ -127,12 +124,12 @@ def test_killed_again_and_again(command, whole, tmp_path):
 @pytest.mark.slow
 def test_killed_while_it_starts(command, whole, tmp_path):
     out = tmp_path / "run"
-    for seconds in (0.2, 1.0, 2.0, 3.0):
-        process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for seconds in (0.02, 0.1, 0.2, 0.3):
+        process = warm.start(*command(out))
         time.sleep(seconds)
         process.kill()
-        process.wait()
-    assert go(command(out)).returncode == 0
+        warm.end(process)
+    assert warm.run(*command(out)).returncode == 0
     assert_equal_to(whole, out)
 
 
@@ -140,7 +137,7 @@ def test_killed_while_it_starts(command, whole, tmp_path):
 def test_a_torn_last_line_is_made_again(command, whole, tmp_path, torn):
     out = tmp_path / "run"
     part_of(whole, out, 14, lines(whole / "rows.jsonl")[14][:torn])
-    done = go(command(out))
+    done = warm.run(*command(out))
     assert done.returncode == 0, done.stderr
     assert "2 passes over" in done.stderr
     assert_equal_to(whole, out)
@@ -151,7 +148,7 @@ def test_a_torn_last_line_is_made_again(command, whole, tmp_path, torn):
 def test_the_summary_alone_is_made_without_a_pass(command, whole, tmp_path):
     out = tmp_path / "run"
     part_of(whole, out, CONDITIONS)
-    done = go(command(out))
+    done = warm.run(*command(out))
     assert done.returncode == 0, done.stderr
     assert "over 80 images" not in done.stderr
     assert_equal_to(whole, out)
@@ -162,7 +159,7 @@ def test_batch_size_and_workers_may_change(command, whole, tmp_path):
     """Nothing but the last digits of a sum may depend on them."""
     out = tmp_path / "run"
     part_of(whole, out, 3)
-    done = go(command(out, "--batch-size", "27", "--workers", "1"))
+    done = warm.run(*command(out, "--batch-size", "27", "--workers", "1"))
     assert done.returncode == 0, done.stderr
     assert lines(out / "rows.jsonl")[:3] == lines(whole / "rows.jsonl")[:3]
     for a, b in zip(lines(whole / "rows.jsonl"), lines(out / "rows.jsonl"), strict=True):
@@ -181,7 +178,7 @@ def test_another_seed_is_another_run(command, whole, tmp_path):
     out = tmp_path / "run"
     part_of(whole, out, 3)
     before = contents(out)
-    done = go(command(out, "--seed", "1"))
+    done = warm.run(*command(out, "--seed", "1"))
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"statshift: error: {out} holds another run (")
     assert "in the directory" in done.stderr
@@ -192,15 +189,15 @@ def test_another_seed_is_another_run(command, whole, tmp_path):
 @pytest.mark.slow
 def test_two_at_once_are_one_too_many(command, whole, tmp_path):
     out = tmp_path / "run"
-    first = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = warm.start(*command(out))
     while not (out / "rows.jsonl").exists():
-        assert first.poll() is None
+        assert first.is_alive()
         time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)  # it cannot be done before the second begins
-    second = go(command(out))
-    first.send_signal(signal.SIGCONT)
+    os.kill(first.pid, signal.SIGSTOP)  # it cannot be done before the second begins
+    second = warm.run(*command(out))
+    os.kill(first.pid, signal.SIGCONT)
     assert second.returncode == 2
     assert f"Another process is writing to {out}" in second.stderr
-    assert first.wait(timeout=300) == 0
+    assert warm.end(first).returncode == 0
     assert_equal_to(whole, out)
     assert_timed_once(out)

@@ -4,11 +4,8 @@ Run as a program it writes the gradients of the LIGS regularizer, of its process
 """
 
 import json
-import os
 import re
 import shlex
-import socket
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
 
 import training_jobs
+import warm
 from statshift import load_data, load_model, measure
 from statshift._core import processes
 from statshift._core.errors import InputError, NoGradientError
@@ -164,21 +162,8 @@ def penalty(rank, world):
 def two_processes(tmp_path_factory):
     """Return what two processes over gloo find, each with half of the images."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = [sys.executable, __file__, str(folder)]
-    started = [
-        subprocess.Popen(words, env={**common, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=90)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], errors
+    ended = warm.run(folder, file=__file__, count=2)
+    assert ended.returncode == 0, ended.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
@@ -434,6 +419,5 @@ def test_robust_accuracies_that_are_not_all_or_nothing_stay_too(monkeypatch):
 
 if __name__ == "__main__":
     place = processes.join()
-    torch.set_num_threads(1)
     found = {"regularised": regularised(*place), "penalty": penalty(*place)}
     torch.save(found, Path(sys.argv[1]) / f"{place[0]}.pt")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-import training_jobs
+import warm
 from statshift import load_data, load_model, measure, train_from_scratch
 from statshift._core.errors import InputError
 from statshift.adapting.drawing import adaptation_positions
@@ -333,7 +333,7 @@ def without_header(path):
 )
 def test_killed_and_started_again_it_ends_with_the_same_weights(method, step, tmp_path):
     """Three steps an epoch, a checkpoint after each; it dies before the one of this step."""
-    ended = training_jobs.start(method, step, tmp_path / "killed", file=__file__)
+    ended = warm.run(method, step, tmp_path / "killed", file=__file__)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert (tmp_path / "killed" / "checkpoint.pt").exists()
     assert not (tmp_path / "killed" / "clean.safetensors").exists()

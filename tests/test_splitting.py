@@ -92,20 +92,28 @@ def restore(model, state):
         value.copy_(state[name])
 
 
-def twice(model, first, second):
-    """Return what two functions give from one state of the model, one seed, and the states they leave."""
-    state, found = snapshot(model), []
-    for function in (first, second):
-        torch.manual_seed(3)
-        random.seed(3)
-        found.append((function(), snapshot(model), torch.get_rng_state()))
-        restore(model, state)
+def once(model, function):
+    """Return what a function gives from one seed, the state of the model that it leaves, and the generator's."""
+    state = snapshot(model)
+    torch.manual_seed(3)
+    random.seed(3)
+    found = function(), snapshot(model), torch.get_rng_state()
+    restore(model, state)
     return found
 
 
-def assert_same_as_whole(model, found, images):
+def twice(model, first, second):
+    """Return what two functions give from one state of the model, one seed, and the states they leave."""
+    return once(model, first), once(model, second)
+
+
+def whole_of(model, images):
+    return once(model, lambda: extract_logits(model(images)))
+
+
+def assert_same_as_whole(model, found, images, whole=None):
     """The split gives the model's logits, and moves its statistics and the generator as the model does."""
-    whole, parts = twice(model, lambda: extract_logits(model(images)), lambda: found.suffix(found.prefix(images)))
+    whole, parts = whole or whole_of(model, images), once(model, lambda: found.suffix(found.prefix(images)))
     assert torch.equal(parts[0], whole[0])
     assert [name for name, value in whole[1].items() if not torch.equal(parts[1][name], value)] == []
     assert torch.equal(parts[2], whole[2])
@@ -141,13 +149,14 @@ def check_architecture(spec, replayed):
     model, images = build(spec), pictures(2, side)
     before = snapshot(model)
     names = [cut.name for cut in find_cuts(model, images)]
+    whole = {mode: whole_of(model.train(mode), images) for mode in (True, False)}
     for place, at in enumerate((names[0], names[len(names) // 2], names[-1])):
         for trace in (True, False) if place in replayed else (True,):
             found = split(model, at, images, trace=trace)
             assert found.cut.name == at
             for mode in (False, True):
                 model.train(mode)
-                assert_same_as_whole(model, found, images)
+                assert_same_as_whole(model, found, images, whole[mode])
             model.eval()
             crossed = spec == "torchvision:googlenet" and at == names[-1]  # by its auxiliary heads, in training mode
             assert (found.graph is None) == (not trace or crossed or spec in UNTRACEABLE)

@@ -2,11 +2,7 @@
 
 import importlib.util
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from itertools import pairwise
@@ -20,6 +16,7 @@ from PIL import Image
 
 import statshift
 import tiny_styles
+import warm
 from statshift import CorruptionOptions, InputError, load_data, load_model
 from statshift.decoding.styles import read_styles, stylise
 from statshift.making.stylised import write_stylised
@@ -220,18 +217,14 @@ def test_another_seed_gives_other_styles(whole, place, tmp_path):
     assert tree_of(other.path).keys() == tree_of(whole.path).keys()
 
 
-def started(*words, **more):
-    return subprocess.Popen([sys.executable, tiny_styles.__file__, *map(str, words)], **more)
-
-
 def test_killed_it_goes_on_to_the_same_bytes(whole, place, tmp_path):
     out = tmp_path / "killed"
-    process = started(place, out, 0.5)
+    process = warm.start(place, out, 0.5, file=tiny_styles.__file__)
     while len(list((out / ".batches").glob("*.npz"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert warm.end(process).returncode == -9
     assert 0 < len(tree_of(out)) < tiny_styles.COUNT
     tiny_styles.write(place, out)
     assert tree_of(out) == tree_of(whole.path)
@@ -240,10 +233,8 @@ def test_killed_it_goes_on_to_the_same_bytes(whole, place, tmp_path):
 
 def test_two_processes_write_the_bytes_of_one(whole, place, tmp_path):
     out = tmp_path / "two"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    words = [*launch, tiny_styles.__file__, str(place), str(out), "0"]
-    done = subprocess.run(words, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    done = warm.run(place, out, 0, file=tiny_styles.__file__, count=2, CUDA_VISIBLE_DEVICES="")
+    assert done.returncode == 0, done.stderr
     assert tree_of(out) == tree_of(whole.path)
     assert json.loads((out / "record.json").read_text())["environment"]["processes"] == 2
 

@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d
 from timm.layers.norm_act import SyncBatchNormAct
 from torch import nn
 
-import training_jobs
+import warm
 from statshift._core import processes
 from statshift._core.errors import InputError
 from statshift.norms import synchronisation
@@ -152,7 +152,7 @@ def work(folder):
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
-    ended = training_jobs.start(tmp_path, file=__file__, processes=2)
+    ended = warm.run(tmp_path, file=__file__, count=2)
     assert ended.returncode == 0, ended.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first["world"] == second["world"] == 2

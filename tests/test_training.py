@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import training_jobs
+import warm
 from statshift import load_data
 from statshift._core.errors import InputError
 from statshift._core.randomness import Draws
@@ -806,7 +807,7 @@ def test_a_damaged_checkpoint_is_refused_and_left(digits, tmp_path, damage):
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    ended = training_jobs.start("together", folder, processes=2)
+    ended = warm.run("together", folder, file=training_jobs.__file__, count=2)
     assert ended.returncode == 0, ended.stderr
     found = [torch.load(folder / f"{rank}.pt") for rank in range(2)]
     assert [one["world"] for one in found] == [2, 2]
@@ -836,6 +837,6 @@ def test_two_processes_train_as_one_does(together, name):
 
 @pytest.mark.slow
 def test_a_batch_that_two_processes_cannot_share(tmp_path):
-    ended = training_jobs.start("uneven", processes=2)
+    ended = warm.run("uneven", file=training_jobs.__file__, count=2)
     assert ended.returncode != 0
     assert "batch of 15 images to be shared out evenly, but processes are 2" in ended.stderr

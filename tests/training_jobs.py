@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from functools import partial
@@ -128,14 +127,6 @@ def harden_into(folder, model=f"py:{__file__}:build_dropout", limit=96, **more):
     training = TrainingOptions(epochs=2, batch_size=32, learning_rate=0.01, seed=3, checkpoint_every=0)
     data = load_data("digits:train", limit=limit)
     return harden(model, data, HardenOptions(at="act1", training=training), out=folder, device="cpu", **more)
-
-
-def start(*words, file=__file__, processes=1, timeout=100):
-    """Run a file, by default this, in one process or in several by torchrun, on a thread each; return how it ended."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    words = [sys.executable, *(launcher if processes > 1 else []), str(file), *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=timeout)
 
 
 def _together(folder):
