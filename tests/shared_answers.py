@@ -1,4 +1,4 @@
-"""What a stream answers to a batch that is its window, in NumPy: source and rectified model together."""
+"""What a stream answers to a batch that is its window, in NumPy: between source and rectified model."""
 
 import numpy as np
 import torch
@@ -27,11 +27,9 @@ def own_shares(source, images):
 
 
 def shared_answer(source, rectified, images):
-    """Return logits (n,K): those of the mixture, on the scale of the rectified model's."""
+    """Return logits (n,K), of each image so far from the source's to the rectified model's as its share says."""
     with torch.no_grad():
-        first, second = rectified.eval()(images).numpy(), source.eval()(images).numpy()
-    answers = []
-    for share, one, other in zip(own_shares(source, images), first, second, strict=True):
-        one_odds, other_odds = np.exp(one) / np.exp(one).sum(), np.exp(other) / np.exp(other).sum()
-        answers.append(np.log(share * one_odds + (1 - share) * other_odds) + np.log(np.exp(one).sum()))
+        first, second = source.eval()(images).numpy(), rectified.eval()(images).numpy()
+    shares = own_shares(source, images)
+    answers = [(1 - share) * one + share * other for share, one, other in zip(shares, first, second, strict=True)]
     return torch.from_numpy(np.array(answers))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from shared_answers import own_shares
 from statshift._core.errors import FewImagesWarning, InputError
+from statshift.adapting.passes import between
 from statshift.adapting.rectify import rectify
 from statshift.norms import shrinkage
 from statshift.norms.layers import batch_norms
@@ -532,3 +533,22 @@ def test_auto_asks_the_layers_that_a_forward_meets():
     found = rectify(network, images, "auto")
     for name, value in buffers(expected).items():
         assert torch.equal(found.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(), (7,), (7, 3, 2)])
+def test_between_two_answers_lies_as_much_of_each_as_the_share_says(shape, dtype):
+    source, rectified = torch.randn(2, 5, *shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    shares = torch.tensor([0, 0.25, 0.5, 0.75, 1])
+    found = between(source, rectified, shares)
+    for share, one, other, answer in zip(shares.tolist(), source, rectified, found, strict=True):
+        expected = (1 - share) * one.double() + share * other.double()
+        torch.testing.assert_close(answer.double(), expected, rtol=0, atol=8 * torch.finfo(dtype).eps)
+    assert torch.equal(found[0], source[0])
+    assert torch.equal(found[-1], rectified[-1])
+    assert torch.equal(between(source, source, shares), source)
+
+
+def test_classes_that_both_exclude_stay_excluded():
+    source, rectified = torch.tensor([[[1.0, 2.0, -np.inf]], [[3.0, 1.0, -np.inf]]])
+    assert torch.equal(between(source, rectified, torch.tensor([0.5])), torch.tensor([[2.0, 1.5, -np.inf]]))

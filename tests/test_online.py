@@ -21,6 +21,7 @@ from statshift.adapting import online
 from statshift.adapting.monitoring import NO_SHIFT, NOT_FINITE, TOO_ALIKE, TOO_FEW
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import gather_evidence
+from statshift.norms.statistics import mix
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -235,6 +236,26 @@ def test_a_batch_that_is_the_window_is_answered_by_the_forward_that_rectifies(ne
             assert torch.equal(logits, adapted(images))
         else:
             torch.testing.assert_close(logits, shared_answer(network, adapted, images), rtol=1e-9, atol=1e-9)
+
+
+def certainly(stored, observed, images, *, certain):
+    """Go to the target as far as it is certain; a rule of one's own that asks for evidence."""
+    return mix(stored, observed, 1 - float(certain))
+
+
+class Decided(nn.Sequential):
+    """Return the class itself."""
+
+    def forward(self, images):
+        return super().forward(images).argmax(1)
+
+
+def test_rules_of_ones_own_and_what_is_no_number_are_answered_by_the_copy_alone(network):
+    images = stream_of(1)[0]
+    own = RectifiedStream(network, window=8, every=8, protocol=certainly)
+    assert torch.equal(own(images), rectify(network, images, certainly)(images))
+    decided = Decided(*deepcopy(network))
+    assert torch.equal(RectifiedStream(decided, window=8, every=8)(images), rectify(decided, images)(images))
 
 
 # Threads

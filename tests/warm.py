@@ -62,7 +62,12 @@ def end(process, timeout=240):
 
 def run(*words, count=1, timeout=240, **more):
     """Run in so many processes that know each other as torchrun's do, and return how the first ended."""
-    ended = [end(process, timeout) for process in start_together(count, *words, **more)]
+    started = start_together(count, *words, **more)
+    try:
+        ended = [end(process, timeout) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     assert {one.returncode for one in ended[1:]} <= {ended[0].returncode}, [one.stderr for one in ended]
     return ended[0]
 

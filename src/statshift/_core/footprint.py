@@ -10,10 +10,11 @@ def peak_memory() -> int | None:
     """Return the most bytes that this process has held in main memory so far; None where the system does not tell."""
     if sys.platform == "win32":
         return None
-    status = Path("/proc/self/status")
-    if status.exists():  # of Linux, where the figure below is at least that of the process that started this one
-        told = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return int(told["VmHWM"].split()[0]) * 1024
+    status = Path("/proc/self/status")  # of Linux, where the figure below is at least that of who started this process
+    lines = status.read_text(errors="replace").splitlines() if status.exists() else []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

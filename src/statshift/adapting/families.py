@@ -67,12 +67,15 @@ class Rule(Writer):
             a survey of the untouched model (see `statshift.norms.shrinkage.Evidence`).
         trusted: whether it returns what is finite wherever what it observes is, so that this is not looked at.
         sparing: whether a model without batch norm is left alone, with a warning, rather than refused.
+        shared: whether a stream answers a batch that is all of its window by the source too, each image by its share of
+            the common shift; it must ask for what a survey tells.
     """
 
     family = RULES
     target: ClassVar[Callable[..., ChannelStatistics]]
     trusted: ClassVar[bool] = False
     sparing: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
 
     def __call__(self, stored: ChannelStatistics, observed: Observed, images: int, **offered: Any) -> ChannelStatistics:
         """Return what a layer shall use."""

@@ -29,8 +29,8 @@ class RectifiedStream(Stepping):
     With "auto" the copy goes as far as the window shows a shift beyond noise, so it is back at the source, or nearly,
     once the shift is gone; a model without batch norm it leaves alone, with a warning. It costs two more forward passes
     of `window` images for every `every` images answered; on the CPU, where a batch is the window, one in all. A batch
-    that is the window is answered by source and copy together, each image by how far it shows the shift that they have
-    in common (`Evidence.shares`): that helps where a batch mixes shifts, and costs nothing more.
+    that is all of the window is answered between source and copy, each image by how far it shows the shift that they
+    have in common (`Evidence.shares`), for no pass more: that helps where a batch mixes shifts.
 
     A batch with a value that is not finite is answered by the model as it stands, counted, and does not enter the
     window; it counts towards `every`. Images that the model cannot take raise and leave all as it is; those of another
@@ -150,7 +150,8 @@ class RectifiedStream(Stepping):
                 return self._plain(images)
             whole = whole & finite & made.replaced.logical_not()
             used = at_hand(images) and whole and not self._how.get("unbiased")  # by the layers, what is written now
-            return cast(Tensor, made.answer(made.output if used else self._plain(images), whole))
+            logits = cast(Tensor, made.output) if used else self._plain(images)
+            return cast(Tensor, made.answer(logits, whole)) if self._how["rule"].shared else logits
 
     def _norms(self) -> dict[str, _BatchNorm]:
         return running_norms(self.model)

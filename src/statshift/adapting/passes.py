@@ -52,6 +52,10 @@ class LayerRule(Protocol):
     def trusted(self) -> bool:
         """Whether what it returns is finite wherever what is observed is, so that it is not looked at."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether a stream answers by the source too; see `Rewritten.answer`. It gets evidence then."""
+
 
 @dataclass(frozen=True)
 class Rewritten:
@@ -86,16 +90,17 @@ class Rewritten:
         alike: Tensor = few & (self.evidence["persisting"] == 0)
         return alike
 
-    def answer(self, logits: Any, where: Tensor) -> Any:
+    def answer(self, output: Any, where: Tensor) -> Any:
         """Return what to answer the images themselves, each by how far it shows the shift that they have in common.
 
         Args:
-            logits: (n,K,...) of the rectified model; what is no such tensor is the answer, and without evidence it is.
-            where: () bool, whether the evidence is of these images; if not, the answer is `logits`.
+            output: (n,...) of the rectified model; the answer lies between it and what the untouched model returned.
+                What is no such tensor of numbers is the answer.
+            where: () bool, whether the evidence is of these images; if not, the answer is `output`.
         """
-        if not self.evidence or not isinstance(logits, Tensor) or logits.ndim < 2:
-            return logits
-        return shared(logits, self.evidence["output"], torch.where(where, self.evidence["shares"], 1))
+        source, shares = self.evidence["output"], self.evidence["shares"]
+        numbers = isinstance(output, Tensor) and output.is_floating_point() and len(output) == len(shares)
+        return between(source, output, torch.where(where, shares, 1)) if numbers else output
 
     def check(self) -> None:
         """Check that all is finite, and warn of images that are alike, by one transfer.
@@ -107,18 +112,16 @@ class Rewritten:
             warn(FEW_IMAGES, FewImagesWarning, stacklevel=2)
 
 
-def shared(rectified: Tensor, source: Tensor, shares: Tensor) -> Tensor:
-    """Return logits (n,K,...) of a mixture of what two models predict, on the scale of the first.
+def between(source: Tensor, rectified: Tensor, shares: Tensor) -> Tensor:
+    """Return what lies so far on the way from one to the other: at 0, at 1, and where they are equal, to the bit.
 
     Args:
-        rectified: logits (n,K,...).
-        source: likewise.
-        shares: (n,) in [0,1], the weight of the first; where it is 1, the result is the first to the bit.
+        source: (n,...).
+        rectified: likewise.
+        shares: (n,) in [0,1].
     """
     share = shares.to(rectified).view(-1, *[1] * (rectified.ndim - 1))
-    first, second = (logits.log_softmax(1) for logits in (rectified, source))
-    mixed = rectified - first + torch.logaddexp(first + share.log(), second + (1 - share).log())
-    return torch.where(share == 1, rectified, mixed)
+    return torch.where(source == rectified, rectified, source.lerp(rectified, share))  # infinities among them
 
 
 def rewrite_by(model: nn.Module, images: Tensor, rule: LayerRule, **how: Any) -> Tensor:

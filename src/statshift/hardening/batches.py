@@ -133,7 +133,8 @@ class Batches:
         chosen = np.concatenate(groups)
         labels = sent(self.task.labels(self.data, chosen), self.device).chunk(len(groups))
         augmentation = self.augmentation
-        source = self._from_held if self.holds else self._from_kept if augmentation.as_tensors else self._from_source
+        kept = augmentation.as_tensors and not self.data.source.drawn
+        source = self._from_held if self.holds else self._from_kept if kept else self._from_source
         with closing(source(groups, augmentation, epoch)) as made:
             yield from zip(made, labels, strict=True)
 

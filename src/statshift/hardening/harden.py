@@ -188,7 +188,7 @@ def _kept(
     Raises:
         InputError: a folder without a name.
     """
-    if augmentation.as_tensors:
+    if augmentation.as_tensors or cache == "":
         return kept_in_file(images, cache, cache_size)
     if cache not in (None, NO_FILE):
         why = "with label maps"

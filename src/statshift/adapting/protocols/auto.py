@@ -21,6 +21,7 @@ class Auto(Rule):
     summary = "as far as evidence goes; derived in docs/auto.md"
     trusted = True
     sparing = True
+    shared = True
 
     def target(
         self,
