@@ -142,7 +142,7 @@ runpy.run_module("statshift", run_name="__main__")
 def run(
     data: Path, out: Path, *options: str, processes: int = 1, threads: int = 1, decodes: Path | None = None
 ) -> dict[str, Any]:
-    """Run `statshift measure` in a process of its own; return its profile, its wall time and what it said.
+    """Run `statshift measure` in a process of its own; return profile, wall time and, with `--json`, what it said.
 
     Args:
         data: folder of images.
@@ -166,10 +166,10 @@ def run(
     begun = time.perf_counter()
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     said = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-    found = {"wall": time.perf_counter() - begun, "said": said}
+    found = {"wall": time.perf_counter() - begun}
     if (out / "profile.json").exists():
         found |= json.loads((out / "profile.json").read_text())
-    return found
+    return found | (json.loads(said) if "--json" in options else {})
 
 
 def cache(folder: Path, work: Path, images: int) -> None:
@@ -216,12 +216,10 @@ def processes(folder: Path, work: Path, images: int) -> None:
 def plan(folder: Path, work: Path, images: int) -> None:
     """Set what is foretold beside what a run takes, and foretell all 75 conditions of 50,000 images."""
     place = str(work / "cache")
-    told = json.loads(run(folder, work / "planned", "--cache", place, "--dry-run", "--json")["said"])
+    told = run(folder, work / "planned", "--cache", place, "--dry-run", "--json")
     made = run(folder, work / "planned", "--cache", place, "--profile")
-    whole = json.loads(
-        run(folder, work / "whole", "--cache", place, "--dry-run", "--json", "--shifts", "clean,common",
-            "--severities", "1,2,3,4,5")["said"]
-    )  # fmt: skip
+    more = ("--shifts", "clean,common", "--severities", "1,2,3,4,5")
+    whole = run(folder, work / "whole", "--cache", place, "--dry-run", "--json", *more)
     scale = WHOLE / images
     columns = {
         "the run": made["parts"],
