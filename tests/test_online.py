@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from copy import deepcopy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from statshift import InputError, RectifiedStream, load_model, rectify
 from statshift._core.errors import FewImagesWarning, LeftAloneWarning
 from statshift.adapting import online
 from statshift.adapting.monitoring import NO_SHIFT, NOT_FINITE, TOO_ALIKE, TOO_FEW
+from statshift.adapting.protocols.replace import Replace
 from statshift.norms.selection import select_layers
 from statshift.norms.shrinkage import gather_evidence
 from statshift.norms.statistics import mix
@@ -241,6 +243,21 @@ def test_a_batch_that_is_the_window_is_answered_by_the_forward_that_rectifies(ne
 def certainly(stored, observed, images, *, certain):
     """Go to the target as far as it is certain; a rule of one's own that asks for evidence."""
     return mix(stored, observed, 1 - float(certain))
+
+
+@dataclass(frozen=True)
+class Sharing(Replace):
+    """Replace, which asks for no evidence, and answer by the source too."""
+
+    name = "sharing"
+    shared = True
+
+
+def test_a_rule_that_shares_need_not_ask_for_evidence(network):
+    images = stream_of(1)[0]
+    answer = RectifiedStream(network, window=8, every=8, protocol=Sharing())(images)
+    expected = shared_answer(network, rectify(network, images, "replace"), images)
+    torch.testing.assert_close(answer, expected, rtol=1e-9, atol=1e-9)
 
 
 class Decided(nn.Sequential):

@@ -68,7 +68,7 @@ class Rule(Writer):
         trusted: whether it returns what is finite wherever what it observes is, so that this is not looked at.
         sparing: whether a model without batch norm is left alone, with a warning, rather than refused.
         shared: whether a stream answers a batch that is all of its window by the source too, each image by its share of
-            the common shift; it must ask for what a survey tells.
+            the common shift, which costs a survey where the target does not ask for one anyway.
     """
 
     family = RULES

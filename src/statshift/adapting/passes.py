@@ -113,11 +113,11 @@ class Rewritten:
 
 
 def between(source: Tensor, rectified: Tensor, shares: Tensor) -> Tensor:
-    """Return what lies so far on the way from one to the other: at 0, at 1, and where they are equal, to the bit.
+    """Return the source's answer, moved to the rectified one's by the shares; at 0, 1 and where both agree, to the bit.
 
     Args:
-        source: (n,...).
-        rectified: likewise.
+        source: (n,...), what the untouched model returned.
+        rectified: (n,...), what the rectified one did.
         shares: (n,) in [0,1].
     """
     share = shares.to(rectified).view(-1, *[1] * (rectified.ndim - 1))
@@ -175,7 +175,7 @@ def rewrite_unchecked(
     asked = rule.asked
     evidence: dict[str, Any] = {}
     replaced = torch.zeros((), dtype=torch.bool, device=images.device)
-    if asked & set(OFFERED[1:]):
+    if rule.shared or asked & set(OFFERED[1:]):
         images, replaced = without_noise(images)
         evidence = vars(gather_evidence(model, images, layers if where == "all" else select_layers(model, images)))
     seen: Seen = {}
