@@ -36,11 +36,6 @@ class Source(ABC):
         groups: classes of the model that are one of the data's, each with its label first; () where none is.
     """
 
-    @property
-    def drawn(self) -> bool:
-        """Whether the images may be others each time."""
-        return False
-
     place: str
     labels: NDArray[np.int64] | None = None
     class_names: tuple[str, ...] | None = None
@@ -50,6 +45,11 @@ class Source(ABC):
     class_order: str | None = None
     maps: Maps | None = None
     groups: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the images may be others each time."""
+        return False
 
     @abstractmethod
     def __len__(self) -> int: ...
