@@ -4,9 +4,13 @@ python benchmarks/measure.py [--model cifar:resnet20] [--side 32] [--images 1000
 """
 
 import argparse
+import re
 import tempfile
 import time
+from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,9 +23,7 @@ from statshift.measuring.loading import DTYPES
 PASSES = 76
 
 
-def beside_bare(
-    model: nn.Module, side: int, images: int, batch_size: int, dtype: str, repeats: int
-) -> dict[str, float]:
+def beside_bare(model: nn.Module, side: int, images: int, batch_size: int, dtype: str, repeats: int) -> dict[str, Any]:
     """Return the seconds of a run of the 15 corruptions, and of as many bare forward passes of the same images."""
     device = next(model.parameters()).device
     pixels = torch.randint(256, (images, 3, side, side), dtype=torch.uint8)
@@ -34,23 +36,26 @@ def beside_bare(
             for batch in on_device.split(batch_size):
                 model(batch)
 
-    def whole() -> float:
+    def whole() -> tuple[float, Mapping[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             begun = time.perf_counter()
-            measure(model, data, out=Path(folder) / "run", batch_size=batch_size, device=str(device), dtype=dtype)
-            return time.perf_counter() - begun
+            out = Path(folder) / "run"
+            made = measure(model, data, out=out, batch_size=batch_size, device=str(device), dtype=dtype)
+            assert made.profile
+            return time.perf_counter() - begun, made.profile.parts
 
     measure(model, data, severities=[1], batch_size=batch_size, device=str(device))
     one_pass, run = [], []
     for _ in range(repeats):  # taken in turns, so that a busy moment does not fall on one side alone
         one_pass.append(best(bare, device, 5))
         run.append(whole())
-    forward = PASSES * min(one_pass)
+    forward, (seconds, parts) = PASSES * min(one_pass), min(run, key=itemgetter(0))
     return {
         "passes": PASSES,
         "bare_forward_seconds": forward,
-        "run_seconds": min(run),
-        "ratio": min(run) / forward,
+        "run_seconds": seconds,
+        "parts": parts,
+        "ratio": seconds / forward,
     }
 
 
@@ -78,12 +83,13 @@ def main() -> None:
         **figures,
     }
     forward, run, ratio = (figures[name] for name in ("bare_forward_seconds", "run_seconds", "ratio"))
-    name = arguments.model.partition("@")[0].replace(":", "-")
+    parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in figures["parts"].items() if seconds)
+    name = re.sub(r"\W+", "-", arguments.model.partition("@")[0])
     report(
         f"measure-{name}-{device.type}-{arguments.dtype}",
         results,
-        ["model", "images", "bare forward passes, s", "whole run, s", "ratio"],
-        [[arguments.model, f"{arguments.images}", f"{forward:.1f}", f"{run:.1f}", f"{ratio:.2f}"]],
+        ["model", "images", "bare forward passes, s", "whole run, s", "ratio", "seconds by part"],
+        [[arguments.model, f"{arguments.images}", f"{forward:.1f}", f"{run:.1f}", f"{ratio:.2f}", parts]],
     )
 
 
