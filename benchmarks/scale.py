@@ -25,7 +25,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
-from torchvision.models import mobilenet_v3_small
 from torchvision.transforms.v2.functional import center_crop, resize
 
 from reporting import in_turns, machine, report, start, write_page
@@ -156,11 +155,7 @@ def run(
     begin = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "statshift"]
     if processes == 1:
         begin = ["-c", COUNTING, str(decodes)] if decodes else ["-m", "statshift"]
-    weights = out.parent / "weights.pth"
-    if not weights.exists():  # random, and the same in every run
-        torch.manual_seed(0)
-        torch.save(mobilenet_v3_small().state_dict(), weights)
-    words = ["--model", MODEL, "--weights", str(weights), "--data", f"folder:{data}"]
+    words = ["--model", MODEL, "--data", f"folder:{data}"]
     words += ["--shifts", SHIFTS, "--severities", "3", "--examples", "0"]
     command = [sys.executable, *begin, "measure", *words, "--out", str(out), *options]
     begun = time.perf_counter()

@@ -20,6 +20,7 @@ from statshift._core.tables import table
 from statshift.cli import demo, typed
 from statshift.cli.progress import duration
 from statshift.cli.tables import summary_text
+from statshift.models import weights_hash
 from statshift.results import open_run, summarise
 from statshift.shifts.attacks import PixelAttack, parse_attack
 from statshift.shifts.corruptions import CORRUPTIONS
@@ -441,6 +442,27 @@ def test_the_remedy_for_a_truncated_image_works_in_the_same_directory(run, input
 
 
 # Measuring
+
+
+def test_random_weights_are_those_of_every_process(run, inputs, tmp_path):
+    hashes = set()
+    for seed in (1, 2):  # what another process would begin with
+        torch.manual_seed(seed)
+        words = [
+            "--model",
+            "cifar:resnet20",
+            *words_of(inputs, DATA),
+            "--shifts",
+            "clean",
+            "--out",
+            tmp_path / f"{seed}",
+        ]
+        assert run("measure", *words).code == 0
+        assert torch.initial_seed() == seed  # the caller's draws go on
+        hashes.add(read_run(tmp_path / f"{seed}").record["model"]["weights_hash"])
+    torch.manual_seed(0)
+    hashes.add(weights_hash(load_model("cifar:resnet20").network))
+    assert len(hashes) == 1
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ come from a 32-bit hash of the position, in plain integer tensor operations that
 
 import hashlib
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -127,3 +129,14 @@ class Draws:
     def integers(self, purpose: str, *shape: int, low: int, high: int) -> Tensor:
         """Return (B, *shape) int64, uniform in {low, ..., high - 1}."""
         return self.uniform(purpose, *shape).mul_(high - low).long().add_(low)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let torch's generator of the CPU begin with a seed; afterwards it is where it was.
+
+    The weights of a network that is built meanwhile are the seed's, whatever was drawn before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

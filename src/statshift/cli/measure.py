@@ -15,6 +15,7 @@ from statshift.cli.output import print_json, print_out, say
 from statshift.cli.plan import forecast_text
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import fast_text, layers_text, summary_text
+from statshift.cli.target import load_named
 from statshift.making.choices import STYLE_SIZE
 from statshift.measuring.streams.choices import STREAMS
 
@@ -138,7 +139,6 @@ def measure_command(
     from statshift._core.processes import join
     from statshift.adapting.options import AdaptationOptions
     from statshift.measuring.measure import measure
-    from statshift.models import load_model
     from statshift.shifts.shift import CorruptionOptions
 
     adaptation = AdaptationOptions(
@@ -154,15 +154,7 @@ def measure_command(
         raise InputError("Expected a protocol to adapt by: add --rectify auto, or leave out what concerns it.")
     with progress_bar() as bar:
         found = measure(
-            load_model(
-                model,
-                weights=weights,
-                branch=branch,
-                mean=t.parse_channels("mean", mean),
-                std=t.parse_channels("std", std),
-                size_multiple=size_multiple,
-                model_args=t.parse_model_args(model_args),
-            ),
+            load_named(model, weights, mean, std, model_args, size_multiple, branch),
             data,
             shifts=None if shifts is None else t.parse_shifts(shifts),
             severities=t.parse_severities(severities),

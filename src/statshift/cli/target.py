@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from statshift.models import PixelModel
 
 
-def load_model_on(
-    device: str,
+def load_named(
     spec: str,
     weights: Path | None,
     mean: str | None,
@@ -21,20 +20,27 @@ def load_model_on(
     size_multiple: int | None = None,
     branch: str | None = None,
 ) -> "PixelModel":
-    """Return the model that the options name, on the device they name."""
-    from statshift.measuring.loading import find_device
+    """Return the model that the options name; random weights are the same in every process."""
+    from statshift._core.randomness import seeded
     from statshift.models import load_model
 
-    model = load_model(
-        spec,
-        weights=weights,
-        mean=t.parse_channels("mean", mean),
-        std=t.parse_channels("std", std),
-        model_args=t.parse_model_args(model_args),
-        size_multiple=size_multiple,
-        branch=branch,
-    )
-    return model.to(find_device(device))
+    with seeded(0):
+        return load_model(
+            spec,
+            weights=weights,
+            mean=t.parse_channels("mean", mean),
+            std=t.parse_channels("std", std),
+            model_args=t.parse_model_args(model_args),
+            size_multiple=size_multiple,
+            branch=branch,
+        )
+
+
+def load_model_on(device: str, *named: Any, **options: Any) -> "PixelModel":
+    """Return the model of `load_named` on the device that the options name."""
+    from statshift.measuring.loading import find_device
+
+    return load_named(*named, **options).to(find_device(device))
 
 
 def load_target(model: "PixelModel", data: str, options: Mapping[str, Any]) -> "ImageData":

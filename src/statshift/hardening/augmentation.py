@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from statshift._core.errors import InputError, unknown
-from statshift._core.randomness import Draws, keys
+from statshift._core.randomness import Draws, keys, seeded
 from statshift.data import ImageData
 from statshift.data.preprocessing import preprocess, to_rgb
 from statshift.hardening import choices
@@ -104,8 +104,7 @@ class Augmentation:
         views = [image]
         if self.name in DRAWING:
             transform = _transform(self.name, self.photographs)
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(self._seeds(epoch, index)[1])
+            with seeded(self._seeds(epoch, index)[1]):
                 views = (
                     [transform(image)] if self.name == "autoaugment" else [image, transform(image), transform(image)]
                 )

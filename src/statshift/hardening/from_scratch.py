@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
+from statshift._core.randomness import seeded
 from statshift.hardening import choices
 from statshift.hardening.harden import Hardened, harden
 from statshift.hardening.options import HardenOptions
@@ -63,8 +62,7 @@ def build(spec: str, model_args: Mapping[str, Any] | None = None, *, seed: int =
         seed: seed of its weights.
         **more: of `load_model`.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = load_model(spec, model_args=model_args, pretrained=False, **more)
     model.random_weights = weights_hash(model.network)
     return model

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from statshift._core.randomness import seeded
 from statshift.models.blocks import Style, check_count
 from statshift.models.residual_blocks import ResidualBlock
 
@@ -110,8 +111,7 @@ class DilatedResNet(nn.Module):
 
     def reset_head(self, seed: int = 0) -> None:
         """Draw the head's weights anew, from a seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             self.classifier.reset_parameters()
 
     def forward(self, images: Tensor) -> Tensor:

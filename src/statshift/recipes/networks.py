@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from statshift._core.errors import unknown
+from statshift._core.randomness import seeded
 from statshift.hardening.from_scratch import build
 from statshift.models import PixelModel, load_model
 from statshift.models.choices import EXCHANGES
@@ -65,6 +64,5 @@ class Network:
             return load_model(self.spec, weights=files[self.weights], model_args=every, **channels)
         if fresh:
             return build(self.spec, every, seed=seed, **channels)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # of what is not pretrained
+        with seeded(seed):  # what is not pretrained
             return load_model(self.spec, model_args=every, **channels)
