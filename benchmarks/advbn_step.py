@@ -9,6 +9,7 @@ network's convolutions measured in the same run.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -128,12 +129,14 @@ def main() -> None:
     laid_out = images.contiguous(memory_format=torch.channels_last)
     draws = Draws(0, torch.arange(len(images)), "benchmark")
     batches = {name: Batch(laid_out, Targets(labels), draws, dtype) for name, dtype in DTYPES.items()}
+    mixed = replace(batches["float32"], attack_dtype=torch.bfloat16)
     steps: dict[str, Callable[[], None]] = {
         "plain, float32": partial(plain_step, contiguous, images, labels),
         "standard fine-tuning of the suffix, plain, float32": partial(
             step, Standard(), contiguous, Batch(images, Targets(labels), draws)
         ),
         "AdvBN, float32": partial(step, AdvBN(ATTACK), last, batches["float32"]),
+        "AdvBN, float32 with the attack in bfloat16": partial(step, AdvBN(ATTACK), last, mixed),
         "AdvBN, bfloat16": partial(step, AdvBN(ATTACK), last, batches["bfloat16"]),
         "standard fine-tuning, float32": partial(step, Standard(), last, batches["float32"]),
         "standard fine-tuning, bfloat16": partial(step, Standard(), last, batches["bfloat16"]),

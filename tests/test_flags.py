@@ -17,6 +17,7 @@ FLAGS = {
     "--aspect": "harden, train",
     "--at": "harden, decoder, run",
     "--attack": "train, attack",
+    "--attack-dtype": "harden, train",
     "--augment": "harden, train",
     "--baseline": "measure",
     "--batch-size": "measure, harden, visualise, train, attack, extract, decoder, make advbn, make stylised, run",

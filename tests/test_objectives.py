@@ -1,5 +1,7 @@
 """What the methods minimise, each against its formula written out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,15 @@ from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.auxiliary import PixelAT
 from statshift.hardening.methods.moex import MoEx, exchange_moments
 from statshift.hardening.methods.standard import Standard
-from statshift.shifts.attacks import HALF_SCALE, FeatureAttack, PixelAttack
+from statshift.hardening.passes import attacked
+from statshift.shifts.attacks import (
+    HALF_SCALE,
+    FeatureAttack,
+    PixelAttack,
+    attack_features,
+    batch_moments,
+    perturb,
+)
 from statshift.tasks.targets import Targets
 from training_jobs import branches_of
 
@@ -179,6 +189,28 @@ def test_attacked_pixels_stay_in_the_ball_and_raise_the_loss(at, monkeypatch):
     assert losses["adv"] > losses["clean"]
     assert losses["adv"].requires_grad
     assert losses["clean"].requires_grad
+
+
+@pytest.mark.parametrize("trace", [True, False])
+def test_an_attack_in_bfloat16_leaves_the_rest_in_float32(trace):
+    """The factors are those of a training in bfloat16, the losses those of one in float32 on what they make."""
+    branches, attack, seen = branches_of(trace=trace, dtype=torch.float32), FeatureAttack(steps=2), []
+
+    class Seeing(Targets):
+        def loss(self, logits):
+            seen.append(logits.dtype)
+            return super().loss(logits)
+
+    batch = replace(batch_of(), attack_dtype=torch.bfloat16, targets=Seeing(LABELS))
+    found = AdvBN(attack)(branches, batch)
+    assert seen == [torch.bfloat16, torch.bfloat16, torch.float32, torch.float32]
+    features = branches.prefix(batch.images)
+    with attacked(branches, batch_of(dtype=torch.bfloat16)) as suffix:
+        factors = attack_features(features, lambda worst: F.cross_entropy(suffix(worst), LABELS), attack, relu=True)
+    worst = perturb(features, factors, batch_moments(features, attack), attack, relu=True)
+    expected = {"clean": branches.suffix(features, "clean"), "adv": branches.suffix(worst, "adv")}
+    for branch, loss in found.items():
+        assert torch.equal(loss, F.cross_entropy(expected[branch], LABELS))
 
 
 def test_moments_are_exchanged_at_each_position():

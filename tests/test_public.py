@@ -65,7 +65,7 @@ SIGNATURES = {
         "optimizer='sgd', momentum=0.9, nesterov=False, weight_decay=0.0001, accumulate=1, augment='standard', "
         "window=None, scale=None, aspect=1.0, colour=0.0, "
         "dtype='float32', channels_last=True, gamma=1.0, seed=0, checkpoint_every=300.0, "
-        "recompute=False)"
+        "recompute=False, attack_dtype=None)"
     ),
     "Method": "()",
     "AdvBN": "(attack=<factory>)",

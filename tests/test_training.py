@@ -23,6 +23,7 @@ from statshift.hardening.augmentation import augmentation_for, cutmix
 from statshift.hardening.methods.advbn import AdvBN
 from statshift.hardening.methods.standard import Standard
 from statshift.hardening.optimisation import OPTIMIZERS, SCHEDULES
+from statshift.hardening.options import HardenOptions
 from statshift.hardening.trainer import train
 from statshift.hardening.training import TrainingOptions
 from statshift.models import PixelModel
@@ -717,6 +718,17 @@ def test_all_faults_of_the_options_are_told_together():
         TrainingOptions(dtype=torch.float64)
     with pytest.raises(InputError, match="`momentum` above 0 for Nesterov's"):
         TrainingOptions(momentum=0, nesterov=True)
+    with pytest.raises(InputError, match="`attack_dtype` only with the dtype float32, but got bfloat16"):
+        TrainingOptions(dtype="bfloat16", attack_dtype="float16")
+
+
+def test_a_record_tells_the_dtype_of_the_attack_where_one_is_given():
+    described = [
+        HardenOptions("advbn", at="act1", training=TrainingOptions(attack_dtype=one)) for one in (None, "bfloat16")
+    ]
+    without, given = (one.describe()["training"] for one in described)
+    assert given == without | {"attack_dtype": "bfloat16"}
+    assert "attack_dtype" not in without  # as in records that knew of none
 
 
 @pytest.mark.parametrize("epochs", [(), (2, 2), (5, 3), (0, 3), (5, 10), (2.5,), 5, "5"])

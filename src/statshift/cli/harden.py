@@ -79,6 +79,7 @@ def harden_command(
     limit: o.Limit = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
+    attack_dtype: o.AttackDtype = None,
     compiled: o.Compiled = False,
     no_channels_last: Annotated[
         bool, typer.Option("--no-channels-last", help="Keep torch's contiguous layout.")
@@ -147,6 +148,7 @@ def harden_command(
             aspect=aspect,
             colour=colour,
             dtype=dtype,
+            attack_dtype=attack_dtype,
             channels_last=not no_channels_last,
             gamma=gamma,
             seed=seed,

@@ -235,6 +235,9 @@ Colour = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+AttackDtype = Annotated[
+    str | None, typer.Option(help="What an attack's passes run in, where the rest is float32: bfloat16 or float16.")
+]
 Compiled = Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as one JSON document, fractions not percent; nothing else.")

@@ -76,6 +76,7 @@ def train_command(
     limit: o.Limit = None,
     device: o.Device = "auto",
     dtype: o.Dtype = "float32",
+    attack_dtype: o.AttackDtype = None,
     compiled: o.Compiled = False,
     seed: o.Seed = 0,
     workers: o.Workers = None,
@@ -136,6 +137,7 @@ def train_command(
             aspect=aspect,
             colour=colour,
             dtype=dtype,
+            attack_dtype=attack_dtype,
             seed=seed,
         ),
     )

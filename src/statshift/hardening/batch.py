@@ -23,12 +23,14 @@ class Batch:
         targets: targets of the images.
         draws: addressed by epoch, view and image, over the V*B images; on the CPU.
         dtype: what the model runs in, by autocast unless float32.
+        attack_dtype: likewise, in an attack's passes; None is `dtype`.
     """
 
     images: Tensor
     targets: Loss
     draws: Draws
     dtype: torch.dtype = torch.float32
+    attack_dtype: torch.dtype | None = None
 
     @property
     def draws_on_device(self) -> Draws:
@@ -36,9 +38,14 @@ class Batch:
         return replace(self.draws, indices=sent(self.draws.indices, self.images.device))
 
     @property
+    def attacked_in(self) -> torch.dtype:
+        """What the model runs in while it is attacked."""
+        return self.attack_dtype or self.dtype
+
+    @property
     def loss_scale(self) -> float:
         """By what an attack multiplies its loss, so that gradients do not vanish in half precision."""
-        return HALF_SCALE if self.dtype == torch.float16 else 1.0
+        return HALF_SCALE if self.attacked_in == torch.float16 else 1.0
 
 
 def takes_channels_last(method: object, device: torch.device) -> bool:

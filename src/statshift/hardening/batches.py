@@ -42,6 +42,7 @@ class Batches:
         classes: K of the soft targets.
         device: where the batches are wanted.
         dtype: what the model runs in.
+        attack_dtype: what it runs in while it is attacked; None is `dtype`.
         channels_last: whether the images lie channels last.
         task: what the labels are of.
 
@@ -56,6 +57,7 @@ class Batches:
     classes: int
     device: torch.device
     dtype: torch.dtype = torch.float32
+    attack_dtype: torch.dtype | None = field(default=None, kw_only=True)
     channels_last: bool = True
     task: Task = CLASSIFICATION
 
@@ -201,4 +203,4 @@ class Batches:
         soft = None
         if self.augmentation.name in MIXING:
             pixels, soft = cutmix(pixels, self.task.soft(labels, self.classes).to(pixels.dtype), draws)
-        return Batch(pixels, self.task.targets(labels, soft, views), draws, self.dtype)
+        return Batch(pixels, self.task.targets(labels, soft, views), draws, self.dtype, self.attack_dtype)

@@ -80,7 +80,7 @@ class HardenOptions:
         training = asdict(self.training)
         for name in ("checkpoint_every", "recompute"):  # which change no weights
             del training[name]
-        for name in PAIR_OPTIONS:
+        for name in (*PAIR_OPTIONS, "attack_dtype"):
             if training[name] == getattr(TrainingOptions, name):
                 del training[name]
         described: dict[str, Any] = {

@@ -19,12 +19,13 @@ def features_of(branches: Branches, images: Tensor) -> Tensor:
 
 def autocast(batch: Batch) -> torch.autocast:
     """Return an attack's own autocast, which keeps no weights that lack a gradient."""
-    mixed = batch.dtype if batch.dtype in (torch.bfloat16, torch.float16) else None
+    mixed = batch.attacked_in if batch.attacked_in in (torch.bfloat16, torch.float16) else None
     return torch.autocast(batch.images.device.type, mixed, enabled=mixed is not None, cache_enabled=False)
 
 
 @contextmanager
 def attacked(branches: Branches, batch: Batch) -> Iterator[Callable[[Tensor], Tensor]]:
     """Yield the adversarial suffix under an autocast of its own."""
-    with autocast(batch), branches.attacked(None if batch.dtype == torch.float32 else batch.dtype) as suffix:
+    dtype = None if batch.attacked_in == torch.float32 else batch.attacked_in
+    with autocast(batch), branches.attacked(dtype) as suffix:
         yield suffix

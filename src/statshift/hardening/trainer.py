@@ -148,6 +148,7 @@ class _Training:
             DTYPES[dtype_name(options.dtype)],
             self.channels_last,
             task,
+            attack_dtype=None if options.attack_dtype is None else DTYPES[dtype_name(options.attack_dtype)],
         )
         if self.channels_last:
             branches.to(memory_format=torch.channels_last)

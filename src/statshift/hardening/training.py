@@ -49,6 +49,8 @@ class TrainingOptions:
         checkpoint_every: seconds between checkpoints within an epoch, at the end of which there always is one.
         recompute: keep no activations of a branch for its backward pass, which makes them anew: less memory, and one
             forward of each branch more.
+        attack_dtype: of a float32 training, what an attack's passes run in, by autocast; None is float32 too. Sign
+            steps need no more than the signs of gradients.
 
     Raises:
         InputError: values that cannot be, all told together.
@@ -79,6 +81,7 @@ class TrainingOptions:
     seed: int = 0
     checkpoint_every: float = 300.0
     recompute: bool = False
+    attack_dtype: Dtype | None = None
 
     def __post_init__(self) -> None:
         faults = [
@@ -107,6 +110,10 @@ class TrainingOptions:
                 faults.append(str(unknown(name, getattr(self, name), known)))
         try:
             object.__setattr__(self, "dtype", dtype_name(self.dtype))
+            if self.attack_dtype is not None:
+                object.__setattr__(self, "attack_dtype", dtype_name(self.attack_dtype))
+                if self.dtype != "float32":
+                    faults.append(f"Expected `attack_dtype` only with the dtype float32, but got {self.dtype}.")
         except InputError as error:
             faults.append(str(error))
         faults += self._faults_of_decay() + self._faults_of_pairs()
