@@ -146,6 +146,7 @@ def main() -> None:
     take_launch_variables()
     show_warnings_in_one_line(partial(in_flags, _asked(words)))
     keep_freed_memory()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler prints lines of its own below it
     with _ended_as_interrupted(words), only_documents() if "--json" in words else nullcontext():
         code = _run(words)
         code = deliver() or code
