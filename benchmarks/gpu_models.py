@@ -1,9 +1,12 @@
 """The parts of `gpu.py` that time networks, with random weights; each yields the rows of its table."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 import attacks
 from advbn_step import ATTACK, DTYPES, peak, plain_step, step
 from gpu_sizes import Row, Size
+from hardening import ON_ALL, on_all
 from measure import beside_bare
 from reporting import best, in_turns, once
 from statshift import corrupt, rectify
@@ -23,6 +27,8 @@ from statshift.hardening.methods.standard import Standard
 from statshift.norms.layers import running_norms
 from statshift.splitting.branches import Branches
 from statshift.tasks.targets import Targets
+
+DATA = Path(__file__).parents[1] / "runs" / "gpu"
 
 
 def rectifying(device: torch.device, size: Size) -> Iterator[Row]:
@@ -104,7 +110,8 @@ def run(device: torch.device, size: Size) -> Iterator[Row]:
     model = attacks.network(size.network, torch.rand(2, 3, size.side, size.side).to(device))
     for dtype in ("bfloat16", "float32"):
         figures = beside_bare(model, size.side, size.images, size.run_batch, dtype, 1)
-        yield {"network": size.network, "dtype": dtype, "images": size.images, **figures}
+        parts = {f"{name}, s": seconds for name, seconds in figures.pop("parts").items()}
+        yield {"network": size.network, "dtype": dtype, "images": size.images, **figures, **parts}
 
 
 def steps(device: torch.device, size: Size, compiled: bool = False) -> Iterator[Row]:
@@ -122,14 +129,17 @@ def steps(device: torch.device, size: Size, compiled: bool = False) -> Iterator[
         "AdvProp": AdvProp(),
     }
     draws = Draws(0, torch.arange(len(images)), "benchmark")
-    for name in ("bfloat16", "float32"):
-        batch = Batch(images, Targets(labels), draws, DTYPES[name])
-        bare = None
+    batches = {name: Batch(images, Targets(labels), draws, DTYPES[name]) for name in ("bfloat16", "float32")}
+    batches["float32, attack in bfloat16"] = replace(batches["float32"], attack_dtype=torch.bfloat16)
+    bare = 0.0
+    for name, batch in batches.items():
         for method, losses in methods.items():
+            if method == "standard" and batch.attack_dtype:
+                continue  # it has no attack
             function = partial(step, losses, branches, batch)
             first = once(function, device)
             seconds = best(function, device, size.repeats)
-            bare = bare or seconds
+            bare = seconds if method == "standard" else bare
             yield {
                 "step": method,
                 "dtype": name,
@@ -138,6 +148,23 @@ def steps(device: torch.device, size: Size, compiled: bool = False) -> Iterator[
                 "of the plain step": seconds / reference,
                 "of standard": seconds / bare,
                 "peak GiB": peak(device, function),
+            }
+
+
+def hardened(device: torch.device, size: Size) -> Iterator[Row]:
+    lacking = [name for name in ("cifar10_jpeg_train.npz", "cifar10_jpeg_test.npz") if not (DATA / name).is_file()]
+    if lacking:
+        yield {"skipped": f"there is no runs/gpu/{lacking[0]}"}
+        return
+    methods = {name: ON_ALL[name] for name in ("standard", "standard, autoaugment", "advbn, m = 6")}
+    network, limit = size.hardened
+    with tempfile.TemporaryDirectory() as folder:
+        for name, figures in on_all(DATA, Path(folder), network, str(device), methods, [0], limit):
+            told = {"as it is": "source", "rectified": "auto"}
+            yield {"network: branch": name} | {
+                f"{kind}, {what}": figures[protocol][at]
+                for kind, protocol in told.items()
+                for at, what in enumerate(("clean images", "15 x 3"))
             }
 
 

@@ -158,6 +158,7 @@ PARTS: dict[str, Callable[[torch.device, Size], Iterator[Row]]] = {
     "measure": gpu_models.run,
     "steps": gpu_models.steps,
     "compiled": gpu_models.compiled_steps,
+    "hardened": gpu_models.hardened,
 }
 
 

@@ -22,6 +22,7 @@ class Size:
         rectifying: numbers of images to rectify from.
         trained: the network that is trained at 32 px, its batch, and the images of an epoch.
         files: to decode.
+        hardened: the network that is trained and hardened, and on how many images; None is all.
         repeats: of each timing.
         tests: pattern of the files with tests of a GPU.
     """
@@ -38,6 +39,7 @@ class Size:
     rectifying: tuple[int, ...] = (32, 256)
     trained: tuple[str, int, int] = ("cifar:resnet18", 256, 25_600)
     files: int = 1024
+    hardened: tuple[str, int | None] = ("cifar:resnet18", None)
     repeats: int = 3
     tests: str = "test_*.py"
 
@@ -56,6 +58,7 @@ SIZES = {
         rectifying=(4,),
         trained=("cifar:resnet20", 4, 8),
         files=4,
+        hardened=("cifar:resnet20", 100),
         repeats=1,
         tests="test_metrics.py",
     ),

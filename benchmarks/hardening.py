@@ -9,6 +9,7 @@ Trainings and measurements are resumed; each part writes `benchmarks/results/har
 """
 
 import argparse
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
@@ -55,9 +56,11 @@ ON_ALL = {
 }
 
 
-def accuracies(model: Any, data: Any, out: Path, severities: Any) -> dict[str, tuple[float, float]]:
+def accuracies(
+    model: Any, data: Any, out: Path, severities: Any, device: str = "cpu"
+) -> dict[str, tuple[float, float]]:
     """Return clean accuracy and the mean over the shifts, in %, of the model as it is and rectified."""
-    found = measure(model, data, severities=severities, rectify=["auto"], out=out, device="cpu").summary
+    found = measure(model, data, severities=severities, rectify=["auto"], out=out, device=device).summary
     return {
         name: (
             100 * one["clean_accuracy"],
@@ -163,24 +166,38 @@ def families(shared: Path, runs: Path) -> None:
     report("hardening-families", results, ["network: branch", "seeds", *head], rows)
 
 
-def whole(shared: Path, runs: Path) -> None:
-    """All 50,000 training images as JPEG, from a network trained on the same: mean and deviation between seeds."""
-    place, severities = runs / "whole", (1, 3, 5)
-    images = f"npz:{shared / 'data' / 'cifar10_jpeg_train.npz'}"
-    test = load_data(f"npz:{shared / 'data' / 'cifar10_jpeg_test.npz'}", limit=1000)
-    spec, start_out = "cifar:resnet20", place / "start"
-    begun = train_from_scratch(spec, images, START, out=start_out, device="cpu").branches.splits["clean"].model
-    found = {"start": [accuracies(begun, test, place / "measured-start", severities)]}
-    for seed in range(2):
-        for name, options in ON_ALL.items():
+def on_all(
+    data: Path,
+    place: Path,
+    spec: str,
+    device: str,
+    methods: Mapping[str, HardenOptions],
+    seeds: Iterable[int],
+    limit: int | None = None,
+) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
+    """Train a network on the JPEG training images, or on so many, then fine-tune it: yield each one's accuracies."""
+    images = load_data(f"npz:{data / 'cifar10_jpeg_train.npz'}", limit=limit)
+    test = load_data(f"npz:{data / 'cifar10_jpeg_test.npz'}", limit=min(1000, limit or 1000))
+    begun = train_from_scratch(spec, images, START, out=place / "start", device=device).model
+    severities = (1, 3, 5)
+    yield "start", accuracies(begun, test, place / "measured-start", severities, device)
+    for seed in seeds:
+        for name, options in methods.items():
             seeded = replace(options, training=replace(options.training, seed=seed))
             folder = place / f"{name}-{seed}".replace(" ", "-").replace(",", "")
-            model = load_model(spec, weights=start_out / "clean.safetensors")
-            trained = harden(model, images, seeded, out=folder, device="cpu").branches.splits
+            model = load_model(spec, weights=place / "start" / "clean.safetensors")
+            trained = harden(model, images, seeded, out=folder, device=device).branches.splits
             for branch, one in trained.items():
-                figures = accuracies(one.model, test, folder / f"measured-{branch}", severities)
-                found.setdefault(f"{name}: {branch}", []).append(figures)
-                print(name, seed, branch, figures, flush=True)
+                figures = accuracies(one.model, test, folder / f"measured-{branch}", severities, device)
+                yield f"{name}: {branch}", figures
+
+
+def whole(shared: Path, runs: Path) -> None:
+    """All 50,000 training images as JPEG, from a network trained on the same: mean and deviation between seeds."""
+    found: dict[str, list[dict[str, tuple[float, float]]]] = {}
+    for name, figures in on_all(shared / "data", runs / "whole", "cifar:resnet20", "cpu", ON_ALL, range(2)):
+        found.setdefault(name, []).append(figures)
+        print(name, figures, flush=True)
     rows = [
         [
             name,

@@ -175,11 +175,21 @@ def test_steps_are_of_each_method_and_type(modules):
     plain, *others = rows_of(modules, "steps")
     assert plain["step"] == "plain AdvBN"
     names = ("standard", "AdvBN", "AdvProp")
-    assert [(one["step"], one["dtype"]) for one in others] == [(n, d) for d in ("bfloat16", "float32") for n in names]
+    expected = [(name, dtype) for dtype in ("bfloat16", "float32") for name in names]
+    expected += [(name, "float32, attack in bfloat16") for name in names[1:]]
+    assert [(one["step"], one["dtype"]) for one in others] == expected
     for one in others:
         assert one["of the plain step"] == pytest.approx(one["seconds"] / plain["seconds"])
         assert one["peak GiB"] is None
-    assert [one["of standard"] for one in others[::3]] == [1, 1]
+    assert [one["of standard"] for one in others[:6:3]] == [1, 1]
+    assert others[-1]["of standard"] == pytest.approx(others[-1]["seconds"] / others[3]["seconds"])
+
+
+def test_hardening_is_asked_for_by_name_and_says_what_it_lacks(modules, monkeypatch, tmp_path):
+    gpu, parts, _ = modules
+    monkeypatch.setattr(parts.gpu_models, "DATA", tmp_path)
+    assert set(gpu.PARTS) - set(gpu.parse([]).parts) == {"hardened"}
+    assert rows_of(modules, "hardened") == [{"skipped": "there is no runs/gpu/cifar10_jpeg_train.npz"}]
 
 
 def test_pgd_says_what_it_lacks(modules, monkeypatch):
