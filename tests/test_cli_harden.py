@@ -151,6 +151,11 @@ def test_attack_options_reach_the_method(harden, tmp_path):
         ),
         (["--at", "2", "--epsilon", "1/x"], r"Expected --epsilon as a number or a fraction such as 1/255, but got"),
         (["--method", "standard", "--gamma", "2"], r"The method standard has no adversarial branch for --gamma"),
+        (
+            ["--method", "standard", "--attack-dtype", "bfloat16"],
+            r"The method standard has no attack for --attack-dtype",
+        ),
+        (["--at", "2", "--attack-dtype", "float8"], r"Unknown dtype 'float8'"),
         (["--method", "cutmix", "--augment", "augmix"], r"The method cutmix is an augmentation.*no place for augmix"),
         (["--at", "2", "--shifts", "fog"], r"Expected --validation, the images that --shifts is of\."),
         (["--at", "2", "--validation", "digits", "--shifts", "foggy"], r"Unknown shift 'foggy'\. Did you mean 'fog'"),

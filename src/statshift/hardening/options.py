@@ -53,6 +53,8 @@ class HardenOptions:
             object.__setattr__(self, "at", INPUT)
         if not method.dual and self.training.gamma != 1:
             raise InputError(f"The method {method.name} has no adversarial branch for `gamma` to weigh.")
+        if self.training.attack_dtype is not None and "attack" not in option_names(method):
+            raise InputError(f"The method {method.name} has no attack for `attack_dtype`.")
         method.check(self.training)
         object.__setattr__(self, "training", method.adjusted(self.training))
 
