@@ -3,9 +3,9 @@
 STATSHIFT_FROST=SHARED/data/frost python benchmarks/rectification.py SHARED [PART ...] [--runs runs/rectification]
     [--only auto,replace]
 
-SHARED holds `data/` (images, weights). Runs are resumed; with `--only` a run has those protocols alone, and the table
-keeps the rows of the others. Each part writes `benchmarks/results/rectification-PART`, and `docs/rectification.md` is
-put together from them.
+SHARED holds `data/` (images, weights). Runs are resumed; with `--only` a run has those protocols alone (`auto`; of one
+run `resnet20-8 auto`), and the table keeps the rows of the others. Each part writes
+`benchmarks/results/rectification-PART`, and `docs/rectification.md` is put together from them.
 """
 
 import argparse
@@ -75,16 +75,17 @@ def protocols(found: dict[str, Subject], runs: Path, only: Sequence[str] = ()) -
         ("mobilenet", "-all", ["replace"], AdaptationOptions(32, 5, True)),
     ]
     for name, suffix, every, options in wanted:
-        names = [protocol for protocol in every if not only or protocol in only]
-        results |= {key: earlier[key] for key in (f"{name}{suffix} {one}" for one in every) if key in earlier}
+        run_name = f"{name}{suffix}"
+        names = [protocol for protocol in every if not only or {protocol, f"{run_name} {protocol}"} & {*only}]
+        results |= {key: earlier[key] for key in (f"{run_name} {one}" for one in every) if key in earlier}
         if not names:
             continue
         model, data = found[name]
-        run = measure(model, data, rectify=names, adaptation=options, out=runs / f"{name}{suffix}")
+        run = measure(model, data, rectify=names, adaptation=options, out=runs / run_name)
         for protocol in names:
             one = run.summary["protocols"][protocol]
             source = one["paired_source"]
-            tests = compare(runs / f"{name}{suffix}", runs / f"{name}{suffix}", protocols=("source", protocol))
+            tests = compare(runs / run_name, runs / run_name, protocols=("source", protocol))
             worst = min(tests.conditions, key=lambda condition: condition.accuracy.difference)
             under = [c for c in tests.conditions if c.adjusted_p_value < 0.05 and c.accuracy.difference < 0]
             low, high = one["gain"]["interval"]
@@ -102,7 +103,7 @@ def protocols(found: dict[str, Subject], runs: Path, only: Sequence[str] = ()) -
                 f"{worst.shift} {worst.severity or ''} {100 * worst.accuracy.difference:+.1f}",
                 str(len(under)),
             ]
-            results[f"{name}{suffix} {protocol}"] = {
+            results[f"{run_name} {protocol}"] = {
                 "row": row,
                 "clean": one["clean_accuracy"],
                 "mean": one["mean_accuracy"],
@@ -361,7 +362,7 @@ def main() -> None:
     parser.add_argument("shared", type=Path)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--runs", type=Path, default=Path("runs/rectification"))
-    parser.add_argument("--only", default="", help="of the protocols, with commas")
+    parser.add_argument("--only", default="", help="of the protocols, or of their rows, with commas")
     arguments = parser.parse_args()
     start(None)
     found = subjects(arguments.shared)
