@@ -176,9 +176,10 @@ def on_all(
     limit: int | None = None,
 ) -> Iterator[tuple[str, dict[str, tuple[float, float]]]]:
     """Train a network on the JPEG training images, or on so many, then fine-tune it: yield each one's accuracies."""
-    images = load_data(f"npz:{data / 'cifar10_jpeg_train.npz'}", limit=limit)
+    images = f"npz:{data / 'cifar10_jpeg_train.npz'}"
+    how: dict[str, Any] = {"device": device, "data_options": {"limit": limit}}
     test = load_data(f"npz:{data / 'cifar10_jpeg_test.npz'}", limit=min(1000, limit or 1000))
-    begun = train_from_scratch(spec, images, START, out=place / "start", device=device).model
+    begun = train_from_scratch(spec, images, START, out=place / "start", **how).model
     severities = (1, 3, 5)
     yield "start", accuracies(begun, test, place / "measured-start", severities, device)
     for seed in seeds:
@@ -186,7 +187,7 @@ def on_all(
             seeded = replace(options, training=replace(options.training, seed=seed))
             folder = place / f"{name}-{seed}".replace(" ", "-").replace(",", "")
             model = load_model(spec, weights=place / "start" / "clean.safetensors")
-            trained = harden(model, images, seeded, out=folder, device=device).branches.splits
+            trained = harden(model, images, seeded, out=folder, **how).branches.splits
             for branch, one in trained.items():
                 figures = accuracies(one.model, test, folder / f"measured-{branch}", severities, device)
                 yield f"{name}: {branch}", figures

@@ -124,8 +124,10 @@ def test_harden_writes_both_branches_for_the_original_architecture(harden, run, 
 
 
 def test_attack_options_reach_the_method(harden, tmp_path):
-    assert harden("--method", "advprop", "--epsilon", 0.03, "--steps", 2).code == 0
-    attack = json.loads((tmp_path / "out" / "record.json").read_bytes())["hardening"]["attack"]
+    assert harden("--method", "advprop", "--epsilon", 0.03, "--steps", 2, "--attack-dtype", "bfloat16").code == 0
+    hardening = json.loads((tmp_path / "out" / "record.json").read_bytes())["hardening"]
+    attack = hardening["attack"]
+    assert (hardening["training"]["dtype"], hardening["training"]["attack_dtype"]) == ("float32", "bfloat16")
     assert (attack["epsilon"], attack["step_size"], attack["steps"], attack["norm"]) == (0.03, 1 / 255, 2, "linf")
 
 

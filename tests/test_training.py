@@ -367,6 +367,11 @@ def batches_seen(data, options, **more):
     return seen
 
 
+def test_the_dtypes_reach_every_batch(digits):
+    batches = batches_seen(digits, replace(OPTIONS, epochs=1, dtype="float32", attack_dtype="bfloat16"))
+    assert {(one.dtype, one.attacked_in, one.loss_scale) for one in batches} == {(torch.float32, torch.bfloat16, 1)}
+
+
 @pytest.mark.parametrize(("augment", "views"), [("none", 1), ("standard", 1), ("augmix", 3), ("cutmix", 1)])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_each_image_is_seen_once_an_epoch_as_its_augmentation_makes_it(digits, augment, views, channels_last):

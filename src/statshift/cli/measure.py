@@ -15,7 +15,7 @@ from statshift.cli.output import print_json, print_out, say
 from statshift.cli.plan import forecast_text
 from statshift.cli.progress import MeasurementReport, progress_bar
 from statshift.cli.tables import fast_text, layers_text, summary_text
-from statshift.cli.target import load_named
+from statshift.cli.target import load_model_on
 from statshift.making.choices import STYLE_SIZE
 from statshift.measuring.streams.choices import STREAMS
 
@@ -154,7 +154,7 @@ def measure_command(
         raise InputError("Expected a protocol to adapt by: add --rectify auto, or leave out what concerns it.")
     with progress_bar() as bar:
         found = measure(
-            load_named(model, weights, mean, std, model_args, size_multiple, branch),
+            load_model_on("cpu", model, weights, mean, std, model_args, size_multiple, branch),
             data,
             shifts=None if shifts is None else t.parse_shifts(shifts),
             severities=t.parse_severities(severities),

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from statshift.models import PixelModel
 
 
-def load_named(
+def load_model_on(
+    device: str,
     spec: str,
     weights: Path | None,
     mean: str | None,
@@ -20,12 +21,13 @@ def load_named(
     size_multiple: int | None = None,
     branch: str | None = None,
 ) -> "PixelModel":
-    """Return the model that the options name; random weights are the same in every process."""
+    """Return the model that the options name, on the device they name; random weights are the same in every process."""
     from statshift._core.randomness import seeded
+    from statshift.measuring.loading import find_device
     from statshift.models import load_model
 
     with seeded(0):
-        return load_model(
+        found = load_model(
             spec,
             weights=weights,
             mean=t.parse_channels("mean", mean),
@@ -34,13 +36,7 @@ def load_named(
             size_multiple=size_multiple,
             branch=branch,
         )
-
-
-def load_model_on(device: str, *named: Any, **options: Any) -> "PixelModel":
-    """Return the model of `load_named` on the device that the options name."""
-    from statshift.measuring.loading import find_device
-
-    return load_named(*named, **options).to(find_device(device))
+    return found.to(find_device(device))
 
 
 def load_target(model: "PixelModel", data: str, options: Mapping[str, Any]) -> "ImageData":
