@@ -1,6 +1,6 @@
 """One condition: every batch shifted and classified on the model's device, reduced to a few numbers per image."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -15,6 +15,7 @@ from statshift._core.parts import part
 from statshift.adapting.drawing import together
 from statshift.data import ImageData
 from statshift.measuring.ahead import ahead
+from statshift.measuring.joining import joined, of_type, on_host
 from statshift.measuring.loading import DTYPES, Dtype, dtype_name
 from statshift.measuring.memory import AtOnce, Kept
 from statshift.models import PixelModel
@@ -29,26 +30,6 @@ CHECKED = 16  # images: whether a model has an input gradient
 
 Placed = tuple[ImageData, Condition, NDArray[np.int64], NDArray[np.int64]]
 """Of a batch the images of one condition: their data, their positions (b,) there, and their places in the batch."""
-
-
-def of_type(results: Results, fields: Iterable[Tensor]) -> Results:
-    """Return fields as a tuple of the type of others, named or not."""
-    made: Results = getattr(type(results), "_make", tuple)(fields)
-    return made
-
-
-def joined(parts: Sequence[Results]) -> Results:
-    """Return named tuples of tensors (B,...) as one, end to end."""
-    return of_type(parts[0], map(torch.cat, zip(*parts, strict=True)))
-
-
-def on_host(found: Sequence[tuple[NDArray[np.int64], Results]]) -> list[tuple[NDArray[np.int64], Results]]:
-    """Return the results of batches, each with its positions, on the CPU, by one transfer of each field for all."""
-    if not found:
-        return []
-    sizes = [len(positions) for positions, _ in found]
-    fields = [field.cpu().split(sizes) for field in joined([one for _, one in found])]
-    return [(found[k][0], of_type(found[k][1], one)) for k, one in enumerate(zip(*fields, strict=True))]
 
 
 class Evaluator:

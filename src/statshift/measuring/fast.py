@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from statshift._core import processes
 from statshift._core.copying import copied
 from statshift.data import ImageData
-from statshift.measuring.evaluate import Evaluator, joined, of_type
+from statshift.measuring.evaluate import Evaluator
+from statshift.measuring.joining import joined, of_type
 from statshift.measuring.memory import AtOnce
 from statshift.models import PixelModel
 from statshift.norms.layers import evaluating, run

@@ -16,9 +16,9 @@ from statshift._core.footprint import peak_device_memory, peak_memory
 from statshift._core.parts import REST
 from statshift.adapting.drawing import adaptation_positions
 from statshift.adapting.registry import SOURCE
-from statshift.measuring.evaluate import of_type
 from statshift.measuring.examples import draw_examples, middle_conditions
 from statshift.measuring.images import labels_of
+from statshift.measuring.joining import of_type
 from statshift.measuring.memory import KEPT_BYTES
 from statshift.measuring.plan import Plan
 from statshift.measuring.probes import IMAGES, highest_conditions

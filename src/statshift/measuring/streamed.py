@@ -17,8 +17,9 @@ from statshift.adapting.options import AdaptationOptions
 from statshift.adapting.protocol import Protocol, Session, Step
 from statshift.data import ImageData
 from statshift.measuring.adapted import adapting_in
-from statshift.measuring.evaluate import Evaluator, Placed, joined, of_type
+from statshift.measuring.evaluate import Evaluator, Placed
 from statshift.measuring.images import Images
+from statshift.measuring.joining import joined, of_type
 from statshift.measuring.streams.course import BINS, Course, Member, Passage, member_of
 from statshift.norms.layers import evaluating
 from statshift.results import Row, make_row
